@@ -1,0 +1,2 @@
+//! `activity-milter`: e-mail to an integration address becomes an activity in a company's business system.
+

@@ -1,0 +1,3 @@
+//! `activity-milter`.
+
+fn main() {}
