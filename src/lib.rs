@@ -1,2 +1,3 @@
 //! `activity-milter`: e-mail to an integration address becomes an activity in a company's business system.
 
+pub mod mail;

@@ -1,0 +1,477 @@
+//! Addresses: one parser for envelope and header (RFC 5321 section 4.1.2, RFC 5322 section 3.4, RFC 6531).
+//!
+//! In: bytes of a path (`<a@b>`) or of an address list. Out: [`Address`] values that compare as people expect.
+//! Promise: two spellings of one mailbox (case, quotes, comments, IDN in either form) are equal and hash alike.
+//! Fails: [`AddressError`] for a path; in a list, what is no address is left out and the rest is read on.
+
+use super::text::decode_unstructured;
+use icu_normalizer::ComposingNormalizerBorrowed;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
+
+/// Longest local part and domain accepted, in bytes. RFC 5321 says 64 and 255; real mail has longer local parts
+/// (VERP, SRS), and a limit is there only so that nobody makes us carry a megabyte as an address.
+const MAX_PART_BYTES: usize = 255;
+
+/// A mailbox address: local part as written (unquoted), domain as lower-case A-labels or an address literal.
+///
+/// Equality and hash ignore case of both halves and use Unicode normal form C, as DESIGN section 1 compares.
+#[derive(Clone, Debug)]
+pub struct Address {
+    local: String,
+    domain: Domain,
+    folded: String,
+}
+
+impl Address {
+    /// Parses a bare `local@domain`, as configuration and directory files write it.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        parse_addr_spec(text.as_bytes())
+    }
+
+    /// The local part, unquoted, in the case it was written.
+    pub fn local(&self) -> &str {
+        &self.local
+    }
+
+    /// The domain, lower case, A-labels.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The form two equal addresses share: the key for maps and indexes.
+    pub fn folded(&self) -> &str {
+        &self.folded
+    }
+
+    fn new(local: String, domain: Domain) -> Result<Self, AddressError> {
+        if local.is_empty() {
+            return Err(AddressError::NoLocalPart);
+        }
+        if local.len() > MAX_PART_BYTES || domain.0.len() > MAX_PART_BYTES {
+            return Err(AddressError::TooLong);
+        }
+        let folded = format!("{}@{}", fold(&local), domain.0);
+        Ok(Self { local, domain, folded })
+    }
+}
+
+/// Lower case and normal form C, so that `Ä` typed on two systems is one letter.
+fn fold(local: &str) -> String {
+    if local.is_ascii() {
+        local.to_ascii_lowercase()
+    } else {
+        ComposingNormalizerBorrowed::new_nfc().normalize(&local.to_lowercase()).into_owned()
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.folded == other.folded
+    }
+}
+
+impl Eq for Address {}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.folded.hash(state);
+    }
+}
+
+impl fmt::Display for Address {
+    /// The addr-spec, with the local part quoted where RFC 5322 section 3.4.1 asks for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dot_atom = self
+            .local
+            .split('.')
+            .all(|atom| !atom.is_empty() && atom.bytes().all(|b| is_atext(b) || b >= 0x80));
+        if dot_atom {
+            write!(f, "{}@{}", self.local, self.domain)
+        } else {
+            let quoted = self.local.replace('\\', "\\\\").replace('"', "\\\"");
+            write!(f, "\"{quoted}\"@{}", self.domain)
+        }
+    }
+}
+
+/// A domain as lower-case A-labels (RFC 5890), or an address literal in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Domain(String);
+
+impl Domain {
+    /// Parses either form of an IDN, or an address literal; a trailing dot is dropped.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let text = text.trim();
+        if text.starts_with('[') && text.ends_with(']') && text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        let ascii = idna::domain_to_ascii(text.strip_suffix('.').unwrap_or(text))
+            .map_err(|_| AddressError::BadDomain)?;
+        let labels_ok = ascii.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        });
+        if labels_ok { Ok(Self(ascii)) } else { Err(AddressError::BadDomain) }
+    }
+
+    /// The domain's A-label form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One mailbox of a header: an address and the decoded name beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mailbox {
+    /// Display name or trailing comment, decoded, one line; none if absent or blank.
+    pub name: Option<String>,
+    /// The address.
+    pub address: Address,
+}
+
+/// Why bytes are no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// No `@`.
+    #[error("there is no domain")]
+    NoDomain,
+    /// Nothing before the `@`.
+    #[error("there is no local part")]
+    NoLocalPart,
+    /// The local part has characters that need quotes, or is not UTF-8.
+    #[error("the local part is malformed")]
+    BadLocalPart,
+    /// The domain is neither a host name, an IDN nor an address literal.
+    #[error("the domain is malformed")]
+    BadDomain,
+    /// Longer than any real address.
+    #[error("the address is too long")]
+    TooLong,
+}
+
+/// Parses the argument of MAIL or RCPT as a milter or an LMTP client shows it; `None` is the null path `<>`.
+///
+/// Accepts missing and doubled angle brackets (Postfix passes on what the client sent) and drops a source route
+/// (RFC 5321, appendix C).
+/// # Errors
+/// What is wrong with the address; the caller answers 5.1.3 where the address matters.
+pub fn parse_path(path: &[u8]) -> Result<Option<Address>, AddressError> {
+    let mut inner = path.trim_ascii();
+    while let [b'<', rest @ ..] = inner {
+        inner = rest.strip_suffix(b">").unwrap_or(rest).trim_ascii();
+    }
+    if inner.is_empty() { Ok(None) } else { parse_addr_spec(inner).map(Some) }
+}
+
+/// The domain of a path whose local part may be anything, to tell whose malformed address it is.
+pub fn domain_of(path: &[u8]) -> Option<Domain> {
+    let path = path.trim_ascii().trim_ascii_end();
+    let at = path.iter().rposition(|&b| b == b'@')?;
+    let domain = std::str::from_utf8(&path[at + 1..]).ok()?;
+    Domain::parse(domain.trim_end_matches('>')).ok()
+}
+
+/// Parses the value of an address header: mailboxes and groups (RFC 5322, section 3.4), obsolete forms included.
+///
+/// An element that is no address is left out; the others are not harmed by it.
+pub fn parse_list(value: &[u8]) -> Vec<Mailbox> {
+    split_elements(value).into_iter().filter_map(parse_mailbox).collect()
+}
+
+/// Cuts a list at `,` `;` and after the `:` of a group name, outside quotes, comments, brackets and literals.
+fn split_elements(value: &[u8]) -> Vec<&[u8]> {
+    let mut elements = Vec::new();
+    let (mut start, mut i, mut in_angle) = (0, 0, false);
+    while i < value.len() {
+        match value[i] {
+            b'"' | b'(' | b'[' => {
+                i = closing(value, i).unwrap_or(i) + 1;
+                continue;
+            }
+            b'\\' => i += 1,
+            b'<' => in_angle = true,
+            b'>' => in_angle = false,
+            // A bracket that never closes must not swallow the rest of the list.
+            b',' | b';' if !in_angle || !value[i..].contains(&b'>') => {
+                elements.push(&value[start..i]);
+                (start, in_angle) = (i + 1, false);
+            }
+            b':' if !in_angle => start = i + 1,
+            _ => {}
+        }
+        i += 1;
+    }
+    elements.push(value.get(start..).unwrap_or_default());
+    elements
+}
+
+fn parse_mailbox(element: &[u8]) -> Option<Mailbox> {
+    match last_unquoted(element, b'<') {
+        Some(open) => {
+            let rest = &element[open + 1..];
+            let inner = rest.split(|&b| b == b'>').next().unwrap_or(rest);
+            Some(Mailbox { address: parse_addr_spec(inner).ok()?, name: display_name(&element[..open]) })
+        }
+        None => {
+            let (bare, comment) = split_comments(element);
+            Some(Mailbox {
+                address: parse_addr_spec(&bare).ok()?,
+                name: comment.and_then(|c| display_name(&c)),
+            })
+        }
+    }
+}
+
+/// A phrase (RFC 5322, section 3.2.5) with its quotes resolved and encoded words decoded; none if nothing is left.
+fn display_name(phrase: &[u8]) -> Option<String> {
+    let mut plain = Vec::with_capacity(phrase.len());
+    let (without_comments, _) = split_comments(phrase);
+    let mut i = 0;
+    while i < without_comments.len() {
+        match without_comments[i] {
+            b'"' => {}
+            b'\\' if i + 1 < without_comments.len() => {
+                i += 1;
+                plain.push(without_comments[i]);
+            }
+            other => plain.push(other),
+        }
+        i += 1;
+    }
+    let name = decode_unstructured(&plain).split_whitespace().collect::<Vec<_>>().join(" ");
+    if super::is_blank(&name) { None } else { Some(name) }
+}
+
+fn parse_addr_spec(bytes: &[u8]) -> Result<Address, AddressError> {
+    let (bare, _) = split_comments(bytes);
+    let mut spec = bare.trim_ascii();
+    if spec.starts_with(b"@") {
+        // Source route `@a,@b:local@domain`: accepted and ignored (RFC 5321, section 4.1.1.3).
+        let colon = spec.iter().position(|&b| b == b':').ok_or(AddressError::NoLocalPart)?;
+        spec = &spec[colon + 1..];
+    }
+    let at = last_unquoted(spec, b'@').ok_or(AddressError::NoDomain)?;
+    let local = local_part(&spec[..at])?;
+    let domain = spec[at + 1..].trim_ascii();
+    // Obsolete white space around dots, as in the local part.
+    let kept = (0..domain.len()).filter(|&i| !(domain[i].is_ascii_whitespace() && next_to_dot(domain, i)));
+    let domain = kept.map(|i| domain[i]).collect();
+    let domain = String::from_utf8(domain).map_err(|_| AddressError::BadDomain)?;
+    Address::new(local, Domain::parse(&domain)?)
+}
+
+/// Unquotes a local part: dot-atom, quoted string, or the obsolete mix of words and dots. Dots in odd places stay,
+/// because mailboxes with them exist.
+fn local_part(bytes: &[u8]) -> Result<String, AddressError> {
+    let bytes = bytes.trim_ascii();
+    let mut local = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' => {
+                let end = closing(bytes, i).ok_or(AddressError::BadLocalPart)?;
+                let mut quoted = bytes[i + 1..end].iter();
+                while let Some(&b) = quoted.next() {
+                    match b {
+                        b'\\' => local.extend(quoted.next()),
+                        b'\r' | b'\n' => {}
+                        b if b.is_ascii_control() => return Err(AddressError::BadLocalPart),
+                        b => local.push(b),
+                    }
+                }
+                i = end;
+            }
+            b' ' | b'\t' | b'\r' | b'\n' if next_to_dot(bytes, i) => {}
+            b if b == b'.' || is_atext(b) || b >= 0x80 => local.push(b),
+            _ => return Err(AddressError::BadLocalPart),
+        }
+        i += 1;
+    }
+    let local = String::from_utf8(local).map_err(|_| AddressError::BadLocalPart)?;
+    if local.chars().any(char::is_control) { Err(AddressError::BadLocalPart) } else { Ok(local) }
+}
+
+/// White space is part of the obsolete syntax only around the dots (RFC 5322, section 4.4).
+fn next_to_dot(bytes: &[u8], i: usize) -> bool {
+    let before = bytes[..i].iter().rev().find(|b| !b.is_ascii_whitespace());
+    let after = bytes[i..].iter().find(|b| !b.is_ascii_whitespace());
+    before == Some(&b'.') || after == Some(&b'.')
+}
+
+/// Takes comments out (RFC 5322, section 3.2.2) and gives back the last one, for `anna@x (Anna Aalto)`.
+fn split_comments(bytes: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+    let mut bare = Vec::with_capacity(bytes.len());
+    let mut comment = None;
+    let mut i = 0;
+    while i < bytes.len() {
+        match (bytes[i], closing(bytes, i)) {
+            (b'(', Some(end)) => {
+                comment = Some(bytes[i + 1..end].to_vec());
+                i = end;
+            }
+            (b'"', Some(end)) => {
+                bare.extend_from_slice(&bytes[i..=end]);
+                i = end;
+            }
+            (b'\\', _) => {
+                bare.extend_from_slice(&bytes[i..(i + 2).min(bytes.len())]);
+                i += 1;
+            }
+            (b, _) => bare.push(b),
+        }
+        i += 1;
+    }
+    (bare, comment)
+}
+
+/// The index that closes the quote, comment or literal opened at `open`; none if it never closes.
+fn closing(bytes: &[u8], open: usize) -> Option<usize> {
+    let close = match bytes[open] {
+        b'"' => b'"',
+        b'(' => b')',
+        b'[' => b']',
+        _ => return None,
+    };
+    let (mut depth, mut i) = (1, open + 1);
+    while i < bytes.len() {
+        match bytes[i] {
+            b'\\' => i += 1,
+            b if b == close => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(i);
+                }
+            }
+            b'(' if close == b')' => depth += 1,
+            _ => {}
+        }
+        i += 1;
+    }
+    None
+}
+
+fn last_unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
+    let (mut found, mut i) = (None, 0);
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' | b'(' => i = closing(bytes, i).unwrap_or(i),
+            b'\\' => i += 1,
+            b if b == wanted => found = Some(i),
+            _ => {}
+        }
+        i += 1;
+    }
+    found
+}
+
+/// `atext` of RFC 5322, section 3.2.3.
+fn is_atext(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &[u8]) -> Result<Option<String>, AddressError> {
+        parse_path(text).map(|address| address.map(|a| a.to_string()))
+    }
+
+    #[test]
+    fn paths_of_the_envelope() {
+        for (given, expected) in [
+            (&b"<1001.MyCompany@SeveraMail.test>"[..], "1001.MyCompany@severamail.test"),
+            (b"<<anna@mycompany.test>>", "anna@mycompany.test"),
+            (b"anna@mycompany.test", "anna@mycompany.test"),
+            (b"<@relay.test,@b.test:anna@mycompany.test>", "anna@mycompany.test"),
+            (b"<\"mycompany\"@severamail.test>", "mycompany@severamail.test"),
+            (b"<\"a b\"@x.test>", "\"a b\"@x.test"),
+            (b"<\"a@b\"@x.test>", "\"a@b\"@x.test"),
+            ("<åsa@räksmörgås.test>".as_bytes(), "åsa@xn--rksmrgs-5wao1o.test"),
+            (b"<anna@XN--RKSMRGS-5WAO1O.test.>", "anna@xn--rksmrgs-5wao1o.test"),
+            (b"<anna@[192.0.2.1]>", "anna@[192.0.2.1]"),
+            (b"<.mycompany@severamail.test>", "\".mycompany\"@severamail.test"),
+        ] {
+            assert_eq!(path(given), Ok(Some(expected.to_owned())), "{}", given.escape_ascii());
+        }
+        assert_eq!(path(b"<>"), Ok(None));
+        assert_eq!(path(b""), Ok(None));
+        for (given, error) in [
+            (&b"<postmaster>"[..], AddressError::NoDomain),
+            (b"<@x.test>", AddressError::NoLocalPart),
+            (b"<a@>", AddressError::BadDomain),
+            (b"<a b@x.test>", AddressError::BadLocalPart),
+            (b"<\xff\xfe@x.test>", AddressError::BadLocalPart),
+            (b"<a@\xff.test>", AddressError::BadDomain),
+            (b"<a@b..test>", AddressError::BadDomain),
+            (b"<\"open@x.test>", AddressError::BadLocalPart),
+        ] {
+            assert_eq!(path(given), Err(error), "{}", given.escape_ascii());
+        }
+        assert_eq!(path(&[b"<", &b"a".repeat(256)[..], b"@x.test>"].concat()), Err(AddressError::TooLong));
+        assert!(path(&[b"<", &b"a".repeat(255)[..], b"@x.test>"].concat()).is_ok());
+    }
+
+    #[test]
+    fn lists_of_a_header() {
+        type Expected = &'static [(&'static str, &'static str)];
+        let cases: &[(&[u8], Expected)] = &[
+            (b"Anna Aalto <anna@mycompany.test>", &[("Anna Aalto", "anna@mycompany.test")]),
+            (
+                b"\"Aalto, Anna\" <anna@x.test>, bo@acme.test",
+                &[("Aalto, Anna", "anna@x.test"), ("", "bo@acme.test")],
+            ),
+            (b"anna@x.test (Anna (of X) Aalto)", &[("Anna Aalto", "anna@x.test")]),
+            (
+                b"Team: anna@x.test, Bo <bo@acme.test>; carl@else.test",
+                &[("", "anna@x.test"), ("Bo", "bo@acme.test"), ("", "carl@else.test")],
+            ),
+            (b"undisclosed-recipients:;", &[]),
+            (b"=?utf-8?Q?=C3=85sa_=C3=96berg?= <asa@x.test>", &[("Åsa Öberg", "asa@x.test")]),
+            (b"\"=?iso-2022-jp?B?GyRCRnxLXBsoQg==?=\" <n@x.test>", &[("日本", "n@x.test")]),
+            (
+                b"Anna\r\n\tAalto\r\n <anna@x.test>,\r\n bo@acme.test",
+                &[("Anna Aalto", "anna@x.test"), ("", "bo@acme.test")],
+            ),
+            (b"not an address, bo@acme.test", &[("", "bo@acme.test")]),
+            (b"\"unclosed <a@x.test>, bo@acme.test", &[("unclosed", "a@x.test"), ("", "bo@acme.test")]),
+            (b"Bo <bo@acme.test, carl@else.test", &[("Bo", "bo@acme.test"), ("", "carl@else.test")]),
+            (b"anna . aalto @ x . test", &[("", "anna.aalto@x.test")]),
+            (b"=?utf-8?Q?a=0D=0Ab?= <a@x.test>", &[("a b", "a@x.test")]),
+            (b"\"\" <a@x.test>", &[("", "a@x.test")]),
+            (b"<@r.test:a@x.test>", &[("", "a@x.test")]),
+            (b"a..b.@docomo.test", &[("", "\"a..b.\"@docomo.test")]),
+        ];
+        for (given, expected) in cases {
+            let found: Vec<_> = parse_list(given)
+                .into_iter()
+                .map(|m| (m.name.unwrap_or_default(), m.address.to_string()))
+                .collect();
+            let expected: Vec<_> = expected.iter().map(|(n, a)| (n.to_string(), a.to_string())).collect();
+            assert_eq!(found, expected, "{}", given.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_mailbox_are_equal() {
+        for (a, b) in [
+            ("Anna@MyCompany.TEST", "anna@mycompany.test"),
+            ("\"anna\"@x.test", "anna@x.test"),
+            ("a@räksmörgås.test", "a@xn--rksmrgs-5wao1o.test"),
+            ("\u{e5}sa@x.test", "A\u{30a}SA@x.test"),
+        ] {
+            assert_eq!(Address::parse(a).unwrap(), Address::parse(b).unwrap());
+        }
+        assert_ne!(Address::parse("a@x.test").unwrap(), Address::parse("b@x.test").unwrap());
+    }
+}

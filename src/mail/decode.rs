@@ -1,0 +1,159 @@
+//! Content-Transfer-Encoding (RFC 2045, section 6), undone piece by piece, so that a part's size costs no memory.
+//!
+//! In: a reader over the encoded bytes. Out: decoded pieces, handed to a sink.
+//! Promise: memory is one buffer, whatever the part's size; damaged encoding yields what can be had, never an error.
+//! Fails: only as the reader or the sink fails.
+
+use mail_parser::decoders::{base64::base64_decode, quoted_printable::quoted_printable_decode};
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead};
+
+/// Longest piece of a quoted-printable line decoded at once, in bytes; the format allows 76.
+const MAX_LINE: u64 = 64 * 1024;
+
+/// How a part's bytes are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoding {
+    /// 7bit, 8bit, binary, and what nobody knows.
+    Identity,
+    /// RFC 2045, section 6.8.
+    Base64,
+    /// RFC 2045, section 6.7.
+    QuotedPrintable,
+}
+
+impl Encoding {
+    /// Reads the value of a Content-Transfer-Encoding field.
+    pub(super) fn parse(value: &str) -> Self {
+        match value.trim().to_ascii_lowercase().as_str() {
+            "base64" => Self::Base64,
+            "quoted-printable" => Self::QuotedPrintable,
+            _ => Self::Identity,
+        }
+    }
+
+    /// Decodes all of `reader` into `sink`.
+    /// # Errors
+    /// Those of `reader` and `sink`; the first one ends it.
+    pub fn decode(
+        self,
+        mut reader: impl BufRead,
+        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Identity => identity(&mut reader, sink),
+            Self::Base64 => base64(&mut reader, sink),
+            Self::QuotedPrintable => quoted_printable(&mut reader, sink),
+        }
+    }
+}
+
+fn identity(reader: &mut impl BufRead, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    loop {
+        let chunk = reader.fill_buf()?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        sink(chunk)?;
+        let length = chunk.len();
+        reader.consume(length);
+    }
+}
+
+/// Characters outside the alphabet are skipped, as RFC 2045 asks; padding ends a group, so that base64 texts glued
+/// together (some gateways append a footer that way) decode one after the other.
+fn base64(reader: &mut impl BufRead, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut group = Vec::new();
+    let mut emit = |group: &mut Vec<u8>, all: bool| {
+        let ready = if all { group.len() } else { group.len() - group.len() % 4 };
+        let decoded = base64_decode(&group[..ready]).unwrap_or_default();
+        group.drain(..ready);
+        if decoded.is_empty() { Ok(()) } else { sink(&decoded) }
+    };
+    loop {
+        let chunk = reader.fill_buf()?;
+        if chunk.is_empty() {
+            return emit(&mut group, true);
+        }
+        for &b in chunk {
+            match b {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => group.push(b),
+                b'=' => emit(&mut group, true)?,
+                _ => {}
+            }
+        }
+        emit(&mut group, false)?;
+        let length = chunk.len();
+        reader.consume(length);
+    }
+}
+
+fn quoted_printable(
+    reader: &mut impl BufRead,
+    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        let carried = line.len();
+        let read = io::Read::take(&mut *reader, MAX_LINE).read_until(b'\n', &mut line)?;
+        let cut = if read == 0 || line.ends_with(b"\n") {
+            line.len()
+        } else {
+            // An overlong line was cut: an escape must not be torn apart.
+            line.len() - line.iter().rev().take(2).position(|&b| b == b'=').map_or(0, |n| n + 1)
+        };
+        let decoded = quoted_printable_decode(&line[..cut]);
+        // A line with a bad escape is passed on as it is: the reader sees more than with nothing.
+        sink(decoded.as_deref().unwrap_or(&line[..cut]))?;
+        line.drain(..cut);
+        if read == 0 || (carried == line.len() && cut == 0) {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::BufReader;
+
+    fn decode(encoding: Encoding, bytes: &[u8], buffer: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        encoding
+            .decode(BufReader::with_capacity(buffer, bytes), &mut |piece| {
+                out.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
+        out
+    }
+
+    #[test]
+    fn pieces_of_any_size_decode_alike() {
+        for (encoding, encoded, expected) in [
+            (Encoding::Base64, &b"aGVs\r\nbG8g\r\nd29ybGQ=\r\n"[..], &b"hello world"[..]),
+            (Encoding::Base64, b"aGVsbG8=IHdvcmxk", b"hello world"),
+            (Encoding::Base64, b"aG!Vs bG8", b"hello"),
+            (Encoding::QuotedPrintable, b"caf=C3=A9 =\r\nau lait  \r\nend", b"caf\xc3\xa9 au lait\r\nend"),
+            (Encoding::QuotedPrintable, b"100% =ZZ bad\r\nok=20", b"100% =ZZ bad\r\nok "),
+            (Encoding::Identity, b"as\0is\xff", b"as\0is\xff"),
+        ] {
+            for buffer in [1, 2, 3, 5, 64] {
+                assert_eq!(decode(encoding, encoded, buffer), expected, "{}", encoded.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn an_overlong_line_keeps_its_escapes() {
+        let max = MAX_LINE as usize;
+        for pad in [max - 3, max - 2, max - 1, max] {
+            let encoded = [&b"a".repeat(pad)[..], b"=41=42"].concat();
+            assert_eq!(
+                decode(Encoding::QuotedPrintable, &encoded, 4096),
+                [&b"a".repeat(pad)[..], b"AB"].concat()
+            );
+        }
+    }
+}

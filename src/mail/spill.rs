@@ -1,0 +1,290 @@
+//! Where the bytes of a message wait until the message is complete.
+//!
+//! In: pieces of one message. Out: a [`Raw`] that can be read from any place, as often as needed.
+//! Promise: a message costs at most [`MEMORY_PER_MESSAGE`] bytes of memory and one piece; all messages together
+//! stay within a [`Budget`]. The file has no name until the queue gives it one, so a crash leaves nothing behind.
+//! Fails: [`SpillError`], by what the client is told.
+
+use super::{Cut, decode::Encoding};
+use bytes::Bytes;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Write},
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Bytes of one message kept in memory; more goes to a file (DESIGN section 4).
+pub const MEMORY_PER_MESSAGE: usize = 128 * 1024;
+
+/// Memory for message bytes, shared by all sessions.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    used: Arc<AtomicU64>,
+    limit: u64,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        Self { used: Arc::default(), limit }
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), SpillError> {
+        let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(SpillError::Busy),
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a piece was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SpillError {
+    /// All sessions together hold as much as they may.
+    #[error("message.memory_limit is used up")]
+    Busy,
+    /// The message is larger than allowed.
+    #[error("the message is larger than message.max_size")]
+    TooLarge,
+    /// The spool directory cannot be written.
+    #[error("the spool cannot be written: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A message being received. Dropping it gives its memory back and forgets its file.
+#[derive(Debug)]
+pub struct Spill {
+    memory: Vec<u8>,
+    file: Option<File>,
+    written: u64,
+    taken: u64,
+    max_size: u64,
+    budget: Budget,
+    directory: PathBuf,
+}
+
+impl Spill {
+    /// An empty message that spills into `directory` and may grow to `max_size` bytes.
+    pub fn new(directory: &Path, max_size: u64, budget: &Budget) -> Self {
+        Self {
+            memory: Vec::new(),
+            file: None,
+            written: 0,
+            taken: 0,
+            max_size,
+            budget: budget.clone(),
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// Adds a piece.
+    /// # Errors
+    /// [`SpillError`]; the message is then incomplete and cannot be used.
+    pub async fn push(&mut self, piece: &[u8]) -> Result<(), SpillError> {
+        if self.written + (self.memory.len() + piece.len()) as u64 > self.max_size {
+            return Err(SpillError::TooLarge);
+        }
+        if !self.memory.is_empty() && self.memory.len() + piece.len() > MEMORY_PER_MESSAGE {
+            self.flush().await?;
+        }
+        let needed = (self.memory.len() + piece.len()) as u64;
+        if needed > self.taken {
+            self.budget.take(needed - self.taken)?;
+            self.taken = needed;
+        }
+        self.memory.extend_from_slice(piece);
+        if self.memory.len() > MEMORY_PER_MESSAGE {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// The whole message; bytes in a file are written, not yet synced.
+    /// # Errors
+    /// [`SpillError::Io`].
+    pub async fn finish(mut self) -> Result<Raw, SpillError> {
+        if self.file.is_some() {
+            self.flush().await?;
+        }
+        Ok(match self.file.take() {
+            Some(file) => Raw::File { file: Arc::new(file), length: self.written },
+            None => Raw::from(std::mem::take(&mut self.memory)),
+        })
+    }
+
+    /// Writes the memory to the file, on a thread that may block: a slow disk must not stop other sessions.
+    async fn flush(&mut self) -> Result<(), SpillError> {
+        let mut buffer = std::mem::take(&mut self.memory);
+        let (file, directory) = (self.file.take(), self.directory.clone());
+        self.written += buffer.len() as u64;
+        let write = move || -> io::Result<(File, Vec<u8>)> {
+            let mut file = file.map_or_else(|| nameless_file(&directory), Ok)?;
+            file.write_all(&buffer)?;
+            trim(&mut buffer);
+            Ok((file, buffer))
+        };
+        let (file, buffer) = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+        (self.file, self.memory) = (Some(file), buffer);
+        Ok(())
+    }
+}
+
+/// Empties a buffer and keeps its room for the next pieces, unless one huge piece made it grow.
+fn trim(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.shrink_to(MEMORY_PER_MESSAGE);
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        self.budget.give_back(self.taken);
+    }
+}
+
+/// A file without a name (`O_TMPFILE`), which `linkat` can give one later; where the file system has none, a file
+/// unlinked at once, which the queue then copies.
+fn nameless_file(directory: &Path) -> io::Result<File> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    match open(directory, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(descriptor) => Ok(File::from(descriptor)),
+        Err(nix::Error::EOPNOTSUPP | nix::Error::EISDIR) => tempfile::tempfile_in(directory),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The bytes of a complete message.
+#[derive(Clone, Debug)]
+pub enum Raw {
+    /// A small one.
+    Memory(Bytes),
+    /// A large one, in a file.
+    File {
+        /// Read by position only, so that clones do not disturb each other.
+        file: Arc<File>,
+        /// Size in bytes.
+        length: u64,
+    },
+}
+
+impl From<Vec<u8>> for Raw {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Memory(bytes.into())
+    }
+}
+
+impl Raw {
+    /// Size in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { length, .. } => *length,
+        }
+    }
+
+    /// True for a message of no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A stretch that is the whole message, as it is.
+    pub fn whole(&self) -> Cut {
+        Cut { offset: 0, length: self.len(), encoding: Encoding::Identity }
+    }
+
+    /// Reads the bytes of a range; what lies past the end is cut off.
+    pub fn reader(&self, range: Range<u64>) -> Box<dyn BufRead + Send + '_> {
+        let end = range.end.min(self.len());
+        let start = range.start.min(end);
+        match self {
+            // A range within a buffer fits usize.
+            Self::Memory(bytes) => Box::new(&bytes[start as usize..end as usize]),
+            Self::File { file, .. } => {
+                Box::new(BufReader::with_capacity(64 * 1024, FileRange { file, position: start, end }))
+            }
+        }
+    }
+
+    /// Decodes a cut into `sink`.
+    /// # Errors
+    /// Those of reading, and the sink's.
+    pub fn decode(&self, cut: Cut, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        cut.encoding.decode(self.reader(cut.offset..cut.offset.saturating_add(cut.length)), sink)
+    }
+}
+
+struct FileRange<'a> {
+    file: &'a File,
+    position: u64,
+    end: u64,
+}
+
+impl Read for FileRange<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = usize::try_from(self.end - self.position).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..room], self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(raw: &Raw) -> Vec<u8> {
+        let mut all = Vec::new();
+        raw.reader(0..raw.len()).read_to_end(&mut all).unwrap();
+        all
+    }
+
+    #[tokio::test]
+    async fn small_stays_in_memory_large_goes_to_a_file_without_a_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let budget = Budget::new(1024 * 1024);
+        for (pieces, in_file) in [(1, false), (2, false), (3, true), (9, true)] {
+            let mut spill = Spill::new(directory.path(), u64::MAX, &budget);
+            let piece: Vec<u8> = (0..MEMORY_PER_MESSAGE / 2).map(|i| i as u8).collect();
+            for _ in 0..pieces {
+                spill.push(&piece).await.unwrap();
+            }
+            let raw = spill.finish().await.unwrap();
+            assert_eq!(matches!(raw, Raw::File { .. }), in_file);
+            assert_eq!(content(&raw), piece.repeat(pieces));
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        }
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn size_and_budget_are_kept_on_both_sides_of_the_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let budget = Budget::new(100);
+        let mut spill = Spill::new(directory.path(), 60, &budget);
+        spill.push(&[0; 60]).await.unwrap();
+        assert!(matches!(spill.push(&[0]).await, Err(SpillError::TooLarge)));
+        let mut second = Spill::new(directory.path(), 60, &budget);
+        second.push(&[0; 40]).await.unwrap();
+        assert!(matches!(second.push(&[0]).await, Err(SpillError::Busy)));
+        drop(spill);
+        second.push(&[0]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_spool_that_cannot_be_written_is_an_error() {
+        let mut spill = Spill::new(Path::new("/nonexistent"), u64::MAX, &Budget::new(u64::MAX));
+        assert!(matches!(spill.push(&vec![0; MEMORY_PER_MESSAGE + 1]).await, Err(SpillError::Io(_))));
+    }
+}
