@@ -1,0 +1,225 @@
+//! The table of replies (DESIGN section 6): every reason has its code, its enhanced status code and its text here,
+//! and nowhere else.
+//!
+//! Promise: a [`Reply`] is always valid `ddd d.d.d text` in printable ASCII, ends in its reason code, and echoes of
+//! the message nothing but the integration address, escaped. (A malformed reply would become Postfix's own 451 4.3.5.)
+
+use crate::mail::Address;
+use std::{collections::BTreeMap, fmt};
+
+/// Longest text of one reply line, in bytes: with codes below the 512 of RFC 5321, section 4.5.3.1.5.
+pub const MAX_TEXT_BYTES: usize = 400;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $major:literal . $minor:literal . $detail:literal, $slug:literal, $text:literal;)*) => {
+        /// Why a message or a recipient is refused or deferred.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// All reasons, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The reason code: end of every text, log field, heading of the manual.
+            pub fn as_str(self) -> &'static str { match self { $(Self::$name => $slug,)* } }
+
+            /// SMTP reply code (RFC 5321, section 4.2).
+            pub fn code(self) -> u16 { match self { $(Self::$name => $code,)* } }
+
+            /// Enhanced status code (RFC 3463).
+            pub fn status(self) -> &'static str {
+                match self { $(Self::$name => concat!($major, ".", $minor, ".", $detail),)* }
+            }
+
+            /// The text, unless the configuration replaces it; `{address}` becomes the integration address.
+            pub fn default_text(self) -> &'static str { match self { $(Self::$name => $text,)* } }
+        }
+    };
+}
+
+reasons! {
+    /// RCPT: no prefix of the local part is a tenant.
+    NoSuchTenant = 550, 5 . 1 . 1, "no-such-tenant",
+        "<{address}>: no company uses this integration address. Check the spelling";
+    /// RCPT: the local part has an empty label.
+    BadAddress = 550, 5 . 1 . 3, "bad-address",
+        "<{address}>: this cannot be an integration address. Write company@ or project.company@";
+    /// RCPT: the tenant is switched off.
+    TenantInactive = 550, 5 . 2 . 1, "tenant-inactive",
+        "<{address}>: this integration address is switched off. Ask the company's administrator";
+    /// RCPT: the tenant has no project of that number.
+    UnknownProject = 550, 5 . 1 . 1, "unknown-project",
+        "<{address}>: the company has no project or sales case of this number. Check the number";
+    /// RCPT: more integration recipients than one message may have.
+    TooManyRecipients = 452, 4 . 5 . 3, "too-many-recipients",
+        "<{address}>: too many integration addresses in one message. Send to the others separately";
+    /// RCPT, end of header: the directory cannot answer now.
+    DirectoryUnavailable = 451, 4 . 4 . 3, "directory-unavailable",
+        "<{address}>: the directory of users cannot be reached now. The message will be tried again";
+    /// End of header: there is no Subject, or it decodes to nothing visible.
+    NoSubject = 550, 5 . 6 . 0, "no-subject",
+        "<{address}>: a message to this address needs a subject. Add a subject and send again";
+    /// End of header: neither the sender nor a recipient is a user.
+    NoUser = 550, 5 . 7 . 1, "no-user",
+        "<{address}>: neither the sender nor any recipient is a user of this company's system. Send from a registered address";
+    /// End of header: several From fields.
+    AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
+        "<{address}>: the message has several From fields, so its sender is not clear";
+    /// End of header: not one field can be read, or the head is too large.
+    UnreadableHead = 550, 5 . 6 . 0, "unreadable-head",
+        "<{address}>: the header of the message cannot be read";
+    /// Body: larger than `message.max_size`.
+    TooLarge = 552, 5 . 3 . 4, "too-large",
+        "<{address}>: the message is larger than this address accepts. Send smaller attachments";
+    /// End of message: the queue holds `queue.max_items`.
+    QueueFull = 452, 4 . 3 . 1, "queue-full",
+        "<{address}>: too many activities are waiting. The message will be tried again";
+    /// End of message: spool or queue cannot be written.
+    StorageFailing = 452, 4 . 3 . 1, "storage-failing",
+        "<{address}>: the message cannot be stored now. It will be tried again";
+    /// Too many message bytes in flight.
+    Busy = 451, 4 . 3 . 2, "busy",
+        "<{address}>: too many messages are being received. The message will be tried again";
+    /// The service is stopping.
+    ShuttingDown = 451, 4 . 3 . 2, "shutting-down",
+        "<{address}>: the service is restarting. The message will be tried again";
+    /// A stage took longer than it may.
+    DeadlineExceeded = 451, 4 . 3 . 0, "deadline-exceeded",
+        "<{address}>: the service did not answer in time. The message will be tried again";
+    /// A fault of ours.
+    InternalError = 451, 4 . 3 . 0, "internal-error",
+        "<{address}>: internal error. The message will be tried again";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the SMTP client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// SMTP reply code, 4xx or 5xx.
+    pub code: u16,
+    /// Enhanced status code of the same class.
+    pub status: &'static str,
+    /// Text lines: printable ASCII, none longer than [`MAX_TEXT_BYTES`]; the last one is the help, if there is one.
+    pub lines: Vec<String>,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Reply {
+    /// True if the client keeps the message and tries again.
+    pub fn is_deferral(&self) -> bool {
+        self.code < 500
+    }
+}
+
+impl fmt::Display for Reply {
+    /// As the client sees it, several lines joined by a line break.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, line) in self.lines.iter().enumerate() {
+            let (separator, end) = if i + 1 < self.lines.len() { ('-', "\n") } else { (' ', "") };
+            write!(f, "{}{separator}{} {line}{end}", self.code, self.status)?;
+        }
+        Ok(())
+    }
+}
+
+/// The texts of replies: the table's own, or the configuration's.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    replaced: BTreeMap<Reason, String>,
+    help: Option<String>,
+}
+
+impl Texts {
+    /// Replaces texts and sets the help line; see [`check_text`] for what is allowed.
+    pub fn new(replaced: BTreeMap<Reason, String>, help: Option<String>) -> Self {
+        Self { replaced, help }
+    }
+
+    /// The reply for a reason, about an integration address where one is known.
+    pub fn reply(&self, reason: Reason, address: Option<&Address>) -> Reply {
+        let template = self.replaced.get(&reason).map_or(reason.default_text(), String::as_str);
+        let text = match address {
+            Some(address) => template.replace("{address}", &escaped(&address.to_string())),
+            None => template.replace("<{address}>: ", "").replace("{address}", "this address"),
+        };
+        let mut line = printable(&text);
+        let tail = format!(" [{reason}]");
+        line.truncate(MAX_TEXT_BYTES - tail.len());
+        line.push_str(&tail);
+        let lines = std::iter::once(line).chain(self.help.as_deref().map(printable)).collect();
+        Reply { code: reason.code(), status: reason.status(), lines, reason }
+    }
+}
+
+/// Checks a text from the configuration; the error says what is wrong with it.
+pub fn check_text(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() {
+        return Err("the text is empty".to_owned());
+    }
+    if let Some(bad) = text.chars().find(|c| !c.is_ascii() || c.is_ascii_control()) {
+        return Err(format!(
+            "SMTP replies are printable ASCII, and this text has '{}'",
+            bad.escape_default()
+        ));
+    }
+    if text.len() > MAX_TEXT_BYTES / 2 {
+        return Err(format!("the text is longer than {} characters", MAX_TEXT_BYTES / 2));
+    }
+    Ok(())
+}
+
+/// An address in printable ASCII, no longer than a reply can carry.
+fn escaped(address: &str) -> String {
+    let escaped: String = address
+        .chars()
+        .flat_map(|c| if c.is_ascii() { c.to_string() } else { c.escape_default().to_string() }.into_bytes())
+        .map(char::from)
+        .collect();
+    if escaped.len() <= 128 { escaped } else { format!("{}...", &escaped[..125]) }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reply_is_valid_and_ends_in_its_reason() {
+        let long = format!("{}@severamail.test", "å".repeat(100));
+        for &reason in Reason::ALL {
+            for address in ["mycompany@severamail.test", "\"a\\\"b c\"@x.test", &long] {
+                let texts = Texts::new(BTreeMap::new(), Some("https://help.example.com/email".to_owned()));
+                let reply = texts.reply(reason, Some(&Address::parse(address).unwrap()));
+                assert_eq!(reply.lines.len(), 2);
+                for line in &reply.lines {
+                    assert!(line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{line}");
+                    assert!(line.len() <= MAX_TEXT_BYTES);
+                }
+                assert!(reply.lines[0].ends_with(&format!("[{reason}]")));
+                assert_eq!(reply.status.as_bytes()[0], b'0' + u8::try_from(reply.code / 100).unwrap());
+                assert_eq!(reply.is_deferral(), reply.code < 500);
+            }
+            assert!(!Texts::default().reply(reason, None).lines[0].contains('{'));
+        }
+    }
+
+    #[test]
+    fn texts_can_be_replaced() {
+        let texts = Texts::new([(Reason::NoSubject, "Betreff fehlt ({address})".to_owned())].into(), None);
+        let reply = texts.reply(Reason::NoSubject, Some(&Address::parse("a@x.test").unwrap()));
+        assert_eq!(reply.to_string(), "550 5.6.0 Betreff fehlt (a@x.test) [no-subject]");
+        assert!(check_text("ok 100%").is_ok());
+        for bad in ["", " ", "ä", "a\r\nb", &"x".repeat(201)] {
+            assert!(check_text(bad).is_err(), "{bad:?}");
+        }
+    }
+}
