@@ -1,5 +1,8 @@
 //! `activity-milter`: e-mail to an integration address becomes an activity in a company's business system.
 
 pub mod activity;
+pub mod directory;
 pub mod mail;
+pub mod observe;
 pub mod rules;
+pub mod source;
