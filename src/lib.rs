@@ -4,5 +4,6 @@ pub mod activity;
 pub mod directory;
 pub mod mail;
 pub mod observe;
+pub mod queue;
 pub mod rules;
 pub mod source;

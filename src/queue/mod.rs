@@ -1,0 +1,733 @@
+//! Keeps accepted activities until the backend has them.
+//!
+//! In: a [`Parcel`]: the activities of one message and its bytes. Out: leases, by the time they are due.
+//! Promise: when [`Queue::put`] returns, a power cut loses nothing (row committed; spool file and directory synced
+//! before). The same key within seven days after delivery is stored once.
+//! Fails: a full queue or disk is the caller's 452; a damaged or newer file stops the start and says what to do.
+//!
+//! Why one writer: a sync for each message would cost the disk its throughput, so waiting writes share one commit
+//! (`writer`). Why spool files: a body of megabytes in the database is written twice, to the log and to the file.
+
+mod schema;
+mod spool;
+mod writer;
+
+use crate::activity::{Activity, Cut, Key, Parcel, Raw};
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+use spool::Spool;
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::sync::Notify;
+use writer::Writer;
+
+/// How long a key is remembered after its activity was delivered or dropped: longer than any client retries.
+pub const KEY_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Settings of the queue.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The database file.
+    pub path: PathBuf,
+    /// Directory for large messages, also while they arrive. On the same disk as `path`, or at least as safe.
+    pub spool: PathBuf,
+    /// Most activities kept.
+    pub max_items: u64,
+}
+
+/// What became of one activity that was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is stored.
+    New,
+    /// Its key was stored before; nothing was done.
+    Known,
+}
+
+/// Why nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// The queue holds as many activities as it may.
+    #[error("queue is full ({0} items): raise queue.max_items, or see why the backend takes nothing")]
+    Full(u64),
+    /// The disk failed; nothing of the message is left behind.
+    #[error("queue cannot be written: {0}")]
+    Write(#[from] StorageError),
+}
+
+/// The database or the spool failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StorageError(String);
+
+impl From<rusqlite::Error> for StorageError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<io::Error> for StorageError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Why the queue cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("queue {0} is in use by another activity-milter: stop that one, or set another queue.path")]
+    InUse(PathBuf),
+    /// Written by a newer version.
+    #[error(
+        "queue {path} has schema {found}, and this version knows {known}: install the newer activity-milter again"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: i64,
+        /// What we can read.
+        known: i64,
+    },
+    /// No database, or a damaged one.
+    #[error(
+        "queue {path} cannot be opened: {message}. If the file is damaged, move it away together with its -wal file and restore a copy"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        message: String,
+    },
+    /// A directory cannot be made or written.
+    #[error(
+        "{path}: {error}: queue.path and queue.spool must be writable for the user activity-milter runs as"
+    )]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// One activity, held by a courier until it is finished or the lease ends.
+#[derive(Debug)]
+pub struct Lease {
+    /// The row.
+    pub id: i64,
+    /// The activity.
+    pub activity: Activity,
+    /// The activity's JSON as it was accepted, to be sent unchanged.
+    pub json: Bytes,
+    /// Where its files lie.
+    pub cuts: Vec<Cut>,
+    /// The message.
+    pub raw: Raw,
+    /// Attempts made before this one.
+    pub attempts: u32,
+    /// When it was accepted.
+    pub accepted_at: SystemTime,
+}
+
+/// An item that could not be leased because it is damaged; it was held instead.
+#[derive(Debug)]
+pub struct Damaged {
+    /// Its key.
+    pub key: Key,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// How a lease ends.
+#[derive(Clone, Debug)]
+pub enum Finish {
+    /// The backend has it: the row goes, the key stays for [`KEY_MEMORY`].
+    Taken,
+    /// Try again at that time. `counts` is false if the attempt says nothing about this activity.
+    Again {
+        /// When.
+        due: SystemTime,
+        /// Whether the attempt is counted.
+        counts: bool,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A person must look at it.
+    Held {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How many activities there are, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting for their first or next attempt, or being attempted.
+    pub waiting: u64,
+    /// Held for a person.
+    pub held: u64,
+}
+
+/// The queue: one SQLite file, one spool directory, one process.
+#[derive(Debug)]
+pub struct Queue {
+    writer: Writer,
+    spool: Spool,
+    items: AtomicU64,
+    max_items: u64,
+    arrived: Arc<Notify>,
+    /// Held for as long as the queue is open; the kernel gives it back however we end.
+    _lock: fs::File,
+}
+
+impl Queue {
+    /// Opens or makes the queue, gives back the leases of a crashed process and removes orphaned spool files.
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(settings: &Settings, now: SystemTime) -> Result<Self, OpenError> {
+        let parent = settings.path.parent().unwrap_or(Path::new("."));
+        for directory in [parent, &settings.spool] {
+            make_directory(directory)
+                .map_err(|error| OpenError::Directory { path: directory.to_owned(), error })?;
+        }
+        let lock = lock(&settings.path)?;
+        let damaged = |error: rusqlite::Error| OpenError::Damaged {
+            path: settings.path.clone(),
+            message: error.to_string(),
+        };
+        let mut database = Connection::open(&settings.path).map_err(damaged)?;
+        schema::prepare(&mut database, &settings.path)?;
+        database
+            .execute("UPDATE item SET leased = 0, due = min(due, ?1) WHERE leased = 1", [millis(now)])
+            .map_err(damaged)?;
+        let items: i64 =
+            database.query_row("SELECT count(*) FROM item", [], |row| row.get(0)).map_err(damaged)?;
+        let spool = Spool::new(&settings.spool);
+        let known =
+            |name: &str| database.prepare_cached("SELECT 1 FROM message WHERE spool = ?1")?.exists([name]);
+        spool.remove_orphans(|name| known(name).map_err(StorageError::from)).map_err(|error| {
+            OpenError::Damaged { path: settings.path.clone(), message: error.to_string() }
+        })?;
+        Ok(Self {
+            writer: Writer::start(database),
+            spool,
+            items: AtomicU64::new(items.unsigned_abs()),
+            max_items: settings.max_items,
+            arrived: Arc::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Stores the activities of a message, all or none; returns once they are on disk, so that the caller may answer
+    /// 250 (RFC 5321, section 4.2.5). The answer has one entry for each activity, in order.
+    ///
+    /// The same key is no error: the first stays and [`Put::Known`] comes back.
+    ///
+    /// Who stops waiting stops nothing: the storing goes on in a task of its own, because a message that is half
+    /// stored, key without file, would be lost when the client sends it again.
+    /// # Errors
+    /// [`PutError`]; nothing of the message is left behind.
+    pub async fn put(self: &Arc<Self>, parcel: Parcel, now: SystemTime) -> Result<Vec<Put>, PutError> {
+        let queue = Arc::clone(self);
+        let stored = tokio::spawn(async move { queue.put_now(&parcel, now).await });
+        stored.await.map_err(|error| StorageError(error.to_string()))?
+    }
+
+    async fn put_now(&self, parcel: &Parcel, now: SystemTime) -> Result<Vec<Put>, PutError> {
+        let wanted = parcel.activities.len() as u64;
+        let room = |items: u64| items.checked_add(wanted).filter(|&sum| sum <= self.max_items);
+        if self.items.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+            return Err(PutError::Full(self.max_items));
+        }
+        let stored = self.store(parcel, now).await;
+        let new =
+            stored.as_ref().map_or(0, |puts| puts.iter().filter(|&&put| put == Put::New).count() as u64);
+        self.items.fetch_sub(wanted - new, Ordering::Relaxed);
+        if new > 0 {
+            self.arrived.notify_one();
+        }
+        Ok(stored?)
+    }
+
+    async fn store(&self, parcel: &Parcel, now: SystemTime) -> Result<Vec<Put>, StorageError> {
+        let json = |error: serde_json::Error| StorageError(error.to_string());
+        let mut rows = Vec::with_capacity(parcel.activities.len());
+        for activity in &parcel.activities {
+            let text = serde_json::to_string(activity).map_err(json)?;
+            rows.push((activity.key.to_string(), activity.tenant.id.clone(), text));
+        }
+        let cuts = serde_json::to_string(&parcel.cuts).map_err(json)?;
+        // File and directory are synced here, before the row that names the file can be committed.
+        let (body, kept) = match &parcel.raw {
+            Raw::Memory(bytes) => (Some(bytes.clone()), None),
+            Raw::File { file, .. } => (None, Some(self.spool.keep(Arc::clone(file)).await?)),
+        };
+        let spool_name = kept.as_ref().map(|kept| kept.name().to_owned());
+        let now = millis(now);
+        let puts = self
+            .writer
+            .write(move |database| {
+                insert(database, &rows, &cuts, body.as_deref(), spool_name.as_deref(), now)
+            })
+            .await?;
+        if let Some(kept) = kept
+            && puts.contains(&Put::New)
+        {
+            kept.stay();
+        }
+        Ok(puts)
+    }
+
+    /// Leases up to `limit` activities that are due. Until `lease` is over nobody else gets them; after it, or after
+    /// a restart, they are due again.
+    /// # Errors
+    /// [`StorageError`]; nothing is leased then.
+    pub async fn take(
+        &self,
+        limit: usize,
+        now: SystemTime,
+        lease: Duration,
+    ) -> Result<(Vec<Lease>, Vec<Damaged>), StorageError> {
+        let (due, until) = (millis(now), millis(now + lease));
+        let rows = self.writer.write(move |database| select_due(database, limit, due, until)).await?;
+        let (mut leases, mut damaged) = (Vec::new(), Vec::new());
+        for row in rows {
+            let (id, key) = (row.id, Key::from_stored(row.key.clone()));
+            match self.lease(row) {
+                Ok(lease) => leases.push(lease),
+                Err(StorageError(message)) => {
+                    self.finish(id, Finish::Held { reason: message.clone() }, now).await?;
+                    damaged.push(Damaged { key, message });
+                }
+            }
+        }
+        Ok((leases, damaged))
+    }
+
+    fn lease(&self, row: DueRow) -> Result<Lease, StorageError> {
+        let json = |error: serde_json::Error| StorageError(format!("the queue's row is damaged: {error}"));
+        let raw = match (row.body, row.spool) {
+            (Some(body), _) => Raw::from(body),
+            (None, Some(name)) => self.spool.open(&name)?,
+            (None, None) => return Err(StorageError("the queue's row has no message".to_owned())),
+        };
+        Ok(Lease {
+            id: row.id,
+            activity: serde_json::from_str(&row.activity).map_err(json)?,
+            json: row.activity.into(),
+            cuts: serde_json::from_str(&row.cuts).map_err(json)?,
+            raw,
+            attempts: row.attempts,
+            accepted_at: SystemTime::UNIX_EPOCH + Duration::from_millis(row.accepted_at.unsigned_abs()),
+        })
+    }
+
+    /// Ends a lease.
+    /// # Errors
+    /// [`StorageError`]; the lease then ends by itself, and the activity is attempted again with the same key.
+    pub async fn finish(&self, id: i64, finish: Finish, now: SystemTime) -> Result<(), StorageError> {
+        let now = millis(now);
+        let taken = matches!(finish, Finish::Taken);
+        let unused = self.writer.write(move |database| end_lease(database, id, &finish, now)).await?;
+        if taken {
+            self.items.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(name) = unused {
+            self.spool.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// When the next activity is due; none if nothing waits.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn next_due(&self) -> Result<Option<SystemTime>, StorageError> {
+        let due: Option<i64> = self
+            .writer
+            .write(|database| {
+                database
+                    .prepare_cached("SELECT due FROM item WHERE state = 0 ORDER BY due LIMIT 1")?
+                    .query_row([], |row| row.get(0))
+                    .optional()
+            })
+            .await?;
+        Ok(due.map(|due| SystemTime::UNIX_EPOCH + Duration::from_millis(due.unsigned_abs())))
+    }
+
+    /// Waits until something was put.
+    pub async fn arrival(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Forgets keys whose time is over and gives free pages back to the file system, a bounded amount of each.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn tidy(&self, now: SystemTime) -> Result<(), StorageError> {
+        let now = millis(now);
+        self.writer
+            .write(move |database| {
+                database.execute(
+                    "DELETE FROM seen WHERE key IN (SELECT key FROM seen WHERE forget_at < ?1 LIMIT 10000)",
+                    [now],
+                )
+            })
+            .await?;
+        self.writer.vacuum().await
+    }
+
+    /// How many activities there are.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn counts(&self) -> Result<Counts, StorageError> {
+        self.writer
+            .write(|database| {
+                database.query_row(
+                    "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state = 1) FROM item",
+                    [],
+                    |row| {
+                        let count = |column| row.get(column).map(i64::unsigned_abs);
+                        Ok(Counts { waiting: count(0)?, held: count(1)? })
+                    },
+                )
+            })
+            .await
+    }
+}
+
+/// A row that is due.
+struct DueRow {
+    id: i64,
+    key: String,
+    activity: String,
+    cuts: String,
+    body: Option<Vec<u8>>,
+    spool: Option<String>,
+    attempts: u32,
+    accepted_at: i64,
+}
+
+fn insert(
+    database: &Connection,
+    rows: &[(String, String, String)],
+    cuts: &str,
+    body: Option<&[u8]>,
+    spool: Option<&str>,
+    now: i64,
+) -> rusqlite::Result<Vec<Put>> {
+    let mut seen = database.prepare_cached("INSERT INTO seen (key) VALUES (?1) ON CONFLICT DO NOTHING")?;
+    let puts = rows
+        .iter()
+        .map(|(key, ..)| Ok(if seen.execute([key])? == 1 { Put::New } else { Put::Known }))
+        .collect::<rusqlite::Result<Vec<Put>>>()?;
+    if !puts.contains(&Put::New) {
+        return Ok(puts);
+    }
+    database
+        .prepare_cached("INSERT INTO message (body, spool, cuts) VALUES (?1, ?2, ?3)")?
+        .execute(params![body, spool, cuts])?;
+    let message = database.last_insert_rowid();
+    let mut item = database.prepare_cached(
+        "INSERT INTO item (key, message, tenant, activity, due, accepted_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+    )?;
+    for ((key, tenant, activity), _) in rows.iter().zip(&puts).filter(|(_, put)| **put == Put::New) {
+        item.execute(params![key, message, tenant, activity, now])?;
+    }
+    Ok(puts)
+}
+
+fn select_due(database: &Connection, limit: usize, now: i64, until: i64) -> rusqlite::Result<Vec<DueRow>> {
+    let rows = database
+        .prepare_cached(
+            "SELECT item.id, key, activity, cuts, body, spool, attempts, accepted_at
+             FROM item JOIN message ON message.id = item.message
+             WHERE state = 0 AND due <= ?1 ORDER BY due LIMIT ?2",
+        )?
+        .query_map(params![now, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+            Ok(DueRow {
+                id: row.get(0)?,
+                key: row.get(1)?,
+                activity: row.get(2)?,
+                cuts: row.get(3)?,
+                body: row.get(4)?,
+                spool: row.get(5)?,
+                attempts: row.get(6)?,
+                accepted_at: row.get(7)?,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut lease = database.prepare_cached("UPDATE item SET leased = 1, due = ?2 WHERE id = ?1")?;
+    for row in &rows {
+        lease.execute(params![row.id, until])?;
+    }
+    Ok(rows)
+}
+
+/// Ends a lease; gives the name of a spool file that nothing needs any more.
+fn end_lease(database: &Connection, id: i64, finish: &Finish, now: i64) -> rusqlite::Result<Option<String>> {
+    match finish {
+        Finish::Taken => {
+            let gone = database
+                .prepare_cached("DELETE FROM item WHERE id = ?1 RETURNING key, message")?
+                .query_row([id], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+                .optional()?;
+            let Some((key, message)) = gone else { return Ok(None) };
+            let forget_at = now + i64::try_from(KEY_MEMORY.as_millis()).unwrap_or(i64::MAX / 2);
+            database
+                .prepare_cached("UPDATE seen SET forget_at = ?2 WHERE key = ?1")?
+                .execute(params![key, forget_at])?;
+            let spool: Option<Option<String>> = database
+                .prepare_cached(
+                    "DELETE FROM message WHERE id = ?1
+                     AND NOT EXISTS (SELECT 1 FROM item WHERE message = ?1) RETURNING spool",
+                )?
+                .query_row([message], |row| row.get(0))
+                .optional()?;
+            Ok(spool.flatten())
+        }
+        Finish::Again { due, counts, reason } => {
+            database
+                .prepare_cached(
+                    "UPDATE item SET leased = 0, due = ?2, attempts = attempts + ?3, reason = ?4 WHERE id = ?1",
+                )?
+                .execute(params![id, millis(*due), counts, reason])?;
+            Ok(None)
+        }
+        Finish::Held { reason } => {
+            database
+                .prepare_cached(
+                    "UPDATE item SET leased = 0, state = 1, attempts = attempts + 1, reason = ?2 WHERE id = ?1",
+                )?
+                .execute(params![id, reason])?;
+            Ok(None)
+        }
+    }
+}
+
+/// Milliseconds since 1970, the unit of every time in the database.
+fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Mail is private: only our user reads these directories.
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// One process a queue. The lock is on a file of its own, because SQLite uses locks on the database file.
+fn lock(path: &Path) -> Result<fs::File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let directory = |error| OpenError::Directory { path: PathBuf::from(&name), error };
+    let open = |path: &Path| fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let lock = open(Path::new(&name)).map_err(directory)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(path.to_owned())),
+        Err(fs::TryLockError::Error(error)) => return Err(directory(error)),
+    }
+    // SQLite makes its files with the mode of the database file, so that one is made here.
+    open(path).map_err(directory)?;
+    Ok(lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activity::{Owner, Parties, TenantRef};
+    use crate::mail::{Budget, Envelope, Head, Intake, MEMORY_PER_MESSAGE, Spill};
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+    const LEASE: Duration = Duration::from_secs(60);
+
+    fn settings(directory: &Path) -> Settings {
+        Settings { path: directory.join("db/queue.db"), spool: directory.join("spool"), max_items: 10 }
+    }
+
+    fn open(directory: &Path) -> Arc<Queue> {
+        Arc::new(Queue::open(&settings(directory), NOW).unwrap())
+    }
+
+    async fn parcel(directory: &Path, id: u32, body_bytes: usize, tenants: &[&str]) -> Parcel {
+        let head = format!("Subject: s\r\nMessage-ID: <{id}@x>\r\n");
+        let budget = Budget::new(u64::MAX);
+        let mut spill = Spill::new(&directory.join("spool"), u64::MAX, &budget);
+        spill.push(head.as_bytes()).await.unwrap();
+        spill.push(b"Content-Type: image/png\r\n\r\n").await.unwrap();
+        spill.push(&vec![b'x'; body_bytes]).await.unwrap();
+        let envelope = Envelope {
+            sender: None,
+            recipients: Vec::new(),
+            queue_id: None,
+            client: None,
+            login: None,
+            intake: Intake::Milter,
+        };
+        let parties = tenants.iter().map(|tenant| Parties {
+            tenant: TenantRef { id: (*tenant).to_owned(), prefix: (*tenant).to_owned() },
+            activity_type: "Email".to_owned(),
+            owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
+            participants: Vec::new(),
+            customer: None,
+            project: None,
+        });
+        let head = Head::parse(head.as_bytes()).unwrap();
+        Parcel::build(parties.collect(), &envelope, &head, spill.finish().await.unwrap(), NOW).unwrap()
+    }
+
+    fn spooled(directory: &Path) -> usize {
+        fs::read_dir(directory.join("spool")).unwrap().count()
+    }
+
+    async fn take(queue: &Queue, now: SystemTime) -> Vec<Lease> {
+        let (leases, damaged) = queue.take(10, now, LEASE).await.unwrap();
+        assert!(damaged.is_empty(), "{damaged:?}");
+        leases
+    }
+
+    #[tokio::test]
+    async fn small_and_large_messages_survive_a_restart_and_leave_nothing_when_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        for (id, size) in [(1, 10), (2, MEMORY_PER_MESSAGE * 3)] {
+            let puts = queue.put(parcel(dir.path(), id, size, &["a", "b"]).await, NOW).await.unwrap();
+            assert_eq!(puts, [Put::New, Put::New]);
+        }
+        assert_eq!((spooled(dir.path()), queue.counts().await.unwrap().waiting), (1, 4));
+        assert_eq!(take(&queue, NOW).await.len(), 4);
+        assert_eq!(take(&queue, NOW).await.len(), 0);
+        drop(queue); // as a crash does: nothing is finished
+
+        let queue = open(dir.path());
+        let leases = take(&queue, NOW).await;
+        assert_eq!(leases.len(), 4);
+        for lease in &leases {
+            let mut size = 0;
+            lease
+                .raw
+                .decode(lease.cuts[0], &mut |piece| {
+                    size += piece.len() as u64;
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(size, lease.activity.files[0].size);
+        }
+        for (i, lease) in leases.iter().enumerate() {
+            assert_eq!(
+                spooled(dir.path()),
+                usize::from(i < 4 && leases[i..].iter().any(|l| matches!(l.raw, Raw::File { .. })))
+            );
+            queue.finish(lease.id, Finish::Taken, NOW).await.unwrap();
+        }
+        assert_eq!((spooled(dir.path()), queue.counts().await.unwrap()), (0, Counts::default()));
+    }
+
+    #[tokio::test]
+    async fn a_key_is_known_while_it_waits_and_seven_days_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let put = async |tenants: &[&str]| {
+            queue.put(parcel(dir.path(), 1, MEMORY_PER_MESSAGE * 2, tenants).await, NOW).await.unwrap()
+        };
+        assert_eq!(put(&["a"]).await, [Put::New]);
+        assert_eq!(put(&["a"]).await, [Put::Known]);
+        assert_eq!(spooled(dir.path()), 1);
+        assert_eq!(put(&["a", "b"]).await, [Put::Known, Put::New]);
+        for lease in take(&queue, NOW).await {
+            queue.finish(lease.id, Finish::Taken, NOW).await.unwrap();
+        }
+        queue.tidy(NOW + KEY_MEMORY).await.unwrap();
+        assert_eq!(put(&["a"]).await, [Put::Known]);
+        queue.tidy(NOW + KEY_MEMORY + Duration::from_millis(1)).await.unwrap();
+        assert_eq!(put(&["a"]).await, [Put::New]);
+    }
+
+    #[tokio::test]
+    async fn a_lease_ends_by_itself_and_attempts_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        queue.put(parcel(dir.path(), 1, 1, &["a"]).await, NOW).await.unwrap();
+        assert_eq!(take(&queue, NOW).await.len(), 1);
+        assert_eq!(queue.next_due().await.unwrap(), Some(NOW + LEASE));
+        let lease = take(&queue, NOW + LEASE).await.pop().unwrap();
+        let again = |counts| Finish::Again { due: NOW, counts, reason: "503".to_owned() };
+        queue.finish(lease.id, again(true), NOW).await.unwrap();
+        let lease = take(&queue, NOW).await.pop().unwrap();
+        assert_eq!(lease.attempts, 1);
+        queue.finish(lease.id, again(false), NOW).await.unwrap();
+        let lease = take(&queue, NOW).await.pop().unwrap();
+        assert_eq!(lease.attempts, 1);
+        queue.finish(lease.id, Finish::Held { reason: "422".to_owned() }, NOW).await.unwrap();
+        assert_eq!(take(&queue, NOW + LEASE * 100).await.len(), 0);
+        assert_eq!(queue.counts().await.unwrap(), Counts { waiting: 0, held: 1 });
+    }
+
+    #[tokio::test]
+    async fn full_on_both_sides_of_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        for id in 0..5 {
+            queue.put(parcel(dir.path(), id, 1, &["a", "b"]).await, NOW).await.unwrap();
+        }
+        let one_more = queue.put(parcel(dir.path(), 9, MEMORY_PER_MESSAGE * 2, &["a"]).await, NOW).await;
+        assert!(matches!(one_more, Err(PutError::Full(10))));
+        assert_eq!(spooled(dir.path()), 0);
+        let lease = take(&queue, NOW).await.pop().unwrap();
+        queue.finish(lease.id, Finish::Taken, NOW).await.unwrap();
+        queue.put(parcel(dir.path(), 9, 1, &["a"]).await, NOW).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_second_process_a_newer_file_and_a_damaged_file_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        assert!(matches!(Queue::open(&settings(dir.path()), NOW), Err(OpenError::InUse(_))));
+        drop(queue);
+        let path = settings(dir.path()).path;
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Queue::open(&settings(dir.path()), NOW), Err(OpenError::Newer { found: 99, .. })));
+        fs::write(&path, "this is no database, and long enough to be looked at as one".repeat(100)).unwrap();
+        let error = Queue::open(&settings(dir.path()), NOW).unwrap_err().to_string();
+        assert!(error.contains("queue.db") && error.contains("move it away"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn orphans_go_and_a_lost_file_holds_its_item() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        queue.put(parcel(dir.path(), 1, MEMORY_PER_MESSAGE * 2, &["a"]).await, NOW).await.unwrap();
+        drop(queue);
+        let spool = dir.path().join("spool");
+        fs::write(spool.join("0123.eml"), "orphan").unwrap();
+        fs::write(spool.join("README"), "not ours").unwrap();
+        let queue = open(dir.path());
+        assert_eq!(spooled(dir.path()), 2);
+        for entry in fs::read_dir(&spool).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let (leases, damaged) = queue.take(10, NOW, LEASE).await.unwrap();
+        assert_eq!((leases.len(), damaged.len()), (0, 1));
+        assert_eq!(queue.counts().await.unwrap().held, 1);
+    }
+
+    #[tokio::test]
+    async fn one_piece_of_work_that_fails_harms_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let bad = queue.writer.write(|database| database.execute("INSERT INTO nowhere VALUES (1)", []));
+        let parcel = parcel(dir.path(), 1, 1, &["a"]).await;
+        let (bad, good) = tokio::join!(bad, queue.put(parcel, NOW));
+        assert!(bad.is_err());
+        assert_eq!(good.unwrap(), [Put::New]);
+    }
+}

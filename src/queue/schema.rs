@@ -1,0 +1,72 @@
+//! The database's tables, and the version they have.
+
+use super::OpenError;
+use rusqlite::Connection;
+use std::path::Path;
+
+/// The version this program writes, in `user_version`.
+const VERSION: i64 = 1;
+
+/// `seen` holds every key we ever took and outlives the item by seven days, so that a client's retry after delivery
+/// records nothing twice. `item.state`: 0 waiting, 1 held. A lease pushes `due` to its end and sets `leased`, so that
+/// one index answers "what is due" and a crashed process's leases are found at start. `item.note` is the backend's
+/// own progress (JSON), for deliveries of several steps.
+const TABLES: &str = "
+    CREATE TABLE message (
+        id      INTEGER PRIMARY KEY,
+        body    BLOB,
+        spool   TEXT,
+        cuts    TEXT NOT NULL
+    );
+    CREATE INDEX message_spool ON message (spool) WHERE spool IS NOT NULL;
+    CREATE TABLE item (
+        id          INTEGER PRIMARY KEY,
+        key         TEXT NOT NULL,
+        message     INTEGER NOT NULL,
+        tenant      TEXT NOT NULL,
+        activity    TEXT NOT NULL,
+        state       INTEGER NOT NULL DEFAULT 0,
+        due         INTEGER NOT NULL,
+        leased      INTEGER NOT NULL DEFAULT 0,
+        attempts    INTEGER NOT NULL DEFAULT 0,
+        accepted_at INTEGER NOT NULL,
+        reason      TEXT,
+        note        TEXT
+    );
+    CREATE INDEX item_due ON item (due) WHERE state = 0;
+    CREATE INDEX item_leased ON item (leased) WHERE leased = 1;
+    CREATE INDEX item_message ON item (message);
+    CREATE TABLE seen (
+        key       TEXT PRIMARY KEY,
+        forget_at INTEGER
+    ) WITHOUT ROWID;
+    CREATE INDEX seen_forget ON seen (forget_at) WHERE forget_at IS NOT NULL;
+";
+
+/// Sets the connection up and makes or checks the tables.
+pub(super) fn prepare(database: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let damaged =
+        |error: rusqlite::Error| OpenError::Damaged { path: path.to_owned(), message: error.to_string() };
+    // FULL: the log is synced at each commit, which is what 250 promises. auto_vacuum must come before the tables.
+    database
+        .execute_batch(
+            "PRAGMA auto_vacuum = INCREMENTAL;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA journal_size_limit = 67108864;
+             PRAGMA busy_timeout = 5000;",
+        )
+        .map_err(damaged)?;
+    database.set_prepared_statement_cache_capacity(64);
+    let found: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(damaged)?;
+    match found {
+        0 => {
+            let transaction = database.transaction().map_err(damaged)?;
+            transaction.execute_batch(TABLES).map_err(damaged)?;
+            transaction.pragma_update(None, "user_version", VERSION).map_err(damaged)?;
+            transaction.commit().map_err(damaged)
+        }
+        VERSION => Ok(()),
+        found => Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION }),
+    }
+}
