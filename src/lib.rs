@@ -1,6 +1,8 @@
 //! `activity-milter`: e-mail to an integration address becomes an activity in a company's business system.
 
 pub mod activity;
+pub mod backend;
+pub mod courier;
 pub mod directory;
 pub mod mail;
 pub mod observe;
