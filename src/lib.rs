@@ -4,6 +4,7 @@ pub mod activity;
 pub mod backend;
 pub mod courier;
 pub mod directory;
+pub mod intake;
 pub mod mail;
 pub mod observe;
 pub mod queue;

@@ -1,0 +1,294 @@
+//! Sockets that Postfix can reach, and an `accept` that does not give up.
+//!
+//! In: where to listen. Out: connections, for indymilter.
+//! Promise: a failed `accept` (no descriptors left, peer gone) is a log line and a pause, where indymilter's `run`
+//! would end; a stale unix socket is replaced, one that somebody answers on is not.
+//! Fails: [`BindError`], with the remedy.
+
+use crate::observe::events;
+use indymilter::EitherStream;
+use nix::unistd::Group;
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    time::{Sleep, sleep},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// Pause after a failed `accept`. Descriptors come back when sessions end, and those last seconds.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where to listen, as the configuration writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `unix:/path`
+    Unix(PathBuf),
+    /// `inet:address:port`; port 0 lets the system choose.
+    Inet(SocketAddr),
+}
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "write \"unix:/path/to/socket\" or \"inet:127.0.0.1:8893\"";
+        match text.split_once(':') {
+            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(("inet", address)) => match address.replace("localhost:", "127.0.0.1:").parse() {
+                Ok(address) => Ok(Self::Inet(address)),
+                Err(_) => Err(format!("\"{address}\" is no IP address with port: {expected}")),
+            },
+            _ => Err(format!("\"{text}\" is no socket: {expected}")),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Inet(address) => write!(f, "inet:{address}"),
+        }
+    }
+}
+
+/// Settings of a listening socket.
+#[derive(Clone, Debug)]
+pub struct SocketSettings {
+    /// Where.
+    pub listen: Listen,
+    /// Permission bits of a unix socket.
+    pub mode: u32,
+    /// Group of a unix socket; none leaves what the directory gives.
+    pub group: Option<String>,
+}
+
+/// Why we cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error(
+        "{0} is in use: another activity-milter is listening there. Stop it, or set another milter.listen"
+    )]
+    InUse(Listen),
+    /// There is a file that is no socket; it is not ours to remove.
+    #[error("{0} exists and is no socket: remove it, or set another milter.listen")]
+    NotASocket(PathBuf),
+    /// No such group.
+    #[error("there is no group \"{0}\": create it, or change milter.socket_group")]
+    NoGroup(String),
+    /// Anything else.
+    #[error("cannot listen on {listen}: {error}. {remedy}")]
+    Io {
+        /// Where.
+        listen: Listen,
+        /// Why not.
+        error: io::Error,
+        /// What would do.
+        remedy: &'static str,
+    },
+}
+
+/// A listening socket that stops accepting when it is told to.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+    /// No more connections.
+    Closed,
+}
+
+impl Listener {
+    /// Binds; `stop` closes the socket later.
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(settings: &SocketSettings, stop: CancellationToken) -> Result<Self, BindError> {
+        let socket = match &settings.listen {
+            Listen::Inet(address) => Socket::Tcp(TcpListener::bind(address).await.map_err(|error| {
+                if error.kind() == io::ErrorKind::AddrInUse {
+                    BindError::InUse(settings.listen.clone())
+                } else {
+                    let remedy = "Set milter.listen to an address of this machine";
+                    BindError::Io { listen: settings.listen.clone(), error, remedy }
+                }
+            })?),
+            Listen::Unix(path) => bind_unix(path, settings).await?,
+        };
+        Ok(Self { socket, stop: Box::pin(stop.cancelled_owned()), pause: None })
+    }
+
+    /// Where it listens; the port is the real one.
+    pub fn local(&self) -> Option<Listen> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok().map(Listen::Inet),
+            Socket::Unix(_, file) => Some(Listen::Unix(file.path.clone())),
+            Socket::Closed => None,
+        }
+    }
+}
+
+impl indymilter::Listener for Listener {
+    type Io = EitherStream<TcpStream, UnixStream>;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Io>> {
+        if !matches!(self.socket, Socket::Closed) && self.stop.as_mut().poll(cx).is_ready() {
+            self.socket = Socket::Closed;
+        }
+        loop {
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            let accepted = match &self.socket {
+                Socket::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
+                    // Replies are small frames that Postfix waits for.
+                    let _ = stream.set_nodelay(true);
+                    EitherStream::Tcp(stream)
+                }),
+                Socket::Unix(listener, _) => {
+                    listener.poll_accept(cx).map_ok(|(stream, _)| EitherStream::Unix(stream))
+                }
+                Socket::Closed => return Poll::Pending,
+            };
+            match std::task::ready!(accepted) {
+                Ok(stream) => return Poll::Ready(Ok(stream)),
+                Err(error) => {
+                    events::accept_failed(&error, ACCEPT_PAUSE);
+                    self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
+                }
+            }
+        }
+    }
+}
+
+/// The name of our socket in the file system; removed with us, unless somebody else has put another one there.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), inode: inode(path) }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, BindError> {
+    let listen = || settings.listen.clone();
+    let failed = |remedy| move |error| BindError::Io { listen: listen(), error, remedy };
+    if let Ok(meta) = fs::symlink_metadata(path) {
+        if !meta.file_type().is_socket() {
+            return Err(BindError::NotASocket(path.to_owned()));
+        }
+        let answers = tokio::time::timeout(Duration::from_secs(2), UnixStream::connect(path)).await;
+        // Only a refused connection shows that nobody is there; a full backlog is somebody.
+        if !matches!(answers, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused) {
+            return Err(BindError::InUse(listen()));
+        }
+        fs::remove_file(path)
+            .map_err(failed("The stale socket there cannot be removed: remove it by hand"))?;
+    }
+    let remedy = "The directory must exist and be writable for the user activity-milter runs as";
+    let listener = UnixListener::bind(path).map_err(failed(remedy))?;
+    let file = SocketFile::new(path);
+    if let Some(name) = &settings.group {
+        let group = Group::from_name(name).ok().flatten().ok_or_else(|| BindError::NoGroup(name.clone()))?;
+        let remedy = "activity-milter must be a member of milter.socket_group";
+        chown(path, None, Some(group.gid.as_raw())).map_err(failed(remedy))?;
+    }
+    let mode = fs::Permissions::from_mode(settings.mode);
+    fs::set_permissions(path, mode).map_err(failed("The mode cannot be set: see milter.socket_mode"))?;
+    Ok(Socket::Unix(listener, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indymilter::Listener as _;
+    use tokio::time::Instant;
+
+    fn at(path: &Path) -> SocketSettings {
+        SocketSettings { listen: Listen::Unix(path.to_owned()), mode: 0o660, group: None }
+    }
+
+    #[test]
+    fn sockets_are_read_as_postfix_writes_them() {
+        assert_eq!("unix:/run/x.sock".parse(), Ok(Listen::Unix("/run/x.sock".into())));
+        assert_eq!("inet:127.0.0.1:8893".parse(), Ok(Listen::Inet(([127, 0, 0, 1], 8893).into())));
+        assert_eq!("inet:[::1]:8893".parse::<Listen>().unwrap().to_string(), "inet:[::1]:8893");
+        for bad in ["unix:relative", "inet:host.example.com:1", "/run/x.sock", "inet:127.0.0.1", ""] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("milter.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // leaves its name behind, like a crash
+        let live = Listener::bind(&at(&path), CancellationToken::new()).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(matches!(
+            Listener::bind(&at(&path), CancellationToken::new()).await,
+            Err(BindError::InUse(_))
+        ));
+        drop(live);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(
+            Listener::bind(&at(&path), CancellationToken::new()).await,
+            Err(BindError::NotASocket(_))
+        ));
+        let nowhere =
+            Listener::bind(&at(Path::new("/nonexistent/milter.sock")), CancellationToken::new()).await;
+        assert!(nowhere.unwrap_err().to_string().contains("The directory must exist"));
+        let grouped =
+            SocketSettings { group: Some("no-such-group".to_owned()), ..at(&dir.path().join("g.sock")) };
+        assert!(matches!(
+            Listener::bind(&grouped, CancellationToken::new()).await,
+            Err(BindError::NoGroup(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_stopped_listener_accepts_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("milter.sock");
+        let stop = CancellationToken::new();
+        let mut listener = Listener::bind(&at(&path), stop.clone()).await.unwrap();
+        let _client = UnixStream::connect(&path).await.unwrap();
+        listener.accept().await.unwrap();
+        stop.cancel();
+        let soon = Instant::now() + Duration::from_millis(100);
+        assert!(tokio::time::timeout_at(soon, listener.accept()).await.is_err());
+        assert!(UnixStream::connect(&path).await.is_err());
+    }
+}
