@@ -1,3 +1,7 @@
-//! `activity-milter`.
+//! `activity-milter`: see the library's documentation for the map of the house.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    activity_milter::cli::run()
+}

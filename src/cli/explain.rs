@@ -1,0 +1,241 @@
+//! `explain`: what would happen to a message, and why. It drives the very session the milter drives; only the last
+//! step, the queue, is left out.
+
+use super::{Failure, other, serve::open_directory};
+use crate::activity::Activity;
+use crate::config::Config;
+use crate::intake::{End, Service, Session, Step};
+use crate::mail::{Budget, Intake, fields};
+use crate::rules::{Reply, Role};
+use clap::Args as ClapArgs;
+use serde::Serialize;
+use std::{
+    ffi::CString,
+    fmt::Write as _,
+    io::{self, Read},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// The message, with its header; - for standard input
+    #[arg(value_name = "MESSAGE.eml")]
+    message: PathBuf,
+    /// The envelope sender; empty for the null sender
+    #[arg(long, value_name = "ADDRESS", default_value = "")]
+    sender: String,
+    /// An envelope recipient; give one for each
+    #[arg(long = "recipient", value_name = "ADDRESS", required = true)]
+    recipients: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came out, in the words of the log.
+#[derive(Debug, Default, Serialize)]
+struct Explanation {
+    /// `record`, `reject`, `defer`, `strip` or `pass`.
+    verdict: &'static str,
+    recipients: Vec<RecipientWord>,
+    /// The reply to the message, if it is refused.
+    reply: Option<ReplyWord>,
+    activities: Vec<Explained>,
+    /// What Postfix is told to do with the message.
+    postfix: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RecipientWord {
+    address: String,
+    /// `target`, `other` or `refused`.
+    outcome: &'static str,
+    tenant: Option<String>,
+    project: Option<String>,
+    reply: Option<ReplyWord>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReplyWord {
+    code: u16,
+    status: &'static str,
+    reason: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Explained {
+    people: Vec<Role>,
+    activity: Activity,
+}
+
+impl From<&Reply> for ReplyWord {
+    fn from(reply: &Reply) -> Self {
+        let (status, reason) = (reply.status, reply.reason.as_str());
+        Self { code: reply.code, status, reason, text: reply.lines.join("\n") }
+    }
+}
+
+pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
+    let message =
+        read(&args.message).map_err(|error| other(format!("{}: {error}", args.message.display())))?;
+    let directory = open_directory(&config.directory)?;
+    // Large messages go where any temporary file goes: explain must work without the rights of the service.
+    let spool = std::env::temp_dir();
+    let budget = Budget::new(config.memory_limit);
+    let service = Service::new(config.addressing, config.policy, config.texts, directory, budget, spool);
+    let mut session = Session::new(Arc::new(service));
+    let explanation = run(&mut session, args, &message).await.map_err(other)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&explanation).map_err(other)?);
+    } else {
+        print!("{}", text(&explanation).map_err(other)?);
+    }
+    Ok(ExitCode::from(u8::from(matches!(explanation.verdict, "reject" | "defer"))))
+}
+
+fn read(path: &std::path::Path) -> io::Result<Vec<u8>> {
+    let mut message = Vec::new();
+    if path.as_os_str() == "-" {
+        io::stdin().read_to_end(&mut message)?;
+    } else {
+        message = std::fs::read(path)?;
+    }
+    Ok(message)
+}
+
+/// Cuts a message into head and body at the first empty line; line ends become CRLF, as SMTP has them.
+fn cut(message: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut crlf = Vec::with_capacity(message.len() + message.len() / 40);
+    for line in message.split_inclusive(|&b| b == b'\n') {
+        match line.strip_suffix(b"\n") {
+            Some(line) => {
+                crlf.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
+                crlf.extend_from_slice(b"\r\n");
+            }
+            None => crlf.extend_from_slice(line),
+        }
+    }
+    if crlf.starts_with(b"\r\n") {
+        return (Vec::new(), crlf.split_off(2));
+    }
+    match crlf.windows(4).position(|window| window == b"\r\n\r\n") {
+        Some(at) => {
+            let body = crlf.split_off(at + 4);
+            (crlf, body)
+        }
+        None => (crlf, Vec::new()),
+    }
+}
+
+async fn run(
+    session: &mut Session,
+    args: &Args,
+    message: &[u8],
+) -> Result<Explanation, crate::intake::Fault> {
+    let mut explanation = Explanation::default();
+    session.mail(args.sender.as_bytes(), None, None, Intake::Explain);
+    for address in &args.recipients {
+        let before = session.targets().count();
+        let path = CString::new(address.as_bytes()).unwrap_or_default();
+        let step = session.rcpt(&path).await?;
+        let target = session.targets().nth(before);
+        explanation.recipients.push(RecipientWord {
+            address: address.clone(),
+            outcome: match (&step, target) {
+                (Step::Refuse(_), _) => "refused",
+                (_, Some(_)) => "target",
+                _ => "other",
+            },
+            tenant: target.map(|t| t.tenant.id.clone()),
+            project: target.and_then(|t| t.project.as_ref()).map(|p| p.number.clone()),
+            reply: if let Step::Refuse(reply) = &step { Some(reply.into()) } else { None },
+        });
+    }
+    if explanation.recipients.iter().all(|recipient| recipient.outcome == "refused") {
+        explanation.verdict = "reject";
+        return Ok(explanation);
+    }
+    if session.data()? == Step::Pass {
+        explanation.conclude(Step::Pass);
+        return Ok(explanation);
+    }
+    let (head, body) = cut(message);
+    for (name, value) in fields(&head) {
+        let value = value.strip_suffix(b"\r\n").unwrap_or(value);
+        session.header(name, value)?;
+    }
+    let step = session.end_of_header().await?;
+    if step != Step::Continue {
+        explanation.conclude(step);
+        return Ok(explanation);
+    }
+    let people: Vec<_> = session.records().iter().map(|record| record.roles.clone()).collect();
+    for piece in body.chunks(64 * 1024) {
+        session.body(piece).await?;
+    }
+    match session.end().await? {
+        End::Step(step) => explanation.conclude(step),
+        End::Record { parcel, then, .. } => {
+            let explained = people.into_iter().zip(parcel.activities);
+            explanation.activities =
+                explained.map(|(people, activity)| Explained { people, activity }).collect();
+            explanation.conclude(then);
+            explanation.verdict = "record";
+        }
+    }
+    Ok(explanation)
+}
+
+impl Explanation {
+    fn conclude(&mut self, step: Step) {
+        let (verdict, postfix) = match &step {
+            Step::Refuse(reply) => {
+                self.reply = Some(reply.into());
+                (if reply.is_deferral() { "defer" } else { "reject" }, None)
+            }
+            Step::Continue | Step::Pass => ("pass", Some("deliver the message to all recipients".to_owned())),
+            Step::Discard => ("record", Some("discard the message".to_owned())),
+            Step::DeliverWithout(gone) => {
+                let gone: Vec<_> = gone.iter().map(|address| address.to_string_lossy()).collect();
+                ("strip", Some(format!("deliver the message to all recipients but {}", gone.join(", "))))
+            }
+        };
+        (self.verdict, self.postfix) = (verdict, postfix);
+    }
+}
+
+/// The explanation for people.
+fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    for recipient in &explanation.recipients {
+        write!(out, "recipient {}: ", recipient.address)?;
+        match (&recipient.reply, &recipient.tenant, &recipient.project) {
+            (Some(reply), ..) => {
+                writeln!(out, "refused with {} {} {}", reply.code, reply.status, reply.text)?
+            }
+            (None, Some(tenant), Some(project)) => writeln!(out, "tenant {tenant}, project {project}")?,
+            (None, Some(tenant), None) => writeln!(out, "tenant {tenant}")?,
+            (None, None, _) => writeln!(out, "no integration address")?,
+        }
+    }
+    writeln!(out, "verdict: {}", explanation.verdict)?;
+    if let Some(reply) = &explanation.reply {
+        writeln!(out, "reply: {} {} {}", reply.code, reply.status, reply.text)?;
+    }
+    for explained in &explanation.activities {
+        writeln!(out, "people:")?;
+        for role in &explained.people {
+            let field = role.field.as_str();
+            writeln!(out, "  {:<9} {} ({field}): {}", role.role, role.address, role.why)?;
+        }
+        let json = serde_json::to_string_pretty(&explained.activity).map_err(|_| std::fmt::Error)?;
+        writeln!(out, "activity: {json}")?;
+    }
+    if let Some(postfix) = &explanation.postfix {
+        writeln!(out, "Postfix is told to {postfix}")?;
+    }
+    Ok(out)
+}

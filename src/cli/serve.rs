@@ -1,0 +1,99 @@
+//! `serve`: puts the rooms together, runs them, and takes them down in the right order.
+
+use super::{Failure, other};
+use crate::backend::{Backend, HttpBackend};
+use crate::config::Config;
+use crate::courier;
+use crate::directory::{self, FileDirectory};
+use crate::intake::{Listener, Service, milter};
+use crate::mail::Budget;
+use crate::observe::{self, events};
+use crate::queue::Queue;
+use miette::Report;
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long messages in flight may take after the signal; below systemd's 90 s.
+const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+/// How long attempts at the backend may take after that. What does not finish is attempted again after the start.
+const COURIER_TIME: Duration = Duration::from_secs(10);
+
+pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
+    observe::start(&config.log);
+    let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
+    let closing = CancellationToken::new();
+    let listener = Listener::bind(&config.socket, closing.clone()).await.map_err(other)?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run(config, listener, closing, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the directory that the configuration names, and keeps it up to date.
+pub(super) fn open_directory(settings: &directory::Settings) -> Result<Arc<FileDirectory>, Failure> {
+    let directory::Settings::File { path } = settings;
+    let directory = FileDirectory::open(path).map_err(|error| Failure::Usage(Report::new(error)))?;
+    Ok(Arc::new(directory))
+}
+
+/// Serves until `shutdown` completes. The order of the end: accept nobody, answer the messages in flight, close the
+/// connections, finish the attempts under way.
+async fn run(
+    config: Config,
+    listener: Listener,
+    closing: CancellationToken,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let directory = open_directory(&config.directory)?;
+    let backend: Arc<dyn Backend> = Arc::new(HttpBackend::new(config.backend).map_err(other)?);
+    let queue = Arc::new(Queue::open(&config.queue, SystemTime::now()).map_err(other)?);
+    let watch = tokio::spawn(Arc::clone(&directory).watch());
+    let courier_stop = CancellationToken::new();
+    let courier =
+        tokio::spawn(courier::run(Arc::clone(&queue), backend, config.courier, courier_stop.clone()));
+    let budget = Budget::new(config.memory_limit);
+    let service = Arc::new(Service::new(
+        config.addressing,
+        config.policy,
+        config.texts,
+        directory,
+        budget,
+        config.queue.spool,
+    ));
+    if let Some(local) = listener.local() {
+        events::started(&local);
+    }
+    let hang_up = CancellationToken::new();
+    let milter = milter::run(
+        listener,
+        config.max_sessions,
+        Arc::clone(&service),
+        Arc::clone(&queue),
+        hang_up.clone().cancelled_owned(),
+    );
+    let stop = async {
+        shutdown.await;
+        events::stopping(service.in_flight());
+        closing.cancel();
+        let cut_off = service.drain(DRAIN_TIME).await;
+        hang_up.cancel();
+        cut_off
+    };
+    let (served, cut_off) = tokio::join!(milter, stop);
+    courier_stop.cancel();
+    let _ = tokio::time::timeout(COURIER_TIME, courier).await;
+    watch.abort();
+    events::stopped(cut_off);
+    served.map_err(other)
+}

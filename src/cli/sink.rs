@@ -1,0 +1,75 @@
+//! `sink`: the reference backend.
+
+use super::{Failure, other};
+use crate::sink::{Settings, run};
+use clap::Args as ClapArgs;
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Where to listen; port 0 lets the system choose, and the line printed at start says which
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Directory for what is received
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Ask for the bearer token in the first line of this file
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Answer 503 to this share of the requests (0 to 1): half before storing, half after
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    fail_rate: f64,
+    /// Answer every request with this status, and store nothing
+    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(200..600))]
+    status: Option<u16>,
+    /// Wait this long before each answer, like 50ms
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    delay: Duration,
+    /// Never answer
+    #[arg(long)]
+    hang: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("write a number from 0 to 1".to_owned()),
+    }
+}
+
+pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
+    let token = match &args.token_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| other(format!("{}: {error}", path.display())))?;
+            Some(text.lines().next().unwrap_or_default().trim().to_owned())
+        }
+        None => None,
+    };
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .map_err(|error| other(format!("cannot listen on {}: {error}", args.listen)))?;
+    println!("sink: listening on http://{}/", listener.local_addr().map_err(other)?);
+    let settings = Settings {
+        data: args.data,
+        token,
+        fail_rate: args.fail_rate,
+        status: args.status,
+        delay: args.delay,
+        hang: args.hang,
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run(listener, settings, stop).await.map_err(other)?;
+    Ok(ExitCode::SUCCESS)
+}

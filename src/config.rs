@@ -1,0 +1,593 @@
+//! The configuration file: TOML, typed, every key but `integration_domains`, `directory` and `backend.url` with a
+//! default (DESIGN appendix A).
+//!
+//! In: a path. Out: the [`Config`]: the settings of each room, validated.
+//! Promise: unknown keys, wrong types and files that are missing are errors that name file, line, key and remedy.
+//! Fails: [`SourceError`].
+//!
+//! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
+
+use crate::backend;
+use crate::courier;
+use crate::directory;
+use crate::intake::{Listen, Policy, SocketSettings};
+use crate::mail::{Domain, MEMORY_PER_MESSAGE};
+use crate::observe;
+use crate::queue;
+use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
+use crate::source::{Source, SourceError};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+use toml::Spanned;
+
+/// Where the file is, unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/activity-milter/activity-milter.toml";
+
+/// Smallest `message.memory_limit`: a few messages at a time.
+const LEAST_MEMORY: u64 = 8 * MEMORY_PER_MESSAGE as u64;
+
+/// Everything that can be configured, validated.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is an integration address.
+    pub addressing: Addressing,
+    /// Where Postfix reaches us.
+    pub socket: SocketSettings,
+    /// Most milter connections at a time.
+    pub max_sessions: usize,
+    /// What the service does where there is a choice.
+    pub policy: Policy,
+    /// Memory for message bytes over all sessions.
+    pub memory_limit: u64,
+    /// The texts of replies.
+    pub texts: Texts,
+    /// Who is who.
+    pub directory: directory::Settings,
+    /// The business system.
+    pub backend: backend::Settings,
+    /// When to try again.
+    pub courier: courier::Settings,
+    /// Where accepted activities wait.
+    pub queue: queue::Settings,
+    /// How we log.
+    pub log: observe::Settings,
+}
+
+impl Config {
+    /// Reads and validates a file.
+    /// # Errors
+    /// What is wrong, where, and what would do.
+    pub fn read(path: &Path) -> Result<Self, SourceError> {
+        Self::from_source(&Source::read(path)?)
+    }
+
+    /// Validates a text.
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn from_source(source: &Source) -> Result<Self, SourceError> {
+        source.parse::<ConfigText>()?.validate(source)
+    }
+}
+
+/// The file, as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigText {
+    /// Domains whose addresses are integration addresses.
+    integration_domains: Spanned<Vec<Text<Domain>>>,
+    #[serde(default)]
+    milter: MilterText,
+    #[serde(default)]
+    message: MessageText,
+    #[serde(default)]
+    replies: BTreeMap<Spanned<String>, Spanned<String>>,
+    directory: DirectoryText,
+    backend: BackendText,
+    #[serde(default)]
+    queue: QueueText,
+    #[serde(default)]
+    log: LogText,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MilterText {
+    /// `unix:/path` or `inet:address:port`.
+    listen: Text<Listen>,
+    /// Permission bits of a unix socket, octal.
+    socket_mode: Text<Mode>,
+    /// Group of a unix socket; default: what the directory gives.
+    socket_group: Option<String>,
+    /// Most connections at a time; default 1000.
+    max_sessions: Spanned<usize>,
+}
+
+impl Default for MilterText {
+    fn default() -> Self {
+        Self {
+            listen: Text(Listen::Unix("/var/spool/postfix/activity-milter/milter.sock".into())),
+            socket_mode: Text(Mode(0o660)),
+            socket_group: None,
+            max_sessions: Spanned::new(0..0, 1000),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MessageText {
+    /// Largest message; default 50 MiB.
+    max_size: Text<Size>,
+    /// Memory for message bytes over all sessions; default 64 MiB.
+    memory_limit: Spanned<Text<Size>>,
+    /// Characters that start a tag in a local part; default none.
+    recipient_delimiter: String,
+    /// `reject` (default) or `strip`.
+    mixed_recipients: MixedText,
+    /// `discard` (default) or `keep`.
+    after_accept: AfterAcceptText,
+    /// `reject` (default) or `unlinked`.
+    unknown_project: UnknownProjectText,
+    /// Most integration recipients of one message; default 100.
+    max_recipients: Spanned<usize>,
+}
+
+impl Default for MessageText {
+    fn default() -> Self {
+        Self {
+            max_size: Text(Size(50 * 1024 * 1024)),
+            memory_limit: Spanned::new(0..0, Text(Size(64 * 1024 * 1024))),
+            recipient_delimiter: String::new(),
+            mixed_recipients: MixedText::Reject,
+            after_accept: AfterAcceptText::Discard,
+            unknown_project: UnknownProjectText::Reject,
+            max_recipients: Spanned::new(0..0, 100),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MixedText {
+    Reject,
+    Strip,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AfterAcceptText {
+    Discard,
+    Keep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum UnknownProjectText {
+    Reject,
+    Unlinked,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DirectoryText {
+    /// `file`.
+    #[serde(rename = "type", default)]
+    _type: DirectoryType,
+    /// The directory file.
+    path: Spanned<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DirectoryType {
+    #[default]
+    File,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackendText {
+    /// `http`.
+    #[serde(rename = "type", default)]
+    _type: BackendType,
+    /// Base URL; `v1/…` is appended.
+    url: Spanned<String>,
+    /// File with the bearer token.
+    token_file: Option<Spanned<PathBuf>>,
+    /// `queued`.
+    #[serde(rename = "delivery", default)]
+    _delivery: DeliveryText,
+    /// Time for connecting and for an answer; default 30 s.
+    #[serde(default = "thirty_seconds")]
+    timeout: Text<Span>,
+    /// Attempts at a time; default 32.
+    #[serde(default = "thirty_two")]
+    max_in_flight: Spanned<usize>,
+    /// Send the raw message too; default false.
+    #[serde(default)]
+    include_raw_message: bool,
+    /// Delay before the second attempt; default 1 s. Each further one waits twice as long.
+    #[serde(default = "one_second")]
+    retry_first: Text<Span>,
+    /// Longest delay between attempts; default 10 min.
+    #[serde(default = "ten_minutes")]
+    retry_max: Text<Span>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BackendType {
+    #[default]
+    Http,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DeliveryText {
+    #[default]
+    Queued,
+}
+
+fn thirty_seconds() -> Text<Span> {
+    Text(Span(Duration::from_secs(30)))
+}
+
+fn one_second() -> Text<Span> {
+    Text(Span(Duration::from_secs(1)))
+}
+
+fn ten_minutes() -> Text<Span> {
+    Text(Span(Duration::from_secs(600)))
+}
+
+fn thirty_two() -> Spanned<usize> {
+    Spanned::new(0..0, 32)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct QueueText {
+    /// `sqlite`.
+    #[serde(rename = "type")]
+    _type: QueueType,
+    /// The database file; default `/var/lib/activity-milter/queue.db`.
+    path: PathBuf,
+    /// Directory for large messages; default `/var/lib/activity-milter/spool`.
+    spool: PathBuf,
+    /// Most activities kept; default 1000000.
+    max_items: u32,
+    /// Age at which an activity that still fails is held; default 5 d.
+    max_age: Text<Span>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum QueueType {
+    #[default]
+    Sqlite,
+}
+
+impl Default for QueueText {
+    fn default() -> Self {
+        Self {
+            _type: QueueType::Sqlite,
+            path: "/var/lib/activity-milter/queue.db".into(),
+            spool: "/var/lib/activity-milter/spool".into(),
+            max_items: 1_000_000,
+            max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogText {
+    /// `auto` (default), `text` or `json`.
+    format: observe::Format,
+    /// `error`, `warn`, `info` (default), `debug` or `trace`.
+    level: Text<Level>,
+}
+
+impl Default for LogText {
+    fn default() -> Self {
+        Self { format: observe::Format::Auto, level: Text(Level(tracing::Level::INFO)) }
+    }
+}
+
+/// A value written as a string and read by its own parser, so that the error stands where the value stands.
+#[derive(Clone, Debug)]
+struct Text<T>(T);
+
+impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        T::from_str(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// A size in bytes: `"50 MiB"`.
+#[derive(Clone, Copy, Debug)]
+struct Size(u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<bytesize::ByteSize>() {
+            Ok(size) if size.as_u64() > 0 => Ok(Self(size.as_u64())),
+            _ => Err(format!("\"{text}\" is no size: write one like \"50 MiB\"")),
+        }
+    }
+}
+
+/// A time span: `"30s"`.
+#[derive(Clone, Copy, Debug)]
+struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match humantime::parse_duration(text) {
+            Ok(span) if !span.is_zero() => Ok(Self(span)),
+            _ => Err(format!("\"{text}\" is no time span: write one like \"30s\", \"10min\" or \"5d\"")),
+        }
+    }
+}
+
+/// Permission bits: `"0660"`.
+#[derive(Clone, Copy, Debug)]
+struct Mode(u32);
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
+            _ => Err(format!("\"{text}\" is no file mode: write one like \"0660\"")),
+        }
+    }
+}
+
+/// A log level.
+#[derive(Clone, Copy, Debug)]
+struct Level(tracing::Level);
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("\"{text}\" is no level: write error, warn, info, debug or trace"))
+    }
+}
+
+impl FromStr for Domain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|error| format!("\"{text}\" is no domain: {error}"))
+    }
+}
+
+impl ConfigText {
+    fn validate(self, source: &Source) -> Result<Config, SourceError> {
+        let span = self.integration_domains.span();
+        let domains: Vec<Domain> = self.integration_domains.into_inner().into_iter().map(|d| d.0).collect();
+        if domains.is_empty() {
+            return Err(source.error(span, "name at least one domain, like [\"severamail.com\"]"));
+        }
+        let memory_limit = self.message.memory_limit.get_ref().0.0;
+        if memory_limit < LEAST_MEMORY {
+            let message = format!("too small to receive mail: at least {}", bytesize::ByteSize(LEAST_MEMORY));
+            return Err(source.error(self.message.memory_limit.span(), message));
+        }
+        let texts = texts(source, self.replies)?;
+        let directory = self.directory.path;
+        readable(source, &directory)?;
+        let policy = Policy {
+            max_size: self.message.max_size.0.0,
+            max_recipients: at_least_one(source, self.message.max_recipients)?,
+            mixed: match self.message.mixed_recipients {
+                MixedText::Reject => Mixed::Reject,
+                MixedText::Strip => Mixed::Strip,
+            },
+            keep_after_accept: self.message.after_accept == AfterAcceptText::Keep,
+            unlinked_projects: self.message.unknown_project == UnknownProjectText::Unlinked,
+        };
+        let courier = courier::Settings {
+            max_in_flight: at_least_one(source, self.backend.max_in_flight.clone())?,
+            retry_first: self.backend.retry_first.0.0,
+            retry_max: self.backend.retry_max.0.0,
+            max_age: self.queue.max_age.0.0,
+        };
+        Ok(Config {
+            addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },
+            socket: SocketSettings {
+                listen: self.milter.listen.0,
+                mode: self.milter.socket_mode.0.0,
+                group: self.milter.socket_group,
+            },
+            max_sessions: at_least_one(source, self.milter.max_sessions)?,
+            policy,
+            memory_limit,
+            texts,
+            directory: directory::Settings::File { path: directory.into_inner() },
+            backend: self.backend.validate(source)?,
+            courier,
+            queue: queue::Settings {
+                path: self.queue.path,
+                spool: self.queue.spool,
+                max_items: u64::from(self.queue.max_items),
+            },
+            log: observe::Settings { format: self.log.format, level: self.log.level.0.0 },
+        })
+    }
+}
+
+impl BackendText {
+    fn validate(self, source: &Source) -> Result<backend::Settings, SourceError> {
+        let url = reqwest::Url::parse(self.url.get_ref()).ok();
+        let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
+            let message =
+                format!("\"{}\" is no URL: write one like \"https://crm.example.com/\"", self.url.get_ref());
+            return Err(source.error(self.url.span(), message));
+        };
+        let token = self.token_file.as_ref().map(|file| secret(source, file)).transpose()?;
+        Ok(backend::Settings {
+            url,
+            token,
+            timeout: self.timeout.0.0,
+            include_raw_message: self.include_raw_message,
+        })
+    }
+}
+
+fn at_least_one(source: &Source, number: Spanned<usize>) -> Result<usize, SourceError> {
+    match *number.get_ref() {
+        0 => Err(source.error(number.span(), "0 would let nothing through: at least 1")),
+        number => Ok(number),
+    }
+}
+
+/// `[replies]`: reason codes with their texts, and `help`.
+fn texts(source: &Source, replies: BTreeMap<Spanned<String>, Spanned<String>>) -> Result<Texts, SourceError> {
+    let (mut replaced, mut help) = (BTreeMap::new(), None);
+    for (key, text) in replies {
+        check_text(text.get_ref()).map_err(|message| source.error(text.span(), message))?;
+        if key.get_ref() == "help" {
+            help = Some(text.into_inner());
+            continue;
+        }
+        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == key.get_ref());
+        let Some(&reason) = reason else {
+            let known: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+            let message = format!("unknown reply `{}`: there are help, {}", key.get_ref(), known.join(", "));
+            return Err(source.error(key.span(), message));
+        };
+        replaced.insert(reason, text.into_inner());
+    }
+    Ok(Texts::new(replaced, help))
+}
+
+fn readable(source: &Source, path: &Spanned<PathBuf>) -> Result<(), SourceError> {
+    match fs::File::open(path.get_ref()) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(source.error(path.span(), format!("{} cannot be read: {error}", path.get_ref().display())))
+        }
+    }
+}
+
+/// The first line of a file that only we should be able to read.
+fn secret(source: &Source, path: &Spanned<PathBuf>) -> Result<String, SourceError> {
+    readable(source, path)?;
+    let text = fs::read_to_string(path.get_ref()).unwrap_or_default();
+    let secret = text.lines().next().unwrap_or_default().trim();
+    if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic()) {
+        let message = format!("{} holds no secret in its first line", path.get_ref().display());
+        return Err(source.error(path.span(), message));
+    }
+    Ok(secret.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        Config::from_source(&Source::from_text(Path::new("am.toml"), text)).map_err(|error| error.to_string())
+    }
+
+    const LEAST: &str = "integration_domains = [\"severamail.test\"]\n\
+        [directory]\npath = \"tests/directory.toml\"\n[backend]\nurl = \"http://127.0.0.1:1/\"\n";
+
+    #[test]
+    fn the_least_configuration_has_the_defaults_of_the_design() {
+        let config = read(LEAST).unwrap();
+        assert_eq!(config.socket.listen.to_string(), "unix:/var/spool/postfix/activity-milter/milter.sock");
+        assert_eq!((config.max_sessions, config.policy.max_size), (1000, 50 * 1024 * 1024));
+        assert_eq!((config.memory_limit, config.courier.max_in_flight), (64 * 1024 * 1024, 32));
+        assert_eq!(config.backend.timeout, Duration::from_secs(30));
+        assert_eq!(config.courier.max_age, Duration::from_secs(5 * 24 * 3600));
+        assert_eq!(config.queue.max_items, 1_000_000);
+    }
+
+    #[test]
+    fn every_mistake_names_file_line_and_key() {
+        for (line, expected) in [
+            ("[milter]\nlisten = \"tcp:1\"", "am.toml:7:10: listen: \"tcp:1\" is no socket"),
+            ("[milter]\nlisen = \"unix:/x\"", "am.toml:7:1: unknown field `lisen`"),
+            ("[milter]\nmax_sessions = \"many\"", "am.toml:7:16: max_sessions: invalid type: string"),
+            ("[milter]\nmax_sessions = 0", "am.toml:7:16: max_sessions: 0 would let nothing through"),
+            ("[milter]\nsocket_mode = \"rw\"", "am.toml:7:15: socket_mode: \"rw\" is no file mode"),
+            ("[message]\nmax_size = \"big\"", "am.toml:7:12: max_size: \"big\" is no size"),
+            ("[message]\nmemory_limit = \"1 KiB\"", "am.toml:7:16: memory_limit: too small"),
+            (
+                "[message]\nmixed_recipients = \"x\"",
+                "am.toml:7:20: mixed_recipients: unknown variant `x`, expected `reject` or `strip`",
+            ),
+            (
+                "[queue]\nmax_age = \"5 fortnights\"",
+                "am.toml:7:11: max_age: \"5 fortnights\" is no time span",
+            ),
+            ("[log]\nlevel = \"loud\"", "am.toml:7:9: level: \"loud\" is no level"),
+            ("[replies]\nno-subject = \"ä\"", "am.toml:7:14: no-subject: SMTP replies are printable ASCII"),
+            ("[replies]\nno-sibject = \"x\"", "am.toml:7:1: unknown reply `no-sibject`"),
+            ("[colors]", "am.toml:6:2: unknown field `colors`"),
+        ] {
+            let error = read(&format!("{LEAST}{line}\n")).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        for (from, to, expected) in [
+            (
+                "severamail.test",
+                "severa mail",
+                "am.toml:1:23: integration_domains: \"severa mail\" is no domain",
+            ),
+            ("[\"severamail.test\"]", "[]", "am.toml:1:23: integration_domains: name at least one domain"),
+            (
+                "tests/directory.toml",
+                "/nonexistent",
+                "am.toml:3:8: path: /nonexistent cannot be read: No such file",
+            ),
+            ("http://127.0.0.1:1/", "crm", "am.toml:5:7: url: \"crm\" is no URL"),
+            (
+                "url =",
+                "token_file = \"/dev/null\"\nurl =",
+                "am.toml:5:14: token_file: /dev/null holds no secret",
+            ),
+            (
+                "url =",
+                "token_file = \"/nonexistent\"\nurl =",
+                "am.toml:5:14: token_file: /nonexistent cannot be read",
+            ),
+            ("url = \"http://127.0.0.1:1/\"\n", "", "missing field `url`"),
+            (
+                "url =",
+                "delivery = \"direct\"\nurl =",
+                "am.toml:5:12: delivery: unknown variant `direct`, expected `queued`",
+            ),
+        ] {
+            let error = read(&LEAST.replace(from, to)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn replies_can_be_replaced() {
+        let config =
+            read(&format!("{LEAST}[replies]\nhelp = \"https://x.test\"\nno-subject = \"100% no\"\n"))
+                .unwrap();
+        let reply = config.texts.reply(Reason::NoSubject, None);
+        assert_eq!(reply.to_string(), "550-5.6.0 100% no [no-subject]\n550 5.6.0 https://x.test");
+    }
+}

@@ -1,0 +1,176 @@
+//! The reference backend: for the demo, for tests, and for staging before the real system is there.
+//!
+//! In: `POST /v1/activities` (DESIGN section 8). Out: a SQLite file, the files of activities, and a page to look at.
+//! Promise: the same key is answered with the first answer; an answer of 201 means that all is on disk; files are
+//! streamed and their SHA-256 checked.
+//! Fails: problem details (RFC 9457). Fault switches make it fail on purpose.
+
+mod page;
+mod receive;
+mod store;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path as UrlPath, Query, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use receive::receive;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashSet,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use store::Store;
+use tokio::net::TcpListener;
+
+/// Activities shown on the page.
+const NEWEST: usize = 50;
+
+/// How the sink behaves.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Where it keeps what it receives.
+    pub data: PathBuf,
+    /// Bearer token it asks for.
+    pub token: Option<String>,
+    /// Share of requests answered 503: half of them before anything is stored, half after, as a lost answer.
+    pub fail_rate: f64,
+    /// Answer every POST with this status, and store nothing.
+    pub status: Option<u16>,
+    /// Wait before each answer.
+    pub delay: Duration,
+    /// Never answer.
+    pub hang: bool,
+}
+
+/// What all requests share.
+struct Sink {
+    settings: Settings,
+    store: Store,
+    /// Keys whose request is running: a second one is told 409.
+    running: Mutex<HashSet<String>>,
+}
+
+/// Serves until `shutdown` completes.
+/// # Errors
+/// A data directory that cannot be used.
+pub async fn run(
+    listener: TcpListener,
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let store = Store::open(&settings.data)?;
+    let sink = Arc::new(Sink { settings, store, running: Mutex::default() });
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/v1/activities", get(list).post(receive))
+        .route("/v1/activities/{key}", get(one))
+        .layer(middleware::from_fn_with_state(Arc::clone(&sink), authorised))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(sink);
+    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+}
+
+/// An error as clients read it (RFC 9457).
+#[derive(Debug, Serialize)]
+struct Problem {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        Self { kind: "about:blank", title, status: status.as_u16(), detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self)).into_response()
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+async fn authorised(State(sink): State<Arc<Sink>>, request: Request, next: Next) -> Response {
+    let Some(token) = &sink.settings.token else { return next.run(request).await };
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token) {
+        return next.run(request).await;
+    }
+    let mut response =
+        Problem::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong").into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    response
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    /// Only the newest so many.
+    limit: Option<usize>,
+}
+
+async fn list(State(sink): State<Arc<Sink>>, Query(query): Query<ListQuery>) -> Result<Response, Problem> {
+    let limit = query.limit.unwrap_or(usize::MAX);
+    let stored = blocking(&sink, move |store| store.newest(limit)).await?;
+    Ok(Json(stored.into_iter().map(store::Stored::into_json).collect::<Vec<_>>()).into_response())
+}
+
+async fn one(State(sink): State<Arc<Sink>>, UrlPath(key): UrlPath<String>) -> Result<Response, Problem> {
+    match blocking(&sink, move |store| store.get(&key)).await? {
+        Some(stored) => Ok(Json(stored.into_json()).into_response()),
+        None => Err(Problem::new(StatusCode::NOT_FOUND, "no activity has this key")),
+    }
+}
+
+async fn index(State(sink): State<Arc<Sink>>) -> Result<Response, Problem> {
+    let stored = blocking(&sink, |store| store.newest(NEWEST)).await?;
+    let mut headers = HeaderMap::new();
+    // Mail is shown as text only; nothing of it may run or load.
+    let policy = header::HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    Ok((headers, Html(page::render(&stored))).into_response())
+}
+
+/// Runs a look into the store on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    sink: &Arc<Sink>,
+    work: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let sink = Arc::clone(sink);
+    tokio::task::spawn_blocking(move || work(&sink.store)).await.map_err(io::Error::other)?
+}
+
+/// A key whose request is running; free again when this is dropped.
+struct Running {
+    sink: Arc<Sink>,
+    key: String,
+}
+
+impl Running {
+    fn start(sink: &Arc<Sink>, key: &str) -> Option<Self> {
+        let mut running = sink.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(key.to_owned()).then(|| Self { sink: Arc::clone(sink), key: key.to_owned() })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.sink.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
