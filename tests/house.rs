@@ -1,0 +1,116 @@
+//! The house: arrows between rooms point down, never back (the table of the style guide).
+//!
+//! Reads every `crate::` path of every room and fails on an arrow that the table lacks. A new arrow is a change of this
+//! table, in a commit of its own, with the reason. Test modules are free: a room's tests may build what they need.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Room, and what it may use. `cli` may use everything; `source` is used by the two rooms that read files of people:
+/// the style guide's table does not have it, and it exists so that neither copies the other's error texts.
+const MAY_USE: &[(&str, &[&str])] = &[
+    (
+        "config",
+        &["backend", "courier", "directory", "intake", "mail", "observe", "queue", "rules", "source"],
+    ),
+    ("intake", &["activity", "courier", "directory", "mail", "observe", "queue", "rules"]),
+    ("courier", &["activity", "backend", "observe", "queue"]),
+    ("directory", &["backend", "mail", "observe", "rules", "source"]),
+    ("backend", &["activity", "observe"]),
+    ("queue", &["activity", "observe"]),
+    ("rules", &["activity", "mail"]),
+    ("activity", &["mail"]),
+    ("mail", &[]),
+    ("observe", &["rules"]),
+    ("sink", &["activity", "observe"]),
+    ("source", &[]),
+];
+
+/// `(file, line, room)` of every room that a file of `room` uses.
+fn uses(path: &Path) -> Vec<(usize, String)> {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.lines().enumerate().take_while(|(_, line)| line.trim() != "#[cfg(test)]");
+    let mut found = Vec::new();
+    for (number, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            assert!(!rest.starts_with('{'), "{}:{}: one room a `use`", path.display(), number + 1);
+            found.push((number + 1, rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()));
+        }
+    }
+    found
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            all.push(path);
+        }
+    }
+    all.sort();
+    all
+}
+
+fn room(source: &Path, path: &Path) -> String {
+    let first = path.strip_prefix(source).unwrap().components().next().unwrap();
+    first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+#[test]
+fn arrows_point_down() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    let mut rooms = BTreeSet::new();
+    for path in files(&source) {
+        let room = room(&source, &path);
+        rooms.insert(room.clone());
+        if matches!(room.as_str(), "cli" | "main" | "lib") {
+            continue;
+        }
+        let (_, allowed) = MAY_USE
+            .iter()
+            .find(|(name, _)| *name == room)
+            .unwrap_or_else(|| panic!("the table has no room {room}"));
+        for (line, used) in uses(&path) {
+            if used != room && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{}:{line}: {room} must not use {used}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for (name, _) in MAY_USE {
+        assert!(rooms.contains(*name), "the table has a room {name} that is not there");
+    }
+}
+
+#[test]
+fn the_table_has_no_circle() {
+    fn reach(room: &str, way: &mut Vec<String>) {
+        assert!(!way.iter().any(|r| r == room), "circle: {way:?} {room}");
+        way.push(room.to_owned());
+        let (_, allowed) = MAY_USE.iter().find(|(name, _)| *name == room).unwrap();
+        allowed.iter().for_each(|next| reach(next, way));
+        way.pop();
+    }
+    MAY_USE.iter().for_each(|(room, _)| reach(room, &mut Vec::new()));
+}
+
+#[test]
+fn pure_rooms_have_no_clock_no_io_and_no_async() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules");
+    for path in files(&source) {
+        let text = fs::read_to_string(&path).unwrap();
+        for word in ["async fn", ".await", "SystemTime", "Instant", "std::fs", "std::net", "tracing::", "tokio::"] {
+            assert!(!text.contains(word), "{}: rules are pure, and here is {word}", path.display());
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A private Postfix instance: own queue, data, log and ports (see the POSTFIX page of the design).
+
+use super::{free_port, wait_for};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// How one instance differs from the next.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// `smtpd_milters`; empty for none.
+    pub milters: String,
+    /// `main.cf` lines that come last.
+    pub extra: Vec<String>,
+}
+
+/// A running instance; dropped, it is stopped.
+pub struct Postfix {
+    pub directory: PathBuf,
+    pub port: u16,
+    keep: bool,
+}
+
+impl Postfix {
+    /// Starts an instance below `directory`.
+    ///
+    /// Integration domain: `severamail.test`, relayed to an LMTP port where nobody listens, so that whatever the milter
+    /// does not take stays in the queue. Everything else is delivered to `directory/mail`, a file each.
+    pub fn start(directory: &Path, setup: &Setup) -> Self {
+        let port = free_port();
+        let dead_port = free_port();
+        for part in ["conf", "queue", "data", "mail"] {
+            fs::create_dir_all(directory.join(part)).unwrap();
+        }
+        // Postfix's own user must be able to walk here.
+        for ancestor in directory.ancestors().take_while(|a| a.starts_with(std::env::temp_dir())) {
+            let mut mode = fs::metadata(ancestor).unwrap().permissions();
+            if ancestor != std::env::temp_dir() {
+                mode.set_mode(mode.mode() | 0o755);
+                fs::set_permissions(ancestor, mode).unwrap();
+            }
+        }
+        fs::set_permissions(directory.join("mail"), fs::Permissions::from_mode(0o777)).unwrap();
+        chown_postfix(&directory.join("data"));
+        let path = directory.display();
+        let mut main = format!(
+            "compatibility_level = 3.6\n\
+             queue_directory = {path}/queue\n\
+             data_directory = {path}/data\n\
+             maillog_file = {path}/mail.log\n\
+             maillog_file_prefixes = {path}\n\
+             inet_interfaces = 127.0.0.1\n\
+             inet_protocols = ipv4\n\
+             myhostname = mx.test\n\
+             mydestination =\n\
+             mynetworks = 127.0.0.0/8\n\
+             alias_maps =\n\
+             local_recipient_maps =\n\
+             relay_domains = severamail.test\n\
+             relay_transport = lmtp:inet:127.0.0.1:{dead_port}\n\
+             default_transport = keep:\n\
+             smtpd_relay_restrictions = permit_mynetworks, reject\n\
+             smtpd_milters = {}\n\
+             milter_connect_timeout = 5s\n\
+             message_drop_headers = content-length, return-path\n\
+             in_flow_delay = 0\n\
+             smtputf8_enable = yes\n\
+             keep_destination_recipient_limit = 1\n",
+            setup.milters
+        );
+        for line in &setup.extra {
+            main.push_str(line);
+            main.push('\n');
+        }
+        fs::write(directory.join("conf/main.cf"), main).unwrap();
+        fs::write(directory.join("conf/master.cf"), master(directory, port)).unwrap();
+        let postfix = Self { directory: directory.to_owned(), port, keep: false };
+        postfix.command(&["start"]);
+        wait_for("Postfix to start", || postfix.log().contains("daemon started").then_some(()));
+        postfix
+    }
+
+    fn command(&self, args: &[&str]) {
+        let conf = self.directory.join("conf");
+        let output = Command::new("postfix")
+            .env("MAIL_CONFIG", &conf)
+            .arg("-c")
+            .arg(&conf)
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("Postfix is installed: see the Makefile");
+        assert!(output.status.success(), "postfix {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("mail.log")).unwrap_or_default()
+    }
+
+    /// Messages in Postfix's queue, as `postqueue -j` shows them.
+    pub fn queued(&self) -> Vec<serde_json::Value> {
+        let output =
+            Command::new("postqueue").arg("-c").arg(self.directory.join("conf")).arg("-j").output().unwrap();
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// Messages delivered to other people: envelope recipient, then the message.
+    pub fn delivered(&self) -> Vec<(String, Vec<u8>)> {
+        let mut paths: Vec<_> =
+            fs::read_dir(self.directory.join("mail")).unwrap().map(|e| e.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "eml"));
+        paths.sort();
+        let split = |path: &PathBuf| {
+            let bytes = fs::read(path).unwrap();
+            let at = bytes.iter().position(|&b| b == b'\n').unwrap();
+            (String::from_utf8(bytes[..at].to_vec()).unwrap(), bytes[at + 1..].to_vec())
+        };
+        paths.iter().map(split).collect()
+    }
+
+    /// Leaves the instance running when this is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        let conf = self.directory.join("conf");
+        // `stop` kills by the process id in the instance's own queue directory, and waits.
+        let _ = Command::new("postfix").arg("-c").arg(conf).arg("stop").stderr(Stdio::null()).status();
+    }
+}
+
+/// Services without chroot; `keep` writes each delivered message to a file of its own, recipient first.
+fn master(directory: &Path, port: u16) -> String {
+    let script = directory.join("conf/keep.sh");
+    let text = format!(
+        "#!/bin/sh\nf=$(mktemp {0}/mail/XXXXXXXX) || exit 75\n{{ echo \"$1\"; cat; }} > \"$f\" && mv \"$f\" \"$f.eml\"\n",
+        directory.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    format!(
+        "127.0.0.1:{port} inet n - n - - smtpd\n\
+         cleanup unix n - n - 0 cleanup\n\
+         qmgr unix n - n 300 1 qmgr\n\
+         tlsmgr unix - - n 1000? 1 tlsmgr\n\
+         rewrite unix - - n - - trivial-rewrite\n\
+         bounce unix - - n - 0 bounce\n\
+         defer unix - - n - 0 bounce\n\
+         trace unix - - n - 0 bounce\n\
+         verify unix - - n - 1 verify\n\
+         flush unix n - n 1000? 0 flush\n\
+         proxymap unix - - n - - proxymap\n\
+         smtp unix - - n - - smtp\n\
+         relay unix - - n - - smtp\n\
+         lmtp unix - - n - - lmtp\n\
+         showq unix n - n - - showq\n\
+         error unix - - n - - error\n\
+         retry unix - - n - - error\n\
+         discard unix - - n - - discard\n\
+         local unix - n n - - local\n\
+         virtual unix - n n - - virtual\n\
+         anvil unix - - n - 1 anvil\n\
+         scache unix - - n - 1 scache\n\
+         pickup unix n - n 60 1 pickup\n\
+         postlog unix-dgram n - n - 1 postlogd\n\
+         keep unix - n n - - pipe flags= user=nobody argv={} ${{recipient}}\n",
+        script.display()
+    )
+}
+
+fn chown_postfix(path: &Path) {
+    let status = Command::new("chown").arg("postfix").arg(path).status().unwrap();
+    assert!(status.success(), "the tests with a real Postfix need root and the user postfix");
+}

@@ -1,0 +1,292 @@
+//! A whole installation in a directory: sink, service, Postfix.
+
+use super::{
+    free_port,
+    postfix::{Postfix, Setup},
+    smtp::Smtp,
+    wait_for,
+};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+/// A child process; dropped, it is killed by its own id.
+pub struct Process {
+    child: Child,
+    /// What it has written to standard error.
+    pub log: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts a program and gathers its standard error.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut log = sink.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Self { child, log }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends a signal by name, like `TERM`.
+    pub fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits until it has ended; the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        wait_for("a process to end", || self.child.try_wait().unwrap()).code()
+    }
+
+    /// `kill -9`, and waits.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a test wants otherwise than the default.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Extra arguments of the sink.
+    pub sink: Vec<String>,
+    /// Configuration lines, by table: `("message", "max_size = \"1 MiB\"")`.
+    pub config: Vec<(&'static str, String)>,
+    /// The milter listens on a TCP port instead of a unix socket.
+    pub tcp: bool,
+    /// A command that starts the service, like `strace …`.
+    pub wrapper: Vec<String>,
+    /// Postfix settings.
+    pub postfix: Vec<String>,
+    /// Start neither of these.
+    pub without_milter: bool,
+    pub without_sink: bool,
+}
+
+/// The installation. Fields are dropped in order: Postfix first.
+pub struct World {
+    pub postfix: Postfix,
+    pub milter: Option<Process>,
+    pub sink: Option<Process>,
+    pub sink_port: u16,
+    pub root: PathBuf,
+    options: Options,
+    directory: Option<tempfile::TempDir>,
+}
+
+/// The program under test.
+pub fn program() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_activity-milter") {
+        Some(path) => path.into(),
+        // An example has no such variable; the program lies beside its directory.
+        None => std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("activity-milter"),
+    }
+}
+
+impl World {
+    /// Starts everything with the defaults.
+    pub fn start() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// Starts everything in a temporary directory.
+    pub fn with(options: Options) -> Self {
+        let directory = tempfile::Builder::new().prefix("activity-milter-").tempdir().unwrap();
+        let root = directory.path().to_owned();
+        let mut world = Self::at(&root, options);
+        world.directory = Some(directory);
+        world
+    }
+
+    /// Starts everything in `root`.
+    pub fn at(root: &Path, options: Options) -> Self {
+        let sink_port = free_port();
+        let listen = if options.tcp {
+            format!("inet:127.0.0.1:{}", free_port())
+        } else {
+            format!("unix:{}/postfix/queue/activity-milter/milter.sock", root.display())
+        };
+        let milters = listen.clone();
+        let socket_directory = root.join("postfix/queue/activity-milter");
+        fs::create_dir_all(&socket_directory).unwrap();
+        // smtpd walks through here as user postfix.
+        fs::set_permissions(&socket_directory, fs::Permissions::from_mode(0o755)).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
+        fs::copy(shipped, root.join("directory.toml")).unwrap();
+        let mut world = Self {
+            postfix: Postfix::start(
+                &root.join("postfix"),
+                &Setup { milters, extra: options.postfix.clone() },
+            ),
+            milter: None,
+            sink: None,
+            sink_port,
+            root: root.to_owned(),
+            options,
+            directory: None,
+        };
+        fs::write(world.config_path(), world.config(&listen)).unwrap();
+        if !world.options.without_sink {
+            world.start_sink();
+        }
+        if !world.options.without_milter {
+            world.start_milter();
+        }
+        world
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.root.join("activity-milter.toml")
+    }
+
+    fn config(&self, listen: &str) -> String {
+        let root = self.root.display();
+        let port = self.sink_port;
+        let mut tables = [
+            (
+                "milter",
+                format!("listen = \"{listen}\"\nsocket_mode = \"0660\"\nsocket_group = \"postfix\"\n"),
+            ),
+            ("message", String::new()),
+            ("directory", format!("path = \"{root}/directory.toml\"\n")),
+            (
+                "backend",
+                format!(
+                    "url = \"http://127.0.0.1:{port}/\"\nretry_first = \"50ms\"\nretry_max = \"500ms\"\n"
+                ),
+            ),
+            ("queue", format!("path = \"{root}/queue/queue.db\"\nspool = \"{root}/queue/spool\"\n")),
+            ("replies", String::new()),
+        ];
+        for (name, line) in &self.options.config {
+            let table =
+                tables.iter_mut().find(|(table, _)| table == name).expect("a table of the configuration");
+            let key = line.split('=').next().unwrap().trim();
+            table.1 = table
+                .1
+                .lines()
+                .filter(|l| l.split('=').next().unwrap().trim() != key)
+                .fold(String::new(), |t, l| t + l + "\n");
+            table.1.push_str(line);
+            table.1.push('\n');
+        }
+        let tables: String = tables.iter().map(|(name, text)| format!("\n[{name}]\n{text}")).collect();
+        format!("integration_domains = [\"severamail.test\"]\n{tables}")
+    }
+
+    pub fn start_sink(&mut self) {
+        self.start_sink_with(&self.options.sink.clone());
+    }
+
+    /// Starts the sink on its port, with other arguments than before.
+    pub fn start_sink_with(&mut self, args: &[String]) {
+        let mut command = Command::new(program());
+        command.arg("sink").arg("--listen").arg(format!("127.0.0.1:{}", self.sink_port));
+        command.arg("--data").arg(self.root.join("sink")).args(args).stdout(Stdio::null());
+        self.sink = Some(Process::start(&mut command));
+        let port = self.sink_port;
+        wait_for("the sink to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    pub fn start_milter(&mut self) {
+        let mut words = self.options.wrapper.clone();
+        words.push(program().display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("--config").arg(self.config_path()).arg("serve");
+        let mut milter = Process::start(&mut command);
+        wait_for("the milter to start", || {
+            let ended = milter.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the milter ended: {}", milter.log());
+            milter.log().contains("started").then_some(())
+        });
+        self.milter = Some(milter);
+    }
+
+    /// The running milter.
+    pub fn milter(&mut self) -> &mut Process {
+        self.milter.as_mut().expect("the milter runs")
+    }
+
+    pub fn smtp(&self) -> Smtp {
+        Smtp::connect(self.postfix.port)
+    }
+
+    /// Sends one mail over a connection of its own.
+    pub fn mail(&self, sender: &str, recipients: &[&str], message: &[u8]) -> (Vec<String>, String) {
+        self.smtp().mail(sender, recipients, message)
+    }
+
+    /// What the sink has, oldest first.
+    pub fn activities(&self) -> Vec<Value> {
+        serde_json::from_slice(&http_get(self.sink_port, "/v1/activities").1).unwrap()
+    }
+
+    /// Waits until the sink has that many, and shows that no more come out of the queue.
+    #[track_caller]
+    pub fn wait_for_activities(&self, count: usize) -> Vec<Value> {
+        let found =
+            wait_for("activities in the sink", || Some(self.activities()).filter(|all| all.len() >= count));
+        assert_eq!(found.len(), count, "{found:#?}");
+        found
+    }
+
+    /// Leaves everything running and in place when this is dropped.
+    pub fn keep(mut self) {
+        self.postfix.keep();
+        std::mem::forget(self.milter.take());
+        std::mem::forget(self.sink.take());
+        if let Some(directory) = self.directory.take() {
+            let _ = directory.keep();
+        }
+    }
+}
+
+/// A GET over HTTP/1.0: status and body.
+pub fn http_get(port: u16, path: &str) -> (u16, Vec<u8>) {
+    http(port, format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").as_bytes())
+}
+
+/// Sends a raw HTTP/1.0 request: status and body of the answer.
+pub fn http(port: u16, request: &[u8]) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("an HTTP answer");
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
+}
+
+/// A message of the test corpus.
+pub fn eml(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/messages").join(format!("{name}.eml"));
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
