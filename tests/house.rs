@@ -14,10 +14,7 @@ use std::{
 /// Room, and what it may use. `cli` may use everything; `source` is used by the two rooms that read files of people:
 /// the style guide's table does not have it, and it exists so that neither copies the other's error texts.
 const MAY_USE: &[(&str, &[&str])] = &[
-    (
-        "config",
-        &["backend", "courier", "directory", "intake", "mail", "observe", "queue", "rules", "source"],
-    ),
+    ("config", &["backend", "courier", "directory", "intake", "mail", "observe", "queue", "rules", "source"]),
     ("intake", &["activity", "courier", "directory", "mail", "observe", "queue", "rules"]),
     ("courier", &["activity", "backend", "observe", "queue"]),
     ("directory", &["backend", "mail", "observe", "rules", "source"]),
@@ -109,7 +106,9 @@ fn pure_rooms_have_no_clock_no_io_and_no_async() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules");
     for path in files(&source) {
         let text = fs::read_to_string(&path).unwrap();
-        for word in ["async fn", ".await", "SystemTime", "Instant", "std::fs", "std::net", "tracing::", "tokio::"] {
+        for word in
+            ["async fn", ".await", "SystemTime", "Instant", "std::fs", "std::net", "tracing::", "tokio::"]
+        {
             assert!(!text.contains(word), "{}: rules are pure, and here is {word}", path.display());
         }
     }

@@ -1,0 +1,539 @@
+//! The rules, a table: a line a case, named by the design's sentence (sections 1 and 6).
+//!
+//! Each case goes through the session that the milter uses, without protocol, disk or clock. What comes back is one
+//! line for each activity: `owner(field) @customer #project: kind address(field), …`, or the reply.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+use activity_milter::{
+    directory::{Directory, FileDirectory, Unavailable},
+    intake::{Policy, Service, Session, Step},
+    mail::{Address, Budget, Domain, Intake},
+    rules::{Addressing, Mixed, Person, Project, Record, Tenant, Texts},
+};
+use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
+
+fn policy() -> Policy {
+    Policy {
+        max_size: 1 << 20,
+        max_recipients: 100,
+        mixed: Mixed::Reject,
+        keep_after_accept: false,
+        unlinked_projects: false,
+    }
+}
+
+fn file() -> Arc<dyn Directory> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
+    Arc::new(FileDirectory::open(&path).unwrap())
+}
+
+fn service(policy: Policy, directory: Arc<dyn Directory>) -> Arc<Service> {
+    let addressing = Addressing {
+        domains: vec![
+            Domain::parse("severamail.test").unwrap(),
+            Domain::parse("räksmörgås.example").unwrap(),
+        ],
+        recipient_delimiter: "+".to_owned(),
+    };
+    let budget = Budget::new(1 << 20);
+    Arc::new(Service::new(addressing, policy, Texts::default(), directory, budget, std::env::temp_dir()))
+}
+
+/// Plays a transaction up to the end of the header.
+async fn play(service: Arc<Service>, sender: &str, recipients: &[&str], head: &str) -> String {
+    let mut session = Session::new(service);
+    session.mail(sender.as_bytes(), None, None, Intake::Milter);
+    let mut out = Vec::new();
+    for recipient in recipients {
+        let step = session.rcpt(&CString::new(*recipient).unwrap()).await.unwrap();
+        if let Step::Refuse(reply) = step {
+            out.push(format!("{} {} {}", reply.code, reply.status, reply.reason));
+        }
+    }
+    if !out.is_empty() {
+        return out.join("; ");
+    }
+    if session.data().unwrap() == Step::Pass {
+        return "pass".to_owned();
+    }
+    for line in head.lines() {
+        let (name, value) = line.split_once(':').unwrap();
+        session.header(name.as_bytes(), value.as_bytes()).unwrap();
+    }
+    match session.end_of_header().await.unwrap() {
+        Step::Refuse(reply) => format!("{} {} {}", reply.code, reply.status, reply.reason),
+        _ => session.records().iter().map(line).collect::<Vec<_>>().join(" | "),
+    }
+}
+
+fn line(record: &Record) -> String {
+    let parties = &record.parties;
+    let field = record.roles.iter().find(|role| role.role == "owner").unwrap().field.as_str();
+    let customer = parties.customer.as_ref().map(|c| format!(" @{}", c.id)).unwrap_or_default();
+    let project = parties.project.as_ref().map(|p| format!(" #{}", p.number)).unwrap_or_default();
+    let people: Vec<_> = parties
+        .participants
+        .iter()
+        .map(|p| format!("{:?} {}({})", p.kind, p.address, p.field.as_str()).to_lowercase())
+        .collect();
+    format!("{}({field}){customer}{project}: {}", parties.owner.user_id, people.join(", "))
+}
+
+const ANNA: &str = "From: anna@mycompany.test\nSubject: s\n";
+const BO: &str = "From: bo@acme.test\nSubject: s\n";
+const NOBODY: &str = "From: x@nowhere.test\nSubject: s\n";
+
+/// (sentence, envelope sender, envelope recipients, header, expected). `A`, `B`, `N` start the header with a usual one.
+type Row = (&'static str, &'static str, &'static [&'static str], &'static str, &'static str);
+
+const MY: &[&str] = &["<mycompany@severamail.test>"];
+
+const TABLE: &[Row] = &[
+    // Targets.
+    ("the bare address names the tenant", "a@x.test", MY, "A", "u-anna(from): "),
+    (
+        "a number before it names the project",
+        "",
+        &["<1001.mycompany@severamail.test>"],
+        "A",
+        "u-anna(from) @c-acme #1001: ",
+    ),
+    ("case does not matter", "", &["<1001.MyCompany@SeveraMail.TEST>"], "A", "u-anna(from) @c-acme #1001: "),
+    ("quoted local parts are unquoted", "", &["<\"mycompany\"@severamail.test>"], "A", "u-anna(from): "),
+    ("tags are cut if configured", "", &["<mycompany+tag@severamail.test>"], "A", "u-anna(from): "),
+    (
+        "the domain is compared as A-label",
+        "",
+        &["<mycompany@xn--rksmrgs-5wao1o.example>"],
+        "A",
+        "u-anna(from): ",
+    ),
+    ("and in its own letters", "", &["<mycompany@räksmörgås.example>"], "A", "u-anna(from): "),
+    (
+        "the longest tenant prefix that exists",
+        "",
+        &["<7.sub.mycompany@severamail.test>"],
+        "A",
+        "u-anna-4(from) #7: ",
+    ),
+    ("no such tenant", "", &["<nobody@severamail.test>"], "A", "550 5.1.1 no-such-tenant"),
+    (
+        "cannot be an integration address: dot first",
+        "",
+        &["<.mycompany@severamail.test>"],
+        "A",
+        "550 5.1.3 bad-address",
+    ),
+    (
+        "cannot be an integration address: no prefix",
+        "",
+        &["<1001.@severamail.test>"],
+        "A",
+        "550 5.1.3 bad-address",
+    ),
+    (
+        "cannot be an integration address: not even an address",
+        "",
+        &["<a b@severamail.test>"],
+        "A",
+        "550 5.1.3 bad-address",
+    ),
+    ("tenant not active", "", &["<closed@severamail.test>"], "A", "550 5.2.1 tenant-inactive"),
+    (
+        "tenant not active, whatever the project",
+        "",
+        &["<9.closed@severamail.test>"],
+        "A",
+        "550 5.2.1 tenant-inactive",
+    ),
+    ("project unknown", "", &["<9999.mycompany@severamail.test>"], "A", "550 5.1.1 unknown-project"),
+    ("no integration recipient: not ours", "", &["<bo@acme.test>"], "A", "pass"),
+    ("a recipient nobody can read is not ours", "", &["<\"open@acme.test>"], "A", "pass"),
+    (
+        "an integration address in To but not in the envelope is no target",
+        "",
+        &["<bo@acme.test>"],
+        "ATo: mycompany@severamail.test",
+        "pass",
+    ),
+    // Subject and From.
+    ("the subject is mandatory", "", MY, "From: anna@mycompany.test", "550 5.6.0 no-subject"),
+    ("a blank subject is none", "", MY, "From: anna@mycompany.test\nSubject:  ", "550 5.6.0 no-subject"),
+    (
+        "invisible characters only are none",
+        "",
+        MY,
+        "From: anna@mycompany.test\nSubject: =?utf-8?B?4oCL?=",
+        "550 5.6.0 no-subject",
+    ),
+    (
+        "of several subjects the first counts",
+        "",
+        MY,
+        "From: anna@mycompany.test\nSubject:\nSubject: late",
+        "550 5.6.0 no-subject",
+    ),
+    ("several From fields", "", MY, "AFrom: esa@mycompany.test", "550 5.6.0 ambiguous-from"),
+    ("no readable head", "", MY, "", "550 5.6.0 unreadable-head"),
+    // Owner.
+    (
+        "sender is a user: that user owns",
+        "",
+        MY,
+        "ATo: esa@mycompany.test",
+        "u-anna(from): user esa@mycompany.test(to)",
+    ),
+    (
+        "sender is not: the first user among the recipients owns",
+        "",
+        MY,
+        "NTo: x@y.test, esa@mycompany.test\nCc: anna@mycompany.test",
+        "u-esa(to): external x@nowhere.test(from), external x@y.test(to), user anna@mycompany.test(cc)",
+    ),
+    (
+        "To comes before Cc",
+        "",
+        MY,
+        "NCc: anna@mycompany.test\nTo: esa@mycompany.test",
+        "u-esa(to): external x@nowhere.test(from), user anna@mycompany.test(cc)",
+    ),
+    ("then Bcc", "", MY, "NBcc: esa@mycompany.test", "u-esa(bcc): external x@nowhere.test(from)"),
+    (
+        "then envelope order",
+        "",
+        &["<esa@mycompany.test>", "<anna@mycompany.test>", "<mycompany@severamail.test>"],
+        "N",
+        "u-esa(envelope): external x@nowhere.test(from), user anna@mycompany.test(envelope)",
+    ),
+    ("no user among sender and recipients", "", MY, "NTo: bo@acme.test", "550 5.7.1 no-user"),
+    (
+        "a user of another tenant is no user here",
+        "",
+        MY,
+        "From: otto@other.test\nSubject: s",
+        "550 5.7.1 no-user",
+    ),
+    (
+        "recognised by any of his addresses",
+        "",
+        MY,
+        "From: ANNA.AALTO@MyCompany.test\nSubject: s",
+        "u-anna(from): ",
+    ),
+    ("recognised in either form of an IDN", "", MY, "From: asa@räksmörgås.test\nSubject: s", "u-asa(from): "),
+    (
+        "several From mailboxes: the first user among them owns",
+        "",
+        MY,
+        "From: x@y.test, esa@mycompany.test, anna@mycompany.test\nSubject: s",
+        "u-esa(from): external x@y.test(from), user anna@mycompany.test(from)",
+    ),
+    (
+        "no From field: the envelope sender stands in",
+        "<anna@mycompany.test>",
+        MY,
+        "Subject: s",
+        "u-anna(from): ",
+    ),
+    (
+        "a From that names nobody: the envelope sender stands in",
+        "<anna@mycompany.test>",
+        MY,
+        "From: nobody\nSubject: s",
+        "u-anna(from): ",
+    ),
+    (
+        "with a From field the envelope sender is nobody's",
+        "<anna@mycompany.test>",
+        MY,
+        "N",
+        "550 5.7.1 no-user",
+    ),
+    (
+        "null sender, no From: a recipient owns",
+        "<>",
+        MY,
+        "Subject: s\nTo: anna@mycompany.test",
+        "u-anna(to): ",
+    ),
+    ("null sender, no From, no user", "<>", MY, "Subject: s\nTo: bo@acme.test", "550 5.7.1 no-user"),
+    // Contacts and customers.
+    (
+        "a contact links to the customer",
+        "",
+        MY,
+        "ATo: bo@acme.test",
+        "u-anna(from) @c-acme: contact bo@acme.test(to)",
+    ),
+    (
+        "the sender counts too: a customer's reply links",
+        "",
+        MY,
+        "BTo: anna@mycompany.test",
+        "u-anna(to) @c-acme: contact bo@acme.test(from)",
+    ),
+    (
+        "contacts of two customers: no link, all external",
+        "",
+        MY,
+        "ATo: bo@acme.test, dora@globex.test",
+        "u-anna(from): external bo@acme.test(to), external dora@globex.test(to)",
+    ),
+    (
+        "contact of two customers under one address",
+        "",
+        MY,
+        "ATo: shared@both.test",
+        "u-anna(from): external shared@both.test(to)",
+    ),
+    (
+        "sender is user and also contact: a user",
+        "",
+        MY,
+        "From: esa@mycompany.test\nSubject: s\nTo: bo@acme.test",
+        "u-esa(from) @c-acme: contact bo@acme.test(to)",
+    ),
+    (
+        "anybody else is external",
+        "",
+        MY,
+        "ATo: =?utf-8?Q?X?= <x@y.test>",
+        "u-anna(from): external x@y.test(to)",
+    ),
+    // Projects and customers.
+    (
+        "no contact: the project's customer",
+        "",
+        &["<1001.mycompany@severamail.test>"],
+        "ATo: x@y.test",
+        "u-anna(from) @c-acme #1001: external x@y.test(to)",
+    ),
+    (
+        "a contact says otherwise",
+        "",
+        &["<1001.mycompany@severamail.test>"],
+        "ATo: dora@globex.test",
+        "u-anna(from) @c-globex #1001: contact dora@globex.test(to)",
+    ),
+    (
+        "contacts of several customers say otherwise too",
+        "",
+        &["<1001.mycompany@severamail.test>"],
+        "ATo: bo@acme.test, dora@globex.test",
+        "u-anna(from) #1001: external bo@acme.test(to), external dora@globex.test(to)",
+    ),
+    ("a project without customer", "", &["<1002.mycompany@severamail.test>"], "A", "u-anna(from) #1002: "),
+    // Nobody twice, and no integration addresses.
+    (
+        "nobody is listed twice: case",
+        "",
+        MY,
+        "ATo: x@y.test\nCc: X@Y.TEST",
+        "u-anna(from): external x@y.test(to)",
+    ),
+    (
+        "nobody is listed twice: field and envelope",
+        "",
+        &["<mycompany@severamail.test>", "<X@y.test>"],
+        "ATo: x@y.test",
+        "u-anna(from): external x@y.test(to)",
+    ),
+    (
+        "user in Cc and Bcc",
+        "",
+        MY,
+        "ACc: esa@mycompany.test\nBcc: esa@mycompany.test",
+        "u-anna(from): user esa@mycompany.test(cc)",
+    ),
+    (
+        "owner among the recipients",
+        "",
+        MY,
+        "ATo: anna@mycompany.test, x@y.test",
+        "u-anna(from): external x@y.test(to)",
+    ),
+    (
+        "owner among the recipients by another address",
+        "",
+        MY,
+        "ACc: anna.aalto@mycompany.test",
+        "u-anna(from): ",
+    ),
+    (
+        "integration addresses never become participants",
+        "",
+        MY,
+        "ATo: mycompany@severamail.test, 1001.other@severamail.test, zz@severamail.test",
+        "u-anna(from): ",
+    ),
+    (
+        "the real Bcc recipients of a mixed transaction",
+        "",
+        &["<mycompany@severamail.test>", "<bo@acme.test>"],
+        "A",
+        "u-anna(from) @c-acme: contact bo@acme.test(envelope)",
+    ),
+    (
+        "groups and comments",
+        "",
+        MY,
+        "ATo: Team: bo@acme.test (Bo), \"x y\"@z.test;",
+        "u-anna(from) @c-acme: contact bo@acme.test(to), external \"x y\"@z.test(to)",
+    ),
+    // Several targets.
+    (
+        "two projects: two activities",
+        "",
+        &["<1001.mycompany@severamail.test>", "<1002.mycompany@severamail.test>"],
+        "A",
+        "u-anna(from) @c-acme #1001:  | u-anna(from) #1002: ",
+    ),
+    (
+        "the bare address adds nothing beside a project",
+        "",
+        &["<mycompany@severamail.test>", "<1001.mycompany@severamail.test>"],
+        "A",
+        "u-anna(from) @c-acme #1001: ",
+    ),
+    (
+        "the same target twice is one activity",
+        "",
+        &["<mycompany@severamail.test>", "<MYCOMPANY+x@severamail.test>"],
+        "A",
+        "u-anna(from): ",
+    ),
+    (
+        "two tenants: an activity each, each with its own people",
+        "",
+        &["<mycompany@severamail.test>", "<other@severamail.test>"],
+        "ATo: otto@other.test, bo@acme.test",
+        "u-anna(from) @c-acme: external otto@other.test(to), contact bo@acme.test(to) | u-otto(to): external anna@mycompany.test(from), external bo@acme.test(to)",
+    ),
+    (
+        "two tenants, a user of one only: the sender learns it",
+        "",
+        &["<mycompany@severamail.test>", "<other@severamail.test>"],
+        "A",
+        "550 5.7.1 no-user",
+    ),
+    (
+        "a mixed transaction that fails a rule: the sender learns it",
+        "",
+        &["<mycompany@severamail.test>", "<bo@acme.test>"],
+        "N",
+        "550 5.7.1 no-user",
+    ),
+];
+
+fn header(written: &str) -> String {
+    match written.as_bytes() {
+        [b'A', rest @ ..] if !rest.starts_with(b":") => format!("{ANNA}{}", &written[1..]),
+        [b'B', rest @ ..] if !rest.starts_with(b"cc") => format!("{BO}{}", &written[1..]),
+        [b'N', ..] => format!("{NOBODY}{}", &written[1..]),
+        _ => written.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn the_table() {
+    let service = service(policy(), file());
+    let mut wrong = Vec::new();
+    for (sentence, sender, recipients, head, expected) in TABLE {
+        let found = play(Arc::clone(&service), sender, recipients, &header(head)).await;
+        if found != *expected {
+            wrong.push(format!("{sentence}\n  expected {expected}\n  found    {found}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn choices_of_the_configuration() {
+    let unlinked = Policy { unlinked_projects: true, ..policy() };
+    let found = play(service(unlinked, file()), "", &["<9999.mycompany@severamail.test>"], ANNA).await;
+    assert_eq!(found, "u-anna(from): ", "unknown_project = \"unlinked\" records without link");
+
+    let strip = Policy { mixed: Mixed::Strip, ..policy() };
+    let two = &["<mycompany@severamail.test>", "<other@severamail.test>"];
+    assert_eq!(
+        play(service(strip, file()), "", two, ANNA).await,
+        "u-anna(from): ",
+        "strip: the other tenant's is taken out"
+    );
+    let mixed = &["<mycompany@severamail.test>", "<x@y.test>"];
+    assert_eq!(
+        play(service(strip, file()), "", mixed, NOBODY).await,
+        "",
+        "strip: nothing is recorded, the rest goes on"
+    );
+    assert_eq!(
+        play(service(strip, file()), "", MY, NOBODY).await,
+        "550 5.7.1 no-user",
+        "strip: with no rest, refuse"
+    );
+
+    let few = Policy { max_recipients: 1, ..policy() };
+    assert_eq!(play(service(few, file()), "", MY, ANNA).await, "u-anna(from): ");
+    assert_eq!(play(service(few, file()), "", two, ANNA).await, "452 4.5.3 too-many-recipients");
+}
+
+/// A directory in trouble: it fails, or it never answers, at one of its questions.
+struct Trouble {
+    inner: Arc<dyn Directory>,
+    at: &'static str,
+    hangs: bool,
+}
+
+impl Trouble {
+    async fn maybe(&self, question: &'static str) -> Result<(), Unavailable> {
+        match (self.at == question, self.hangs) {
+            (false, _) => Ok(()),
+            (true, true) => std::future::pending().await,
+            (true, false) => Err(Unavailable("connection refused".to_owned())),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Directory for Trouble {
+    async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
+        self.maybe("tenant").await?;
+        self.inner.tenant(prefix).await
+    }
+
+    async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<Vec<Person>, Unavailable> {
+        self.maybe("people").await?;
+        self.inner.people(tenant, addresses).await
+    }
+
+    async fn project(&self, tenant: &Tenant, number: &str) -> Result<Option<Project>, Unavailable> {
+        self.maybe("project").await?;
+        self.inner.project(tenant, number).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_cannot_answer_defers_and_never_refuses() {
+    for hangs in [false, true] {
+        for at in ["tenant", "project", "people"] {
+            let directory = Arc::new(Trouble { inner: file(), at, hangs });
+            let started = tokio::time::Instant::now();
+            let found =
+                play(service(policy(), directory), "", &["<1001.mycompany@severamail.test>"], ANNA).await;
+            assert_eq!(found, "451 4.4.3 directory-unavailable", "{at} {hangs}");
+            assert!(started.elapsed() <= Duration::from_secs(6), "well below Postfix's 30 s");
+        }
+        // A message that fails by its head alone is told so, whatever the directory's state.
+        let directory = Arc::new(Trouble { inner: file(), at: "people", hangs });
+        assert_eq!(play(service(policy(), directory), "", MY, "To: x@y.test").await, "550 5.6.0 no-subject");
+    }
+}
+
+#[tokio::test]
+async fn a_draining_service_takes_no_new_message_and_lets_others_pass() {
+    let service = service(policy(), file());
+    assert_eq!(service.drain(Duration::from_secs(1)).await, 0);
+    assert_eq!(play(Arc::clone(&service), "", MY, ANNA).await, "451 4.3.2 shutting-down");
+    assert_eq!(play(service, "", &["<bo@acme.test>"], ANNA).await, "pass");
+}
