@@ -1,4 +1,15 @@
-//! End-to-end tests: a real private Postfix, our program as a process, the sink as backend.
+//! End-to-end tests: a real private Postfix, our program as a process, the sink as backend. Each test has a directory
+//! and ports of its own, so they run in parallel; a module for each scenario.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
 #[path = "../support/mod.rs"]
 mod support;
+
+mod delivery;
+mod dialogues;
+mod faults;
+mod frames;
+mod life;
+mod limits;
+mod others;
