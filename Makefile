@@ -12,8 +12,8 @@ build:
 
 # Ten real messages through a real Postfix, in a directory of its own. KEEP=1 leaves everything running.
 demo: deps
-	$(CARGO) build --release --bin activity-milter --example demo
-	KEEP=$(KEEP) target/release/examples/demo
+	$(CARGO) build --bin activity-milter --example demo
+	KEEP=$(KEEP) target/debug/examples/demo
 
 # Everything, the end-to-end tests with a real Postfix included.
 test: deps check
@@ -25,7 +25,7 @@ check:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 	packaging/check-licences
 
-# The measuring tools come with step 6; until then this shows the rates of one Postfix with and without the milter.
+# Messages a second through one Postfix, with and without the milter.
 bench: deps
 	$(CARGO) build --release --bin activity-milter --example rates
 	target/release/examples/rates

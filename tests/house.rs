@@ -113,3 +113,17 @@ fn pure_rooms_have_no_clock_no_io_and_no_async() {
         }
     }
 }
+
+#[test]
+fn the_manual_of_replies_has_a_heading_for_each_reason() {
+    use activity_milter::rules::Reason;
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/replies.md")).unwrap();
+    let sections: Vec<&str> = text.split("\n## ").skip(1).collect();
+    let headings: BTreeSet<&str> = sections.iter().map(|s| s.lines().next().unwrap()).collect();
+    assert_eq!(headings, Reason::ALL.iter().map(|reason| reason.as_str()).collect());
+    for reason in Reason::ALL {
+        let section = sections.iter().find(|s| s.lines().next() == Some(reason.as_str())).unwrap();
+        let codes = format!("`{} {}`", reason.code(), reason.status());
+        assert!(section.contains(&codes), "{reason}: the manual does not say {codes}");
+    }
+}

@@ -19,7 +19,7 @@ fn inject(world: &mut World, fault: &str) -> Process {
     let pid = world.milter().id().to_string();
     let mut command = Command::new("strace");
     command.args(["-f", "-p", &pid, "-e", "trace=fsync,fdatasync", "-e", &format!("inject={fault}")]);
-    let strace = Process::start(&mut command);
+    let strace = Process::start(&mut command, &world.root.join("strace.log"));
     wait_for("strace to attach", || strace.log().contains("attached").then_some(()));
     strace
 }

@@ -111,7 +111,7 @@ fn a_second_service_is_refused_and_harms_nothing() {
     let second = || {
         let mut command = Command::new(program());
         command.arg("--config").arg(world.config_path()).arg("serve");
-        let mut process = Process::start(&mut command);
+        let mut process = Process::start(&mut command, &world.root.join("second.log"));
         let code = process.wait();
         wait_for("its last words", || Some(process.log()).filter(|log| log.contains("activity-milter:")));
         (code, process.log())

@@ -9,35 +9,29 @@ use super::{
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
 };
 
 /// A child process; dropped, it is killed by its own id.
 pub struct Process {
     child: Child,
-    /// What it has written to standard error.
-    pub log: Arc<Mutex<String>>,
+    log: PathBuf,
+    /// Where its part of the log starts: a service that was started anew appends.
+    from: usize,
 }
 
 impl Process {
-    /// Starts a program and gathers its standard error.
-    pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (lines, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                let mut log = sink.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
-        Self { child, log }
+    /// Starts a program that writes its standard error to the file `log`.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let from = fs::metadata(log).map_or(0, |meta| usize::try_from(meta.len()).unwrap());
+        let file = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        // A group of its own, so that what it starts (strace starts the service) can be ended with it.
+        let child = command.stdin(Stdio::null()).stderr(file).process_group(0).spawn().unwrap();
+        Self { child, log: log.to_owned(), from }
     }
 
     pub fn id(&self) -> u32 {
@@ -45,7 +39,7 @@ impl Process {
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap()[self.from..]).into_owned()
     }
 
     /// Sends a signal by name, like `TERM`.
@@ -60,9 +54,10 @@ impl Process {
         wait_for("a process to end", || self.child.try_wait().unwrap()).code()
     }
 
-    /// `kill -9`, and waits.
+    /// `kill -9`, the whole group, and waits.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
+        let group = format!("-{}", self.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.child.wait();
     }
 }
@@ -211,7 +206,7 @@ impl World {
         let mut command = Command::new(program());
         command.arg("sink").arg("--listen").arg(format!("127.0.0.1:{}", self.sink_port));
         command.arg("--data").arg(self.root.join("sink")).args(args).stdout(Stdio::null());
-        self.sink = Some(Process::start(&mut command));
+        self.sink = Some(Process::start(&mut command, &self.root.join("sink.log")));
         let port = self.sink_port;
         wait_for("the sink to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
     }
@@ -221,7 +216,7 @@ impl World {
         words.push(program().display().to_string());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("--config").arg(self.config_path()).arg("serve");
-        let mut milter = Process::start(&mut command);
+        let mut milter = Process::start(&mut command, &self.root.join("milter.log"));
         wait_for("the milter to start", || {
             let ended = milter.child.try_wait().unwrap();
             assert!(ended.is_none(), "the milter ended: {}", milter.log());

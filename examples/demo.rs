@@ -1,0 +1,202 @@
+//! `make demo`: ten real messages over SMTP to a real Postfix with the milter attached, and what became of them.
+//!
+//! Everything runs in a directory of its own, on loopback ports of its own, and is stopped at the end; with `KEEP=1`
+//! it stays, and the last lines say how to go on.
+
+#![allow(clippy::unwrap_used)] // a panic is this program's way to fail
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use serde_json::Value;
+use std::{fs, process::ExitCode};
+use support::world::{World, eml};
+
+/// What must become of a message.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Recorded,
+    Refused(&'static str),
+    Passed,
+}
+
+/// (what it shows, file, sender, recipients, fate)
+const MESSAGES: &[(&str, &str, &str, &[&str], Fate)] = &[
+    (
+        "project and attachments",
+        "project_with_attachments",
+        "anna@mycompany.test",
+        &["1001.mycompany@severamail.test"],
+        Fate::Recorded,
+    ),
+    (
+        "Outlook, inline image",
+        "outlook_inline_image",
+        "anna.aalto@mycompany.test",
+        &["mycompany@severamail.test"],
+        Fate::Recorded,
+    ),
+    (
+        "Japanese subject",
+        "japanese_subject",
+        "anna@mycompany.test",
+        &["mycompany@severamail.test"],
+        Fate::Recorded,
+    ),
+    (
+        "Swedish subject",
+        "swedish_subject",
+        "asa@xn--rksmrgs-5wao1o.test",
+        &["mycompany@severamail.test"],
+        Fate::Recorded,
+    ),
+    (
+        "reply from a customer",
+        "customer_reply",
+        "bo@acme.test",
+        &["mycompany@severamail.test"],
+        Fate::Recorded,
+    ),
+    (
+        "mixed recipients",
+        "mixed_recipients",
+        "anna@mycompany.test",
+        &["bo@acme.test", "1002.mycompany@severamail.test"],
+        Fate::Recorded,
+    ),
+    (
+        "no subject",
+        "no_subject",
+        "anna@mycompany.test",
+        &["mycompany@severamail.test"],
+        Fate::Refused("no-subject"),
+    ),
+    (
+        "unknown sender",
+        "unknown_sender",
+        "mallory@nowhere.test",
+        &["mycompany@severamail.test"],
+        Fate::Refused("no-user"),
+    ),
+    (
+        "disabled tenant",
+        "plain",
+        "anna@mycompany.test",
+        &["closed@severamail.test"],
+        Fate::Refused("tenant-inactive"),
+    ),
+    (
+        "unknown project",
+        "plain",
+        "anna@mycompany.test",
+        &["9999.mycompany@severamail.test"],
+        Fate::Refused("unknown-project"),
+    ),
+    ("somebody else's mail", "someone_else", "carl@else.test", &["dora@elsewhere.test"], Fate::Passed),
+];
+
+fn main() -> ExitCode {
+    let keep = std::env::var("KEEP").is_ok_and(|value| !value.is_empty() && value != "0");
+    println!("demo: starting a private Postfix, the milter and the sink …");
+    let world = World::start();
+    println!("\n{:<24} {:<32} {:<58} RECORDED AS", "MESSAGE", "TO", "SMTP ANSWER");
+    let (mut recorded, mut refused, mut passed, mut wrong) = (0, 0, 0, 0);
+    for (what, file, sender, recipients, fate) in MESSAGES {
+        let before = world.activities().len();
+        let (_, answer) = world.mail(sender, recipients, &eml(file));
+        let expected = match fate {
+            Fate::Recorded => answer.starts_with("250"),
+            Fate::Passed => answer.starts_with("250"),
+            Fate::Refused(reason) => answer.starts_with("550") && answer.ends_with(&format!("[{reason}]")),
+        };
+        let activity = match fate {
+            Fate::Recorded => Some(world.wait_for_activities(before + 1).remove(before)),
+            Fate::Refused(_) | Fate::Passed => world.activities().get(before).cloned(),
+        };
+        let as_expected = expected && activity.is_some() == (*fate == Fate::Recorded);
+        match fate {
+            Fate::Recorded => recorded += 1,
+            Fate::Refused(_) => refused += 1,
+            Fate::Passed => passed += 1,
+        }
+        wrong += i32::from(!as_expected);
+        let mark = if as_expected { "" } else { "  <- NOT AS EXPECTED" };
+        let to = recipients.join(" ");
+        println!(
+            "{what:<24} {:<32} {:<58} {}{mark}",
+            cut(&to, 32),
+            cut(&answer, 58),
+            activity.as_ref().map_or("-".into(), summary)
+        );
+        if matches!(fate, Fate::Refused(_)) {
+            println!("{:<24} {:<32} {answer}", "", "");
+        }
+    }
+    // The mixed message went on to Bo, and the last one to Dora; nothing is left behind in Postfix.
+    let delivered = support::wait_for("the deliveries to others", || {
+        Some(world.postfix.delivered())
+            .filter(|d| d.len() >= 2)
+            .map(|d| d.into_iter().map(|(to, _)| to).collect::<Vec<_>>())
+    });
+    let queued = world.postfix.queued().len();
+    println!("\nPostfix delivered to others: {}; left in its queue: {queued}", delivered.join(", "));
+    wrong += i32::from(delivered.len() != 2) + i32::from(queued != 0);
+    println!("demo: {} sent, {recorded} recorded, {refused} refused, {passed} passed", MESSAGES.len());
+    if wrong > 0 {
+        println!(
+            "demo: {wrong} things did not come out as expected; the milter's log:\n{}",
+            world.milter.as_ref().unwrap().log()
+        );
+    }
+    if keep {
+        leave(world);
+    }
+    ExitCode::from(u8::from(wrong > 0))
+}
+
+/// An activity in a few words.
+fn summary(activity: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let project =
+        activity["project"]["number"].as_str().map(|n| format!(", project {n}")).unwrap_or_default();
+    let customer = activity["customer"]["id"].as_str().map(|c| format!(", customer {c}")).unwrap_or_default();
+    let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+    format!(
+        "\"{}\": {}{project}{customer}, {} participants, {} files",
+        text(&activity["subject"]),
+        text(&activity["owner"]["user_id"]),
+        count(&activity["participants"]),
+        count(&activity["files"]),
+    )
+}
+
+fn cut(text: &str, width: usize) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= width {
+        line.to_owned()
+    } else {
+        line.chars().take(width - 1).chain(['…']).collect()
+    }
+}
+
+/// Leaves everything running and says how to use it.
+fn leave(world: World) {
+    let (root, port) = (world.root.display().to_string(), world.postfix.port);
+    let ids = [world.milter.as_ref(), world.sink.as_ref()]
+        .map(|process| process.unwrap().id().to_string())
+        .join(" ");
+    let stop = format!("#!/bin/sh\npostfix -c {root}/postfix/conf stop\nkill {ids}\n");
+    fs::write(world.root.join("stop"), stop).unwrap();
+    println!("\nEverything keeps running in {root}:");
+    println!(
+        "  send more:    swaks --server 127.0.0.1:{port} --from anna@mycompany.test --to mycompany@severamail.test \\"
+    );
+    println!("                  --header 'From: anna@mycompany.test' --header 'Subject: Hello'");
+    println!("  look:         http://127.0.0.1:{}/", world.sink_port);
+    println!("  logs:         {root}/milter.log  {root}/sink.log  {root}/postfix/mail.log");
+    println!(
+        "  settings:     {root}/activity-milter.toml  {root}/directory.toml (edit it: it is read again at once)"
+    );
+    println!("  stop:         sh {root}/stop");
+    world.keep();
+}
