@@ -7,7 +7,7 @@
 use crate::activity::Parcel;
 use crate::directory::{Directory, Unavailable};
 use crate::mail::{
-    Address, Budget, Envelope, Head, Intake, MAX_HEAD_BYTES, Raw, Recipient, Spill, SpillError, domain_of,
+    Address, Budget, Envelope, Head, Intake, MAX_HEAD_BYTES, Raw, Recipient, Reservation, Spill, SpillError, domain_of,
     parse_path,
 };
 use crate::observe::events;
@@ -167,7 +167,9 @@ struct Transaction {
 /// The header as it arrives, exactly as Postfix shows it.
 struct RawHead {
     bytes: Vec<u8>,
-    overflow: bool,
+    reserved: Reservation,
+    /// Why the rest of it is not kept.
+    failed: Option<Reason>,
 }
 
 /// What the rules said at end of header, waiting for the body.
@@ -277,7 +279,8 @@ impl Session {
             events::passed(transaction.queue_id());
             return Ok(Step::Pass);
         }
-        self.stage = Stage::Header(transaction, RawHead { bytes: Vec::with_capacity(4096), overflow: false });
+        let reserved = self.service.budget.reserve();
+        self.stage = Stage::Header(transaction, RawHead { bytes: Vec::with_capacity(4096), reserved, failed: None });
         Ok(Step::Continue)
     }
 
@@ -286,8 +289,13 @@ impl Session {
     /// A fault for a command out of order.
     pub fn header(&mut self, name: &[u8], value: &[u8]) -> Result<Step, Fault> {
         let Stage::Header(_, head) = &mut self.stage else { return Err(Fault::OutOfOrder("header")) };
-        if head.bytes.len() + name.len() + value.len() > MAX_HEAD_BYTES {
-            head.overflow = true;
+        let length = head.bytes.len() + name.len() + value.len();
+        if length > MAX_HEAD_BYTES {
+            head.failed = Some(Reason::UnreadableHead);
+        } else if head.reserved.grow_to(length as u64).is_err() {
+            head.failed = Some(Reason::Busy);
+        }
+        if head.failed.is_some() {
             return Ok(Step::Continue);
         }
         head.bytes.extend_from_slice(name);
@@ -310,9 +318,10 @@ impl Session {
         let Stage::Header(transaction, raw) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             return Err(Fault::OutOfOrder("end of header"));
         };
-        let head = match Head::parse(&raw.bytes) {
-            Ok(head) if !raw.overflow => head,
-            _ => return Ok(self.refuse(&transaction, Reason::UnreadableHead)),
+        let head = match (raw.failed, Head::parse(&raw.bytes)) {
+            (None, Ok(head)) => head,
+            (Some(reason), _) => return Ok(self.refuse(&transaction, reason)),
+            (None, Err(_)) => return Ok(self.refuse(&transaction, Reason::UnreadableHead)),
         };
         let correspondents = rules::correspondents(&head, &transaction.envelope, &self.service.addressing);
         // A message that fails by its head alone needs no look-up.

@@ -15,6 +15,9 @@ use std::{
 /// (VERP, SRS), and a limit is there only so that nobody makes us carry a megabyte as an address.
 const MAX_PART_BYTES: usize = 255;
 
+/// Longest addr-spec that is looked at, folds, quotes and a source route included.
+const MAX_SPEC_BYTES: usize = 2048;
+
 /// A mailbox address: local part as written (unquoted), domain as lower-case A-labels or an address literal.
 ///
 /// Equality and hash ignore case of both halves and use Unicode normal form C, as DESIGN section 1 compares.
@@ -191,18 +194,17 @@ pub fn parse_list(value: &[u8]) -> Vec<Mailbox> {
 /// Cuts a list at `,` `;` and after the `:` of a group name, outside quotes, comments, brackets and literals.
 fn split_elements(value: &[u8]) -> Vec<&[u8]> {
     let mut elements = Vec::new();
+    let mut closers = Closers::default();
+    let last_bracket = value.iter().rposition(|&b| b == b'>');
     let (mut start, mut i, mut in_angle) = (0, 0, false);
     while i < value.len() {
         match value[i] {
-            b'"' | b'(' | b'[' => {
-                i = closing(value, i).unwrap_or(i) + 1;
-                continue;
-            }
+            b'"' | b'(' | b'[' => i = closers.closing(value, i).unwrap_or(i),
             b'\\' => i += 1,
             b'<' => in_angle = true,
             b'>' => in_angle = false,
             // A bracket that never closes must not swallow the rest of the list.
-            b',' | b';' if !in_angle || !value[i..].contains(&b'>') => {
+            b',' | b';' if !in_angle || last_bracket.is_none_or(|last| last < i) => {
                 elements.push(&value[start..i]);
                 (start, in_angle) = (i + 1, false);
             }
@@ -255,6 +257,9 @@ fn display_name(phrase: &[u8]) -> Option<String> {
 fn parse_addr_spec(bytes: &[u8]) -> Result<Address, AddressError> {
     let (bare, _) = split_comments(bytes);
     let mut spec = bare.trim_ascii();
+    if spec.len() > MAX_SPEC_BYTES {
+        return Err(AddressError::TooLong);
+    }
     if spec.starts_with(b"@") {
         // Source route `@a,@b:local@domain`: accepted and ignored (RFC 5321, section 4.1.1.3).
         let colon = spec.iter().position(|&b| b == b':').ok_or(AddressError::NoLocalPart)?;
@@ -279,7 +284,7 @@ fn local_part(bytes: &[u8]) -> Result<String, AddressError> {
     while i < bytes.len() {
         match bytes[i] {
             b'"' => {
-                let end = closing(bytes, i).ok_or(AddressError::BadLocalPart)?;
+                let end = end_of(bytes, i, b'"').ok_or(AddressError::BadLocalPart)?;
                 let mut quoted = bytes[i + 1..end].iter();
                 while let Some(&b) = quoted.next() {
                     match b {
@@ -312,9 +317,10 @@ fn next_to_dot(bytes: &[u8], i: usize) -> bool {
 fn split_comments(bytes: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut bare = Vec::with_capacity(bytes.len());
     let mut comment = None;
+    let mut closers = Closers::default();
     let mut i = 0;
     while i < bytes.len() {
-        match (bytes[i], closing(bytes, i)) {
+        match (bytes[i], closers.closing(bytes, i)) {
             (b'(', Some(end)) => {
                 comment = Some(bytes[i + 1..end].to_vec());
                 i = end;
@@ -334,14 +340,31 @@ fn split_comments(bytes: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     (bare, comment)
 }
 
-/// The index that closes the quote, comment or literal opened at `open`; none if it never closes.
-fn closing(bytes: &[u8], open: usize) -> Option<usize> {
-    let close = match bytes[open] {
-        b'"' => b'"',
-        b'(' => b')',
-        b'[' => b']',
-        _ => return None,
-    };
+/// Finds where quotes, comments and literals end. One that never ends is plain text, and from then on so is every
+/// other of its kind: looking for the end of each anew would cost the square of the length, which a stranger chooses.
+#[derive(Default)]
+struct Closers {
+    no_quote: bool,
+    no_comment: bool,
+    no_literal: bool,
+}
+
+impl Closers {
+    /// The index that closes what is opened at `open`; none if nothing is opened there, or it never closes.
+    fn closing(&mut self, bytes: &[u8], open: usize) -> Option<usize> {
+        let (close, given_up) = match bytes[open] {
+            b'"' => (b'"', &mut self.no_quote),
+            b'(' => (b')', &mut self.no_comment),
+            b'[' => (b']', &mut self.no_literal),
+            _ => return None,
+        };
+        let found = if *given_up { None } else { end_of(bytes, open, close) };
+        *given_up |= found.is_none();
+        found
+    }
+}
+
+fn end_of(bytes: &[u8], open: usize, close: u8) -> Option<usize> {
     let (mut depth, mut i) = (1, open + 1);
     while i < bytes.len() {
         match bytes[i] {
@@ -362,9 +385,10 @@ fn closing(bytes: &[u8], open: usize) -> Option<usize> {
 
 fn last_unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
     let (mut found, mut i) = (None, 0);
+    let mut closers = Closers::default();
     while i < bytes.len() {
         match bytes[i] {
-            b'"' | b'(' => i = closing(bytes, i).unwrap_or(i),
+            b'"' | b'(' => i = closers.closing(bytes, i).unwrap_or(i),
             b'\\' => i += 1,
             b if b == wanted => found = Some(i),
             _ => {}
@@ -460,6 +484,18 @@ mod tests {
             let expected: Vec<_> = expected.iter().map(|(n, a)| (n.to_string(), a.to_string())).collect();
             assert_eq!(found, expected, "{}", given.escape_ascii());
         }
+    }
+
+    #[test]
+    fn hostile_lists_cost_no_more_than_their_length() {
+        // Each of these took the square of its length once: minutes for a megabyte. Now it is milliseconds, so a test
+        // that hangs is the failure.
+        for pattern in ["(", "\"", "[", "<,", "(\"[<,", "\\(", "a<", " . ", "<@"] {
+            let value = pattern.repeat(1_000_000 / pattern.len()) + ">,last@x.test";
+            let _ = parse_list(value.as_bytes());
+        }
+        let spaces = format!("a{}.b@x.test", " ".repeat(1_000_000));
+        assert_eq!(Address::parse(&spaces), Err(AddressError::TooLong));
     }
 
     #[test]

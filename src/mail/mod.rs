@@ -18,5 +18,5 @@ pub use decode::Encoding;
 pub use envelope::{Envelope, Intake, Recipient};
 pub use head::{Head, HeadError, MAX_HEAD_BYTES, fields};
 pub use mime::{Body, Cut, FilePart, LIMITS, Limits, read_body};
-pub use spill::{Budget, MEMORY_PER_MESSAGE, Raw, Spill, SpillError};
+pub use spill::{Budget, MEMORY_PER_MESSAGE, Raw, Reservation, Spill, SpillError};
 pub use text::{is_blank, one_line};

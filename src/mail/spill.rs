@@ -37,16 +37,39 @@ impl Budget {
         Self { used: Arc::default(), limit }
     }
 
-    fn take(&self, bytes: u64) -> Result<(), SpillError> {
-        let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
-            Ok(_) => Ok(()),
+    /// Nothing yet, of this budget.
+    pub fn reserve(&self) -> Reservation {
+        Reservation { budget: self.clone(), taken: 0 }
+    }
+}
+
+/// Bytes taken from a budget; given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Budget,
+    taken: u64,
+}
+
+impl Reservation {
+    /// Makes sure that at least `bytes` are taken in all.
+    /// # Errors
+    /// [`SpillError::Busy`] if others have the rest.
+    pub fn grow_to(&mut self, bytes: u64) -> Result<(), SpillError> {
+        let more = bytes.saturating_sub(self.taken);
+        let fits = |used: u64| used.checked_add(more).filter(|&sum| sum <= self.budget.limit);
+        match self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => {
+                self.taken += more;
+                Ok(())
+            }
             Err(_) => Err(SpillError::Busy),
         }
     }
+}
 
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
     }
 }
 
@@ -70,9 +93,8 @@ pub struct Spill {
     memory: Vec<u8>,
     file: Option<File>,
     written: u64,
-    taken: u64,
+    reserved: Reservation,
     max_size: u64,
-    budget: Budget,
     directory: PathBuf,
 }
 
@@ -83,9 +105,8 @@ impl Spill {
             memory: Vec::new(),
             file: None,
             written: 0,
-            taken: 0,
+            reserved: budget.reserve(),
             max_size,
-            budget: budget.clone(),
             directory: directory.to_owned(),
         }
     }
@@ -100,11 +121,7 @@ impl Spill {
         if !self.memory.is_empty() && self.memory.len() + piece.len() > MEMORY_PER_MESSAGE {
             self.flush().await?;
         }
-        let needed = (self.memory.len() + piece.len()) as u64;
-        if needed > self.taken {
-            self.budget.take(needed - self.taken)?;
-            self.taken = needed;
-        }
+        self.reserved.grow_to((self.memory.len() + piece.len()) as u64)?;
         self.memory.extend_from_slice(piece);
         if self.memory.len() > MEMORY_PER_MESSAGE {
             self.flush().await?;
@@ -146,12 +163,6 @@ impl Spill {
 fn trim(buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.shrink_to(MEMORY_PER_MESSAGE);
-}
-
-impl Drop for Spill {
-    fn drop(&mut self) {
-        self.budget.give_back(self.taken);
-    }
 }
 
 /// A file without a name (`O_TMPFILE`), which `linkat` can give one later; where the file system has none, a file
