@@ -17,7 +17,7 @@ demo: deps
 
 # Everything, the end-to-end tests with a real Postfix included.
 test: deps check
-	$(CARGO) test
+	$(CARGO) test --lib --tests
 
 check:
 	$(CARGO) fmt --check

@@ -10,7 +10,7 @@
 use crate::backend;
 use crate::courier;
 use crate::directory;
-use crate::intake::{Listen, Policy, SocketSettings};
+use crate::intake::{Listen, Policy, Shadow, SocketSettings};
 use crate::mail::{Domain, MEMORY_PER_MESSAGE};
 use crate::observe;
 use crate::queue;
@@ -81,6 +81,9 @@ impl Config {
 struct ConfigText {
     /// Domains whose addresses are integration addresses.
     integration_domains: Spanned<Vec<Text<Domain>>>,
+    /// `live` (default) or `shadow`: everything is decided and logged, nothing refused, recorded or deleted.
+    #[serde(default)]
+    mode: ModeText,
     #[serde(default)]
     milter: MilterText,
     #[serde(default)]
@@ -93,6 +96,14 @@ struct ConfigText {
     queue: QueueText,
     #[serde(default)]
     log: LogText,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModeText {
+    #[default]
+    Live,
+    Shadow,
 }
 
 #[derive(Debug, Deserialize)]
@@ -402,6 +413,7 @@ impl ConfigText {
             },
             keep_after_accept: self.message.after_accept == AfterAcceptText::Keep,
             unlinked_projects: self.message.unknown_project == UnknownProjectText::Unlinked,
+            shadow: if self.mode == ModeText::Shadow { Shadow::Everybody } else { Shadow::Marked },
         };
         let courier = courier::Settings {
             max_in_flight: at_least_one(source, self.backend.max_in_flight.clone())?,

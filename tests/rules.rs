@@ -7,7 +7,7 @@
 
 use activity_milter::{
     directory::{Directory, FileDirectory, Unavailable},
-    intake::{Policy, Service, Session, Step},
+    intake::{Policy, Service, Session, Shadow, Step},
     mail::{Address, Budget, Domain, Intake},
     rules::{Addressing, Mixed, Person, Project, Record, Tenant, Texts},
 };
@@ -20,6 +20,7 @@ fn policy() -> Policy {
         mixed: Mixed::Reject,
         keep_after_accept: false,
         unlinked_projects: false,
+        shadow: Shadow::Marked,
     }
 }
 
@@ -476,6 +477,31 @@ async fn choices_of_the_configuration() {
     let few = Policy { max_recipients: 1, ..policy() };
     assert_eq!(play(service(few, file()), "", MY, ANNA).await, "u-anna(from): ");
     assert_eq!(play(service(few, file()), "", two, ANNA).await, "452 4.5.3 too-many-recipients");
+}
+
+#[tokio::test]
+async fn shadow_mode_decides_and_changes_nothing() {
+    let everybody = service(Policy { shadow: Shadow::Everybody, ..policy() }, file());
+    for recipient in ["<nobody@severamail.test>", "<closed@severamail.test>", "<a b@severamail.test>"] {
+        assert_eq!(play(Arc::clone(&everybody), "", &[recipient], ANNA).await, "pass", "not even a target");
+    }
+    // A target makes us look at the head, and then the message goes on as it is.
+    for head in [ANNA, NOBODY, "To: x@y.test", ""] {
+        assert_eq!(play(Arc::clone(&everybody), "", MY, head).await, "", "{head}");
+    }
+    // One tenant in shadow mode beside a live one: the live one's rules hold, the other's do not.
+    let marked = service(policy(), file());
+    let both = &["<mycompany@severamail.test>", "<trial@severamail.test>"];
+    assert_eq!(play(Arc::clone(&marked), "", both, ANNA).await, "u-anna(from): ");
+    assert_eq!(play(Arc::clone(&marked), "", both, NOBODY).await, "550 5.7.1 no-user");
+    assert_eq!(play(Arc::clone(&marked), "", &["<trial@severamail.test>"], NOBODY).await, "");
+    assert_eq!(
+        play(marked, "", &["<5.trial@severamail.test>"], ANNA).await,
+        "pass",
+        "an unknown project, let pass"
+    );
+    let nobody = service(Policy { shadow: Shadow::Nobody, ..policy() }, file());
+    assert_eq!(play(nobody, "", &["<trial@severamail.test>"], NOBODY).await, "550 5.7.1 no-user");
 }
 
 /// A directory in trouble: it fails, or it never answers, at one of its questions.

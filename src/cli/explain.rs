@@ -4,7 +4,7 @@
 use super::{Failure, other, serve::open_directory};
 use crate::activity::Activity;
 use crate::config::Config;
-use crate::intake::{End, Service, Session, Step};
+use crate::intake::{End, Policy, Service, Session, Shadow, Step};
 use crate::mail::{Budget, Intake, fields};
 use crate::rules::{Reply, Role};
 use clap::Args as ClapArgs;
@@ -85,7 +85,9 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();
     let budget = Budget::new(config.memory_limit);
-    let service = Service::new(config.addressing, config.policy, config.texts, directory, budget, spool);
+    // What the rules say, also of mail that shadow mode would let pass.
+    let policy = Policy { shadow: Shadow::Nobody, ..config.policy };
+    let service = Service::new(config.addressing, policy, config.texts, directory, budget, spool);
     let mut session = Session::new(Arc::new(service));
     let explanation = run(&mut session, args, &message).await.map_err(other)?;
     if args.json {

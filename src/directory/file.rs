@@ -43,11 +43,22 @@ struct TenantText {
     #[serde(default = "email")]
     activity_type: String,
     #[serde(default)]
+    mode: Mode,
+    #[serde(default)]
     user: Vec<UserText>,
     #[serde(default)]
     customer: Vec<CustomerText>,
     #[serde(default)]
     project: Vec<ProjectText>,
+}
+
+/// `mode` of a tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    #[default]
+    Live,
+    Shadow,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,6 +156,7 @@ impl Entry {
             name: text.name,
             active: text.active,
             activity_type: text.activity_type,
+            shadow: text.mode == Mode::Shadow,
         };
         let mut people: HashMap<String, Person> = HashMap::new();
         let (mut user_ids, mut user_addresses) =

@@ -7,10 +7,12 @@
 
 mod listener;
 pub mod milter;
+mod service;
 mod session;
 
 pub use listener::{BindError, Listen, Listener, SocketSettings};
-pub use session::{End, Fault, Policy, Service, Session, Step};
+pub use service::{Policy, Service, Shadow};
+pub use session::{End, Fault, Session, Step};
 
 use crate::observe::events;
 use crate::queue::{Put, PutError, Queue};

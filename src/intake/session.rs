@@ -4,94 +4,22 @@
 //! Promise: memory is bounded by the service's budget; the rules decide, and nothing here does.
 //! Fails: a [`Fault`] for a command out of order; trouble of ours becomes a reply of 4xx.
 
+use super::service::{Policy, Refusal, Service};
 use crate::activity::Parcel;
-use crate::directory::{Directory, Unavailable};
 use crate::mail::{
-    Address, Budget, Envelope, Head, Intake, MAX_HEAD_BYTES, Raw, Recipient, Reservation, Spill, SpillError, domain_of,
-    parse_path,
+    Address, Envelope, Head, Intake, MAX_HEAD_BYTES, Raw, Recipient, Reservation, Spill, SpillError,
+    domain_of, parse_path,
 };
 use crate::observe::events;
-use crate::rules::{
-    self, Addressing, Case, Correspondent, Mixed, Party, Person, Project, Reason, Record, Reply, Target,
-    Tenant, Texts, Verdict,
-};
+use crate::rules::{self, Correspondent, Reason, Record, Reply, Target, Verdict};
 use std::{
     collections::HashSet,
     ffi::{CStr, CString},
     io,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, SystemTime},
+    sync::Arc,
+    time::SystemTime,
 };
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
-
-/// Time for the directory at RCPT and at end of header; Postfix waits 30 s (`milter_command_timeout`).
-const LOOK_UP_TIME: Duration = Duration::from_secs(5);
-
-/// What the service does where the design leaves a choice.
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// Largest message, in bytes.
-    pub max_size: u64,
-    /// Most integration recipients of one message.
-    pub max_recipients: usize,
-    /// What a failed rule does to a mixed transaction.
-    pub mixed: Mixed,
-    /// Leave recorded messages to Postfix instead of discarding them.
-    pub keep_after_accept: bool,
-    /// Record without link where the project is unknown, instead of refusing.
-    pub unlinked_projects: bool,
-}
-
-/// What all sessions share.
-pub struct Service {
-    /// Which addresses are integration addresses.
-    pub addressing: Addressing,
-    /// Choices.
-    pub policy: Policy,
-    /// The texts of replies.
-    pub texts: Texts,
-    /// Who is who.
-    pub directory: Arc<dyn Directory>,
-    /// Memory for message bytes.
-    pub budget: Budget,
-    /// Where large messages go while they arrive.
-    pub spool: PathBuf,
-    draining: AtomicBool,
-    /// Counts messages with a target; a token lives in each [`Transaction`] and goes with it.
-    in_flight: TaskTracker,
-}
-
-impl Service {
-    /// A service that takes messages.
-    pub fn new(
-        addressing: Addressing,
-        policy: Policy,
-        texts: Texts,
-        directory: Arc<dyn Directory>,
-        budget: Budget,
-        spool: PathBuf,
-    ) -> Self {
-        let draining = AtomicBool::new(false);
-        Self { addressing, policy, texts, directory, budget, spool, draining, in_flight: TaskTracker::new() }
-    }
-
-    /// Takes no new messages and waits until those in flight are answered. The answer is how many were not.
-    pub async fn drain(&self, patience: Duration) -> usize {
-        self.draining.store(true, Ordering::SeqCst);
-        self.in_flight.close();
-        let _ = tokio::time::timeout(patience, self.in_flight.wait()).await;
-        self.in_flight.len()
-    }
-
-    /// Messages with a target that are not answered yet.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-}
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// What the protocol answers to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +87,8 @@ struct Transaction {
     envelope: Envelope,
     /// Integration recipients and what they resolve to; the raw form is what DELRCPT must name.
     targets: Vec<(CString, Target)>,
+    /// Targets of tenants in shadow mode: judged, logged, and otherwise other people's mail.
+    shadowed: Vec<Target>,
     other_recipients: bool,
     /// Shows the drain that this message wants an answer.
     in_flight: Option<TaskTrackerToken>,
@@ -213,6 +143,7 @@ impl Session {
                 intake,
             },
             targets: Vec::new(),
+            shadowed: Vec::new(),
             other_recipients: false,
             in_flight: None,
         });
@@ -232,39 +163,38 @@ impl Session {
     /// A fault for a command out of order.
     pub async fn rcpt(&mut self, path: &CStr) -> Result<Step, Fault> {
         let Stage::Envelope(transaction) = &mut self.stage else { return Err(Fault::OutOfOrder("RCPT")) };
+        let service = &self.service;
         let address = match parse_path(path.to_bytes()) {
             Ok(Some(address)) => address,
-            Err(_)
-                if domain_of(path.to_bytes())
-                    .is_some_and(|d| self.service.addressing.domains.contains(&d)) =>
-            {
-                let reply = self.service.texts.reply(Reason::BadAddress, None);
-                events::refused(transaction.queue_id(), None, "rcpt", &reply);
-                return Ok(Step::Refuse(reply));
+            Err(_) if domain_of(path.to_bytes()).is_some_and(|d| service.addressing.domains.contains(&d)) => {
+                return Ok(transaction.refuse_recipient(service, Reason::BadAddress.into(), None));
             }
             Ok(None) | Err(_) => {
                 transaction.other_recipients = true;
                 return Ok(Step::Continue);
             }
         };
-        if !self.service.addressing.covers(&address) {
+        let mut recipient = Recipient { raw: path.to_owned(), address, tenant: None };
+        if !service.addressing.covers(&recipient.address) {
             transaction.other_recipients = true;
-            transaction.envelope.recipients.push(Recipient { raw: path.to_owned(), address, tenant: None });
+            transaction.envelope.recipients.push(recipient);
             return Ok(Step::Continue);
         }
-        match self.service.resolve(transaction, &address).await {
+        let before = transaction.targets.len() + transaction.shadowed.len();
+        match service.resolve(&recipient.address, before, transaction.queue_id()).await {
             Ok(target) => {
-                let tenant = Some(target.tenant.id.clone());
-                transaction.in_flight.get_or_insert_with(|| self.service.in_flight.token());
-                transaction.envelope.recipients.push(Recipient { raw: path.to_owned(), address, tenant });
-                transaction.targets.push((path.to_owned(), target));
+                recipient.tenant = Some(target.tenant.id.clone());
+                if service.shadows(Some(&target.tenant)) {
+                    transaction.other_recipients = true;
+                    transaction.shadowed.push(target);
+                } else {
+                    transaction.in_flight.get_or_insert_with(|| service.hold());
+                    transaction.targets.push((path.to_owned(), target));
+                }
+                transaction.envelope.recipients.push(recipient);
                 Ok(Step::Continue)
             }
-            Err(reason) => {
-                let reply = self.service.texts.reply(reason, Some(&address));
-                events::refused(transaction.queue_id(), None, "rcpt", &reply);
-                Ok(Step::Refuse(reply))
-            }
+            Err(refusal) => Ok(transaction.refuse_recipient(service, refusal, Some(&recipient.address))),
         }
     }
 
@@ -275,12 +205,13 @@ impl Session {
         let Stage::Envelope(transaction) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             return Err(Fault::OutOfOrder("DATA"));
         };
-        if transaction.targets.is_empty() {
+        if transaction.targets.is_empty() && transaction.shadowed.is_empty() {
             events::passed(transaction.queue_id());
             return Ok(Step::Pass);
         }
         let reserved = self.service.budget.reserve();
-        self.stage = Stage::Header(transaction, RawHead { bytes: Vec::with_capacity(4096), reserved, failed: None });
+        self.stage =
+            Stage::Header(transaction, RawHead { bytes: Vec::with_capacity(4096), reserved, failed: None });
         Ok(Step::Continue)
     }
 
@@ -320,29 +251,26 @@ impl Session {
         };
         let head = match (raw.failed, Head::parse(&raw.bytes)) {
             (None, Ok(head)) => head,
-            (Some(reason), _) => return Ok(self.refuse(&transaction, reason)),
-            (None, Err(_)) => return Ok(self.refuse(&transaction, Reason::UnreadableHead)),
+            (failed, _) => return Ok(self.refuse(&transaction, failed.unwrap_or(Reason::UnreadableHead))),
         };
         let correspondents = rules::correspondents(&head, &transaction.envelope, &self.service.addressing);
-        // A message that fails by its head alone needs no look-up.
-        let people = match rules::check_head(&head) {
-            Some(_) => Ok(Vec::new()),
-            None => self.service.people(&transaction, &correspondents).await,
-        };
-        let people = match people {
-            Ok(people) => people,
+        self.judge_shadowed(&transaction, &head, &correspondents).await;
+        if transaction.targets.is_empty() {
+            return Ok(Step::Pass);
+        }
+        let targets: Vec<Target> = transaction.targets.iter().map(|(_, target)| target.clone()).collect();
+        let others = transaction.other_recipients;
+        let (records, stripped) = match self.service.decide(&targets, &head, &correspondents, others).await {
             Err(error) => {
                 events::directory_unavailable(transaction.queue_id(), &error);
                 return Ok(self.refuse(&transaction, Reason::DirectoryUnavailable));
             }
-        };
-        let (records, stripped) = match self.service.decide(&transaction, &head, &correspondents, &people) {
-            Verdict::Refuse(reply) => {
-                let tenant = transaction.targets.first().map(|(_, target)| target.tenant.id.as_str());
+            Ok(Verdict::Refuse(reply)) => {
+                let tenant = targets.first().map(|target| target.tenant.id.as_str());
                 events::refused(transaction.queue_id(), tenant, "end-of-header", &reply);
                 return Ok(Step::Refuse(reply));
             }
-            Verdict::Record { records, stripped } => {
+            Ok(Verdict::Record { records, stripped }) => {
                 for (tenant, reply) in &stripped {
                     events::stripped(transaction.queue_id(), tenant, reply);
                 }
@@ -356,6 +284,27 @@ impl Session {
         }
         self.stage = Stage::Body(transaction, Box::new(Decided { head, records, stripped, spill, failed }));
         Ok(Step::Continue)
+    }
+
+    /// Logs what would become of the message for tenants in shadow mode.
+    async fn judge_shadowed(&self, transaction: &Transaction, head: &Head, correspondents: &[Correspondent]) {
+        let Some(first) = transaction.shadowed.first() else { return };
+        let (queue_id, others) = (transaction.queue_id(), transaction.other_recipients);
+        match self.service.decide(&transaction.shadowed, head, correspondents, others).await {
+            Err(error) => events::directory_unavailable(queue_id, &error),
+            Ok(Verdict::Refuse(reply)) => {
+                events::would_refuse(queue_id, Some(&first.tenant.id), "end-of-header", &reply)
+            }
+            Ok(Verdict::Record { records, stripped }) => {
+                for (tenant, reply) in &stripped {
+                    events::would_refuse(queue_id, Some(tenant), "end-of-header", reply);
+                }
+                for parties in records.iter().map(|record| &record.parties) {
+                    let project = parties.project.as_ref().map(|p| p.number.as_str());
+                    events::would_record(queue_id, &parties.tenant.id, project);
+                }
+            }
+        }
     }
 
     /// A piece of the body. Nobody can be answered here, so trouble is remembered for the end.
@@ -378,7 +327,7 @@ impl Session {
             _ => return Err(Fault::OutOfOrder("end of message")),
         };
         let Decided { head, records, stripped, spill, failed } = decided;
-        let then = self.service.after_accept(&transaction, &stripped);
+        let then = transaction.after_accept(&self.service.policy, &stripped);
         if records.is_empty() {
             return Ok(End::Step(then));
         }
@@ -430,11 +379,18 @@ impl Session {
         }
     }
 
+    /// Refuses or defers the message; a message of tenants in shadow mode only passes.
     fn refuse(&self, transaction: &Transaction, reason: Reason) -> Step {
         let target = transaction.targets.first().map(|(_, target)| target);
-        let reply = self.service.texts.reply(reason, target.map(|t| &t.address));
-        let tenant = target.map(|t| t.tenant.id.as_str());
-        events::refused(transaction.queue_id(), tenant, "message", &reply);
+        let Some(target) = target else {
+            let shadowed = transaction.shadowed.first();
+            let reply = self.service.texts.reply(reason, shadowed.map(|t| &t.address));
+            let tenant = shadowed.map(|t| t.tenant.id.as_str());
+            events::would_refuse(transaction.queue_id(), tenant, "message", &reply);
+            return Step::Pass;
+        };
+        let reply = self.service.texts.reply(reason, Some(&target.address));
+        events::refused(transaction.queue_id(), Some(&target.tenant.id), "message", &reply);
         Step::Refuse(reply)
     }
 }
@@ -444,123 +400,31 @@ impl Transaction {
         self.envelope.queue_id.as_deref().unwrap_or_default()
     }
 
-    /// The targets, tenant by tenant, in the order of their first recipient.
-    fn by_tenant(&self) -> Vec<Vec<Target>> {
-        let mut tenants: Vec<Vec<Target>> = Vec::new();
-        for (_, target) in &self.targets {
-            match tenants.iter_mut().find(|group| group[0].tenant.id == target.tenant.id) {
-                Some(group) => group.push(target.clone()),
-                None => tenants.push(vec![target.clone()]),
-            }
+    /// Refuses or defers one recipient, or only says that it would be.
+    fn refuse_recipient(&mut self, service: &Service, refusal: Refusal, address: Option<&Address>) -> Step {
+        let reply = service.texts.reply(refusal.reason, address);
+        let tenant = refusal.tenant.as_ref();
+        let id = tenant.map(|tenant| tenant.id.as_str());
+        if service.shadows(tenant) {
+            events::would_refuse(self.queue_id(), id, "rcpt", &reply);
+            self.other_recipients = true;
+            return Step::Continue;
         }
-        tenants
-    }
-}
-
-impl Service {
-    /// What an integration address means, or why it is refused.
-    async fn resolve(&self, transaction: &Transaction, address: &Address) -> Result<Target, Reason> {
-        if self.draining.load(Ordering::SeqCst) {
-            return Err(Reason::ShuttingDown);
-        }
-        if transaction.targets.len() >= self.policy.max_recipients {
-            return Err(Reason::TooManyRecipients);
-        }
-        match tokio::time::timeout(LOOK_UP_TIME, self.look_up(address)).await {
-            Ok(Ok(resolved)) => {
-                let (tenant, project) = resolved?;
-                Ok(Target { tenant, project, address: address.clone() })
-            }
-            Ok(Err(error)) => {
-                events::directory_unavailable(transaction.queue_id(), &error);
-                Err(Reason::DirectoryUnavailable)
-            }
-            Err(_elapsed) => {
-                events::directory_unavailable(transaction.queue_id(), &"no answer in time");
-                Err(Reason::DirectoryUnavailable)
-            }
-        }
-    }
-
-    /// The longest prefix that exists decides; whether its project exists comes after.
-    async fn look_up(
-        &self,
-        address: &Address,
-    ) -> Result<Result<(Tenant, Option<Project>), Reason>, Unavailable> {
-        let readings = self.addressing.readings(address);
-        if readings.is_empty() {
-            return Ok(Err(Reason::BadAddress));
-        }
-        for reading in readings {
-            let Some(tenant) = self.directory.tenant(&reading.prefix).await? else { continue };
-            if !tenant.active {
-                return Ok(Err(Reason::TenantInactive));
-            }
-            let Some(number) = &reading.project else { return Ok(Ok((tenant, None))) };
-            return Ok(match self.directory.project(&tenant, number).await? {
-                None if !self.policy.unlinked_projects => Err(Reason::UnknownProject),
-                project => Ok((tenant, project)),
-            });
-        }
-        Ok(Err(Reason::NoSuchTenant))
-    }
-
-    /// What each tenant's directory says of the correspondents.
-    async fn people(
-        &self,
-        transaction: &Transaction,
-        correspondents: &[Correspondent],
-    ) -> Result<Vec<Vec<Person>>, Unavailable> {
-        let addresses: Vec<Address> = correspondents.iter().map(|c| c.address.clone()).collect();
-        let ask = async {
-            let mut people = Vec::new();
-            for group in transaction.by_tenant() {
-                people.push(self.directory.people(&group[0].tenant, &addresses).await?);
-            }
-            Ok(people)
-        };
-        match tokio::time::timeout(LOOK_UP_TIME, ask).await {
-            Ok(answer) => answer,
-            Err(_elapsed) => Err(Unavailable("no answer in time".to_owned())),
-        }
-    }
-
-    fn decide(
-        &self,
-        transaction: &Transaction,
-        head: &Head,
-        correspondents: &[Correspondent],
-        people: &[Vec<Person>],
-    ) -> Verdict {
-        let groups = transaction.by_tenant();
-        let nobody = Vec::new();
-        let parties: Vec<Party<'_>> = groups
-            .iter()
-            .enumerate()
-            .map(|(i, targets)| Party { targets, people: people.get(i).unwrap_or(&nobody) })
-            .collect();
-        rules::decide(&Case {
-            head,
-            correspondents,
-            parties: &parties,
-            other_recipients: transaction.other_recipients,
-            mixed: self.policy.mixed,
-            texts: &self.texts,
-        })
+        events::refused(self.queue_id(), id, "rcpt", &reply);
+        Step::Refuse(reply)
     }
 
     /// What becomes of the message in Postfix once its activities are recorded.
-    fn after_accept(&self, transaction: &Transaction, stripped: &HashSet<String>) -> Step {
-        let leaves = |target: &Target| !self.policy.keep_after_accept || stripped.contains(&target.tenant.id);
+    fn after_accept(&self, policy: &Policy, stripped: &HashSet<String>) -> Step {
+        let leaves = |target: &Target| !policy.keep_after_accept || stripped.contains(&target.tenant.id);
         let mut seen = HashSet::new();
-        let taken_out: Vec<CString> = transaction
+        let taken_out: Vec<CString> = self
             .targets
             .iter()
             .filter(|(raw, target)| leaves(target) && seen.insert(raw.clone()))
             .map(|(raw, _)| raw.clone())
             .collect();
-        let anybody_left =
-            transaction.other_recipients || transaction.targets.iter().any(|(_, t)| !leaves(t));
+        let anybody_left = self.other_recipients || self.targets.iter().any(|(_, target)| !leaves(target));
         match (taken_out.is_empty(), anybody_left) {
             (true, _) => Step::Pass,
             (false, true) => Step::DeliverWithout(taken_out),

@@ -74,6 +74,17 @@ pub fn recorded(queue_id: &str, tenant: &str, project: Option<&str>, key: &str, 
     info!(queue_id, tenant, project, key, known, verdict = "record", "recorded");
 }
 
+/// Shadow mode: this reply would have been given.
+pub fn would_refuse(queue_id: &str, tenant: Option<&str>, stage: &'static str, reply: &Reply) {
+    let verdict = if reply.is_deferral() { "would_defer" } else { "would_reject" };
+    info!(queue_id, tenant, stage, verdict, reply = reply.code, reason = reply.reason.as_str(), "shadow");
+}
+
+/// Shadow mode: this activity would have been recorded.
+pub fn would_record(queue_id: &str, tenant: &str, project: Option<&str>) {
+    info!(queue_id, tenant, project, verdict = "would_record", "shadow");
+}
+
 /// A message without integration recipient; counted among debug lines, for a busy server has nothing else.
 pub fn passed(queue_id: &str) {
     debug!(queue_id, verdict = "pass", "passed");

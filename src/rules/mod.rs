@@ -31,6 +31,8 @@ pub struct Tenant {
     pub active: bool,
     /// Default activity type.
     pub activity_type: String,
+    /// Whether its mail is only judged and logged (`mode = "shadow"`).
+    pub shadow: bool,
 }
 
 /// A project or sales case of a tenant.

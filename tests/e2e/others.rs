@@ -65,3 +65,18 @@ fn a_mixed_message_reaches_the_others_unchanged() {
     assert_eq!(without_received(&found.1), message);
     world.wait_for_activities(1);
 }
+
+#[test]
+fn a_tenant_in_shadow_mode_is_judged_and_nothing_happens() {
+    let world =
+        World::with(Options { postfix: vec!["relay_transport = keep:".to_owned()], ..Options::default() });
+    for (message, verdict) in
+        [("plain", "would_record"), ("no_subject", "would_reject"), ("unknown_sender", "no-user")]
+    {
+        let (_, answer) = world.mail("anna@mycompany.test", &["trial@severamail.test"], &eml(message));
+        assert!(answer.starts_with("250"), "{answer}");
+        wait_for("the log line", || world.milter.as_ref().unwrap().log().contains(verdict).then_some(()));
+    }
+    wait_for("all three delivered", || (world.postfix.delivered().len() == 3).then_some(()));
+    assert_eq!(world.activities().len(), 0);
+}

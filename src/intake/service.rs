@@ -1,0 +1,226 @@
+//! What all sessions share: settings, the directory, memory, and the count of messages in flight.
+//!
+//! In: recipients and heads. Out: what they mean, by the directory and the rules.
+//! Promise: the directory has five seconds for each question; a directory that cannot answer defers.
+//! Fails: [`Unavailable`], and reasons of the table of replies.
+
+use crate::directory::{Directory, Unavailable};
+use crate::mail::{Address, Budget, Head};
+use crate::observe::events;
+use crate::rules::{
+    self, Addressing, Case, Correspondent, Mixed, Party, Project, Reason, Target, Tenant, Texts, Verdict,
+};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+
+/// Time for the directory at RCPT and at end of header; Postfix waits 30 s (`milter_command_timeout`).
+const LOOK_UP_TIME: Duration = Duration::from_secs(5);
+
+/// What the service does where the design leaves a choice.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Largest message, in bytes.
+    pub max_size: u64,
+    /// Most integration recipients of one message.
+    pub max_recipients: usize,
+    /// What a failed rule does to a mixed transaction.
+    pub mixed: Mixed,
+    /// Leave recorded messages to Postfix instead of discarding them.
+    pub keep_after_accept: bool,
+    /// Record without link where the project is unknown, instead of refusing.
+    pub unlinked_projects: bool,
+    /// For whom everything is only decided and logged.
+    pub shadow: Shadow,
+}
+
+/// `mode = "shadow"`: everything is decided and logged as `would …`; nothing is refused, recorded or deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shadow {
+    /// For nobody: `explain` says what the rules say.
+    Nobody,
+    /// For tenants whose directory entry says so.
+    #[default]
+    Marked,
+    /// For everybody.
+    Everybody,
+}
+
+/// What all sessions share.
+pub struct Service {
+    /// Which addresses are integration addresses.
+    pub addressing: Addressing,
+    /// Choices.
+    pub policy: Policy,
+    /// The texts of replies.
+    pub texts: Texts,
+    /// Who is who.
+    pub directory: Arc<dyn Directory>,
+    /// Memory for message bytes.
+    pub budget: Budget,
+    /// Where large messages go while they arrive.
+    pub spool: PathBuf,
+    draining: AtomicBool,
+    /// Counts messages with a target; a token lives in each transaction and goes with it.
+    in_flight: TaskTracker,
+}
+
+/// Why a recipient is refused, and whose it is as far as that is known.
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    pub(super) tenant: Option<Tenant>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, tenant: None }
+    }
+}
+
+impl Service {
+    /// A service that takes messages.
+    pub fn new(
+        addressing: Addressing,
+        policy: Policy,
+        texts: Texts,
+        directory: Arc<dyn Directory>,
+        budget: Budget,
+        spool: PathBuf,
+    ) -> Self {
+        let draining = AtomicBool::new(false);
+        Self { addressing, policy, texts, directory, budget, spool, draining, in_flight: TaskTracker::new() }
+    }
+
+    /// Takes no new messages and waits until those in flight are answered. The answer is how many were not.
+    pub async fn drain(&self, patience: Duration) -> usize {
+        self.draining.store(true, Ordering::SeqCst);
+        self.in_flight.close();
+        let _ = tokio::time::timeout(patience, self.in_flight.wait()).await;
+        self.in_flight.len()
+    }
+
+    /// Messages with a target that are not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Shows the drain that a message wants its answer, for as long as the token lives.
+    pub(super) fn hold(&self) -> TaskTrackerToken {
+        self.in_flight.token()
+    }
+
+    /// True if what concerns this tenant is only logged; no tenant: a recipient that names none.
+    pub(super) fn shadows(&self, tenant: Option<&Tenant>) -> bool {
+        match self.policy.shadow {
+            Shadow::Nobody => false,
+            Shadow::Marked => tenant.is_some_and(|tenant| tenant.shadow),
+            Shadow::Everybody => true,
+        }
+    }
+
+    /// What an integration address means, or why it is refused. `before` is how many targets the message has already.
+    pub(super) async fn resolve(
+        &self,
+        address: &Address,
+        before: usize,
+        queue_id: &str,
+    ) -> Result<Target, Refusal> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(Reason::ShuttingDown.into());
+        }
+        if before >= self.policy.max_recipients {
+            return Err(Reason::TooManyRecipients.into());
+        }
+        match in_time(self.look_up(address)).await {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                events::directory_unavailable(queue_id, &error);
+                Err(Reason::DirectoryUnavailable.into())
+            }
+        }
+    }
+
+    /// The longest prefix that exists decides; whether its project exists comes after.
+    async fn look_up(&self, address: &Address) -> Result<Result<Target, Refusal>, Unavailable> {
+        let readings = self.addressing.readings(address);
+        if readings.is_empty() {
+            return Ok(Err(Reason::BadAddress.into()));
+        }
+        for reading in readings {
+            let Some(tenant) = self.directory.tenant(&reading.prefix).await? else { continue };
+            if !tenant.active {
+                return Ok(Err(Refusal { reason: Reason::TenantInactive, tenant: Some(tenant) }));
+            }
+            let project: Option<Project> = match &reading.project {
+                None => None,
+                Some(number) => match self.directory.project(&tenant, number).await? {
+                    None if !self.policy.unlinked_projects => {
+                        return Ok(Err(Refusal { reason: Reason::UnknownProject, tenant: Some(tenant) }));
+                    }
+                    project => project,
+                },
+            };
+            return Ok(Ok(Target { tenant, project, address: address.clone() }));
+        }
+        Ok(Err(Reason::NoSuchTenant.into()))
+    }
+
+    /// Looks the people up and lets the rules decide for these targets.
+    pub(super) async fn decide(
+        &self,
+        targets: &[Target],
+        head: &Head,
+        correspondents: &[Correspondent],
+        other_recipients: bool,
+    ) -> Result<Verdict, Unavailable> {
+        let groups = by_tenant(targets);
+        let addresses: Vec<Address> = correspondents.iter().map(|c| c.address.clone()).collect();
+        let ask = async {
+            let mut people = Vec::new();
+            for group in &groups {
+                people.push(self.directory.people(&group[0].tenant, &addresses).await?);
+            }
+            Ok(people)
+        };
+        // A message that fails by its head alone needs no look-up.
+        let people = match rules::check_head(head) {
+            Some(_) => vec![Vec::new(); groups.len()],
+            None => in_time(ask).await?,
+        };
+        let parties: Vec<Party<'_>> =
+            groups.iter().zip(&people).map(|(targets, people)| Party { targets, people }).collect();
+        Ok(rules::decide(&Case {
+            head,
+            correspondents,
+            parties: &parties,
+            other_recipients,
+            mixed: self.policy.mixed,
+            texts: &self.texts,
+        }))
+    }
+}
+
+/// The targets, tenant by tenant, in the order of their first recipient.
+fn by_tenant(targets: &[Target]) -> Vec<Vec<Target>> {
+    let mut tenants: Vec<Vec<Target>> = Vec::new();
+    for target in targets {
+        match tenants.iter_mut().find(|group| group[0].tenant.id == target.tenant.id) {
+            Some(group) => group.push(target.clone()),
+            None => tenants.push(vec![target.clone()]),
+        }
+    }
+    tenants
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
+    match tokio::time::timeout(LOOK_UP_TIME, answer).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(Unavailable("no answer in time".to_owned())),
+    }
+}
