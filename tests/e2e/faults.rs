@@ -93,3 +93,19 @@ fn no_descriptors_left_is_a_pause_not_the_end() {
     assert!(taken.starts_with("250"));
     world.wait_for_activities(1);
 }
+
+#[test]
+fn a_disk_that_takes_longer_than_the_deadline_is_a_451_and_the_retry_finds_it_recorded() {
+    let mut world = World::start();
+    {
+        // Once: the sync that should have made the first message durable takes 66 seconds.
+        let _slow = inject(&mut world, "fsync,fdatasync:delay_enter=66000000:when=1");
+        let (_, answer) = world.mail("anna@mycompany.test", MY, &eml("plain"));
+        assert!(matches(&answer, "451 4.3.0 *[deadline-exceeded]"), "{answer}");
+        world.wait_for_activities(1);
+    }
+    let (_, answer) = world.mail("anna@mycompany.test", MY, &eml("plain"));
+    assert!(answer.starts_with("250"), "{answer}");
+    assert!(world.milter().log().contains("known=true"), "{}", world.milter().log());
+    world.wait_for_activities(1);
+}

@@ -67,7 +67,11 @@ const OLD: u32 = 0x37f;
 const INTEGRATION: &[u8] = b"<mycompany@severamail.test>";
 
 fn world() -> (World, SocketAddr) {
-    let world = World::with(Options { tcp: true, ..Options::default() });
+    with(Vec::new())
+}
+
+fn with(config: Vec<(&'static str, String)>) -> (World, SocketAddr) {
+    let world = World::with(Options { tcp: true, config, ..Options::default() });
     let config = std::fs::read_to_string(world.config_path()).unwrap();
     let at = config.find("inet:").unwrap() + "inet:".len();
     let address = config[at..].split('"').next().unwrap().parse().unwrap();
@@ -192,4 +196,66 @@ fn an_aborted_message_leaves_nothing_for_the_next() {
     let (_, answer) = world.mail("anna@mycompany.test", &["mycompany@severamail.test"], &eml("plain"));
     assert!(answer.starts_with("250"), "{answer}");
     assert_eq!(world.wait_for_activities(1)[0]["subject"], "Meeting on Friday");
+}
+
+/// What a `y` frame (a reply with a text) says.
+#[track_caller]
+fn reply(answer: Option<(u8, Vec<u8>)>) -> String {
+    let (command, payload) = answer.expect("an answer");
+    assert_eq!(command, b'y', "{}", payload.escape_ascii());
+    String::from_utf8(payload).unwrap().trim_end_matches('\0').to_owned()
+}
+
+#[test]
+fn memory_over_all_sessions_has_a_limit() {
+    // Postfix sends a body only when it is complete, so many bodies half way take many milter clients.
+    let (world, address) = with(vec![("message", "memory_limit = \"1 MiB\"".to_owned())]);
+    let mut open: Vec<_> = (0..12)
+        .map(|i| {
+            let mut milter = Milter::connect(address);
+            milter.negotiate(OLD);
+            milter.envelope(INTEGRATION);
+            assert_eq!(milter.ask(b'L', format!("Message-ID\0 <{i}@x.test>\0").as_bytes()).unwrap().0, b'c');
+            milter.head();
+            assert_eq!(milter.ask(b'B', &[b'x'; 60_000]).unwrap().0, b'c');
+            assert_eq!(milter.ask(b'B', &[b'y'; 60_000]).unwrap().0, b'c');
+            milter
+        })
+        .collect();
+    // A head needs room too.
+    let mut late = Milter::connect(address);
+    late.negotiate(OLD);
+    late.envelope(INTEGRATION);
+    let field = [b"X-Long\0 ".to_vec(), vec![b'z'; 60_000], vec![0]].concat();
+    (0..2).for_each(|_| assert_eq!(late.ask(b'L', &field).unwrap().0, b'c'));
+    let text = reply(late.ask(b'N', b""));
+    assert!(
+        text.starts_with("451 4.3.2 <mycompany@severamail.test>: ") && text.ends_with("[busy]"),
+        "{text}"
+    );
+
+    let answers: Vec<_> = open.iter_mut().map(|milter| milter.ask(b'E', b"").unwrap()).collect();
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(command, _)| *command == b'd');
+    assert_eq!((taken.len(), refused.len()), (8, 4), "eight times 120 KB fit into 1 MiB");
+    for answer in refused {
+        assert!(reply(Some(answer)).ends_with("[busy]"));
+    }
+    world.wait_for_activities(8);
+    // All of it was given back.
+    let (_, answer) = world.mail("anna@mycompany.test", &["mycompany@severamail.test"], &eml("plain"));
+    assert!(answer.starts_with("250"), "{answer}");
+}
+
+#[test]
+fn commands_out_of_order_are_a_451_with_a_text_and_a_log_line() {
+    let (world, address) = world();
+    let mut milter = Milter::connect(address);
+    milter.negotiate(OLD);
+    assert_eq!(milter.ask(b'M', b"<anna@mycompany.test>\0").unwrap().0, b'c');
+    assert_eq!(milter.ask(b'R', &[INTEGRATION, b"\0"].concat()).unwrap().0, b'c');
+    // A header field without DATA before it.
+    let text = reply(milter.ask(b'L', b"Subject\0 s\0"));
+    assert!(text.starts_with("451 4.3.0 ") && text.ends_with("[internal-error]"), "{text}");
+    let log = world.milter.as_ref().unwrap().log();
+    assert!(log.contains("fault") && log.contains("header out of order"), "{log}");
 }
