@@ -1,12 +1,16 @@
 //! `make bench`: messages a second through one private Postfix, with and without the milter, by Postfix's own
-//! smtp-source. All in one run, so the ratios count and the numbers do not.
+//! smtp-source. All in one run, so the ratios count and the numbers do not. And how long a directory file takes.
 
 #![allow(clippy::unwrap_used)] // a panic is this program's way to fail
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::{process::Command, time::Instant};
+use activity_milter::{
+    directory::{Directory, FileDirectory},
+    mail::Address,
+};
+use std::{fmt::Write as _, fs, hint::black_box, process::Command, time::Instant};
 use support::{
     wait_for,
     world::{Options, World},
@@ -39,7 +43,40 @@ fn rate(world: &World, to: &str) -> f64 {
     rates[RUNS / 2]
 }
 
+/// Loads a directory file of that many addresses: seconds to load it, and nanoseconds to look one up.
+fn directory(addresses: usize) -> (f64, f64) {
+    const LOOKS: usize = 200_000;
+    let mut text = "[[tenant]]\nprefix = \"mycompany\"\nid = \"t-1\"\n".to_owned();
+    for n in 0..addresses / 2 {
+        write!(text, "[[tenant.user]]\nid = \"u-{n}\"\naddresses = [\"u{n}@a.test\", \"u{n}@b.test\"]\n")
+            .unwrap();
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    let started = Instant::now();
+    let directory = FileDirectory::open(file.path()).unwrap();
+    let load = started.elapsed().as_secs_f64();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let look = runtime.block_on(async {
+        let tenant = directory.tenant("mycompany").await.unwrap().unwrap();
+        let asked: Vec<[Address; 1]> = (0..1000)
+            .map(|n| [Address::parse(&format!("u{}@b.test", n * addresses / 2000)).unwrap()])
+            .collect();
+        let started = Instant::now();
+        for n in 0..LOOKS {
+            black_box(directory.people(&tenant, &asked[n % asked.len()]).await.unwrap());
+        }
+        started.elapsed().as_nanos() as f64 / LOOKS as f64
+    });
+    (load, look)
+}
+
 fn main() {
+    println!("directory file   addresses   load (s)   look-up (ns)");
+    for addresses in [1_000, 100_000] {
+        let (load, look) = directory(addresses);
+        println!("{addresses:>26} {load:>10.3} {look:>14.0}");
+    }
     // Whatever is not taken by the milter is thrown away, so that delivery does not measure.
     let discard = [
         "default_transport = discard:",

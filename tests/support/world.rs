@@ -30,7 +30,9 @@ impl Process {
         let from = fs::metadata(log).map_or(0, |meta| usize::try_from(meta.len()).unwrap());
         let file = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         // A group of its own, so that what it starts (strace starts the service) can be ended with it.
-        let child = command.stdin(Stdio::null()).stderr(file).process_group(0).spawn().unwrap();
+        // No standard output: a process that is kept running would keep the reader of a pipe waiting.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).process_group(0);
+        let child = command.spawn().unwrap();
         Self { child, log: log.to_owned(), from }
     }
 
@@ -205,7 +207,7 @@ impl World {
     pub fn start_sink_with(&mut self, args: &[String]) {
         let mut command = Command::new(program());
         command.arg("sink").arg("--listen").arg(format!("127.0.0.1:{}", self.sink_port));
-        command.arg("--data").arg(self.root.join("sink")).args(args).stdout(Stdio::null());
+        command.arg("--data").arg(self.root.join("sink")).args(args);
         self.sink = Some(Process::start(&mut command, &self.root.join("sink.log")));
         let port = self.sink_port;
         wait_for("the sink to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
