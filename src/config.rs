@@ -37,10 +37,10 @@ const LEAST_MEMORY: u64 = 8 * MEMORY_PER_MESSAGE as u64;
 pub struct Config {
     /// What is an integration address.
     pub addressing: Addressing,
-    /// Where Postfix reaches us.
-    pub socket: SocketSettings,
-    /// Most milter connections at a time.
-    pub max_sessions: usize,
+    /// Where Postfix reaches the milter.
+    pub milter: SocketSettings,
+    /// Where Postfix delivers by LMTP, if it does.
+    pub lmtp: Option<SocketSettings>,
     /// What the service does where there is a choice.
     pub policy: Policy,
     /// Memory for message bytes over all sessions.
@@ -85,7 +85,9 @@ struct ConfigText {
     #[serde(default)]
     mode: ModeText,
     #[serde(default)]
-    milter: MilterText,
+    milter: SocketText,
+    /// Without this table there is no LMTP listener.
+    lmtp: Option<SocketText>,
     #[serde(default)]
     message: MessageText,
     #[serde(default)]
@@ -106,11 +108,13 @@ enum ModeText {
     Shadow,
 }
 
+/// `[milter]` and `[lmtp]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct MilterText {
-    /// `unix:/path` or `inet:address:port`.
-    listen: Text<Listen>,
+struct SocketText {
+    /// `unix:/path` or `inet:address:port`; default: `milter.sock` or `lmtp.sock` in
+    /// `/var/spool/postfix/activity-milter`.
+    listen: Option<Spanned<Text<Listen>>>,
     /// Permission bits of a unix socket, octal.
     socket_mode: Text<Mode>,
     /// Group of a unix socket; default: what the directory gives.
@@ -119,14 +123,26 @@ struct MilterText {
     max_sessions: Spanned<usize>,
 }
 
-impl Default for MilterText {
+impl Default for SocketText {
     fn default() -> Self {
         Self {
-            listen: Text(Listen::Unix("/var/spool/postfix/activity-milter/milter.sock".into())),
+            listen: None,
             socket_mode: Text(Mode(0o660)),
             socket_group: None,
             max_sessions: Spanned::new(0..0, 1000),
         }
+    }
+}
+
+impl SocketText {
+    fn validate(self, source: &Source, table: &'static str) -> Result<SocketSettings, SourceError> {
+        let listen = match self.listen {
+            Some(listen) => listen.into_inner().0,
+            None => Listen::Unix(format!("/var/spool/postfix/activity-milter/{table}.sock").into()),
+        };
+        let (mode, group) = (self.socket_mode.0.0, self.socket_group);
+        let max_sessions = at_least_one(source, self.max_sessions)?;
+        Ok(SocketSettings { table, listen, mode, group, max_sessions })
     }
 }
 
@@ -421,14 +437,18 @@ impl ConfigText {
             retry_max: self.backend.retry_max.0.0,
             max_age: self.queue.max_age.0.0,
         };
+        let milter = self.milter.validate(source, "milter")?;
+        let lmtp_listen = self.lmtp.as_ref().and_then(|lmtp| lmtp.listen.as_ref()).map(Spanned::span);
+        let lmtp = self.lmtp.map(|lmtp| lmtp.validate(source, "lmtp")).transpose()?;
+        if let (Some(span), Some(lmtp)) = (lmtp_listen, &lmtp)
+            && lmtp.listen == milter.listen
+        {
+            return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
+        }
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },
-            socket: SocketSettings {
-                listen: self.milter.listen.0,
-                mode: self.milter.socket_mode.0.0,
-                group: self.milter.socket_group,
-            },
-            max_sessions: at_least_one(source, self.milter.max_sessions)?,
+            milter,
+            lmtp,
             policy,
             memory_limit,
             texts,
@@ -525,12 +545,15 @@ mod tests {
     #[test]
     fn the_least_configuration_has_the_defaults_of_the_design() {
         let config = read(LEAST).unwrap();
-        assert_eq!(config.socket.listen.to_string(), "unix:/var/spool/postfix/activity-milter/milter.sock");
-        assert_eq!((config.max_sessions, config.policy.max_size), (1000, 50 * 1024 * 1024));
+        assert_eq!(config.milter.listen.to_string(), "unix:/var/spool/postfix/activity-milter/milter.sock");
+        assert_eq!((config.milter.max_sessions, config.policy.max_size), (1000, 50 * 1024 * 1024));
         assert_eq!((config.memory_limit, config.courier.max_in_flight), (64 * 1024 * 1024, 32));
         assert_eq!(config.backend.timeout, Duration::from_secs(30));
         assert_eq!(config.courier.max_age, Duration::from_secs(5 * 24 * 3600));
         assert_eq!(config.queue.max_items, 1_000_000);
+        assert!(config.lmtp.is_none());
+        let lmtp = read(&format!("{LEAST}[lmtp]\n")).unwrap().lmtp.unwrap();
+        assert_eq!(lmtp.listen.to_string(), "unix:/var/spool/postfix/activity-milter/lmtp.sock");
     }
 
     #[test]
@@ -541,6 +564,11 @@ mod tests {
             ("[milter]\nmax_sessions = \"many\"", "am.toml:7:16: max_sessions: invalid type: string"),
             ("[milter]\nmax_sessions = 0", "am.toml:7:16: max_sessions: 0 would let nothing through"),
             ("[milter]\nsocket_mode = \"rw\"", "am.toml:7:15: socket_mode: \"rw\" is no file mode"),
+            (
+                "[milter]\nlisten = \"unix:/x\"\n[lmtp]\nlisten = \"unix:/x\"",
+                "am.toml:9:10: listen: the same socket as milter.listen",
+            ),
+            ("[lmtp]\nmax_sessions = 0", "am.toml:7:16: max_sessions: 0 would let nothing through"),
             ("[message]\nmax_size = \"big\"", "am.toml:7:12: max_size: \"big\" is no size"),
             ("[message]\nmemory_limit = \"1 KiB\"", "am.toml:7:16: memory_limit: too small"),
             (

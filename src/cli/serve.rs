@@ -5,11 +5,12 @@ use crate::backend::{Backend, HttpBackend};
 use crate::config::Config;
 use crate::courier;
 use crate::directory::{self, FileDirectory};
-use crate::intake::{Listener, Service, milter};
+use crate::intake::{Listener, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::observe::{self, events};
 use crate::queue::Queue;
 use miette::Report;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
     process::ExitCode,
     sync::Arc,
@@ -26,18 +27,33 @@ const COURIER_TIME: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
     observe::start(&config.log);
+    raise_open_files();
     let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
     let closing = CancellationToken::new();
-    let listener = Listener::bind(&config.socket, closing.clone()).await.map_err(other)?;
+    let milter = Listener::bind(&config.milter, closing.clone()).await.map_err(other)?;
+    let lmtp = match &config.lmtp {
+        Some(lmtp) => Some((Listener::bind(lmtp, closing.clone()).await.map_err(other)?, lmtp.max_sessions)),
+        None => None,
+    };
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    run(config, listener, closing, shutdown).await?;
+    run(config, Listeners { milter, lmtp }, closing, shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes as many descriptors as the system grants: each session needs one, and the usual soft limit of 1024 is there
+/// for programs that use select(2).
+fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard); // without it, `accept` pauses when they run out
+    }
 }
 
 /// Opens the directory that the configuration names, and keeps it up to date.
@@ -47,11 +63,18 @@ pub(super) fn open_directory(settings: &directory::Settings) -> Result<Arc<FileD
     Ok(Arc::new(directory))
 }
 
+/// The doors, open.
+struct Listeners {
+    milter: Listener,
+    /// With the most sessions it may have.
+    lmtp: Option<(Listener, usize)>,
+}
+
 /// Serves until `shutdown` completes. The order of the end: accept nobody, answer the messages in flight, close the
 /// connections, finish the attempts under way.
 async fn run(
     config: Config,
-    listener: Listener,
+    listeners: Listeners,
     closing: CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
@@ -71,13 +94,22 @@ async fn run(
         budget,
         config.queue.spool,
     ));
-    if let Some(local) = listener.local() {
-        events::started(&local);
+    let Listeners { milter, lmtp } = listeners;
+    let doors = [("milter", Some(&milter)), ("lmtp", lmtp.as_ref().map(|(listener, _)| listener))];
+    for (door, local) in doors.into_iter().filter_map(|(door, l)| Some((door, l?.local()?))) {
+        events::listening(door, &local);
     }
+    events::started();
     let hang_up = CancellationToken::new();
+    let lmtp = async {
+        if let Some((listener, max_sessions)) = lmtp {
+            let (service, queue) = (Arc::clone(&service), Arc::clone(&queue));
+            lmtp::run(listener, max_sessions, service, queue, hang_up.clone()).await;
+        }
+    };
     let milter = milter::run(
-        listener,
-        config.max_sessions,
+        milter,
+        config.milter.max_sessions,
         Arc::clone(&service),
         Arc::clone(&queue),
         hang_up.clone().cancelled_owned(),
@@ -90,7 +122,7 @@ async fn run(
         hang_up.cancel();
         cut_off
     };
-    let (served, cut_off) = tokio::join!(milter, stop);
+    let (served, (), cut_off) = tokio::join!(milter, lmtp, stop);
     courier_stop.cancel();
     let _ = tokio::time::timeout(COURIER_TIME, courier).await;
     watch.abort();

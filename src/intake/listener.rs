@@ -1,6 +1,6 @@
 //! Sockets that Postfix can reach, and an `accept` that does not give up.
 //!
-//! In: where to listen. Out: connections, for indymilter.
+//! In: where to listen. Out: connections, for indymilter and LMTP.
 //! Promise: a failed `accept` (no descriptors left, peer gone) is a log line and a pause, where indymilter's `run`
 //! would end; a stale unix socket is replaced, one that somebody answers on is not.
 //! Fails: [`BindError`], with the remedy.
@@ -63,12 +63,16 @@ impl fmt::Display for Listen {
 /// Settings of a listening socket.
 #[derive(Clone, Debug)]
 pub struct SocketSettings {
+    /// The table of the configuration that these come from, for error texts: `milter` or `lmtp`.
+    pub table: &'static str,
     /// Where.
     pub listen: Listen,
     /// Permission bits of a unix socket.
     pub mode: u32,
     /// Group of a unix socket; none leaves what the directory gives.
     pub group: Option<String>,
+    /// Most connections at a time.
+    pub max_sessions: usize,
 }
 
 /// Why we cannot listen.
@@ -76,15 +80,30 @@ pub struct SocketSettings {
 pub enum BindError {
     /// Somebody answers there.
     #[error(
-        "{0} is in use: another activity-milter is listening there. Stop it, or set another milter.listen"
+        "{listen} is in use: another activity-milter is listening there. Stop it, or set another {table}.listen"
     )]
-    InUse(Listen),
+    InUse {
+        /// Where.
+        listen: Listen,
+        /// The table of the configuration.
+        table: &'static str,
+    },
     /// There is a file that is no socket; it is not ours to remove.
-    #[error("{0} exists and is no socket: remove it, or set another milter.listen")]
-    NotASocket(PathBuf),
+    #[error("{path} exists and is no socket: remove it, or set another {table}.listen")]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+        /// The table of the configuration.
+        table: &'static str,
+    },
     /// No such group.
-    #[error("there is no group \"{0}\": create it, or change milter.socket_group")]
-    NoGroup(String),
+    #[error("there is no group \"{group}\": create it, or change {table}.socket_group")]
+    NoGroup {
+        /// The name.
+        group: String,
+        /// The table of the configuration.
+        table: &'static str,
+    },
     /// Anything else.
     #[error("cannot listen on {listen}: {error}. {remedy}")]
     Io {
@@ -93,7 +112,7 @@ pub enum BindError {
         /// Why not.
         error: io::Error,
         /// What would do.
-        remedy: &'static str,
+        remedy: String,
     },
 }
 
@@ -121,11 +140,9 @@ impl Listener {
         let socket = match &settings.listen {
             Listen::Inet(address) => Socket::Tcp(TcpListener::bind(address).await.map_err(|error| {
                 if error.kind() == io::ErrorKind::AddrInUse {
-                    BindError::InUse(settings.listen.clone())
-                } else {
-                    let remedy = "Set milter.listen to an address of this machine";
-                    BindError::Io { listen: settings.listen.clone(), error, remedy }
+                    return settings.in_use();
                 }
+                settings.failed(error, format!("Set {}.listen to an address of this machine", settings.table))
             })?),
             Listen::Unix(path) => bind_unix(path, settings).await?,
         };
@@ -202,31 +219,43 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 }
 
 async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, BindError> {
-    let listen = || settings.listen.clone();
-    let failed = |remedy| move |error| BindError::Io { listen: listen(), error, remedy };
+    let table = settings.table;
+    let failed = |remedy: String| move |error| settings.failed(error, remedy);
     if let Ok(meta) = fs::symlink_metadata(path) {
         if !meta.file_type().is_socket() {
-            return Err(BindError::NotASocket(path.to_owned()));
+            return Err(BindError::NotASocket { path: path.to_owned(), table });
         }
         let answers = tokio::time::timeout(Duration::from_secs(2), UnixStream::connect(path)).await;
         // Only a refused connection shows that nobody is there; a full backlog is somebody.
         if !matches!(answers, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused) {
-            return Err(BindError::InUse(listen()));
+            return Err(settings.in_use());
         }
         fs::remove_file(path)
-            .map_err(failed("The stale socket there cannot be removed: remove it by hand"))?;
+            .map_err(failed("The stale socket there cannot be removed: remove it by hand".to_owned()))?;
     }
     let remedy = "The directory must exist and be writable for the user activity-milter runs as";
-    let listener = UnixListener::bind(path).map_err(failed(remedy))?;
+    let listener = UnixListener::bind(path).map_err(failed(remedy.to_owned()))?;
     let file = SocketFile::new(path);
     if let Some(name) = &settings.group {
-        let group = Group::from_name(name).ok().flatten().ok_or_else(|| BindError::NoGroup(name.clone()))?;
-        let remedy = "activity-milter must be a member of milter.socket_group";
+        let group = Group::from_name(name).ok().flatten();
+        let group = group.ok_or_else(|| BindError::NoGroup { group: name.clone(), table })?;
+        let remedy = format!("activity-milter must be a member of {table}.socket_group");
         chown(path, None, Some(group.gid.as_raw())).map_err(failed(remedy))?;
     }
     let mode = fs::Permissions::from_mode(settings.mode);
-    fs::set_permissions(path, mode).map_err(failed("The mode cannot be set: see milter.socket_mode"))?;
+    fs::set_permissions(path, mode)
+        .map_err(failed(format!("The mode cannot be set: see {table}.socket_mode")))?;
     Ok(Socket::Unix(listener, file))
+}
+
+impl SocketSettings {
+    fn in_use(&self) -> BindError {
+        BindError::InUse { listen: self.listen.clone(), table: self.table }
+    }
+
+    fn failed(&self, error: io::Error, remedy: String) -> BindError {
+        BindError::Io { listen: self.listen.clone(), error, remedy }
+    }
 }
 
 #[cfg(test)]
@@ -236,7 +265,13 @@ mod tests {
     use tokio::time::Instant;
 
     fn at(path: &Path) -> SocketSettings {
-        SocketSettings { listen: Listen::Unix(path.to_owned()), mode: 0o660, group: None }
+        SocketSettings {
+            table: "milter",
+            listen: Listen::Unix(path.to_owned()),
+            mode: 0o660,
+            group: None,
+            max_sessions: 10,
+        }
     }
 
     #[test]
@@ -258,14 +293,14 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert!(matches!(
             Listener::bind(&at(&path), CancellationToken::new()).await,
-            Err(BindError::InUse(_))
+            Err(BindError::InUse { .. })
         ));
         drop(live);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
         assert!(matches!(
             Listener::bind(&at(&path), CancellationToken::new()).await,
-            Err(BindError::NotASocket(_))
+            Err(BindError::NotASocket { .. })
         ));
         let nowhere =
             Listener::bind(&at(Path::new("/nonexistent/milter.sock")), CancellationToken::new()).await;
@@ -274,7 +309,7 @@ mod tests {
             SocketSettings { group: Some("no-such-group".to_owned()), ..at(&dir.path().join("g.sock")) };
         assert!(matches!(
             Listener::bind(&grouped, CancellationToken::new()).await,
-            Err(BindError::NoGroup(_))
+            Err(BindError::NoGroup { .. })
         ));
     }
 

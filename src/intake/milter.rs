@@ -5,7 +5,7 @@
 //! below Postfix's own (`milter_command_timeout` 30 s, `milter_content_timeout` 300 s).
 //! Fails: [`run`] ends only when it is told to; faults are 451 and a log line.
 
-use super::{Fault, Listener, Service, Session, Step, record};
+use super::{END_TIME, Fault, Listener, Service, Session, Step, record};
 use crate::mail::Intake;
 use crate::observe::events;
 use crate::queue::Queue;
@@ -20,9 +20,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-
-/// Time for all work at end of message (DESIGN section 4).
-const END_TIME: Duration = Duration::from_secs(60);
 
 /// How often Postfix is told that we are still at it.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);

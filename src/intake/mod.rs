@@ -1,11 +1,12 @@
 //! Protocol in, decision out: the doors through which messages come.
 //!
-//! In: what Postfix says over the milter protocol. Out: a [`Step`] for each command, a parcel for the queue.
+//! In: what Postfix says over the milter protocol or LMTP. Out: a [`Step`] for each command, a parcel for the queue.
 //! Promise: a message is answered only when its activities are on disk; one that fails is refused or deferred with a
 //! text, never dropped; a fault in one message never reaches another.
 //! Fails: every fault of ours is a 451 and a log line with the queue id.
 
 mod listener;
+pub mod lmtp;
 pub mod milter;
 mod service;
 mod session;
@@ -17,7 +18,14 @@ pub use session::{End, Fault, Session, Step};
 use crate::observe::events;
 use crate::queue::{Put, PutError, Queue};
 use crate::rules::Reason;
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Time for all work at end of message (DESIGN section 4): below the 300 s of Postfix's `milter_content_timeout` and
+/// the 600 s of its `lmtp_data_done_timeout`.
+const END_TIME: Duration = Duration::from_secs(60);
 
 /// Stores what a message came to and says how the transaction ends.
 pub async fn record(service: &Service, queue: &Arc<Queue>, end: End) -> Step {

@@ -178,6 +178,7 @@ impl Service {
         head: &Head,
         correspondents: &[Correspondent],
         other_recipients: bool,
+        mixed: Mixed,
     ) -> Result<Verdict, Unavailable> {
         let groups = by_tenant(targets);
         let addresses: Vec<Address> = correspondents.iter().map(|c| c.address.clone()).collect();
@@ -200,7 +201,7 @@ impl Service {
             correspondents,
             parties: &parties,
             other_recipients,
-            mixed: self.policy.mixed,
+            mixed,
             texts: &self.texts,
         }))
     }

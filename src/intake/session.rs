@@ -11,9 +11,9 @@ use crate::mail::{
     domain_of, parse_path,
 };
 use crate::observe::events;
-use crate::rules::{self, Correspondent, Reason, Record, Reply, Target, Verdict};
+use crate::rules::{self, Correspondent, Mixed, Reason, Record, Reply, Target, Verdict};
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     ffi::{CStr, CString},
     io,
     sync::Arc,
@@ -106,8 +106,9 @@ struct RawHead {
 struct Decided {
     head: Head,
     records: Vec<Record>,
-    /// Ids of tenants whose recipients are taken out although nothing is recorded for them.
-    stripped: HashSet<String>,
+    /// Replies by the ids of tenants for whom nothing is recorded although the message goes on: with the milter their
+    /// recipients are taken out (`strip`), with LMTP they have these answers.
+    refused: BTreeMap<String, Reply>,
     spill: Spill,
     failed: Option<SpillError>,
 }
@@ -169,22 +170,20 @@ impl Session {
             Err(_) if domain_of(path.to_bytes()).is_some_and(|d| service.addressing.domains.contains(&d)) => {
                 return Ok(transaction.refuse_recipient(service, Reason::BadAddress.into(), None));
             }
-            Ok(None) | Err(_) => {
-                transaction.other_recipients = true;
-                return Ok(Step::Continue);
-            }
+            Ok(None) | Err(_) => return Ok(transaction.take_other(service, None)),
         };
         let mut recipient = Recipient { raw: path.to_owned(), address, tenant: None };
         if !service.addressing.covers(&recipient.address) {
-            transaction.other_recipients = true;
-            transaction.envelope.recipients.push(recipient);
-            return Ok(Step::Continue);
+            return Ok(transaction.take_other(service, Some(recipient)));
         }
         let before = transaction.targets.len() + transaction.shadowed.len();
         match service.resolve(&recipient.address, before, transaction.queue_id()).await {
             Ok(target) => {
                 recipient.tenant = Some(target.tenant.id.clone());
                 if service.shadows(Some(&target.tenant)) {
+                    if transaction.envelope.intake == Intake::Lmtp {
+                        return Ok(transaction.leave_with_postfix(service, &target));
+                    }
                     transaction.other_recipients = true;
                     transaction.shadowed.push(target);
                 } else {
@@ -220,13 +219,7 @@ impl Session {
     /// A fault for a command out of order.
     pub fn header(&mut self, name: &[u8], value: &[u8]) -> Result<Step, Fault> {
         let Stage::Header(_, head) = &mut self.stage else { return Err(Fault::OutOfOrder("header")) };
-        let length = head.bytes.len() + name.len() + value.len();
-        if length > MAX_HEAD_BYTES {
-            head.failed = Some(Reason::UnreadableHead);
-        } else if head.reserved.grow_to(length as u64).is_err() {
-            head.failed = Some(Reason::Busy);
-        }
-        if head.failed.is_some() {
+        if !head.admits(name.len() + value.len()) {
             return Ok(Step::Continue);
         }
         head.bytes.extend_from_slice(name);
@@ -239,6 +232,17 @@ impl Session {
             head.bytes.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
         }
         head.bytes.extend_from_slice(b"\r\n");
+        Ok(Step::Continue)
+    }
+
+    /// A piece of the header as it is, with its line breaks.
+    /// # Errors
+    /// A fault for a command out of order.
+    pub fn raw_header(&mut self, piece: &[u8]) -> Result<Step, Fault> {
+        let Stage::Header(_, head) = &mut self.stage else { return Err(Fault::OutOfOrder("header")) };
+        if head.admits(piece.len()) {
+            head.bytes.extend_from_slice(piece);
+        }
         Ok(Step::Continue)
     }
 
@@ -260,7 +264,9 @@ impl Session {
         }
         let targets: Vec<Target> = transaction.targets.iter().map(|(_, target)| target.clone()).collect();
         let others = transaction.other_recipients;
-        let (records, stripped) = match self.service.decide(&targets, &head, &correspondents, others).await {
+        let mixed = transaction.mixed(&self.service.policy);
+        let decided = self.service.decide(&targets, &head, &correspondents, others, mixed).await;
+        let (records, refused) = match decided {
             Err(error) => {
                 events::directory_unavailable(transaction.queue_id(), &error);
                 return Ok(self.refuse(&transaction, Reason::DirectoryUnavailable));
@@ -270,11 +276,18 @@ impl Session {
                 events::refused(transaction.queue_id(), tenant, "end-of-header", &reply);
                 return Ok(Step::Refuse(reply));
             }
-            Ok(Verdict::Record { records, stripped }) => {
-                for (tenant, reply) in &stripped {
-                    events::stripped(transaction.queue_id(), tenant, reply);
+            Ok(Verdict::Record { records, refused }) => {
+                for (tenant, reply) in &refused {
+                    match mixed {
+                        Mixed::Each => {
+                            events::refused(transaction.queue_id(), Some(tenant), "end-of-header", reply)
+                        }
+                        Mixed::Strip | Mixed::Reject => {
+                            events::stripped(transaction.queue_id(), tenant, reply)
+                        }
+                    }
                 }
-                (records, stripped.into_iter().map(|(tenant, _)| tenant).collect())
+                (records, refused.into_iter().collect())
             }
         };
         let mut spill = Spill::new(&self.service.spool, self.service.policy.max_size, &self.service.budget);
@@ -282,7 +295,7 @@ impl Session {
         if failed.is_none() {
             failed = spill.push(b"\r\n").await.err();
         }
-        self.stage = Stage::Body(transaction, Box::new(Decided { head, records, stripped, spill, failed }));
+        self.stage = Stage::Body(transaction, Box::new(Decided { head, records, refused, spill, failed }));
         Ok(Step::Continue)
     }
 
@@ -290,13 +303,14 @@ impl Session {
     async fn judge_shadowed(&self, transaction: &Transaction, head: &Head, correspondents: &[Correspondent]) {
         let Some(first) = transaction.shadowed.first() else { return };
         let (queue_id, others) = (transaction.queue_id(), transaction.other_recipients);
-        match self.service.decide(&transaction.shadowed, head, correspondents, others).await {
+        let mixed = self.service.policy.mixed;
+        match self.service.decide(&transaction.shadowed, head, correspondents, others, mixed).await {
             Err(error) => events::directory_unavailable(queue_id, &error),
             Ok(Verdict::Refuse(reply)) => {
                 events::would_refuse(queue_id, Some(&first.tenant.id), "end-of-header", &reply)
             }
-            Ok(Verdict::Record { records, stripped }) => {
-                for (tenant, reply) in &stripped {
+            Ok(Verdict::Record { records, refused }) => {
+                for (tenant, reply) in &refused {
                     events::would_refuse(queue_id, Some(tenant), "end-of-header", reply);
                 }
                 for parties in records.iter().map(|record| &record.parties) {
@@ -326,8 +340,8 @@ impl Session {
             Stage::Body(transaction, decided) => (transaction, *decided),
             _ => return Err(Fault::OutOfOrder("end of message")),
         };
-        let Decided { head, records, stripped, spill, failed } = decided;
-        let then = transaction.after_accept(&self.service.policy, &stripped);
+        let Decided { head, records, refused, spill, failed } = decided;
+        let then = transaction.after_accept(&self.service.policy, &refused);
         if records.is_empty() {
             return Ok(End::Step(then));
         }
@@ -371,6 +385,13 @@ impl Session {
         targets.iter().map(|(_, target)| target)
     }
 
+    /// Why nothing is recorded for the recipient, for each of [`Session::targets`]; nothing before the end of the header.
+    pub fn refusals(&self) -> Vec<Option<Reason>> {
+        let Stage::Body(transaction, decided) = &self.stage else { return Vec::new() };
+        let refused = |target: &Target| decided.refused.get(&target.tenant.id).map(|reply| reply.reason);
+        transaction.targets.iter().map(|(_, target)| refused(target)).collect()
+    }
+
     /// What the rules said of the records, for `explain`; empty before the end of the header.
     pub fn records(&self) -> &[Record] {
         match &self.stage {
@@ -395,28 +416,67 @@ impl Session {
     }
 }
 
+impl RawHead {
+    /// Makes room for a piece, or remembers why there is none.
+    fn admits(&mut self, piece: usize) -> bool {
+        let length = self.bytes.len() + piece;
+        if length > MAX_HEAD_BYTES {
+            self.failed = Some(Reason::UnreadableHead);
+        } else if self.reserved.grow_to(length as u64).is_err() {
+            self.failed = Some(Reason::Busy);
+        }
+        self.failed.is_none()
+    }
+}
+
 impl Transaction {
     fn queue_id(&self) -> &str {
         self.envelope.queue_id.as_deref().unwrap_or_default()
     }
 
+    /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.
+    fn take_other(&mut self, service: &Service, recipient: Option<Recipient>) -> Step {
+        if self.envelope.intake == Intake::Lmtp {
+            let address = recipient.as_ref().map(|r| &r.address);
+            return self.refuse_recipient(service, Reason::NotIntegrationAddress.into(), address);
+        }
+        self.other_recipients = true;
+        self.envelope.recipients.extend(recipient);
+        Step::Continue
+    }
+
     /// Refuses or defers one recipient, or only says that it would be.
     fn refuse_recipient(&mut self, service: &Service, refusal: Refusal, address: Option<&Address>) -> Step {
-        let reply = service.texts.reply(refusal.reason, address);
+        let mut reply = service.texts.reply(refusal.reason, address);
         let tenant = refusal.tenant.as_ref();
         let id = tenant.map(|tenant| tenant.id.as_str());
         if service.shadows(tenant) {
             events::would_refuse(self.queue_id(), id, "rcpt", &reply);
-            self.other_recipients = true;
-            return Step::Continue;
+            if self.envelope.intake != Intake::Lmtp {
+                self.other_recipients = true;
+                return Step::Continue;
+            }
+            reply = service.texts.reply(Reason::ShadowMode, address);
         }
         events::refused(self.queue_id(), id, "rcpt", &reply);
         Step::Refuse(reply)
     }
 
+    /// Shadow mode records nothing, and behind LMTP nobody else would: Postfix keeps the message and tries again.
+    fn leave_with_postfix(&self, service: &Service, target: &Target) -> Step {
+        let reply = service.texts.reply(Reason::ShadowMode, Some(&target.address));
+        events::refused(self.queue_id(), Some(&target.tenant.id), "rcpt", &reply);
+        Step::Refuse(reply)
+    }
+
+    /// Whom a failed rule touches.
+    fn mixed(&self, policy: &Policy) -> Mixed {
+        if self.envelope.intake == Intake::Lmtp { Mixed::Each } else { policy.mixed }
+    }
+
     /// What becomes of the message in Postfix once its activities are recorded.
-    fn after_accept(&self, policy: &Policy, stripped: &HashSet<String>) -> Step {
-        let leaves = |target: &Target| !policy.keep_after_accept || stripped.contains(&target.tenant.id);
+    fn after_accept(&self, policy: &Policy, refused: &BTreeMap<String, Reply>) -> Step {
+        let leaves = |target: &Target| !policy.keep_after_accept || refused.contains_key(&target.tenant.id);
         let mut seen = HashSet::new();
         let taken_out: Vec<CString> = self
             .targets

@@ -37,6 +37,8 @@ pub struct Recipient {
 pub enum Intake {
     /// Postfix's milter protocol.
     Milter,
+    /// LMTP (RFC 2033): Postfix's delivery agent.
+    Lmtp,
     /// No protocol: `activity-milter explain`.
     Explain,
 }
@@ -46,6 +48,7 @@ impl Intake {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Milter => "milter",
+            Self::Lmtp => "lmtp",
             Self::Explain => "explain",
         }
     }

@@ -7,9 +7,14 @@ use crate::rules::Reply;
 use std::{fmt::Display, path::Path, time::Duration};
 use tracing::{debug, error, info, warn};
 
+/// A socket is open. `door`: `milter` or `lmtp`.
+pub fn listening(door: &'static str, listen: &dyn Display) {
+    info!(door, %listen, "listening");
+}
+
 /// The service takes mail.
-pub fn started(listen: &dyn Display) {
-    info!(%listen, version = env!("CARGO_PKG_VERSION"), "started");
+pub fn started() {
+    info!(version = env!("CARGO_PKG_VERSION"), "started");
 }
 
 /// A signal asks us to stop; messages in flight are finished first.

@@ -105,6 +105,8 @@ pub enum Mixed {
     Reject,
     /// The tenant's recipients are taken out, the rest goes on.
     Strip,
+    /// Each recipient has an answer of its own, as in LMTP (RFC 2033, section 4.2): nobody's refusal touches another.
+    Each,
 }
 
 /// The people of one tenant.
@@ -136,12 +138,13 @@ pub struct Case<'a> {
 /// What becomes of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Record these activities. `stripped` are the refusals that nobody but the log hears of (`strip` only).
+    /// Record these activities; none of [`Mixed::Reject`] is partly refused.
     Record {
         /// One for each tenant and project.
         records: Vec<Record>,
-        /// Tenant id and reply of each refusal.
-        stripped: Vec<(String, Reply)>,
+        /// Tenant id and reply of each refusal: with [`Mixed::Strip`] only the log hears of it, with [`Mixed::Each`]
+        /// the tenant's recipients do, and `records` may be empty.
+        refused: Vec<(String, Reply)>,
     },
     /// Refuse the message.
     Refuse(Reply),
@@ -215,11 +218,14 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         }
     }
     let something_remains = case.other_recipients || !records.is_empty();
+    let as_a_whole = match case.mixed {
+        Mixed::Reject => true,
+        Mixed::Strip => !something_remains,
+        Mixed::Each => false,
+    };
     match refused.first() {
-        Some((_, reply)) if case.mixed == Mixed::Reject || !something_remains => {
-            Verdict::Refuse(reply.clone())
-        }
-        _ => Verdict::Record { records, stripped: refused },
+        Some((_, reply)) if as_a_whole => Verdict::Refuse(reply.clone()),
+        _ => Verdict::Record { records, refused },
     }
 }
 

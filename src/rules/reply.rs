@@ -50,6 +50,9 @@ reasons! {
     /// RCPT: the tenant has no project of that number.
     UnknownProject = 550, 5 . 1 . 1, "unknown-project",
         "<{address}>: the company has no project or sales case of this number. Check the number";
+    /// LMTP RCPT: an address outside the integration domains, which nobody here can deliver to.
+    NotIntegrationAddress = 451, 4 . 3 . 5, "not-an-integration-address",
+        "<{address}>: Postfix delivers this address to activity-milter, but its domain is not in integration_domains";
     /// RCPT: more integration recipients than one message may have.
     TooManyRecipients = 452, 4 . 5 . 3, "too-many-recipients",
         "<{address}>: too many integration addresses in one message. Send to the others separately";
@@ -68,6 +71,9 @@ reasons! {
     /// End of header: not one field can be read, or the head is too large.
     UnreadableHead = 550, 5 . 6 . 0, "unreadable-head",
         "<{address}>: the header of the message cannot be read";
+    /// LMTP, after the final dot: a CR or LF that is not part of a line end.
+    BareLineEnd = 550, 5 . 6 . 0, "bare-line-end",
+        "<{address}>: the message has a bare CR or LF, and lines must end in CRLF (RFC 5321, section 2.3.8)";
     /// Body: larger than `message.max_size`.
     TooLarge = 552, 5 . 3 . 4, "too-large",
         "<{address}>: the message is larger than this address accepts. Send smaller attachments";
@@ -80,6 +86,9 @@ reasons! {
     /// Too many message bytes in flight.
     Busy = 451, 4 . 3 . 2, "busy",
         "<{address}>: too many messages are being received. The message will be tried again";
+    /// LMTP RCPT: the service, or the tenant, is in shadow mode and records nothing.
+    ShadowMode = 451, 4 . 3 . 2, "shadow-mode",
+        "<{address}>: the service is being tried out and records nothing. The message will be tried again";
     /// The service is stopping.
     ShuttingDown = 451, 4 . 3 . 2, "shutting-down",
         "<{address}>: the service is restarting. The message will be tried again";

@@ -1,6 +1,9 @@
-//! The dialogue files, each played against a Postfix with the milter attached.
+//! The dialogue files, each played against a Postfix with the milter attached, or against our LMTP listener.
 
-use crate::support::{smtp::play, world::World};
+use crate::support::{
+    smtp::play,
+    world::{Options, World},
+};
 use std::path::Path;
 
 fn dialogue(name: &str) -> std::path::PathBuf {
@@ -10,7 +13,7 @@ fn dialogue(name: &str) -> std::path::PathBuf {
 #[test]
 fn replies() {
     let world = World::start();
-    play(world.postfix.port, &dialogue("replies.smtp"));
+    play(world.smtp(), &dialogue("replies.smtp"));
     let recorded = world.wait_for_activities(1);
     assert_eq!(recorded[0]["subject"], "Meeting on Friday");
     assert_eq!(world.postfix.queued(), Vec::<serde_json::Value>::new());
@@ -19,7 +22,15 @@ fn replies() {
 #[test]
 fn others() {
     let world = World::start();
-    play(world.postfix.port, &dialogue("others.smtp"));
+    play(world.smtp(), &dialogue("others.smtp"));
     crate::support::wait_for("three deliveries", || (world.postfix.delivered().len() == 3).then_some(()));
     assert_eq!(world.activities().len(), 0);
+}
+
+#[test]
+fn lmtp() {
+    let world = World::with(Options { lmtp: true, ..Options::default() });
+    play(world.lmtp(), &dialogue("lmtp.smtp"));
+    let subjects: Vec<_> = world.wait_for_activities(2).iter().map(|a| a["subject"].clone()).collect();
+    assert_eq!(subjects.len(), 2, "{subjects:?}");
 }

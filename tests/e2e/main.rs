@@ -12,4 +12,5 @@ mod faults;
 mod frames;
 mod life;
 mod limits;
+mod lmtp;
 mod others;

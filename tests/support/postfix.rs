@@ -13,6 +13,8 @@ use std::{
 pub struct Setup {
     /// `smtpd_milters`; empty for none.
     pub milters: String,
+    /// Nexthop of the `lmtp:` transport of the integration domain; none: a port where nobody listens.
+    pub lmtp: Option<String>,
     /// `main.cf` lines that come last.
     pub extra: Vec<String>,
 }
@@ -31,7 +33,7 @@ impl Postfix {
     /// does not take stays in the queue. Everything else is delivered to `directory/mail`, a file each.
     pub fn start(directory: &Path, setup: &Setup) -> Self {
         let port = free_port();
-        let dead_port = free_port();
+        let lmtp = setup.lmtp.clone().unwrap_or_else(|| format!("inet:127.0.0.1:{}", free_port()));
         for part in ["conf", "queue", "data", "mail"] {
             fs::create_dir_all(directory.join(part)).unwrap();
         }
@@ -60,7 +62,7 @@ impl Postfix {
              alias_maps =\n\
              local_recipient_maps =\n\
              relay_domains = severamail.test\n\
-             relay_transport = lmtp:inet:127.0.0.1:{dead_port}\n\
+             relay_transport = lmtp:{lmtp}\n\
              default_transport = keep:\n\
              smtpd_relay_restrictions = permit_mynetworks, reject\n\
              smtpd_milters = {}\n\

@@ -10,25 +10,67 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+/// A stream that can be both read and written.
+trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
+
 /// A connection after the greeting.
 pub struct Smtp {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
 }
+
+/// No test waits longer for a reply.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Smtp {
     /// Connects and says EHLO.
     pub fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::greet(Box::new(stream), "EHLO")
+    }
+
+    /// Connects to `unix:path` or `inet:address:port` and says LHLO.
+    pub fn lmtp(listen: &str) -> Self {
+        Self::greet(Self::stream(listen), "LHLO")
+    }
+
+    /// Connects and reads nothing.
+    pub fn silent(listen: &str) -> Self {
+        Self { stream: BufReader::new(Self::stream(listen)) }
+    }
+
+    fn stream(listen: &str) -> Box<dyn Stream> {
+        match listen.split_once(':').unwrap() {
+            ("unix", path) => {
+                let stream = UnixStream::connect(path).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                Box::new(stream)
+            }
+            (_, address) => {
+                let stream = TcpStream::connect(address).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                Box::new(stream)
+            }
+        }
+    }
+
+    fn greet(stream: Box<dyn Stream>, hello: &str) -> Self {
         let mut smtp = Self { stream: BufReader::new(stream) };
         assert!(smtp.reply().starts_with("220"));
-        let hello = smtp.command("EHLO client.test");
-        assert!(hello.starts_with("250"), "{hello}");
+        let answer = smtp.command(&format!("{hello} client.test"));
+        assert!(answer.starts_with("250"), "{answer}");
         smtp
+    }
+
+    /// True if the server has hung up.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.stream.fill_buf(), Ok([]) | Err(_))
     }
 
     /// Sends a line and reads the reply, all its lines joined by LF.
@@ -72,7 +114,8 @@ impl Smtp {
         (answers, last)
     }
 
-    fn reply(&mut self) -> String {
+    /// Reads the next reply, all its lines joined by LF.
+    pub fn reply(&mut self) -> String {
         let mut lines = Vec::new();
         loop {
             let mut line = Vec::new();
@@ -103,10 +146,9 @@ pub fn stuffed(message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Plays a dialogue file against a server; panics at the first reply that does not match.
-pub fn play(port: u16, dialogue: &Path) {
+/// Plays a dialogue file on a connection; panics at the first reply that does not match.
+pub fn play(mut smtp: Smtp, dialogue: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut smtp = Smtp::connect(port);
     for (number, line) in fs::read_to_string(dialogue).unwrap().lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -120,6 +162,8 @@ pub fn play(port: u16, dialogue: &Path) {
                 let path: PathBuf = root.join(file);
                 smtp.message(&fs::read(&path).unwrap_or_else(|e| panic!("{place}: {}: {e}", path.display())))
             }
+            // A further reply to what was sent before: LMTP has one for each recipient.
+            None if sent.is_empty() => smtp.reply(),
             None => smtp.command(sent),
         };
         assert!(matches(&got, expected), "{place}:\n sent     {sent}\n expected {expected}\n got      {got}");

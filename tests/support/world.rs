@@ -79,6 +79,8 @@ pub struct Options {
     pub config: Vec<(&'static str, String)>,
     /// The milter listens on a TCP port instead of a unix socket.
     pub tcp: bool,
+    /// The service takes LMTP too, and Postfix delivers the integration domain to it.
+    pub lmtp: bool,
     /// A command that starts the service, like `strace …`.
     pub wrapper: Vec<String>,
     /// Postfix settings.
@@ -132,6 +134,10 @@ impl World {
             format!("unix:{}/postfix/queue/activity-milter/milter.sock", root.display())
         };
         let milters = listen.clone();
+        let lmtp = options.lmtp.then(|| match options.tcp {
+            true => format!("inet:127.0.0.1:{}", free_port()),
+            false => format!("unix:{}/postfix/queue/activity-milter/lmtp.sock", root.display()),
+        });
         let socket_directory = root.join("postfix/queue/activity-milter");
         fs::create_dir_all(&socket_directory).unwrap();
         // smtpd walks through here as user postfix.
@@ -141,7 +147,7 @@ impl World {
         let mut world = Self {
             postfix: Postfix::start(
                 &root.join("postfix"),
-                &Setup { milters, extra: options.postfix.clone() },
+                &Setup { milters, lmtp: lmtp.clone(), extra: options.postfix.clone() },
             ),
             milter: None,
             sink: None,
@@ -150,7 +156,7 @@ impl World {
             options,
             directory: None,
         };
-        fs::write(world.config_path(), world.config(&listen)).unwrap();
+        fs::write(world.config_path(), world.config(&listen, lmtp.as_deref())).unwrap();
         if !world.options.without_sink {
             world.start_sink();
         }
@@ -164,14 +170,14 @@ impl World {
         self.root.join("activity-milter.toml")
     }
 
-    fn config(&self, listen: &str) -> String {
+    fn config(&self, listen: &str, lmtp: Option<&str>) -> String {
         let root = self.root.display();
         let port = self.sink_port;
-        let mut tables = [
-            (
-                "milter",
-                format!("listen = \"{listen}\"\nsocket_mode = \"0660\"\nsocket_group = \"postfix\"\n"),
-            ),
+        let socket = |listen: &str| {
+            format!("listen = \"{listen}\"\nsocket_mode = \"0660\"\nsocket_group = \"postfix\"\n")
+        };
+        let mut tables = vec![
+            ("milter", socket(listen)),
             ("message", String::new()),
             ("directory", format!("path = \"{root}/directory.toml\"\n")),
             (
@@ -183,6 +189,7 @@ impl World {
             ("queue", format!("path = \"{root}/queue/queue.db\"\nspool = \"{root}/queue/spool\"\n")),
             ("replies", String::new()),
         ];
+        tables.extend(lmtp.map(|lmtp| ("lmtp", socket(lmtp))));
         for (name, line) in &self.options.config {
             let table =
                 tables.iter_mut().find(|(table, _)| table == name).expect("a table of the configuration");
@@ -225,6 +232,18 @@ impl World {
             milter.log().contains("started").then_some(())
         });
         self.milter = Some(milter);
+    }
+
+    /// Where the service takes LMTP.
+    pub fn lmtp_listen(&self) -> String {
+        let text = fs::read_to_string(self.config_path()).unwrap();
+        let table = text.split("[lmtp]\n").nth(1).expect("options.lmtp");
+        table.split('"').nth(1).unwrap().to_owned()
+    }
+
+    /// A connection to it.
+    pub fn lmtp(&self) -> Smtp {
+        Smtp::lmtp(&self.lmtp_listen())
     }
 
     /// The running milter.

@@ -1,0 +1,56 @@
+//! LMTP (RFC 2033), for what never meets the milter: automatic BCC, aliases, local submission, mail accepted while
+//! the milter was down.
+//!
+//! In: Postfix's `lmtp:` transport. Out: a reply for each recipient after the final dot.
+//! Promise: the same rules, queue and keys as the milter's, so that both ways together record an e-mail once; a reply
+//! of 250 means that the activity is on disk; whatever the peer sends gets a reply or a closed connection.
+//! Fails: nothing here ends [`run`] but its token; faults are 451 and a log line.
+//!
+//! The commands are those of RFC 5321, with PIPELINING (RFC 2920), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531),
+//! ENHANCEDSTATUSCODES (RFC 2034), SIZE (RFC 1870), and Postfix's XFORWARD, which tells us client and queue id.
+
+mod conversation;
+mod wire;
+
+use super::{Listener, Service};
+use crate::queue::Queue;
+use conversation::Conversation;
+use indymilter::Listener as _;
+use std::{sync::Arc, time::Duration};
+use tokio::io::AsyncWriteExt;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long clients may take to hear that we stop.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Serves connections until `stop` is cancelled. Drain the service before that.
+pub async fn run(
+    mut listener: Listener,
+    max_sessions: usize,
+    service: Arc<Service>,
+    queue: Arc<Queue>,
+    stop: CancellationToken,
+) {
+    let sessions = TaskTracker::new();
+    loop {
+        let mut stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => stream,
+                Err(_) => continue, // our listener logs, pauses and goes on by itself
+            },
+            () = stop.cancelled() => break,
+        };
+        if sessions.len() >= max_sessions {
+            // An answer now is better than a place in a backlog that nobody sees; Postfix tries again by itself.
+            tokio::spawn(async move {
+                let text = b"421 4.3.2 too many connections (lmtp.max_sessions), try again later [busy]\r\n";
+                let _ = tokio::time::timeout(FAREWELL, stream.write_all(text)).await;
+            });
+            continue;
+        }
+        let conversation = Conversation::new(stream, Arc::clone(&service), Arc::clone(&queue), stop.clone());
+        sessions.spawn(conversation.run());
+    }
+    sessions.close();
+    let _ = tokio::time::timeout(FAREWELL, sessions.wait()).await;
+}
