@@ -4,6 +4,7 @@
 //! the configuration is wrong.
 
 mod explain;
+mod postfix;
 mod serve;
 mod sink;
 
@@ -29,6 +30,8 @@ enum Command {
     Serve,
     /// Say what would happen to a message, and why, without Postfix and without recording anything
     Explain(explain::Args),
+    /// Print the settings that Postfix needs, and check those it has
+    Postfix(postfix::Args),
     /// Run the reference backend, for trying out and for tests
     Sink(sink::Args),
 }
@@ -53,6 +56,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve => serve::serve(load(&cli.config)?).await,
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
+            Command::Postfix(args) => postfix::postfix(&cli.config, args).await,
             Command::Sink(args) => sink::serve(args).await,
         }
     });

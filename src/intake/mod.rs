@@ -12,7 +12,7 @@ mod service;
 mod session;
 
 pub use listener::{BindError, Listen, Listener, SocketSettings};
-pub use service::{Policy, Service, Shadow};
+pub use service::{LOOK_UP_TIME, Policy, Service, Shadow};
 pub use session::{End, Fault, Session, Step};
 
 use crate::observe::events;
@@ -25,7 +25,7 @@ use std::{
 
 /// Time for all work at end of message (DESIGN section 4): below the 300 s of Postfix's `milter_content_timeout` and
 /// the 600 s of its `lmtp_data_done_timeout`.
-const END_TIME: Duration = Duration::from_secs(60);
+pub const END_TIME: Duration = Duration::from_secs(60);
 
 /// Stores what a message came to and says how the transaction ends.
 pub async fn record(service: &Service, queue: &Arc<Queue>, end: End) -> Step {

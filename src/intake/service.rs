@@ -21,7 +21,7 @@ use std::{
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// Time for the directory at RCPT and at end of header; Postfix waits 30 s (`milter_command_timeout`).
-const LOOK_UP_TIME: Duration = Duration::from_secs(5);
+pub const LOOK_UP_TIME: Duration = Duration::from_secs(5);
 
 /// What the service does where the design leaves a choice.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,305 @@
+//! `postfix print`: the settings of a deployment, with the domains, sockets and limits of our configuration.
+//!
+//! The pieces under `postfix/` are the source, comments included; end-to-end tests load what is printed here.
+
+use super::{
+    probe::Endpoint,
+    settings::{MilterEntry, SettingsError, Tools, split},
+};
+use crate::config::Config;
+use crate::intake::Listen;
+use clap::ValueEnum;
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+/// A way to put Postfix and activity-milter together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Deployment {
+    /// A dedicated MX of the integration domain
+    Mx,
+    /// An MX of other domains too
+    SharedMx,
+    /// A company's relay, where its people log in
+    Submission,
+    /// Everything that a team sends is copied to its integration address
+    AutoBcc,
+    /// No milter at all
+    LmtpOnly,
+}
+
+/// How to write the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// `postconf` commands for a shell
+    Commands,
+    /// Lines for main.cf
+    #[value(name = "main.cf")]
+    Main,
+    /// Entries for master.cf
+    #[value(name = "master.cf")]
+    Master,
+}
+
+/// The example values in the pieces.
+const DOMAIN: &str = "severamail.com";
+const MILTER: &str = "unix:activity-milter/milter.sock";
+const LMTP: &str = "unix:activity-milter/lmtp.sock";
+const MAX_SIZE: &str = "52428800";
+
+/// Where Postfix keeps its queue unless it says otherwise.
+const QUEUE_DIRECTORY: &str = "/var/spool/postfix";
+
+impl Deployment {
+    fn main_cf(self) -> &'static str {
+        match self {
+            Self::Mx => include_str!("../../../postfix/mx/main.cf"),
+            Self::SharedMx => include_str!("../../../postfix/shared-mx/main.cf"),
+            Self::Submission => include_str!("../../../postfix/submission/main.cf"),
+            Self::AutoBcc => include_str!("../../../postfix/auto-bcc/main.cf"),
+            Self::LmtpOnly => include_str!("../../../postfix/lmtp-only/main.cf"),
+        }
+    }
+
+    /// Only where a service of `master.cf` differs from the others.
+    fn master_cf(self) -> Option<&'static str> {
+        match self {
+            Self::Submission => Some(include_str!("../../../postfix/submission/master.cf")),
+            Self::Mx | Self::SharedMx | Self::AutoBcc | Self::LmtpOnly => None,
+        }
+    }
+}
+
+/// Where a socket is, in Postfix's words: below the queue directory as a relative path, which is right for chrooted
+/// services and for others.
+pub(super) fn endpoint(listen: &Listen, queue_directory: &Path) -> String {
+    match listen {
+        Listen::Unix(path) => {
+            let path = path.strip_prefix(queue_directory).unwrap_or(path);
+            Endpoint::Unix(path.to_owned()).to_string()
+        }
+        // Whoever listens everywhere is reached on this machine.
+        Listen::Inet(address) if address.ip().is_unspecified() => {
+            let host = if address.is_ipv4() { "127.0.0.1" } else { "::1" };
+            Endpoint::Inet(host.to_owned(), address.port()).to_string()
+        }
+        Listen::Inet(address) => Endpoint::Inet(address.ip().to_string(), address.port()).to_string(),
+    }
+}
+
+/// What a Postfix has already; lists are added to, not replaced.
+pub(super) struct Existing {
+    tools: Option<Tools>,
+    queue_directory: PathBuf,
+}
+
+impl Existing {
+    /// Asks the instance that `tools` names; a machine without Postfix has nothing to keep.
+    pub(super) fn ask(tools: Tools) -> Result<Self, SettingsError> {
+        match tools.written("queue_directory") {
+            Ok(directory) => {
+                let queue_directory = directory.map_or_else(|| QUEUE_DIRECTORY.into(), PathBuf::from);
+                Ok(Self { tools: Some(tools), queue_directory })
+            }
+            Err(_) if tools.directory.is_none() => {
+                Ok(Self { tools: None, queue_directory: QUEUE_DIRECTORY.into() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn value(&self, name: &str) -> Result<Option<String>, SettingsError> {
+        self.tools.as_ref().map_or(Ok(None), |tools| tools.written(name))
+    }
+}
+
+/// Text of the deployment's settings.
+pub(super) fn print(
+    deployment: Deployment,
+    format: Format,
+    config: &Config,
+    existing: &Existing,
+) -> Result<String, SettingsError> {
+    let fill = |text| fill(text, config, &existing.queue_directory);
+    let main = fill(deployment.main_cf());
+    let master = deployment.master_cf().map(fill);
+    match format {
+        Format::Main => rewrite(&main, existing, |name, value| format!("{name} = {value}")),
+        Format::Master => Ok(master.unwrap_or_else(|| {
+            "# Nothing: this deployment needs no entry of its own in master.cf.\n".to_owned()
+        })),
+        Format::Commands => {
+            let postconf = command(existing.tools.as_ref());
+            let mut out =
+                rewrite(&main, existing, |name, value| format!("{postconf} -e {}", quoted(name, value)))?;
+            if let Some(master) = master {
+                out.push_str("\n# The service must be there already; if it is not, add what --format master.cf prints.\n");
+                for (parameter, value) in service_settings(&master) {
+                    let _ = writeln!(out, "{postconf} -P {}", quoted_for_service(&parameter, &value));
+                }
+            }
+            let reload = match existing.tools.as_ref().and_then(|tools| tools.directory.as_ref()) {
+                Some(directory) => format!("postfix -c {} reload", directory.display()),
+                None => "postfix reload".to_owned(),
+            };
+            let _ = writeln!(out, "\n# Then:\n#   {reload}\n#   activity-milter postfix check");
+            Ok(out)
+        }
+    }
+}
+
+/// `postconf`, for the instance meant.
+pub(super) fn command(tools: Option<&Tools>) -> String {
+    match tools.and_then(|tools| tools.directory.as_ref()) {
+        Some(directory) => format!("postconf -c {}", directory.display()),
+        None => "postconf".to_owned(),
+    }
+}
+
+/// `'name = value'`, safe for a shell.
+pub(super) fn quoted(name: &str, value: &str) -> String {
+    format!("'{name} = {}'", value.replace('\'', r"'\''"))
+}
+
+/// The same for `postconf -P`, which takes no white space.
+pub(super) fn quoted_for_service(parameter: &str, value: &str) -> String {
+    let dense = value.replace(", ", ",").replace("{ ", "{").replace(" }", "}");
+    format!("'{parameter}={}'", dense.replace('\'', r"'\''"))
+}
+
+/// Puts our configuration's values in the place of the examples.
+fn fill(text: &str, config: &Config, queue_directory: &Path) -> String {
+    let domains: Vec<&str> = config.addressing.domains.iter().map(|domain| domain.as_str()).collect();
+    let lmtp = config.lmtp.as_ref().map_or(LMTP.to_owned(), |lmtp| endpoint(&lmtp.listen, queue_directory));
+    let entry = format!("{{ {DOMAIN} = lmtp:{LMTP} }}");
+    let entries: Vec<String> = domains.iter().map(|domain| entry.replace(DOMAIN, domain)).collect();
+    text.replace(&entry, &entries.join(" "))
+        .replace(&format!("@{DOMAIN}"), &format!("@{}", domains.first().unwrap_or(&DOMAIN)))
+        .replace(DOMAIN, &domains.join(", "))
+        .replace(MILTER, &endpoint(&config.milter.listen, queue_directory))
+        .replace(LMTP, &lmtp)
+        .replace(MAX_SIZE, &config.policy.max_size.to_string())
+}
+
+/// Each setting of a piece in another form, what Postfix has already kept where it is a list; comments stay.
+fn rewrite(
+    piece: &str,
+    existing: &Existing,
+    form: impl Fn(&str, &str) -> String,
+) -> Result<String, SettingsError> {
+    let mut out = String::new();
+    for line in piece.lines() {
+        match line.split_once(" =").filter(|_| !line.starts_with('#')) {
+            Some((name, value)) => {
+                let value = with_existing(name, value.trim(), existing.value(name)?);
+                let _ = writeln!(out, "{}", form(name, &value));
+            }
+            None => {
+                let _ = writeln!(out, "{line}");
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Our value of a parameter beside what is there.
+pub(super) fn with_existing(name: &str, ours: &str, existing: Option<String>) -> String {
+    let Some(existing) = existing else { return ours.to_owned() };
+    let known = split(&existing);
+    let missing = split(ours).into_iter().filter(|element| !known.contains(element)).collect::<Vec<_>>();
+    let missing = missing.join(", ");
+    match name {
+        "relay_domains" | "sender_bcc_maps" | "transport_maps" if missing.is_empty() => existing,
+        // The first pattern that matches decides, also `!domain`.
+        "relay_domains" if existing.contains('!') => format!("{missing}, {existing}"),
+        "relay_domains" | "sender_bcc_maps" => format!("{existing}, {missing}"),
+        // Before theirs, because a wildcard or pattern of theirs would be found first.
+        "transport_maps" => format!("{missing}, {existing}"),
+        // After theirs, so that what they refuse is not recorded.
+        "smtpd_milters" => {
+            let here = MilterEntry::list(&existing);
+            let new =
+                MilterEntry::list(ours).iter().all(|our| here.iter().all(|m| m.endpoint != our.endpoint));
+            if new { format!("{existing}, {ours}") } else { existing }
+        }
+        _ => ours.to_owned(),
+    }
+}
+
+/// The milters that `master.cf` entries name with `-o`, as `postconf -P` takes them.
+fn service_settings(master: &str) -> Vec<(String, String)> {
+    let mut service = String::new();
+    let mut found = Vec::new();
+    for line in master.lines().filter(|line| !line.starts_with('#')) {
+        if !line.starts_with(' ') {
+            service = line.split_whitespace().take(2).collect::<Vec<_>>().join("/");
+            continue;
+        }
+        let setting = line.trim().strip_prefix("-o ").and_then(|setting| setting.split_once('='));
+        if let Some((name, value)) = setting.filter(|(name, _)| *name == "smtpd_milters") {
+            found.push((format!("{service}/{name}"), value.to_owned()));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Source;
+
+    const CONFIG: &str = "integration_domains = [\"a.test\", \"b.test\"]\n\
+        [milter]\nlisten = \"unix:/var/spool/postfix/am/m.sock\"\n[lmtp]\nlisten = \"inet:0.0.0.0:2424\"\n\
+        [message]\nmax_size = \"1 MiB\"\n\
+        [directory]\npath = \"tests/directory.toml\"\n[backend]\nurl = \"http://127.0.0.1:1/\"\n";
+
+    fn printed(deployment: Deployment, format: Format) -> String {
+        let config = Config::from_source(&Source::from_text(Path::new("am.toml"), CONFIG)).unwrap();
+        let existing = Existing { tools: None, queue_directory: QUEUE_DIRECTORY.into() };
+        print(deployment, format, &config, &existing).unwrap()
+    }
+
+    #[test]
+    fn the_configurations_values_stand_where_the_examples_stood() {
+        for &deployment in Deployment::value_variants() {
+            for &format in Format::value_variants() {
+                let text = printed(deployment, format);
+                for example in [DOMAIN, MILTER, LMTP, MAX_SIZE] {
+                    assert!(!text.contains(example), "{deployment:?}: {text}");
+                }
+            }
+        }
+        let mx = printed(Deployment::Mx, Format::Main);
+        for line in [
+            "relay_domains = a.test, b.test",
+            "relay_transport = lmtp:inet:127.0.0.1:2424",
+            "smtpd_milters = { unix:am/m.sock, default_action=tempfail }",
+            "message_size_limit = 1048576",
+        ] {
+            assert!(mx.lines().any(|l| l == line), "{line}: {mx}");
+        }
+        let shared = printed(Deployment::SharedMx, Format::Commands);
+        let line = "postconf -e 'transport_maps = inline:{ { a.test = lmtp:inet:127.0.0.1:2424 } { b.test = lmtp:inet:127.0.0.1:2424 } }'";
+        assert!(shared.lines().any(|l| l == line), "{shared}");
+        let submission = printed(Deployment::Submission, Format::Commands);
+        let line = "postconf -P 'submission/inet/smtpd_milters={unix:am/m.sock,default_action=accept}'";
+        assert!(submission.lines().any(|l| l == line), "{submission}");
+        assert!(printed(Deployment::AutoBcc, Format::Main).contains("= mycompany@a.test } }"));
+    }
+
+    #[test]
+    fn what_is_there_is_kept() {
+        for (name, ours, existing, expected) in [
+            ("relay_domains", "a.test, b.test", "$mydestination, b.test", "$mydestination, b.test, a.test"),
+            ("transport_maps", "inline:{ { a = x } }", "hash:/t", "inline:{ { a = x } }, hash:/t"),
+            ("transport_maps", "hash:/t", "hash:/t", "hash:/t"),
+            ("smtpd_milters", "{ unix:a, x=y }", "inet:h:1", "inet:h:1, { unix:a, x=y }"),
+            ("smtpd_milters", "{ unix:a, x=y }", "inet:h:1 unix:a", "inet:h:1 unix:a"),
+            ("in_flow_delay", "0", "1s", "0"),
+        ] {
+            assert_eq!(with_existing(name, ours, Some(existing.to_owned())), expected);
+        }
+        assert_eq!(with_existing("relay_domains", "a.test", None), "a.test");
+    }
+}
