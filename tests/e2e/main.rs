@@ -7,6 +7,7 @@
 mod support;
 
 mod delivery;
+mod deployments;
 mod dialogues;
 mod faults;
 mod frames;
@@ -14,3 +15,4 @@ mod life;
 mod limits;
 mod lmtp;
 mod others;
+mod postfix_check;

@@ -6,7 +6,7 @@ use crate::support::{
 };
 
 /// A delivered message without the Received field that Postfix puts on top.
-fn without_received(message: &[u8]) -> Vec<u8> {
+pub fn without_received(message: &[u8]) -> Vec<u8> {
     let text = message.to_vec();
     let mut end = 0;
     for line in text.split_inclusive(|&b| b == b'\n') {

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, SystemTime},
 };
 
 /// How one instance differs from the next.
@@ -15,6 +16,10 @@ pub struct Setup {
     pub milters: String,
     /// Nexthop of the `lmtp:` transport of the integration domain; none: a port where nobody listens.
     pub lmtp: Option<String>,
+    /// Leave out everything about the integration domain and milters: a deployment is put on top.
+    pub bare: bool,
+    /// smtpd and lmtp run in the queue directory as their root, as Debian ships them.
+    pub chroot: bool,
     /// `main.cf` lines that come last.
     pub extra: Vec<String>,
 }
@@ -23,6 +28,7 @@ pub struct Setup {
 pub struct Postfix {
     pub directory: PathBuf,
     pub port: u16,
+    chroot: bool,
     keep: bool,
 }
 
@@ -61,41 +67,84 @@ impl Postfix {
              mynetworks = 127.0.0.0/8\n\
              alias_maps =\n\
              local_recipient_maps =\n\
-             relay_domains = severamail.test\n\
-             relay_transport = lmtp:{lmtp}\n\
              default_transport = keep:\n\
-             smtpd_relay_restrictions = permit_mynetworks, reject\n\
-             smtpd_milters = {}\n\
              milter_connect_timeout = 5s\n\
-             message_drop_headers = content-length, return-path\n\
-             in_flow_delay = 0\n\
              smtputf8_enable = yes\n\
-             keep_destination_recipient_limit = 1\n",
-            setup.milters
+             keep_destination_recipient_limit = 1\n"
         );
+        if !setup.bare {
+            main += &format!(
+                "relay_domains = severamail.test\n\
+                 relay_transport = lmtp:{lmtp}\n\
+                 smtpd_relay_restrictions = permit_mynetworks, reject\n\
+                 smtpd_milters = {}\n\
+                 message_drop_headers = content-length, return-path\n\
+                 in_flow_delay = 0\n",
+                setup.milters
+            );
+        }
         for line in &setup.extra {
             main.push_str(line);
             main.push('\n');
         }
         fs::write(directory.join("conf/main.cf"), main).unwrap();
-        fs::write(directory.join("conf/master.cf"), master(directory, port)).unwrap();
-        let postfix = Self { directory: directory.to_owned(), port, keep: false };
+        fs::write(directory.join("conf/master.cf"), master(directory, port, setup.chroot)).unwrap();
+        let postfix = Self { directory: directory.to_owned(), port, chroot: setup.chroot, keep: false };
+        postfix.cool();
         postfix.command(&["start"]);
         wait_for("Postfix to start", || postfix.log().contains("daemon started").then_some(()));
         postfix
     }
 
+    /// Its configuration directory.
+    pub fn conf(&self) -> PathBuf {
+        self.directory.join("conf")
+    }
+
+    /// True if smtpd and lmtp run chrooted.
+    pub fn is_chrooted(&self) -> bool {
+        self.chroot
+    }
+
     fn command(&self, args: &[&str]) {
-        let conf = self.directory.join("conf");
-        let output = Command::new("postfix")
-            .env("MAIL_CONFIG", &conf)
-            .arg("-c")
-            .arg(&conf)
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("Postfix is installed: see the Makefile");
-        assert!(output.status.success(), "postfix {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        self.tool("postfix", args);
+    }
+
+    /// Runs one of Postfix's programs for this instance; its output.
+    pub fn tool(&self, program: &str, args: &[&str]) -> String {
+        let mut command = Command::new(program);
+        command.env("MAIL_CONFIG", self.conf()).arg("-c").arg(self.conf()).args(args).stdin(Stdio::null());
+        let output = command.output().expect("Postfix is installed: see the Makefile");
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Makes the settings look old. Each program of Postfix waits until a file that was just written has "cooled down".
+    pub fn cool(&self) {
+        for name in ["main.cf", "master.cf"] {
+            let file = fs::File::options().write(true).open(self.conf().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+        }
+    }
+
+    /// Reads the configuration again; new sessions are under the new one.
+    pub fn reload(&self) {
+        let reloads = || self.log().matches("reload -- version").count();
+        let before = reloads();
+        self.cool();
+        self.command(&["reload"]);
+        wait_for("Postfix to reload", || (reloads() > before).then_some(()));
+    }
+
+    /// Sets a parameter of `main.cf`; a reload makes it true.
+    pub fn set(&self, name: &str, value: &str) {
+        self.tool("postconf", &["-e", &format!("{name} = {value}")]);
+        self.cool();
+    }
+
+    /// Tries everything in the queue again now.
+    pub fn flush(&self) {
+        self.tool("postqueue", &["-f"]);
     }
 
     /// The log so far.
@@ -105,12 +154,7 @@ impl Postfix {
 
     /// Messages in Postfix's queue, as `postqueue -j` shows them.
     pub fn queued(&self) -> Vec<serde_json::Value> {
-        let output =
-            Command::new("postqueue").arg("-c").arg(self.directory.join("conf")).arg("-j").output().unwrap();
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        self.tool("postqueue", &["-j"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Messages delivered to other people: envelope recipient, then the message.
@@ -144,8 +188,9 @@ impl Drop for Postfix {
     }
 }
 
-/// Services without chroot; `keep` writes each delivered message to a file of its own, recipient first.
-fn master(directory: &Path, port: u16) -> String {
+/// Services, chrooted or not; `keep` writes each delivered message to a file of its own, recipient first.
+fn master(directory: &Path, port: u16, chroot: bool) -> String {
+    let jail = if chroot { 'y' } else { 'n' };
     let script = directory.join("conf/keep.sh");
     let text = format!(
         "#!/bin/sh\nf=$(mktemp {0}/mail/XXXXXXXX) || exit 75\n{{ echo \"$1\"; cat; }} > \"$f\" && mv \"$f\" \"$f.eml\"\n",
@@ -154,7 +199,7 @@ fn master(directory: &Path, port: u16) -> String {
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     format!(
-        "127.0.0.1:{port} inet n - n - - smtpd\n\
+        "127.0.0.1:{port} inet n - {jail} - - smtpd\n\
          cleanup unix n - n - 0 cleanup\n\
          qmgr unix n - n 300 1 qmgr\n\
          tlsmgr unix - - n 1000? 1 tlsmgr\n\
@@ -167,7 +212,7 @@ fn master(directory: &Path, port: u16) -> String {
          proxymap unix - - n - - proxymap\n\
          smtp unix - - n - - smtp\n\
          relay unix - - n - - smtp\n\
-         lmtp unix - - n - - lmtp\n\
+         lmtp unix - - {jail} - - lmtp\n\
          showq unix n - n - - showq\n\
          error unix - - n - - error\n\
          retry unix - - n - - error\n\

@@ -85,6 +85,10 @@ pub struct Options {
     pub wrapper: Vec<String>,
     /// Postfix settings.
     pub postfix: Vec<String>,
+    /// A Postfix that does not know us yet.
+    pub bare: bool,
+    /// smtpd and lmtp run chrooted.
+    pub chroot: bool,
     /// Start neither of these.
     pub without_milter: bool,
     pub without_sink: bool,
@@ -147,7 +151,13 @@ impl World {
         let mut world = Self {
             postfix: Postfix::start(
                 &root.join("postfix"),
-                &Setup { milters, lmtp: lmtp.clone(), extra: options.postfix.clone() },
+                &Setup {
+                    milters,
+                    lmtp: lmtp.clone(),
+                    bare: options.bare,
+                    chroot: options.chroot,
+                    extra: options.postfix.clone(),
+                },
             ),
             milter: None,
             sink: None,
@@ -244,6 +254,29 @@ impl World {
     /// A connection to it.
     pub fn lmtp(&self) -> Smtp {
         Smtp::lmtp(&self.lmtp_listen())
+    }
+
+    /// `activity-milter postfix …` for this Postfix: exit code, standard output, standard error.
+    pub fn postfix_command(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = Command::new(program());
+        command.arg("--config").arg(self.config_path()).arg("postfix").args(args);
+        let output = command.arg("--postfix-config").arg(self.postfix.conf()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// What `postfix check` finds: exit code and findings.
+    pub fn findings(&self) -> (Option<i32>, Vec<Value>) {
+        let (code, out, error) = self.postfix_command(&["check", "--json"]);
+        let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}"));
+        (code, report["findings"].as_array().unwrap().clone())
+    }
+
+    /// Ends the service and waits until it is gone.
+    pub fn stop_milter(&mut self) {
+        self.milter().signal("TERM");
+        assert_eq!(self.milter().wait(), Some(0));
+        self.milter = None;
     }
 
     /// The running milter.

@@ -1,0 +1,276 @@
+//! `activity-milter postfix check`: each fault is put into a Postfix that is fine otherwise; it is found, named, and
+//! where the remedy is a command, the command cures it.
+
+use crate::support::{
+    postfix::Postfix,
+    world::{Options, World},
+};
+use serde_json::Value;
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+
+const MILTER: &str = "unix:activity-milter/milter.sock";
+
+/// A world with the deployment loaded.
+fn deployed(deployment: &str, options: Options) -> World {
+    let world = World::with(Options { bare: true, lmtp: true, ..options });
+    let (_, text, _) = world.postfix_command(&["print", deployment]);
+    shell(&text);
+    world.postfix.cool();
+    world
+}
+
+fn shell(command: &str) {
+    let output = Command::new("sh").arg("-ec").arg(command).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Settings as they were, put back after each case.
+struct Saved(Vec<(PathBuf, Vec<u8>)>);
+
+impl Saved {
+    fn of(postfix: &Postfix) -> Self {
+        let files = ["main.cf", "master.cf"].map(|name| postfix.conf().join(name));
+        Self(files.map(|path| (path.clone(), fs::read(path).unwrap())).to_vec())
+    }
+
+    fn restore(&self) {
+        self.0.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    }
+}
+
+/// The one finding of a check, and that the exit code fits it.
+#[track_caller]
+fn found<'a>(code: Option<i32>, findings: &'a [Value], check: &str, severity: &str) -> &'a Value {
+    let must = findings.iter().any(|finding| finding["severity"] == "must");
+    assert_eq!(code, Some(i32::from(must)), "{findings:#?}");
+    let mut ours = findings.iter().filter(|finding| finding["check"] == check);
+    let finding = ours.next().unwrap_or_else(|| panic!("no finding {check}: {findings:#?}"));
+    assert_eq!(finding["severity"], severity, "{finding:#}");
+    for part in ["setting", "reason", "remedy"] {
+        assert!(!finding[part].as_str().unwrap().is_empty(), "{finding:#}");
+    }
+    finding
+}
+
+/// (settings, of master.cf if their names begin with `@`), check, severity, part of the setting named
+type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str, &'static str);
+
+#[test]
+fn each_fault_is_found_and_its_remedy_cures_it() {
+    let world = deployed("mx", Options { chroot: true, ..Options::default() });
+    let saved = Saved::of(&world.postfix);
+    let service = format!("127.0.0.1:{}/inet", world.postfix.port);
+    let cases: &[Case] = &[
+        (&[("relay_domains", "")], "domain", "must", "severamail.test is in no list of domains"),
+        (&[("relay_domains", "other.test, !severamail.test")], "domain", "must", "no list of domains"),
+        (&[("mydestination", "severamail.test")], "domain", "must", "severamail.test is in mydestination"),
+        (&[("virtual_alias_domains", "severamail.test")], "domain", "must", "virtual_alias_domains"),
+        (&[("relay_transport", "error:gone")], "transport", "must", "is error:gone"),
+        (&[("relay_transport", "retry:later")], "transport", "must", "is retry:later"),
+        (&[("relay_transport", "discard:")], "transport", "must", "is discard:"),
+        (&[("relay_transport", "nosuch:")], "transport", "must", "is nosuch:"),
+        (
+            &[("transport_maps", "inline:{ { severamail.test = error:5.1.1 gone } }")],
+            "transport",
+            "must",
+            "error:5.1.1",
+        ),
+        (&[("transport_maps", "inline:{ { .test = discard: } }")], "transport", "must", "discard:"),
+        (&[("relay_transport", "smtp:[127.0.0.1]")], "lmtp-transport", "should", "smtp:[127.0.0.1]"),
+        (&[("relay_transport", "lmtp:unix:private/dovecot-lmtp")], "lmtp-transport", "should", "dovecot"),
+        (&[("in_flow_delay", "1s")], "in-flow-delay", "should", "in_flow_delay = 1s"),
+        (&[("message_drop_headers", "Bcc, content-length, resent-bcc")], "drop-headers", "should", "Bcc"),
+        (
+            &[("smtpd_milters", MILTER), ("milter_default_action", "reject")],
+            "default-action",
+            "must",
+            "is reject",
+        ),
+        (
+            &[("smtpd_milters", MILTER), ("milter_default_action", "quarantine")],
+            "default-action",
+            "must",
+            "quarantine",
+        ),
+        (
+            &[
+                ("smtpd_milters", "{ unix:activity-milter/milter.sock, default_action=accept }"),
+                ("relay_transport", "smtp:[127.0.0.1]"),
+            ],
+            "default-action",
+            "must",
+            "is accept",
+        ),
+        (
+            &[
+                ("smtpd_milters", "{ unix:activity-milter/milter.sock, default_action=accept }"),
+                ("relay_transport", "smtp:[127.0.0.1]"),
+            ],
+            "lmtp-transport",
+            "must",
+            "smtp:",
+        ),
+        (
+            &[("@milter_default_action", "reject"), ("smtpd_milters", MILTER)],
+            "default-action",
+            "must",
+            "is reject",
+        ),
+        (
+            &[("@smtpd_milters", "{unix:activity-milter/milter.sock,default_action=reject}")],
+            "default-action",
+            "must",
+            "is reject",
+        ),
+        (&[("milter_protocol", "2")], "protocol", "must", "protocol is 2"),
+        (&[("milter_command_timeout", "5s")], "timeout", "should", "command_timeout is 5s"),
+        (&[("milter_content_timeout", "1m")], "timeout", "should", "content_timeout is 1m"),
+        (
+            &[(
+                "smtpd_milters",
+                "inet:127.0.0.1:9, { unix:activity-milter/milter.sock, command_timeout=2s }",
+            )],
+            "timeout",
+            "should",
+            "is 2s",
+        ),
+        (&[("lmtp_rcpt_timeout", "5")], "timeout", "should", "lmtp_rcpt_timeout = 5"),
+        (&[("lmtp_data_done_timeout", "60s")], "timeout", "should", "lmtp_data_done_timeout = 60s"),
+        (&[("message_size_limit", "0")], "size-limit", "should", "message_size_limit = 0"),
+        (&[("message_size_limit", "52428801")], "size-limit", "should", "52428801"),
+        (
+            &[("non_smtpd_milters", "inet:127.0.0.1:9 unix:activity-milter/milter.sock")],
+            "non-smtpd",
+            "must",
+            "milter.sock",
+        ),
+        (
+            &[("relay_recipient_maps", "inline:{ { mycompany@severamail.test = x } }")],
+            "recipients",
+            "must",
+            "relay_recipient_maps",
+        ),
+    ];
+    for (settings, check, severity, part) in cases {
+        for (name, value) in *settings {
+            match name.strip_prefix('@') {
+                Some(name) => {
+                    drop(world.postfix.tool("postconf", &["-P", &format!("{service}/{name}={value}")]))
+                }
+                None => world.postfix.set(name, value),
+            }
+        }
+        let (code, findings) = world.findings();
+        let finding = found(code, &findings, check, severity);
+        assert!(finding["setting"].as_str().unwrap().contains(part), "{finding:#}");
+        // Each remedy begins with a command, or says first what else there is to do.
+        let remedy = finding["remedy"].as_str().unwrap();
+        let command = remedy.find("postconf ").map(|at| remedy[at..].split(", or ").next().unwrap());
+        world.postfix.cool();
+        shell(command.unwrap_or_else(|| panic!("no command in {remedy}")));
+        world.postfix.cool();
+        if !remedy.starts_with("take ") {
+            let (_, after) = world.findings();
+            assert!(!after.contains(finding), "{remedy} does not cure {finding:#}\n{after:#?}");
+        }
+        saved.restore();
+        world.postfix.cool();
+    }
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+}
+
+#[test]
+fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
+    let mut world = deployed("mx", Options { chroot: true, ..Options::default() });
+    let saved = Saved::of(&world.postfix);
+    let directory = world.root.join("postfix/queue/activity-milter");
+    let socket = directory.join("milter.sock");
+    let mode = |path: &PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let reason = |world: &World, part: &str| {
+        let (code, findings) = world.findings();
+        let finding = found(code, &findings, "socket", "must");
+        assert!(finding["reason"].as_str().unwrap().contains(part), "{finding:#}");
+        finding["remedy"].as_str().unwrap().to_owned()
+    };
+    // Not Postfix's to open.
+    mode(&socket, 0o600);
+    assert!(reason(&world, "Permission denied").contains("socket_group"));
+    mode(&socket, 0o660);
+    mode(&directory, 0o700);
+    reason(&world, "Permission denied");
+    mode(&directory, 0o755);
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+    // The path that everybody but a chrooted process sees.
+    world.postfix.set("smtpd_milters", &format!("{{ unix:{}, default_action=tempfail }}", socket.display()));
+    assert!(reason(&world, "No such file").contains("unix:activity-milter/milter.sock"));
+    saved.restore();
+    // Something else answers.
+    world.postfix.set("smtpd_milters", "{ unix:activity-milter/lmtp.sock, default_action=tempfail }");
+    let (_, findings) = world.findings();
+    assert_eq!(findings, Vec::<Value>::new(), "that is no milter of ours: nobody asks us, and LMTP is there");
+    saved.restore();
+    // Nobody is there.
+    world.stop_milter();
+    let (code, findings) = world.findings();
+    assert_eq!((code, findings.len()), (Some(1), 2), "{findings:#?}");
+    assert!(findings.iter().all(|finding| finding["check"] == "socket"), "{findings:#?}");
+    // A socket outside the queue directory is out of a chrooted process's sight.
+    let outside = world.root.join("outside.sock");
+    let text = fs::read_to_string(world.config_path()).unwrap();
+    let text = text.replace(&socket.display().to_string(), &outside.display().to_string());
+    fs::write(world.config_path(), text).unwrap();
+    world.start_milter();
+    world.postfix.set("smtpd_milters", &format!("{{ unix:{}, default_action=tempfail }}", outside.display()));
+    assert!(reason(&world, "No such file").contains("set milter.listen to a path there"));
+}
+
+#[test]
+fn without_a_way_to_us() {
+    let world = deployed("lmtp-only", Options::default());
+    // A filter's way back asks no milters: that is not a fault.
+    let service = format!("127.0.0.1:{}/inet", world.postfix.port);
+    world.postfix.set("smtpd_milters", "unix:activity-milter/milter.sock");
+    world.postfix.tool("postconf", &["-P", &format!("{service}/receive_override_options=no_milters")]);
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+    // But without LMTP there is no way left.
+    world.postfix.set("relay_transport", "smtp:[127.0.0.1]");
+    let (code, findings) = world.findings();
+    found(code, &findings, "lmtp-transport", "must");
+}
+
+#[test]
+fn people_read_what_is_seen_and_what_to_do() {
+    let world = deployed("mx", Options::default());
+    let (code, out, _) = world.postfix_command(&["check"]);
+    assert_eq!(code, Some(0));
+    for line in [
+        "  severamail.test: relay, transport lmtp:unix:activity-milter/lmtp.sock\n",
+        "/inet: milter unix:activity-milter/milter.sock, default_action tempfail\n",
+        "\nNothing to change.\n",
+    ] {
+        assert!(out.contains(line), "{out}");
+    }
+    world.postfix.set("relay_transport", "error:gone");
+    let (code, out, _) = world.postfix_command(&["check"]);
+    assert_eq!(code, Some(1));
+    let conf = world.postfix.conf();
+    let remedy = format!(
+        "  remedy: postconf -c {} -e 'relay_transport = lmtp:unix:activity-milter/lmtp.sock'\n",
+        conf.display()
+    );
+    assert!(out.contains("MUST CHANGE [transport] ") && out.contains(&remedy), "{out}");
+    // A Postfix that is not there is a failure, not a finding; and without LMTP there is nothing to print.
+    let run = |args: &[&str]| Command::new(crate::support::world::program()).args(args).output().unwrap();
+    let config = world.config_path().display().to_string();
+    let output = run(&["-c", &config, "postfix", "check", "--postfix-config", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("postconf fails"), "{output:?}");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.split("\n[lmtp]").next().unwrap()).unwrap();
+    let output = run(&["-c", &config, "postfix", "print", "mx"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("add the table [lmtp]"), "{output:?}");
+    let output =
+        run(&["-c", &config, "postfix", "check", "--json", "--postfix-config", &conf.display().to_string()]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("add the table [lmtp]"), "{output:?}");
+}
