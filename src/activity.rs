@@ -260,6 +260,9 @@ pub struct Parcel {
     pub cuts: Vec<Cut>,
     /// The message.
     pub raw: Raw,
+    /// Keys of the bare address of tenants whose project is among the activities. It adds nothing beside a project
+    /// (DESIGN section 1), also when it comes later and through the other door, as an automatic BCC does.
+    pub covered: Vec<Key>,
 }
 
 impl Parcel {
@@ -276,11 +279,16 @@ impl Parcel {
         let body = mail::read_body(&raw, &mail::LIMITS)?;
         let digest = body_digest(&raw, body.offset)?;
         let cuts = body.files.iter().map(|file| file.cut).collect();
+        let covered = parties
+            .iter()
+            .filter(|parties| parties.project.is_some())
+            .map(|parties| Key::digest(&parties.tenant.id, None, head, &digest))
+            .collect();
         let activities = parties
             .into_iter()
             .map(|parties| activity(parties, envelope, head, &body, &digest, received_at))
             .collect();
-        Ok(Self { activities, cuts, raw })
+        Ok(Self { activities, cuts, raw, covered })
     }
 }
 

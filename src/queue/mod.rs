@@ -231,7 +231,8 @@ impl Queue {
     /// Stores the activities of a message, all or none; returns once they are on disk, so that the caller may answer
     /// 250 (RFC 5321, section 4.2.5). The answer has one entry for each activity, in order.
     ///
-    /// The same key is no error: the first stays and [`Put::Known`] comes back.
+    /// The same key is no error: the first stays and [`Put::Known`] comes back. A key that an earlier message covers
+    /// ([`Parcel::covered`]) is known too.
     ///
     /// Who stops waiting stops nothing: the storing goes on in a task of its own, because a message that is half
     /// stored, key without file, would be lost when the client sends it again.
@@ -273,11 +274,14 @@ impl Queue {
             Raw::File { file, .. } => (None, Some(self.spool.keep(Arc::clone(file)).await?)),
         };
         let spool_name = kept.as_ref().map(|kept| kept.name().to_owned());
-        let now = millis(now);
+        let covered: Vec<String> = parcel.covered.iter().map(Key::to_string).collect();
+        let (now, forget_at) = (millis(now), millis(now + KEY_MEMORY));
         let puts = self
             .writer
             .write(move |database| {
-                insert(database, &rows, &cuts, body.as_deref(), spool_name.as_deref(), now)
+                let puts = insert(database, &rows, &cuts, body.as_deref(), spool_name.as_deref(), now)?;
+                cover(database, &covered, forget_at)?;
+                Ok(puts)
             })
             .await?;
         if let Some(kept) = kept
@@ -402,6 +406,14 @@ impl Queue {
             })
             .await
     }
+}
+
+/// Remembers keys under which nothing is to be recorded any more. Postfix keeps a copy that waits for five days at
+/// most (`maximal_queue_lifetime`), which is less than our memory.
+fn cover(database: &Connection, keys: &[String], forget_at: i64) -> rusqlite::Result<()> {
+    let mut seen = database
+        .prepare_cached("INSERT INTO seen (key, forget_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+    keys.iter().try_for_each(|key| seen.execute(params![key, forget_at]).map(drop))
 }
 
 /// A row that is due.
@@ -544,7 +556,7 @@ fn lock(path: &Path) -> Result<fs::File, OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::activity::{Owner, Parties, TenantRef};
+    use crate::activity::{Owner, Parties, ProjectRef, TenantRef};
     use crate::mail::{Budget, Envelope, Head, Intake, MEMORY_PER_MESSAGE, Spill};
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -558,7 +570,8 @@ mod tests {
         Arc::new(Queue::open(&settings(directory), NOW).unwrap())
     }
 
-    async fn parcel(directory: &Path, id: u32, body_bytes: usize, tenants: &[&str]) -> Parcel {
+    /// A message for tenants, each by name or as `name/project`.
+    async fn parcel(directory: &Path, id: u32, body_bytes: usize, targets: &[&str]) -> Parcel {
         let head = format!("Subject: s\r\nMessage-ID: <{id}@x>\r\n");
         let budget = Budget::new(u64::MAX);
         let mut spill = Spill::new(&directory.join("spool"), u64::MAX, &budget);
@@ -573,13 +586,15 @@ mod tests {
             login: None,
             intake: Intake::Milter,
         };
-        let parties = tenants.iter().map(|tenant| Parties {
-            tenant: TenantRef { id: (*tenant).to_owned(), prefix: (*tenant).to_owned() },
+        let parties = targets.iter().map(|target| target.split_once('/').unwrap_or((target, "")));
+        let parties = parties.map(|(tenant, project)| Parties {
+            tenant: TenantRef { id: tenant.to_owned(), prefix: tenant.to_owned() },
             activity_type: "Email".to_owned(),
             owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
             participants: Vec::new(),
             customer: None,
-            project: None,
+            project: (!project.is_empty())
+                .then(|| ProjectRef { id: project.to_owned(), number: project.to_owned() }),
         });
         let head = Head::parse(head.as_bytes()).unwrap();
         Parcel::build(parties.collect(), &envelope, &head, spill.finish().await.unwrap(), NOW).unwrap()
@@ -650,6 +665,22 @@ mod tests {
         assert_eq!(put(&["a"]).await, [Put::Known]);
         queue.tidy(NOW + KEY_MEMORY + Duration::from_millis(1)).await.unwrap();
         assert_eq!(put(&["a"]).await, [Put::New]);
+    }
+
+    #[tokio::test]
+    async fn the_bare_address_adds_nothing_after_a_project_of_the_same_tenant() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let put =
+            async |id, target| queue.put(parcel(dir.path(), id, 1, &[target]).await, NOW).await.unwrap();
+        assert_eq!(put(1, "a/7").await, [Put::New]);
+        assert_eq!(put(1, "a").await, [Put::Known]);
+        assert_eq!(put(1, "a/8").await, [Put::New]);
+        assert_eq!((put(1, "b").await, put(2, "a").await), (vec![Put::New], vec![Put::New]));
+        // Recorded before the project came: nothing takes it back, and nothing forgets it too early.
+        assert_eq!(put(2, "a/7").await, [Put::New]);
+        queue.tidy(NOW + KEY_MEMORY + Duration::from_millis(1)).await.unwrap();
+        assert_eq!((put(2, "a").await, put(1, "a").await), (vec![Put::Known], vec![Put::New]));
     }
 
     #[tokio::test]
