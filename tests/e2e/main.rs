@@ -14,5 +14,7 @@ mod frames;
 mod life;
 mod limits;
 mod lmtp;
+mod mixed;
 mod others;
 mod postfix_check;
+mod ways;

@@ -75,7 +75,7 @@ impl Drop for Process {
 pub struct Options {
     /// Extra arguments of the sink.
     pub sink: Vec<String>,
-    /// Configuration lines, by table: `("message", "max_size = \"1 MiB\"")`.
+    /// Configuration lines, by table: `("message", "max_size = \"1 MiB\"")`; those above all tables by `""`.
     pub config: Vec<(&'static str, String)>,
     /// The milter listens on a TCP port instead of a unix socket.
     pub tcp: bool,
@@ -187,6 +187,7 @@ impl World {
             format!("listen = \"{listen}\"\nsocket_mode = \"0660\"\nsocket_group = \"postfix\"\n")
         };
         let mut tables = vec![
+            ("", "integration_domains = [\"severamail.test\"]\n".to_owned()),
             ("milter", socket(listen)),
             ("message", String::new()),
             ("directory", format!("path = \"{root}/directory.toml\"\n")),
@@ -212,8 +213,8 @@ impl World {
             table.1.push_str(line);
             table.1.push('\n');
         }
-        let tables: String = tables.iter().map(|(name, text)| format!("\n[{name}]\n{text}")).collect();
-        format!("integration_domains = [\"severamail.test\"]\n{tables}")
+        let (_, top) = tables.remove(0);
+        tables.iter().fold(top, |text, (name, lines)| text + &format!("\n[{name}]\n{lines}"))
     }
 
     pub fn start_sink(&mut self) {

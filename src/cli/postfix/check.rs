@@ -295,6 +295,7 @@ impl Checks<'_> {
                 }
                 self.try_socket(service, Protocol::Lmtp, nexthop);
                 self.lmtp_times(service);
+                self.lmtp_lines(service);
                 Ok(true)
             }
             (Some(_), Some(_)) => {
@@ -346,6 +347,17 @@ impl Checks<'_> {
                 let remedy = self.set_for(service, name, self.default_time(name));
                 self.find(Severity::Should, "timeout", format!("{name} = {value}"), &reason, remedy);
             }
+        }
+    }
+
+    fn lmtp_lines(&mut self, service: &Service) {
+        let name = "lmtp_line_length_limit";
+        let value = self.settings.of(service, name).to_owned();
+        if value != "0" {
+            let reason = "Postfix breaks longer lines, in the middle of a word or a tag: the activity's text is not \
+                          the e-mail's";
+            let remedy = self.set_for(service, name, "0");
+            self.find(Severity::Should, "long-lines", format!("{name} = {value}"), reason, remedy);
         }
     }
 
