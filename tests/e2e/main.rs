@@ -17,4 +17,5 @@ mod lmtp;
 mod mixed;
 mod others;
 mod postfix_check;
+mod sendmail;
 mod ways;

@@ -4,7 +4,9 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each user needs another half; in tests a panic is the answer
 
+pub mod mailbox;
 pub mod postfix;
+pub mod sendmail;
 pub mod smtp;
 pub mod world;
 

@@ -1,6 +1,6 @@
 //! A private Postfix instance: own queue, data, log and ports (see the POSTFIX page of the design).
 
-use super::{free_port, wait_for};
+use super::{free_port, mailbox, wait_for};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -159,16 +159,7 @@ impl Postfix {
 
     /// Messages delivered to other people: envelope recipient, then the message.
     pub fn delivered(&self) -> Vec<(String, Vec<u8>)> {
-        let mut paths: Vec<_> =
-            fs::read_dir(self.directory.join("mail")).unwrap().map(|e| e.unwrap().path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|e| e == "eml"));
-        paths.sort();
-        let split = |path: &PathBuf| {
-            let bytes = fs::read(path).unwrap();
-            let at = bytes.iter().position(|&b| b == b'\n').unwrap();
-            (String::from_utf8(bytes[..at].to_vec()).unwrap(), bytes[at + 1..].to_vec())
-        };
-        paths.iter().map(split).collect()
+        mailbox::delivered(&self.directory.join("mail"))
     }
 
     /// Leaves the instance running when this is dropped.
@@ -192,12 +183,7 @@ impl Drop for Postfix {
 fn master(directory: &Path, port: u16, chroot: bool) -> String {
     let jail = if chroot { 'y' } else { 'n' };
     let script = directory.join("conf/keep.sh");
-    let text = format!(
-        "#!/bin/sh\nf=$(mktemp {0}/mail/XXXXXXXX) || exit 75\n{{ echo \"$1\"; cat; }} > \"$f\" && mv \"$f\" \"$f.eml\"\n",
-        directory.display()
-    );
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    mailbox::keep_script(&script, &directory.join("mail"));
     format!(
         "127.0.0.1:{port} inet n - {jail} - - smtpd\n\
          cleanup unix n - n - 0 cleanup\n\

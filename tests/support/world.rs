@@ -51,6 +51,13 @@ impl Process {
         assert!(status.success());
     }
 
+    /// Panics with its log if it has ended.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended: {}", self.log());
+    }
+
     /// Waits until it has ended; the exit code.
     pub fn wait(&mut self) -> Option<i32> {
         wait_for("a process to end", || self.child.try_wait().unwrap()).code()
@@ -238,8 +245,7 @@ impl World {
         command.args(&words[1..]).arg("--config").arg(self.config_path()).arg("serve");
         let mut milter = Process::start(&mut command, &self.root.join("milter.log"));
         wait_for("the milter to start", || {
-            let ended = milter.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the milter ended: {}", milter.log());
+            milter.assert_running();
             milter.log().contains("started").then_some(())
         });
         self.milter = Some(milter);
@@ -247,8 +253,17 @@ impl World {
 
     /// Where the service takes LMTP.
     pub fn lmtp_listen(&self) -> String {
+        self.listen("lmtp")
+    }
+
+    /// Where the service speaks milter.
+    pub fn milter_listen(&self) -> String {
+        self.listen("milter")
+    }
+
+    fn listen(&self, table: &str) -> String {
         let text = fs::read_to_string(self.config_path()).unwrap();
-        let table = text.split("[lmtp]\n").nth(1).expect("options.lmtp");
+        let table = text.split(&format!("[{table}]\n")).nth(1).expect("a table of the configuration");
         table.split('"').nth(1).unwrap().to_owned()
     }
 
