@@ -10,7 +10,7 @@
 use crate::backend;
 use crate::courier;
 use crate::directory;
-use crate::intake::{Listen, Policy, Shadow, SocketSettings};
+use crate::intake::{END_TIME, Listen, Policy, Shadow, SocketSettings};
 use crate::mail::{Domain, MEMORY_PER_MESSAGE};
 use crate::observe;
 use crate::queue;
@@ -51,6 +51,8 @@ pub struct Config {
     pub directory: directory::Settings,
     /// The business system.
     pub backend: backend::Settings,
+    /// When it gets an activity.
+    pub delivery: Delivery,
     /// When to try again.
     pub courier: courier::Settings,
     /// Where accepted activities wait.
@@ -73,6 +75,16 @@ impl Config {
     pub fn from_source(source: &Source) -> Result<Self, SourceError> {
         source.parse::<ConfigText>()?.validate(source)
     }
+}
+
+/// `backend.delivery`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// By the courier, from the queue.
+    #[default]
+    Queued,
+    /// At end of message; the outcome is the SMTP reply, and there is no queue.
+    Direct,
 }
 
 /// The file, as written.
@@ -203,18 +215,31 @@ enum UnknownProjectText {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DirectoryText {
-    /// `file`.
+    /// `file` (default) or `http`: the backend's look-ups.
     #[serde(rename = "type", default)]
-    _type: DirectoryType,
-    /// The directory file.
-    path: Spanned<PathBuf>,
+    kind: DirectoryType,
+    /// The directory file, for `file`.
+    path: Option<Spanned<PathBuf>>,
+    /// How long what the backend says counts, unless its Cache-Control says otherwise; default 5 min.
+    #[serde(default = "five_minutes")]
+    cache_hits: Text<Span>,
+    /// The same for "there is none"; default 30 s.
+    #[serde(default = "thirty_seconds")]
+    cache_misses: Text<Span>,
+    /// How long an answer is used past its time while the backend is down; default 24 h.
+    #[serde(default = "one_day")]
+    cache_stale: Text<Span>,
+    /// Memory for answers; default 16 MiB.
+    #[serde(default = "sixteen_mebibytes")]
+    cache_size: Text<Size>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum DirectoryType {
     #[default]
     File,
+    Http,
 }
 
 #[derive(Debug, Deserialize)]
@@ -225,14 +250,29 @@ struct BackendText {
     _type: BackendType,
     /// Base URL; `v1/…` is appended.
     url: Spanned<String>,
-    /// File with the bearer token.
+    /// Allow `http:` to hosts other than this one; default false.
+    #[serde(default)]
+    allow_plain_http: bool,
+    /// File with the bearer token; read again when it changes.
     token_file: Option<Spanned<PathBuf>>,
-    /// `queued`.
-    #[serde(rename = "delivery", default)]
-    _delivery: DeliveryText,
+    /// OAuth 2 client credentials instead of a token.
+    oauth: Option<Spanned<OAuthText>>,
+    /// File with one or two signing secrets (`whsec_…`, a line each, the newest first); read again when it changes.
+    signing_secret_file: Option<Spanned<PathBuf>>,
+    /// PEM file with authorities to trust besides the system's.
+    ca_file: Option<Spanned<PathBuf>>,
+    /// PEM file with our certificate, for mutual TLS.
+    client_certificate_file: Option<Spanned<PathBuf>>,
+    /// PEM file with its key.
+    client_key_file: Option<Spanned<PathBuf>>,
+    /// Proxy for all requests to the backend; default none, whatever the environment says.
+    proxy: Option<Spanned<String>>,
+    /// `queued` (default) or `direct`: delivered at end of message, and the outcome is the SMTP reply.
+    #[serde(default)]
+    delivery: DeliveryText,
     /// Time for connecting and for an answer; default 30 s.
-    #[serde(default = "thirty_seconds")]
-    timeout: Text<Span>,
+    #[serde(default = "backend_timeout")]
+    timeout: Spanned<Text<Span>>,
     /// Attempts at a time; default 32.
     #[serde(default = "thirty_two")]
     max_in_flight: Spanned<usize>,
@@ -247,6 +287,21 @@ struct BackendText {
     retry_max: Text<Span>,
 }
 
+/// `[backend.oauth]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OAuthText {
+    /// The token endpoint.
+    token_url: Spanned<String>,
+    /// Our name there.
+    client_id: String,
+    /// File with our secret; read anew for each token.
+    client_secret_file: Spanned<PathBuf>,
+    /// What to ask for; default nothing in particular.
+    #[serde(default)]
+    scopes: Vec<String>,
+}
+
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum BackendType {
@@ -254,15 +309,32 @@ enum BackendType {
     Http,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum DeliveryText {
     #[default]
     Queued,
+    Direct,
 }
 
 fn thirty_seconds() -> Text<Span> {
     Text(Span(Duration::from_secs(30)))
+}
+
+fn backend_timeout() -> Spanned<Text<Span>> {
+    Spanned::new(0..0, thirty_seconds())
+}
+
+fn five_minutes() -> Text<Span> {
+    Text(Span(Duration::from_secs(300)))
+}
+
+fn one_day() -> Text<Span> {
+    Text(Span(Duration::from_secs(24 * 3600)))
+}
+
+fn sixteen_mebibytes() -> Text<Size> {
+    Text(Size(16 * 1024 * 1024))
 }
 
 fn one_second() -> Text<Span> {
@@ -418,8 +490,7 @@ impl ConfigText {
             return Err(source.error(self.message.memory_limit.span(), message));
         }
         let texts = texts(source, self.replies)?;
-        let directory = self.directory.path;
-        readable(source, &directory)?;
+        let directory = self.directory.validate(source)?;
         let policy = Policy {
             max_size: self.message.max_size.0.0,
             max_recipients: at_least_one(source, self.message.max_recipients)?,
@@ -452,7 +523,11 @@ impl ConfigText {
             policy,
             memory_limit,
             texts,
-            directory: directory::Settings::File { path: directory.into_inner() },
+            directory,
+            delivery: match self.backend.delivery {
+                DeliveryText::Queued => Delivery::Queued,
+                DeliveryText::Direct => Delivery::Direct,
+            },
             backend: self.backend.validate(source)?,
             courier,
             queue: queue::Settings {
@@ -465,22 +540,129 @@ impl ConfigText {
     }
 }
 
+impl DirectoryText {
+    fn validate(self, source: &Source) -> Result<directory::Settings, SourceError> {
+        match (self.kind, self.path) {
+            (DirectoryType::File, Some(path)) => {
+                readable(source, &path)?;
+                Ok(directory::Settings::File { path: path.into_inner() })
+            }
+            (DirectoryType::File, None) => Err(source
+                .error(0..0, "directory.path is missing: name the directory file, or set type = \"http\"")),
+            (DirectoryType::Http, Some(path)) => {
+                Err(source
+                    .error(path.span(), "type = \"http\" asks the backend (backend.url) and reads no file"))
+            }
+            (DirectoryType::Http, None) => Ok(directory::Settings::Http(directory::CacheSettings {
+                hits: self.cache_hits.0.0,
+                misses: self.cache_misses.0.0,
+                stale: self.cache_stale.0.0,
+                size: self.cache_size.0.0,
+            })),
+        }
+    }
+}
+
+/// Time that a direct delivery leaves for everything else at end of message.
+const DIRECT_MARGIN: Duration = Duration::from_secs(10);
+
 impl BackendText {
     fn validate(self, source: &Source) -> Result<backend::Settings, SourceError> {
-        let url = reqwest::Url::parse(self.url.get_ref()).ok();
-        let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
-            let message =
-                format!("\"{}\" is no URL: write one like \"https://crm.example.com/\"", self.url.get_ref());
-            return Err(source.error(self.url.span(), message));
+        let url = web_address(source, &self.url, self.allow_plain_http)?;
+        let credentials = match (&self.token_file, self.oauth) {
+            (None, None) => backend::Credentials::None,
+            (Some(file), None) => {
+                secret(source, file)?;
+                backend::Credentials::Token(file.get_ref().clone())
+            }
+            (None, Some(oauth)) => {
+                backend::Credentials::OAuth(oauth.into_inner().validate(source, self.allow_plain_http)?)
+            }
+            (Some(_), Some(oauth)) => {
+                return Err(source.error(oauth.span(), "either oauth or token_file: both are bearer tokens"));
+            }
         };
-        let token = self.token_file.as_ref().map(|file| secret(source, file)).transpose()?;
-        Ok(backend::Settings {
+        if let Some(file) = &self.signing_secret_file {
+            for text in secret(source, file)?.all().iter() {
+                let wrong =
+                    |error| source.error(file.span(), format!("{}: {error}", file.get_ref().display()));
+                backend::signing_key_of(text).map_err(wrong)?;
+            }
+        }
+        for file in
+            [&self.ca_file, &self.client_certificate_file, &self.client_key_file].into_iter().flatten()
+        {
+            readable(source, file)?;
+        }
+        let path = |file: &Option<Spanned<PathBuf>>| file.as_ref().map(|file| file.get_ref().clone());
+        let identity = match (&self.client_certificate_file, &self.client_key_file) {
+            (Some(certificate), Some(key)) => Some((certificate.get_ref().clone(), key.get_ref().clone())),
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => {
+                let message = "client_certificate_file and client_key_file come together";
+                return Err(source.error(one.span(), message));
+            }
+        };
+        let proxy = match &self.proxy {
+            Some(proxy) => Some(web_address(source, proxy, true)?),
+            None => None,
+        };
+        let timeout = self.timeout.get_ref().0.0;
+        if self.delivery == DeliveryText::Direct && timeout > END_TIME.saturating_sub(DIRECT_MARGIN) {
+            let most = END_TIME.saturating_sub(DIRECT_MARGIN).as_secs();
+            let message = format!("with delivery = \"direct\" the SMTP client waits: at most {most}s");
+            return Err(source.error(self.timeout.span(), message));
+        }
+        let client = backend::ClientSettings {
             url,
-            token,
-            timeout: self.timeout.0.0,
+            credentials,
+            timeout,
+            ca_file: path(&self.ca_file),
+            identity,
+            proxy,
+        };
+        // What a PEM file holds, the TLS library says best.
+        let mut spans =
+            [&self.ca_file, &self.client_certificate_file].into_iter().flatten().map(Spanned::span);
+        let place = spans.next_back().unwrap_or_else(|| self.url.span());
+        backend::Client::new(&client).map_err(|error| source.error(place, error))?;
+        Ok(backend::Settings {
+            client,
+            signing_secret_file: path(&self.signing_secret_file),
             include_raw_message: self.include_raw_message,
         })
     }
+}
+
+impl OAuthText {
+    fn validate(self, source: &Source, plain: bool) -> Result<backend::OAuthSettings, SourceError> {
+        let token_url = web_address(source, &self.token_url, plain)?;
+        secret(source, &self.client_secret_file)?;
+        Ok(backend::OAuthSettings {
+            token_url,
+            client_id: self.client_id,
+            client_secret_file: self.client_secret_file.into_inner(),
+            scopes: self.scopes,
+        })
+    }
+}
+
+/// An URL that we send mail or secrets to: encrypted, unless it stays on this machine or somebody said otherwise.
+fn web_address(source: &Source, text: &Spanned<String>, plain: bool) -> Result<reqwest::Url, SourceError> {
+    let url = reqwest::Url::parse(text.get_ref()).ok();
+    let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
+        let message =
+            format!("\"{}\" is no URL: write one like \"https://crm.example.com/\"", text.get_ref());
+        return Err(source.error(text.span(), message));
+    };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if url.scheme() == "http" && !is_here && !plain {
+        let message =
+            "mail and secrets would travel unencrypted: write https, or set backend.allow_plain_http = true";
+        return Err(source.error(text.span(), message));
+    }
+    Ok(url)
 }
 
 fn at_least_one(source: &Source, number: Spanned<usize>) -> Result<usize, SourceError> {
@@ -519,16 +701,9 @@ fn readable(source: &Source, path: &Spanned<PathBuf>) -> Result<(), SourceError>
     }
 }
 
-/// The first line of a file that only we should be able to read.
-fn secret(source: &Source, path: &Spanned<PathBuf>) -> Result<String, SourceError> {
-    readable(source, path)?;
-    let text = fs::read_to_string(path.get_ref()).unwrap_or_default();
-    let secret = text.lines().next().unwrap_or_default().trim();
-    if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic()) {
-        let message = format!("{} holds no secret in its first line", path.get_ref().display());
-        return Err(source.error(path.span(), message));
-    }
-    Ok(secret.to_owned())
+/// A file with a secret, which must be there and hold one.
+fn secret(source: &Source, path: &Spanned<PathBuf>) -> Result<backend::SecretFile, SourceError> {
+    backend::SecretFile::open(path.get_ref()).map_err(|error| source.error(path.span(), error))
 }
 
 #[cfg(test)]
@@ -548,7 +723,7 @@ mod tests {
         assert_eq!(config.milter.listen.to_string(), "unix:/var/spool/postfix/activity-milter/milter.sock");
         assert_eq!((config.milter.max_sessions, config.policy.max_size), (1000, 50 * 1024 * 1024));
         assert_eq!((config.memory_limit, config.courier.max_in_flight), (64 * 1024 * 1024, 32));
-        assert_eq!(config.backend.timeout, Duration::from_secs(30));
+        assert_eq!(config.backend.client.timeout, Duration::from_secs(30));
         assert_eq!(config.courier.max_age, Duration::from_secs(5 * 24 * 3600));
         assert_eq!(config.queue.max_items, 1_000_000);
         assert!(config.lmtp.is_none());
@@ -612,10 +787,37 @@ mod tests {
             ),
             ("url = \"http://127.0.0.1:1/\"\n", "", "missing field `url`"),
             (
-                "url =",
-                "delivery = \"direct\"\nurl =",
-                "am.toml:5:12: delivery: unknown variant `direct`, expected `queued`",
+                "http://127.0.0.1:1/",
+                "http://crm.test/",
+                "am.toml:5:7: url: mail and secrets would travel unencrypted: write https",
             ),
+            (
+                "url =",
+                "delivery = \"direct\"\ntimeout = \"51s\"\nurl =",
+                "am.toml:6:11: timeout: with delivery = \"direct\" the SMTP client waits: at most 50s",
+            ),
+            (
+                "url =",
+                "ca_file = \"tests/directory.toml\"\nurl =",
+                "am.toml:5:11: ca_file: backend: tests/directory.toml holds no certificate",
+            ),
+            (
+                "url =",
+                "client_key_file = \"tests/directory.toml\"\nurl =",
+                "am.toml:5:19: client_key_file: client_certificate_file and client_key_file come together",
+            ),
+            (
+                "url =",
+                "signing_secret_file = \"tests/directory.toml\"\nurl =",
+                "am.toml:5:23: signing_secret_file: tests/directory.toml holds no secret",
+            ),
+            ("url =", "proxy = \"squid\"\nurl =", "am.toml:5:9: proxy: \"squid\" is no URL"),
+            (
+                "path = \"tests/directory.toml\"",
+                "type = \"http\"\npath = \"tests/directory.toml\"",
+                "am.toml:4:8: path: type = \"http\" asks the backend (backend.url) and reads no file",
+            ),
+            ("path = \"tests/directory.toml\"", "", "directory.path is missing"),
         ] {
             let error = read(&LEAST.replace(from, to)).unwrap_err();
             assert!(error.contains(expected), "{error}");

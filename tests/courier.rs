@@ -4,7 +4,7 @@
 
 use activity_milter::{
     activity::{Activity, Owner, Parcel, Parties, Raw, TenantRef},
-    backend::{HttpBackend, Settings as BackendSettings},
+    backend::{ClientSettings, Credentials, HttpBackend, Settings as BackendSettings},
     courier::{self, Settings},
     mail::{Envelope, Head, Intake},
     queue::{Counts, Queue, Settings as QueueSettings},
@@ -76,10 +76,14 @@ impl Desk {
         let queue = Arc::new(
             Queue::open(&QueueSettings { path, spool, max_items: 1000 }, SystemTime::now()).unwrap(),
         );
+        let token = directory.path().join("token");
+        std::fs::write(&token, "secret-token\n").unwrap();
         let backend = HttpBackend::new(BackendSettings {
-            url: url.parse().unwrap(),
-            token: Some("secret-token".to_owned()),
-            timeout: Duration::from_secs(2),
+            client: ClientSettings {
+                credentials: Credentials::Token(token),
+                ..ClientSettings::new(url.parse().unwrap(), Duration::from_secs(2))
+            },
+            signing_secret_file: None,
             include_raw_message: false,
         })
         .unwrap();

@@ -11,7 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Room, and what it may use. `cli` may use everything; `source` is used by the two rooms that read files of people:
+/// Room, and what it may use. `cli` may use everything; `sink` answers look-ups from a directory file;
+/// `source` is used by the two rooms that read files of people:
 /// the style guide's table does not have it, and it exists so that neither copies the other's error texts.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["backend", "courier", "directory", "intake", "mail", "observe", "queue", "rules", "source"]),
@@ -24,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("activity", &["mail"]),
     ("mail", &[]),
     ("observe", &["rules"]),
-    ("sink", &["activity", "observe"]),
+    ("sink", &["activity", "directory", "mail", "observe"]),
     ("source", &[]),
 ];
 

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
 use activity_milter::{
-    directory::{Directory, Unavailable},
+    directory::{Directory, People, Unavailable},
     intake::{Listener, Policy, Service, Shadow, SocketSettings, lmtp},
     mail::{Address, Budget, Domain},
     queue::{self, Queue},
-    rules::{Addressing, Mixed, Person, Project, Tenant, Texts},
+    rules::{Addressing, Mixed, Project, Tenant, Texts},
 };
 use async_trait::async_trait;
 use std::{
@@ -44,11 +44,11 @@ impl Directory for Moody {
         }))
     }
 
-    async fn people(&self, _: &Tenant, _: &[Address]) -> Result<Vec<Person>, Unavailable> {
+    async fn people(&self, _: &Tenant, _: &[Address]) -> Result<People, Unavailable> {
         Err(Unavailable("down".to_owned()))
     }
 
-    async fn project(&self, _: &Tenant, _: &str) -> Result<Option<Project>, Unavailable> {
+    async fn project(&self, _: &Tenant, _: &str, _: &[Address]) -> Result<Option<Project>, Unavailable> {
         Err(Unavailable("down".to_owned()))
     }
 }

@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
 use activity_milter::{
-    directory::{Directory, FileDirectory, Unavailable},
+    directory::{Directory, FileDirectory, People, Unavailable},
     intake::{Policy, Service, Session, Shadow, Step},
     mail::{Address, Budget, Domain, Intake},
-    rules::{Addressing, Mixed, Person, Project, Record, Tenant, Texts},
+    rules::{Addressing, Mixed, Project, Record, Tenant, Texts},
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
 
@@ -528,14 +528,19 @@ impl Directory for Trouble {
         self.inner.tenant(prefix).await
     }
 
-    async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<Vec<Person>, Unavailable> {
+    async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<People, Unavailable> {
         self.maybe("people").await?;
         self.inner.people(tenant, addresses).await
     }
 
-    async fn project(&self, tenant: &Tenant, number: &str) -> Result<Option<Project>, Unavailable> {
+    async fn project(
+        &self,
+        tenant: &Tenant,
+        number: &str,
+        also: &[Address],
+    ) -> Result<Option<Project>, Unavailable> {
         self.maybe("project").await?;
-        self.inner.project(tenant, number).await
+        self.inner.project(tenant, number, also).await
     }
 }
 

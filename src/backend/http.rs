@@ -1,21 +1,25 @@
 //! `POST /v1/activities` (DESIGN section 8): one multipart request for each activity.
 
-use super::{Backend, Delivery, Outcome};
-use crate::activity::{Cut, Raw, one_line};
+use super::{
+    Backend, Delivery, Outcome, Trouble,
+    client::{self, CallError, Client, ClientError, body_of},
+    multipart::Multipart,
+    secret::SecretFile,
+    signature,
+};
+use crate::activity::one_line;
 use async_trait::async_trait;
-use bytes::Bytes;
 use reqwest::{
-    Client, Response, StatusCode,
-    header::RETRY_AFTER,
-    multipart::{Form, Part},
-    redirect,
+    Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Deserialize;
 use std::{
     io,
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::sync::mpsc;
 
 /// Slowest upload that is waited for, in bytes a second, on top of `timeout`: thirty seconds are plenty for an answer
 /// and too few for 50 MiB over a branch office's line.
@@ -27,18 +31,13 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Characters of a refusal's detail that are kept.
 const MAX_DETAIL_CHARS: usize = 200;
 
-/// Size of the pieces in which a spooled file is sent.
-const PIECE_BYTES: usize = 64 * 1024;
-
 /// Settings of the HTTP backend.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Base URL; `v1/…` is appended.
-    pub url: reqwest::Url,
-    /// Bearer token.
-    pub token: Option<String>,
-    /// Time for connecting and for the answer; large requests get more, by their size.
-    pub timeout: Duration,
+    /// The connection.
+    pub client: client::Settings,
+    /// File with one or two signing secrets (`whsec_…`), the newest first.
+    pub signing_secret_file: Option<PathBuf>,
     /// Send the raw message as a last part too.
     pub include_raw_message: bool,
 }
@@ -46,66 +45,82 @@ pub struct Settings {
 /// Posts activities.
 #[derive(Debug)]
 pub struct HttpBackend {
-    client: Client,
-    url: reqwest::Url,
+    client: Arc<Client>,
     settings: Settings,
+    signing: Option<SecretFile>,
 }
 
-/// Why the client cannot be made.
-#[derive(Debug, thiserror::Error)]
-#[error("backend: {0}")]
-pub struct ClientError(String);
-
 impl HttpBackend {
-    /// Prepares the client; connects to nobody yet.
+    /// Prepares everything; connects to nobody yet.
     /// # Errors
-    /// An URL that cannot be a base, or a TLS set-up that does not work.
+    /// Settings that cannot work.
     pub fn new(settings: Settings) -> Result<Self, ClientError> {
-        // reqwest takes the process's provider; the first one installed stays, and it is the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("activity-milter/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(settings.timeout)
-            // A redirected POST is a wrong URL of ours; it must not carry mail to whoever answered.
-            .redirect(redirect::Policy::none())
-            .build()
-            .map_err(|error| ClientError(chain(&error)))?;
-        let mut base = settings.url.clone();
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        let url = base.join("v1/activities").map_err(|error| ClientError(error.to_string()))?;
-        Ok(Self { client, url, settings })
+        let client = Arc::new(Client::new(&settings.client)?);
+        let signing = match &settings.signing_secret_file {
+            Some(path) => {
+                let secrets = SecretFile::open(path).map_err(ClientError)?;
+                for secret in secrets.all().iter() {
+                    signature::key_of(secret)
+                        .map_err(|error| ClientError(format!("{}: {error}", path.display())))?;
+                }
+                Some(secrets)
+            }
+            None => None,
+        };
+        Ok(Self { client, settings, signing })
     }
 
-    async fn post(&self, delivery: &Delivery) -> reqwest::Result<Response> {
-        let key = delivery.activity.key.as_str();
-        let mut form =
-            Form::new().part("activity", part(Part::bytes(delivery.json.to_vec()), "application/json"));
-        for (file, cut) in delivery.activity.files.iter().zip(&delivery.cuts) {
-            let body = Part::stream_with_length(stream(delivery.raw.clone(), *cut), file.size);
-            form = form.part(file.part.clone(), part(body.file_name(file.name.clone()), &file.content_type));
-        }
-        if self.settings.include_raw_message {
-            let raw = Part::stream_with_length(
-                stream(delivery.raw.clone(), delivery.raw.whole()),
-                delivery.raw.len(),
-            );
-            form = form.part("message", part(raw.file_name("message.eml"), "message/rfc822"));
-        }
-        let patience = self.settings.timeout + Duration::from_secs(delivery.raw.len() / SLOWEST_UPLOAD);
-        let mut request = self
-            .client
-            .post(self.url.clone())
-            .timeout(patience)
-            // A structured string (RFC 8941, section 3.3.3): draft-ietf-httpapi-idempotency-key-header, section 2.1.
-            .header("Idempotency-Key", format!("\"{key}\""))
-            .multipart(form);
-        if let Some(token) = &self.settings.token {
-            request = request.bearer_auth(token);
-        }
-        request.send().await
+    /// The connection, for those who look things up over it.
+    pub fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
     }
+
+    async fn post(&self, delivery: &Delivery) -> Result<Response, CallError> {
+        let key = delivery.activity.key.as_str();
+        let body = Arc::new(Multipart::of(delivery, self.settings.include_raw_message));
+        let patience = self.settings.client.timeout + Duration::from_secs(body.length() / SLOWEST_UPLOAD);
+        let signed = self.signed(key, &body).await.map_err(unreadable)?;
+        let url = self.client.url(&["v1", "activities"]);
+        self.client
+            .send(|http| {
+                let mut request = http
+                    .post(url.clone())
+                    .timeout(patience)
+                    .header(CONTENT_TYPE, body.content_type())
+                    .header(CONTENT_LENGTH, body.length())
+                    // A structured string (RFC 8941, section 3.3.3): draft-ietf-httpapi-idempotency-key-header, section 2.1.
+                    .header("Idempotency-Key", format!("\"{key}\""))
+                    .header("webhook-id", key);
+                if let Some((timestamp, signature)) = &signed {
+                    request = request
+                        .header("webhook-timestamp", *timestamp)
+                        .header("webhook-signature", signature);
+                }
+                Ok(request.body(body.body().map_err(unreadable)?))
+            })
+            .await
+    }
+
+    /// Timestamp and signature of this attempt; none without a secret.
+    async fn signed(&self, key: &str, body: &Arc<Multipart>) -> io::Result<Option<(u64, String)>> {
+        let Some(secrets) = &self.signing else { return Ok(None) };
+        // A secret that a new version of the file spoiled was refused there, or is skipped here.
+        let keys: Vec<_> = secrets.all().iter().filter_map(|secret| signature::key_of(secret).ok()).collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (id, read) = (key.to_owned(), Arc::clone(body));
+        let sign = move || signature::sign(&keys, &id, now, |sink| read.read(sink));
+        let signature = if body.blocks() {
+            tokio::task::spawn_blocking(sign).await.map_err(io::Error::other)??
+        } else {
+            sign()?
+        };
+        Ok(Some((now, signature)))
+    }
+}
+
+/// Our own disk's trouble looks to the courier like any other reason to try again.
+fn unreadable(error: io::Error) -> CallError {
+    CallError::Unreachable(format!("the spooled message cannot be read: {error}"))
 }
 
 #[async_trait]
@@ -113,39 +128,12 @@ impl Backend for HttpBackend {
     async fn deliver(&self, delivery: &Delivery) -> Outcome {
         match self.post(delivery).await {
             Ok(response) => outcome(response).await,
-            Err(error) => Outcome::Again { after: None, reason: chain(&error.without_url()) },
+            Err(CallError::Unreachable(reason)) => {
+                Outcome::Again { after: None, trouble: Trouble::Down, reason }
+            }
+            Err(CallError::Credentials(reason)) => Outcome::Misconfigured { reason },
         }
     }
-}
-
-/// Gives a part its media type; one that is malformed, straight from somebody's mail, becomes "some bytes".
-fn part(part: Part, media_type: &str) -> Part {
-    let usable = media_type.parse::<mime::Mime>().is_ok();
-    let media_type = if usable { media_type } else { "application/octet-stream" };
-    part.mime_str(media_type).expect("a media type that was parsed before is one")
-}
-
-/// Decodes a cut on a thread that may block, piece by piece, as fast as the connection takes it.
-fn stream(raw: Raw, cut: Cut) -> reqwest::Body {
-    let (pieces, inbox) = mpsc::channel::<io::Result<Bytes>>(2);
-    tokio::task::spawn_blocking(move || {
-        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let mut piece = Vec::with_capacity(PIECE_BYTES);
-        let send = |piece: &mut Vec<u8>| {
-            let bytes = Bytes::from(std::mem::take(piece));
-            if bytes.is_empty() { Ok(()) } else { pieces.blocking_send(Ok(bytes)).map_err(|_| closed()) }
-        };
-        let decoded = raw.decode(cut, &mut |decoded| {
-            piece.extend_from_slice(decoded);
-            if piece.len() >= PIECE_BYTES { send(&mut piece) } else { Ok(()) }
-        });
-        if let Err(error) = decoded.and_then(|()| send(&mut piece)) {
-            // If nobody listens any more, nobody needs to know.
-            let _ = pieces.blocking_send(Err(error));
-        }
-    });
-    let next = |mut inbox: mpsc::Receiver<_>| async move { inbox.recv().await.map(|piece| (piece, inbox)) };
-    reqwest::Body::wrap_stream(futures_util::stream::unfold(inbox, next))
 }
 
 async fn outcome(response: Response) -> Outcome {
@@ -154,17 +142,22 @@ async fn outcome(response: Response) -> Outcome {
     match status.as_u16() {
         200..=299 => {
             // Read to its end, so that the connection can be used again.
-            let _ = answer(response).await;
+            let _ = body_of(response, MAX_ANSWER_BYTES).await;
             Outcome::Taken
         }
         408 | 409 | 425 | 429 | 500..=599 => {
             let after =
                 response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
-            Outcome::Again { after, reason }
+            let trouble = match status.as_u16() {
+                429 => Trouble::Busy,
+                409 | 425 => Trouble::Later,
+                _ => Trouble::Down,
+            };
+            Outcome::Again { after, trouble, reason }
         }
-        300..=399 | 401 | 403 | 404 | 410 => Outcome::Misconfigured { status: status.as_u16() },
-        400..=499 => Outcome::Refused { detail: detail(status, &answer(response).await) },
-        _ => Outcome::Again { after: None, reason },
+        300..=399 | 401 | 403 | 404 | 410 => Outcome::Misconfigured { reason },
+        400..=499 => Outcome::Refused { detail: detail(status, &body_of(response, MAX_ANSWER_BYTES).await) },
+        _ => Outcome::Again { after: None, trouble: Trouble::Down, reason },
     }
 }
 
@@ -179,18 +172,6 @@ fn retry_after(value: &str) -> Option<Duration> {
     }
 }
 
-/// The first bytes of an answer; whatever goes wrong, what came so far.
-async fn answer(mut response: Response) -> Vec<u8> {
-    let mut body = Vec::new();
-    while body.len() < MAX_ANSWER_BYTES
-        && let Ok(Some(piece)) = response.chunk().await
-    {
-        body.extend_from_slice(&piece);
-    }
-    body.truncate(MAX_ANSWER_BYTES);
-    body
-}
-
 /// Problem details (RFC 9457), as far as people read them.
 #[derive(Deserialize)]
 struct Problem {
@@ -203,17 +184,6 @@ fn detail(status: StatusCode, body: &[u8]) -> String {
     let text = problem.and_then(|p| p.detail.or(p.title)).unwrap_or_default();
     let text: String = one_line(&text).chars().take(MAX_DETAIL_CHARS).collect();
     if text.is_empty() { format!("backend answered {status}") } else { format!("{status}: {text}") }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    one_line(&text)
 }
 
 #[cfg(test)]

@@ -3,10 +3,21 @@
 //! In: a [`Delivery`]. Out: an [`Outcome`], by what the courier does next.
 //! Promise: every attempt carries the same idempotency key; files are streamed, never held whole.
 //! Fails: never; a failure is an outcome.
+//!
+//! The [`Client`] beneath it, with our credentials, also serves the directory's look-ups.
 
+mod client;
 mod http;
+mod multipart;
+mod oauth;
+mod secret;
+mod signature;
 
+pub use client::{CallError, Client, ClientError, Credentials, Settings as ClientSettings, body_of};
 pub use http::{HttpBackend, Settings};
+pub use oauth::Settings as OAuthSettings;
+pub use secret::SecretFile;
+pub use signature::key_of as signing_key_of;
 
 use crate::activity::{Activity, Cut, Raw};
 use async_trait::async_trait;
@@ -36,6 +47,8 @@ pub enum Outcome {
     Again {
         /// Not before this long from now.
         after: Option<Duration>,
+        /// What it says of the backend.
+        trouble: Trouble,
         /// For people.
         reason: String,
     },
@@ -46,9 +59,20 @@ pub enum Outcome {
     },
     /// 401, 403, 404, 410, redirects: our settings are wrong, not the activity.
     Misconfigured {
-        /// The status that said so.
-        status: u16,
+        /// For people: the status that said so, or why there is no token.
+        reason: String,
     },
+}
+
+/// What a failed attempt says of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// No connection, no answer in time, 408, 5xx: others would fail alike.
+    Down,
+    /// 429: it works, and has too much to do.
+    Busy,
+    /// 409, 425: it works; this activity's turn comes later.
+    Later,
 }
 
 /// A business system. A trait because it is the world outside: any system over HTTP here, Severa's API later.

@@ -3,6 +3,7 @@
 
 use super::{Failure, other, serve::open_directory};
 use crate::activity::Activity;
+use crate::backend::HttpBackend;
 use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
 use crate::mail::{Budget, Intake, fields};
@@ -81,7 +82,8 @@ impl From<&Reply> for ReplyWord {
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
     let message =
         read(&args.message).map_err(|error| other(format!("{}: {error}", args.message.display())))?;
-    let directory = open_directory(&config.directory)?;
+    let backend = HttpBackend::new(config.backend).map_err(other)?;
+    let directory = open_directory(&config.directory, &backend)?;
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();
     let budget = Budget::new(config.memory_limit);

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 the command's own "no" (`explain`: the message is refused) or a failure; 2 the command line or
 //! the configuration is wrong.
 
+mod directory;
 mod explain;
 mod postfix;
 mod serve;
@@ -30,6 +31,8 @@ enum Command {
     Serve,
     /// Say what would happen to a message, and why, without Postfix and without recording anything
     Explain(explain::Args),
+    /// Ask the directory
+    Directory(directory::Args),
     /// Print the settings that Postfix needs, and check those it has
     Postfix(postfix::Args),
     /// Run the reference backend, for trying out and for tests
@@ -56,6 +59,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve => serve::serve(load(&cli.config)?).await,
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
+            Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,
             Command::Sink(args) => sink::serve(args).await,
         }

@@ -1,10 +1,10 @@
 //! `serve`: puts the rooms together, runs them, and takes them down in the right order.
 
 use super::{Failure, other};
-use crate::backend::{Backend, HttpBackend};
+use crate::backend::HttpBackend;
 use crate::config::Config;
 use crate::courier;
-use crate::directory::{self, FileDirectory};
+use crate::directory::{self, Directory, FileDirectory, HttpDirectory};
 use crate::intake::{Listener, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::observe::{self, events};
@@ -56,11 +56,20 @@ fn raise_open_files() {
     }
 }
 
-/// Opens the directory that the configuration names, and keeps it up to date.
-pub(super) fn open_directory(settings: &directory::Settings) -> Result<Arc<FileDirectory>, Failure> {
-    let directory::Settings::File { path } = settings;
-    let directory = FileDirectory::open(path).map_err(|error| Failure::Usage(Report::new(error)))?;
-    Ok(Arc::new(directory))
+/// Opens the directory that the configuration names; a file is read again when it changes, as long as the runtime lives.
+pub(super) fn open_directory(
+    settings: &directory::Settings,
+    backend: &HttpBackend,
+) -> Result<Arc<dyn Directory>, Failure> {
+    match settings {
+        directory::Settings::File { path } => {
+            let directory = FileDirectory::open(path).map_err(|error| Failure::Usage(Report::new(error)))?;
+            let directory = Arc::new(directory);
+            tokio::spawn(Arc::clone(&directory).watch());
+            Ok(directory)
+        }
+        directory::Settings::Http(cache) => Ok(Arc::new(HttpDirectory::new(backend.client(), cache.clone()))),
+    }
 }
 
 /// The doors, open.
@@ -78,10 +87,9 @@ async fn run(
     closing: CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let directory = open_directory(&config.directory)?;
-    let backend: Arc<dyn Backend> = Arc::new(HttpBackend::new(config.backend).map_err(other)?);
+    let backend = Arc::new(HttpBackend::new(config.backend).map_err(other)?);
+    let directory = open_directory(&config.directory, &backend)?;
     let queue = Arc::new(Queue::open(&config.queue, SystemTime::now()).map_err(other)?);
-    let watch = tokio::spawn(Arc::clone(&directory).watch());
     let courier_stop = CancellationToken::new();
     let courier =
         tokio::spawn(courier::run(Arc::clone(&queue), backend, config.courier, courier_stop.clone()));
@@ -125,7 +133,6 @@ async fn run(
     let (served, (), cut_off) = tokio::join!(milter, lmtp, stop);
     courier_stop.cancel();
     let _ = tokio::time::timeout(COURIER_TIME, courier).await;
-    watch.abort();
     events::stopped(cut_off);
     served.map_err(other)
 }

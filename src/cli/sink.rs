@@ -1,6 +1,7 @@
 //! `sink`: the reference backend.
 
 use super::{Failure, other};
+use crate::backend::SecretFile;
 use crate::sink::{Settings, run};
 use clap::Args as ClapArgs;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -20,6 +21,15 @@ pub(super) struct Args {
     /// Ask for the bearer token in the first line of this file
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Ask for signatures with a secret of this file (`whsec_…`, one a line)
+    #[arg(long, value_name = "FILE")]
+    signing_secret_file: Option<PathBuf>,
+    /// Answer look-ups from this directory file
+    #[arg(long, value_name = "FILE")]
+    directory: Option<PathBuf>,
+    /// Cache-Control header of look-ups
+    #[arg(long, value_name = "VALUE")]
+    cache_control: Option<String>,
     /// Answer 503 to this share of the requests (0 to 1): half before storing, half after
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     fail_rate: f64,
@@ -42,14 +52,12 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
-    let token = match &args.token_file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| other(format!("{}: {error}", path.display())))?;
-            Some(text.lines().next().unwrap_or_default().trim().to_owned())
-        }
-        None => None,
+    let secrets = |path: &Option<PathBuf>| match path {
+        Some(path) => SecretFile::open(path).map(|file| file.all().to_vec()).map_err(other),
+        None => Ok(Vec::new()),
     };
+    let token = secrets(&args.token_file)?.into_iter().next();
+    let signing_secrets = secrets(&args.signing_secret_file)?;
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| other(format!("cannot listen on {}: {error}", args.listen)))?;
@@ -61,6 +69,9 @@ pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
         status: args.status,
         delay: args.delay,
         hang: args.hang,
+        signing_secrets,
+        directory: args.directory,
+        cache_control: args.cache_control,
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;

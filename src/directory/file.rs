@@ -4,7 +4,7 @@
 //! Promise: a broken new version is refused as a whole and the old one goes on answering.
 //! Fails: at start, with the line of what is wrong; duplicates name both lines. Never [`Unavailable`] afterwards.
 
-use super::{Directory, Unavailable};
+use super::{Directory, People, Unavailable};
 use crate::mail::Address;
 use crate::observe::events;
 use crate::rules::{Contact, Person, Project, Tenant, User};
@@ -321,18 +321,30 @@ impl Directory for FileDirectory {
         Ok(self.index.load().tenants.get(prefix).map(|entry| entry.tenant.clone()))
     }
 
-    async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<Vec<Person>, Unavailable> {
+    async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<People, Unavailable> {
         let index = self.index.load();
         let entry = index.entry(tenant);
         let person = |address: &Address| {
             entry.and_then(|e| e.people.get(address.folded())).cloned().unwrap_or_default()
         };
-        Ok(addresses.iter().map(person).collect())
+        Ok(People { persons: addresses.iter().map(person).collect(), stale: false })
     }
 
-    async fn project(&self, tenant: &Tenant, number: &str) -> Result<Option<Project>, Unavailable> {
+    async fn project(
+        &self,
+        tenant: &Tenant,
+        number: &str,
+        _also: &[Address],
+    ) -> Result<Option<Project>, Unavailable> {
         let index = self.index.load();
         Ok(index.entry(tenant).and_then(|entry| entry.projects.get(&number.to_lowercase())).cloned())
+    }
+
+    fn source(&self) -> String {
+        let written = std::fs::metadata(&self.path).and_then(|meta| meta.modified());
+        let age = written.ok().and_then(|written| written.elapsed().ok()).unwrap_or_default();
+        let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+        format!("{}, written {age} ago", self.path.display())
     }
 }
 

@@ -4,9 +4,13 @@
 //! Promise: an answer is the directory's own; "there is none" and "cannot say now" are never mixed up.
 //! Fails: [`Unavailable`]; the caller defers the message.
 
+mod cache;
 mod file;
+mod http;
+pub mod wire;
 
 pub use file::FileDirectory;
+pub use http::HttpDirectory;
 
 use crate::mail::Address;
 use crate::rules::{Person, Project, Tenant};
@@ -17,18 +21,48 @@ use async_trait::async_trait;
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
+/// The people behind addresses.
+#[derive(Clone, Debug, Default)]
+pub struct People {
+    /// One for each address, in the order asked.
+    pub persons: Vec<Person>,
+    /// Some of it is past its time, and the directory cannot be asked: good enough to record, not to refuse.
+    pub stale: bool,
+}
+
 /// Answers questions about a tenant's people and projects. A trait because directories are the world outside: a file
-/// here, the backend's look-ups later.
+/// here, the backend's look-ups there.
 #[async_trait]
 pub trait Directory: Send + Sync {
     /// The tenant whose prefix is exactly `prefix` (lower case).
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable>;
 
-    /// The person behind each address, in the order asked.
-    async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<Vec<Person>, Unavailable>;
+    /// The first of the prefixes (lower case) that is a tenant's, with its place.
+    async fn tenant_of(&self, prefixes: &[String]) -> Result<Option<(usize, Tenant)>, Unavailable> {
+        for (index, prefix) in prefixes.iter().enumerate() {
+            if let Some(tenant) = self.tenant(prefix).await? {
+                return Ok(Some((index, tenant)));
+            }
+        }
+        Ok(None)
+    }
 
-    /// The tenant's project of a number, compared without case.
-    async fn project(&self, tenant: &Tenant, number: &str) -> Result<Option<Project>, Unavailable>;
+    /// The person behind each address.
+    async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<People, Unavailable>;
+
+    /// The tenant's project of a number, compared without case. `also`: people who will probably be asked for next; a
+    /// directory that is far away can fetch them with the same request.
+    async fn project(
+        &self,
+        tenant: &Tenant,
+        number: &str,
+        also: &[Address],
+    ) -> Result<Option<Project>, Unavailable>;
+
+    /// Where the answers come from, for people.
+    fn source(&self) -> String {
+        "memory".to_owned()
+    }
 }
 
 /// Settings of the directory.
@@ -39,4 +73,19 @@ pub enum Settings {
         /// Its path.
         path: std::path::PathBuf,
     },
+    /// The backend's look-ups, with a cache before them.
+    Http(CacheSettings),
+}
+
+/// How long answers count.
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// What there is, unless the backend's Cache-Control says otherwise.
+    pub hits: std::time::Duration,
+    /// The same for "there is none".
+    pub misses: std::time::Duration,
+    /// Past their time, while the backend is down.
+    pub stale: std::time::Duration,
+    /// Memory for answers, in bytes.
+    pub size: u64,
 }

@@ -124,11 +124,13 @@ impl Service {
         }
     }
 
-    /// What an integration address means, or why it is refused. `before` is how many targets the message has already.
+    /// What an integration address means, or why it is refused. `before` is how many targets the message has already,
+    /// `also` whom it names so far.
     pub(super) async fn resolve(
         &self,
         address: &Address,
         before: usize,
+        also: &[Address],
         queue_id: &str,
     ) -> Result<Target, Refusal> {
         if self.draining.load(Ordering::SeqCst) {
@@ -137,7 +139,7 @@ impl Service {
         if before >= self.policy.max_recipients {
             return Err(Reason::TooManyRecipients.into());
         }
-        match in_time(self.look_up(address)).await {
+        match in_time(self.look_up(address, also)).await {
             Ok(resolved) => resolved,
             Err(error) => {
                 events::directory_unavailable(queue_id, &error);
@@ -147,28 +149,32 @@ impl Service {
     }
 
     /// The longest prefix that exists decides; whether its project exists comes after.
-    async fn look_up(&self, address: &Address) -> Result<Result<Target, Refusal>, Unavailable> {
+    async fn look_up(
+        &self,
+        address: &Address,
+        also: &[Address],
+    ) -> Result<Result<Target, Refusal>, Unavailable> {
         let readings = self.addressing.readings(address);
         if readings.is_empty() {
             return Ok(Err(Reason::BadAddress.into()));
         }
-        for reading in readings {
-            let Some(tenant) = self.directory.tenant(&reading.prefix).await? else { continue };
-            if !tenant.active {
-                return Ok(Err(Refusal { reason: Reason::TenantInactive, tenant: Some(tenant) }));
-            }
-            let project: Option<Project> = match &reading.project {
-                None => None,
-                Some(number) => match self.directory.project(&tenant, number).await? {
-                    None if !self.policy.unlinked_projects => {
-                        return Ok(Err(Refusal { reason: Reason::UnknownProject, tenant: Some(tenant) }));
-                    }
-                    project => project,
-                },
-            };
-            return Ok(Ok(Target { tenant, project, address: address.clone() }));
+        let prefixes: Vec<String> = readings.iter().map(|reading| reading.prefix.clone()).collect();
+        let Some((index, tenant)) = self.directory.tenant_of(&prefixes).await? else {
+            return Ok(Err(Reason::NoSuchTenant.into()));
+        };
+        if !tenant.active {
+            return Ok(Err(Refusal { reason: Reason::TenantInactive, tenant: Some(tenant) }));
         }
-        Ok(Err(Reason::NoSuchTenant.into()))
+        let project: Option<Project> = match &readings[index].project {
+            None => None,
+            Some(number) => match self.directory.project(&tenant, number, also).await? {
+                None if !self.policy.unlinked_projects => {
+                    return Ok(Err(Refusal { reason: Reason::UnknownProject, tenant: Some(tenant) }));
+                }
+                project => project,
+            },
+        };
+        Ok(Ok(Target { tenant, project, address: address.clone() }))
     }
 
     /// Looks the people up and lets the rules decide for these targets.
@@ -185,7 +191,12 @@ impl Service {
         let ask = async {
             let mut people = Vec::new();
             for group in &groups {
-                people.push(self.directory.people(&group[0].tenant, &addresses).await?);
+                let found = self.directory.people(&group[0].tenant, &addresses).await?;
+                if found.stale && !found.persons.iter().any(|person| person.user.is_some()) {
+                    let message = "it is down, and nobody is a user by answers past their time";
+                    return Err(Unavailable(message.to_owned()));
+                }
+                people.push(found.persons);
             }
             Ok(people)
         };

@@ -11,7 +11,7 @@ use crate::mail::{
     domain_of, parse_path,
 };
 use crate::observe::events;
-use crate::rules::{self, Correspondent, Mixed, Reason, Record, Reply, Target, Verdict};
+use crate::rules::{self, Addressing, Correspondent, Mixed, Reason, Record, Reply, Target, Verdict};
 use std::{
     collections::{BTreeMap, HashSet},
     ffi::{CStr, CString},
@@ -177,7 +177,8 @@ impl Session {
             return Ok(transaction.take_other(service, Some(recipient)));
         }
         let before = transaction.targets.len() + transaction.shadowed.len();
-        match service.resolve(&recipient.address, before, transaction.queue_id()).await {
+        let also = transaction.named(&service.addressing);
+        match service.resolve(&recipient.address, before, &also, transaction.queue_id()).await {
             Ok(target) => {
                 recipient.tenant = Some(target.tenant.id.clone());
                 if service.shadows(Some(&target.tenant)) {
@@ -432,6 +433,13 @@ impl RawHead {
 impl Transaction {
     fn queue_id(&self) -> &str {
         self.envelope.queue_id.as_deref().unwrap_or_default()
+    }
+
+    /// Who is known to be in it before the header comes.
+    fn named(&self, addressing: &Addressing) -> Vec<Address> {
+        let recipients = self.envelope.recipients.iter().map(|recipient| &recipient.address);
+        let all = self.envelope.sender.iter().chain(recipients);
+        all.filter(|address| !addressing.covers(address)).cloned().collect()
     }
 
     /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.

@@ -42,6 +42,11 @@ pub fn directory_unavailable(queue_id: &str, error: &dyn Display) {
     warn!(queue_id, %error, "directory unavailable");
 }
 
+/// The directory cannot be reached, and answers past their time are used meanwhile.
+pub fn directory_stale(error: &dyn Display) {
+    warn!(%error, "directory unavailable, stale answers are used");
+}
+
 /// The socket could not accept a connection; we pause and go on.
 pub fn accept_failed(error: &dyn Display, pause: Duration) {
     warn!(%error, pause_ms = millis(pause), "accept failed");
@@ -116,17 +121,32 @@ pub fn held(key: &str, tenant: &str, attempt: u32, reason: &str) {
 }
 
 /// The backend refuses our settings; only probes are sent.
-pub fn courier_paused(status: u16, next_probe: Duration) {
+pub fn courier_paused(reason: &str, next_probe: Duration) {
     error!(
-        status,
+        reason,
         next_probe_ms = millis(next_probe),
-        "backend refuses our settings: deliveries are paused. Check backend.url and backend.token_file"
+        "backend refuses our settings: deliveries are paused. Check backend.url and the credentials in [backend]"
     );
 }
 
-/// The backend takes our settings again.
+/// A file with a secret has a new version, and it is in use.
+pub fn secret_read(path: &Path) {
+    info!(path = %path.display(), "secret read again");
+}
+
+/// A new version of a file with a secret is broken; the old secret stays.
+pub fn secret_refused(error: &dyn Display) {
+    warn!(%error, "new secret refused, the old one stays in use");
+}
+
+/// Several activities in a row had no answer; only probes are sent. Once at the beginning, then with each probe.
+pub fn backend_down(reason: &str, next_probe: Duration) {
+    warn!(reason, next_probe_ms = millis(next_probe), "backend does not answer: deliveries are paused");
+}
+
+/// The backend answers again.
 pub fn courier_resumed() {
-    info!("backend accepts our settings again: deliveries resumed");
+    info!("backend answers again: deliveries resumed");
 }
 
 /// The queue's database or spool failed.

@@ -10,6 +10,7 @@
 
 mod schema;
 mod spool;
+mod turns;
 mod writer;
 
 use crate::activity::{Activity, Cut, Key, Parcel, Raw};
@@ -27,6 +28,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::sync::Notify;
+use turns::DueRow;
 use writer::Writer;
 
 /// How long a key is remembered after its activity was delivered or dropped: longer than any client retries.
@@ -137,6 +139,15 @@ pub struct Lease {
     pub attempts: u32,
     /// When it was accepted.
     pub accepted_at: SystemTime,
+}
+
+/// Whose turn it is when more is due than may be taken.
+#[derive(Clone, Debug, Default)]
+pub struct Turn {
+    /// The tenant whose turn was last: the others come first, in the order of their ids.
+    pub after: String,
+    /// A tenant that has enough for now.
+    pub without: Option<String>,
 }
 
 /// An item that could not be leased because it is damaged; it was held instead.
@@ -292,18 +303,19 @@ impl Queue {
         Ok(puts)
     }
 
-    /// Leases up to `limit` activities that are due. Until `lease` is over nobody else gets them; after it, or after
-    /// a restart, they are due again.
+    /// Leases up to `limit` activities that are due, one of each tenant by turns. Until `lease` is over nobody else
+    /// gets them; after it, or after a restart, they are due again.
     /// # Errors
     /// [`StorageError`]; nothing is leased then.
     pub async fn take(
         &self,
         limit: usize,
+        turn: Turn,
         now: SystemTime,
         lease: Duration,
     ) -> Result<(Vec<Lease>, Vec<Damaged>), StorageError> {
         let (due, until) = (millis(now), millis(now + lease));
-        let rows = self.writer.write(move |database| select_due(database, limit, due, until)).await?;
+        let rows = self.writer.write(move |database| turns::take(database, limit, &turn, due, until)).await?;
         let (mut leases, mut damaged) = (Vec::new(), Vec::new());
         for row in rows {
             let (id, key) = (row.id, Key::from_stored(row.key.clone()));
@@ -389,6 +401,19 @@ impl Queue {
         self.writer.vacuum().await
     }
 
+    /// Holds the activities that were accepted before `oldest` and that nobody has leased, a bounded number at a time;
+    /// their keys and tenants.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn hold_older(
+        &self,
+        oldest: SystemTime,
+        reason: &str,
+    ) -> Result<Vec<(Key, String)>, StorageError> {
+        let (oldest, reason) = (millis(oldest), reason.to_owned());
+        self.writer.write(move |database| turns::hold_older(database, oldest, &reason)).await
+    }
+
     /// How many activities there are.
     /// # Errors
     /// [`StorageError`].
@@ -414,18 +439,6 @@ fn cover(database: &Connection, keys: &[String], forget_at: i64) -> rusqlite::Re
     let mut seen = database
         .prepare_cached("INSERT INTO seen (key, forget_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
     keys.iter().try_for_each(|key| seen.execute(params![key, forget_at]).map(drop))
-}
-
-/// A row that is due.
-struct DueRow {
-    id: i64,
-    key: String,
-    activity: String,
-    cuts: String,
-    body: Option<Vec<u8>>,
-    spool: Option<String>,
-    attempts: u32,
-    accepted_at: i64,
 }
 
 fn insert(
@@ -455,33 +468,6 @@ fn insert(
         item.execute(params![key, message, tenant, activity, now])?;
     }
     Ok(puts)
-}
-
-fn select_due(database: &Connection, limit: usize, now: i64, until: i64) -> rusqlite::Result<Vec<DueRow>> {
-    let rows = database
-        .prepare_cached(
-            "SELECT item.id, key, activity, cuts, body, spool, attempts, accepted_at
-             FROM item JOIN message ON message.id = item.message
-             WHERE state = 0 AND due <= ?1 ORDER BY due LIMIT ?2",
-        )?
-        .query_map(params![now, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-            Ok(DueRow {
-                id: row.get(0)?,
-                key: row.get(1)?,
-                activity: row.get(2)?,
-                cuts: row.get(3)?,
-                body: row.get(4)?,
-                spool: row.get(5)?,
-                attempts: row.get(6)?,
-                accepted_at: row.get(7)?,
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut lease = database.prepare_cached("UPDATE item SET leased = 1, due = ?2 WHERE id = ?1")?;
-    for row in &rows {
-        lease.execute(params![row.id, until])?;
-    }
-    Ok(rows)
 }
 
 /// Ends a lease; gives the name of a spool file that nothing needs any more.
@@ -605,7 +591,7 @@ mod tests {
     }
 
     async fn take(queue: &Queue, now: SystemTime) -> Vec<Lease> {
-        let (leases, damaged) = queue.take(10, now, LEASE).await.unwrap();
+        let (leases, damaged) = queue.take(10, Turn::default(), now, LEASE).await.unwrap();
         assert!(damaged.is_empty(), "{damaged:?}");
         leases
     }
@@ -746,7 +732,7 @@ mod tests {
         for entry in fs::read_dir(&spool).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }
-        let (leases, damaged) = queue.take(10, NOW, LEASE).await.unwrap();
+        let (leases, damaged) = queue.take(10, Turn::default(), NOW, LEASE).await.unwrap();
         assert_eq!((leases.len(), damaged.len()), (0, 1));
         assert_eq!(queue.counts().await.unwrap().held, 1);
     }

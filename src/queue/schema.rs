@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 /// The version this program writes, in `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// `seen` holds every key we ever took and outlives the item by seven days, so that a client's retry after delivery
 /// records nothing twice. `item.state`: 0 waiting, 1 held. A lease pushes `due` to its end and sets `leased`, so that
@@ -43,6 +43,13 @@ const TABLES: &str = "
     CREATE INDEX seen_forget ON seen (forget_at) WHERE forget_at IS NOT NULL;
 ";
 
+/// What version 2 added: the turns of tenants, and whether somebody was told that an item is held.
+const VERSION_2: &str = "
+    CREATE INDEX item_turn ON item (tenant, due) WHERE state = 0;
+    ALTER TABLE item ADD COLUMN notified INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX item_untold ON item (id) WHERE state = 1 AND notified = 0;
+";
+
 /// Sets the connection up and makes or checks the tables.
 pub(super) fn prepare(database: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let damaged =
@@ -59,14 +66,19 @@ pub(super) fn prepare(database: &mut Connection, path: &Path) -> Result<(), Open
         .map_err(damaged)?;
     database.set_prepared_statement_cache_capacity(64);
     let found: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(damaged)?;
-    match found {
-        0 => {
-            let transaction = database.transaction().map_err(damaged)?;
-            transaction.execute_batch(TABLES).map_err(damaged)?;
-            transaction.pragma_update(None, "user_version", VERSION).map_err(damaged)?;
-            transaction.commit().map_err(damaged)
-        }
-        VERSION => Ok(()),
-        found => Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION }),
+    // Each step from the version found to ours, all or none.
+    let steps: &[&str] = match found {
+        0 => &[TABLES, VERSION_2],
+        1 => &[VERSION_2],
+        VERSION => &[],
+        found => return Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION }),
+    };
+    let transaction = database.transaction().map_err(damaged)?;
+    for step in steps {
+        transaction.execute_batch(step).map_err(damaged)?;
     }
+    if !steps.is_empty() {
+        transaction.pragma_update(None, "user_version", VERSION).map_err(damaged)?;
+    }
+    transaction.commit().map_err(damaged)
 }

@@ -1,21 +1,25 @@
 //! The reference backend: for the demo, for tests, and for staging before the real system is there.
 //!
-//! In: `POST /v1/activities` (DESIGN section 8). Out: a SQLite file, the files of activities, and a page to look at.
+//! In: the requests of `docs/backend-api.yaml`. Out: a SQLite file, the files of activities, a page to look at, and
+//! answers to look-ups from a directory file.
 //! Promise: the same key is answered with the first answer; an answer of 201 means that all is on disk; files are
 //! streamed and their SHA-256 checked.
 //! Fails: problem details (RFC 9457). Fault switches make it fail on purpose.
 
+mod directory;
 mod page;
 mod receive;
+mod signature;
 mod store;
 
+use crate::directory::FileDirectory;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path as UrlPath, Query, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use receive::receive;
 use serde::{Deserialize, Serialize};
@@ -23,7 +27,10 @@ use std::{
     collections::HashSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use store::Store;
@@ -47,6 +54,12 @@ pub struct Settings {
     pub delay: Duration,
     /// Never answer.
     pub hang: bool,
+    /// Signing secrets (`whsec_…`): what is not signed with one of them is answered 401.
+    pub signing_secrets: Vec<String>,
+    /// A directory file to answer look-ups from.
+    pub directory: Option<PathBuf>,
+    /// `Cache-Control` of look-ups.
+    pub cache_control: Option<String>,
 }
 
 /// What all requests share.
@@ -55,6 +68,10 @@ struct Sink {
     store: Store,
     /// Keys whose request is running: a second one is told 409.
     running: Mutex<HashSet<String>>,
+    keys: Vec<ring::hmac::Key>,
+    directory: Option<Arc<FileDirectory>>,
+    /// How many look-ups there were.
+    look_ups: AtomicU64,
 }
 
 /// Serves until `shutdown` completes.
@@ -66,11 +83,28 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let store = Store::open(&settings.data)?;
-    let sink = Arc::new(Sink { settings, store, running: Mutex::default() });
+    let keys = signature::keys(&settings.signing_secrets).map_err(io::Error::other)?;
+    let directory = match &settings.directory {
+        Some(path) => {
+            let directory = Arc::new(FileDirectory::open(path).map_err(io::Error::other)?);
+            tokio::spawn(Arc::clone(&directory).watch());
+            Some(directory)
+        }
+        None => None,
+    };
+    let look_ups = AtomicU64::new(0);
+    let sink = Arc::new(Sink { settings, store, running: Mutex::default(), keys, directory, look_ups });
     let router = Router::new()
         .route("/", get(index))
         .route("/v1/activities", get(list).post(receive))
         .route("/v1/activities/{key}", get(one))
+        .route("/v1/tenants/{prefix}", get(directory::tenant))
+        .route("/v1/tenants/{prefix}/resolve", post(directory::resolve))
+        .route("/look-ups", get(look_ups_so_far))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the contract has no such method here")
+        })
         .layer(middleware::from_fn_with_state(Arc::clone(&sink), authorised))
         .layer(DefaultBodyLimit::disable())
         .with_state(sink);
@@ -136,6 +170,11 @@ async fn one(State(sink): State<Arc<Sink>>, UrlPath(key): UrlPath<String>) -> Re
         Some(stored) => Ok(Json(stored.into_json()).into_response()),
         None => Err(Problem::new(StatusCode::NOT_FOUND, "no activity has this key")),
     }
+}
+
+/// How many look-ups there were, for tests of caches.
+async fn look_ups_so_far(State(sink): State<Arc<Sink>>) -> String {
+    sink.look_ups.load(Ordering::Relaxed).to_string()
 }
 
 async fn index(State(sink): State<Arc<Sink>>) -> Result<Response, Problem> {

@@ -1,6 +1,6 @@
 //! `POST /v1/activities`: one multipart request (RFC 7578), streamed to disk, checked, stored once.
 
-use super::{Problem, Running, Sink, blocking, store::Incoming};
+use super::{Problem, Running, Sink, blocking, signature::Tap, store::Incoming};
 use crate::activity::{Activity, FileRef};
 use axum::{
     Json,
@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
-use futures_util::StreamExt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{fmt::Write as _, path::Path, sync::Arc};
@@ -25,22 +24,31 @@ pub(super) async fn receive(State(sink): State<Arc<Sink>>, request: Request) -> 
         return std::future::pending().await;
     }
     tokio::time::sleep(sink.settings.delay).await;
+    let (head, body) = request.into_parts();
+    let tap = Tap::new(&head.headers, body, &sink.keys)?;
     if let Some(status) = sink.settings.status {
-        drain(request).await;
+        tap.finish().await?;
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         return Err(Problem::new(status, "the sink was told to answer this (--status)"));
     }
     let fails = fastrand::f64() < sink.settings.fail_rate;
     let failure = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the sink was told to fail (--fail-rate)");
     if fails && fastrand::bool() {
-        drain(request).await;
+        tap.finish().await?;
         return Err(failure());
     }
-    let answer = take(&sink, request).await?;
+    let request = Request::from_parts(head, tap.body());
+    let answer = match take(&sink, request, &tap).await {
+        Ok(answer) => answer,
+        Err(problem) => {
+            tap.finish().await?;
+            return Err(problem);
+        }
+    };
     if fails { Err(failure()) } else { Ok(answer) }
 }
 
-async fn take(sink: &Arc<Sink>, request: Request) -> Result<Response, Problem> {
+async fn take(sink: &Arc<Sink>, request: Request, tap: &Tap) -> Result<Response, Problem> {
     let bad = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, detail);
     let key = idempotency_key(request.headers())
         .ok_or_else(|| bad("Idempotency-Key is missing or no quoted string"))?
@@ -49,7 +57,7 @@ async fn take(sink: &Arc<Sink>, request: Request) -> Result<Response, Problem> {
         .ok_or_else(|| Problem::new(StatusCode::CONFLICT, "a request with this key is still running"))?;
     let known = key.clone();
     if let Some(number) = blocking(sink, move |store| store.number(&known)).await? {
-        drain(request).await;
+        tap.finish().await?;
         let mut response = created(&key, number);
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         return Ok(response);
@@ -73,6 +81,7 @@ async fn take(sink: &Arc<Sink>, request: Request) -> Result<Response, Problem> {
     let new = key.clone();
     let incoming = blocking(sink, move |store| store.begin(&new)).await?;
     receive_files(&mut parts, &activity, &incoming).await?;
+    tap.finish().await?;
     let number = blocking(sink, move |store| store.commit(incoming, &text)).await?;
     drop(running);
     Ok(created(activity.key.as_str(), number))
@@ -80,13 +89,6 @@ async fn take(sink: &Arc<Sink>, request: Request) -> Result<Response, Problem> {
 
 fn created(key: &str, number: i64) -> Response {
     (StatusCode::CREATED, Json(json!({ "key": key, "id": number.to_string() }))).into_response()
-}
-
-/// Reads a request that is answered without looking at it: a client that is still sending when the connection closes
-/// would see a reset and not the answer.
-async fn drain(request: Request) {
-    let mut body = request.into_body().into_data_stream();
-    while let Some(Ok(_)) = body.next().await {}
 }
 
 /// The content of a quoted string without escapes (RFC 8941, section 3.3.3): our keys need none.

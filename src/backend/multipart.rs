@@ -1,0 +1,138 @@
+//! The body of `POST /v1/activities`: `multipart/form-data` (RFC 7578) that can be read twice, byte for byte the same.
+//!
+//! In: a delivery. Out: its content type, its length, its bytes as often as needed.
+//! Why not reqwest's own form: a signature covers the exact bytes and stands before them in a header, so the body is
+//! read once to be signed and once to be sent; files of any size are never held whole.
+
+use super::Delivery;
+use crate::activity::{Cut, Raw};
+use bytes::Bytes;
+use std::{io, sync::Arc};
+use tokio::sync::mpsc;
+
+/// Size of the pieces in which a spooled file is sent.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// A body, described.
+#[derive(Debug)]
+pub(super) struct Multipart {
+    boundary: String,
+    segments: Vec<Segment>,
+    raw: Raw,
+    length: u64,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Bytes(Bytes),
+    Cut(Cut),
+}
+
+impl Multipart {
+    /// The parts of a delivery: `activity`, each file, and the raw message if it is asked for.
+    pub(super) fn of(delivery: &Delivery, include_raw_message: bool) -> Self {
+        let mut body = Self {
+            boundary: format!("activity-milter-{:032x}", fastrand::u128(..)),
+            segments: Vec::new(),
+            raw: delivery.raw.clone(),
+            length: 0,
+        };
+        body.begin("activity", None, "application/json");
+        body.push(delivery.json.clone());
+        for (file, cut) in delivery.activity.files.iter().zip(&delivery.cuts) {
+            body.begin(&file.part, Some(&file.name), &file.content_type);
+            body.cut(*cut, file.size);
+        }
+        if include_raw_message {
+            body.begin("message", Some("message.eml"), "message/rfc822");
+            body.cut(delivery.raw.whole(), delivery.raw.len());
+        }
+        let end = format!("\r\n--{}--\r\n", body.boundary);
+        body.push(end.into());
+        body
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        self.length += bytes.len() as u64;
+        self.segments.push(Segment::Bytes(bytes));
+    }
+
+    fn cut(&mut self, cut: Cut, size: u64) {
+        self.length += size;
+        self.segments.push(Segment::Cut(cut));
+    }
+
+    /// A media type that is malformed, straight from somebody's mail, becomes "some bytes".
+    fn begin(&mut self, name: &str, file_name: Option<&str>, media_type: &str) {
+        let media_type = media_type.parse::<mime::Mime>().map_or("application/octet-stream", |_| media_type);
+        let line_end = if self.segments.is_empty() { "" } else { "\r\n" };
+        let file_name = file_name.map(|name| format!("; filename=\"{}\"", escaped(name))).unwrap_or_default();
+        let head = format!(
+            "{line_end}--{}\r\nContent-Disposition: form-data; name=\"{name}\"{file_name}\r\nContent-Type: {media_type}\r\n\r\n",
+            self.boundary
+        );
+        self.push(head.into());
+    }
+
+    pub(super) fn content_type(&self) -> String {
+        format!("multipart/form-data; boundary={}", self.boundary)
+    }
+
+    /// Length in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// True if reading it reads a file.
+    pub(super) fn blocks(&self) -> bool {
+        matches!(self.raw, Raw::File { .. })
+    }
+
+    /// Reads the whole body; may block.
+    pub(super) fn read(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.segments.iter().try_for_each(|segment| match segment {
+            Segment::Bytes(bytes) => sink(bytes),
+            Segment::Cut(cut) => self.raw.decode(*cut, sink),
+        })
+    }
+
+    /// The body for one attempt: from memory at once, from a file piece by piece as fast as the connection takes it.
+    pub(super) fn body(self: &Arc<Self>) -> io::Result<reqwest::Body> {
+        if !self.blocks() {
+            let mut whole = Vec::with_capacity(usize::try_from(self.length).unwrap_or_default());
+            self.read(&mut |piece| {
+                whole.extend_from_slice(piece);
+                Ok(())
+            })?;
+            return Ok(whole.into());
+        }
+        let (pieces, inbox) = mpsc::channel::<io::Result<Bytes>>(2);
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let mut piece = Vec::with_capacity(PIECE_BYTES);
+            let read = this.read(&mut |bytes| {
+                piece.extend_from_slice(bytes);
+                if piece.len() >= PIECE_BYTES { send(&pieces, &mut piece) } else { Ok(()) }
+            });
+            if let Err(error) = read.and_then(|()| send(&pieces, &mut piece)) {
+                // If nobody listens any more, nobody needs to know.
+                let _ = pieces.blocking_send(Err(error));
+            }
+        });
+        let next =
+            |mut inbox: mpsc::Receiver<_>| async move { inbox.recv().await.map(|piece| (piece, inbox)) };
+        Ok(reqwest::Body::wrap_stream(futures_util::stream::unfold(inbox, next)))
+    }
+}
+
+fn send(pieces: &mpsc::Sender<io::Result<Bytes>>, piece: &mut Vec<u8>) -> io::Result<()> {
+    let bytes = Bytes::from(std::mem::replace(piece, Vec::with_capacity(PIECE_BYTES)));
+    let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+    if bytes.is_empty() { Ok(()) } else { pieces.blocking_send(Ok(bytes)).map_err(closed) }
+}
+
+/// A file name as browsers write it (RFC 7578, section 4.2; WHATWG HTML, multipart form data): UTF-8, three characters
+/// percent-encoded.
+fn escaped(name: &str) -> String {
+    name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
+}
