@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
 use activity_milter::{
+    courier::Desk,
     directory::{Directory, People, Unavailable},
     intake::{Listener, Policy, Service, Shadow, SocketSettings, lmtp},
     mail::{Address, Budget, Domain},
@@ -89,7 +90,7 @@ async fn a_directory_that_cannot_answer_defers() {
     };
     let listener = Listener::bind(&socket, stop.clone()).await.unwrap();
     let address = listener.local().unwrap().to_string().strip_prefix("inet:").unwrap().to_owned();
-    let server = tokio::spawn(lmtp::run(listener, 10, service, queue, stop.clone()));
+    let server = tokio::spawn(lmtp::run(listener, 10, service, Desk::Queue(queue), stop.clone()));
 
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
     let mut line = String::new();

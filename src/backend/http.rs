@@ -10,7 +10,7 @@ use super::{
 use crate::activity::one_line;
 use async_trait::async_trait;
 use reqwest::{
-    Response, StatusCode,
+    Response,
     header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Deserialize;
@@ -156,7 +156,10 @@ async fn outcome(response: Response) -> Outcome {
             Outcome::Again { after, trouble, reason }
         }
         300..=399 | 401 | 403 | 404 | 410 => Outcome::Misconfigured { reason },
-        400..=499 => Outcome::Refused { detail: detail(status, &body_of(response, MAX_ANSWER_BYTES).await) },
+        400..=499 => {
+            let detail = detail(&body_of(response, MAX_ANSWER_BYTES).await);
+            Outcome::Refused { status: status.to_string(), detail }
+        }
         _ => Outcome::Again { after: None, trouble: Trouble::Down, reason },
     }
 }
@@ -179,11 +182,10 @@ struct Problem {
     detail: Option<String>,
 }
 
-fn detail(status: StatusCode, body: &[u8]) -> String {
+fn detail(body: &[u8]) -> String {
     let problem: Option<Problem> = serde_json::from_slice(body).ok();
     let text = problem.and_then(|p| p.detail.or(p.title)).unwrap_or_default();
-    let text: String = one_line(&text).chars().take(MAX_DETAIL_CHARS).collect();
-    if text.is_empty() { format!("backend answered {status}") } else { format!("{status}: {text}") }
+    one_line(&text).chars().take(MAX_DETAIL_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -201,11 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn details_are_one_printable_line() {
-        let status = StatusCode::UNPROCESSABLE_ENTITY;
+    fn details_are_one_line() {
         let body = br#"{"type": "about:blank", "title": "t", "detail": "no such\r\nactivity type"}"#;
-        assert_eq!(detail(status, body), "422 Unprocessable Entity: no such  activity type");
-        assert_eq!(detail(status, b"<html>"), "backend answered 422 Unprocessable Entity");
-        assert!(detail(status, format!("{{\"title\": \"{}\"}}", "x".repeat(999)).as_bytes()).len() < 240);
+        assert_eq!(detail(body), "no such  activity type");
+        assert_eq!(detail(b"<html>"), "");
+        assert_eq!(detail(format!("{{\"title\": \"{}\"}}", "x".repeat(999)).as_bytes()).len(), 200);
     }
 }

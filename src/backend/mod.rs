@@ -52,9 +52,11 @@ pub enum Outcome {
         /// For people.
         reason: String,
     },
-    /// Any other 4xx: a person looks at it. `detail` (RFC 9457), cut to one printable line.
+    /// Any other 4xx: a person looks at it.
     Refused {
-        /// For people.
+        /// The status, with its phrase.
+        status: String,
+        /// `detail` or `title` of the problem (RFC 9457), cut to one line of 200 characters; empty if there is none.
         detail: String,
     },
     /// 401, 403, 404, 410, redirects: our settings are wrong, not the activity.

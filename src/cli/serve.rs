@@ -2,13 +2,13 @@
 
 use super::{Failure, other};
 use crate::backend::HttpBackend;
-use crate::config::Config;
-use crate::courier;
+use crate::config::{Config, Delivery};
+use crate::courier::{self, Desk, Direct};
 use crate::directory::{self, Directory, FileDirectory, HttpDirectory};
 use crate::intake::{Listener, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::observe::{self, events};
-use crate::queue::Queue;
+use crate::queue::{self, Queue};
 use miette::Report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
@@ -89,10 +89,23 @@ async fn run(
 ) -> Result<(), Failure> {
     let backend = Arc::new(HttpBackend::new(config.backend).map_err(other)?);
     let directory = open_directory(&config.directory, &backend)?;
-    let queue = Arc::new(Queue::open(&config.queue, SystemTime::now()).map_err(other)?);
+    // Without a queue of ours there may still be one of before, and what is in it was promised.
+    let queue = match config.delivery {
+        Delivery::Direct if !config.queue.path.exists() => {
+            queue::make_directory(&config.queue.spool).map_err(other)?;
+            None
+        }
+        Delivery::Queued | Delivery::Direct => {
+            Some(Arc::new(Queue::open(&config.queue, SystemTime::now()).map_err(other)?))
+        }
+    };
+    let desk = match (config.delivery, &queue) {
+        (Delivery::Queued, Some(queue)) => Desk::Queue(Arc::clone(queue)),
+        _ => Desk::Direct(Arc::new(Direct::new(backend.clone(), config.courier.max_in_flight))),
+    };
     let courier_stop = CancellationToken::new();
     let courier =
-        tokio::spawn(courier::run(Arc::clone(&queue), backend, config.courier, courier_stop.clone()));
+        queue.map(|queue| tokio::spawn(courier::run(queue, backend, config.courier, courier_stop.clone())));
     let budget = Budget::new(config.memory_limit);
     let service = Arc::new(Service::new(
         config.addressing,
@@ -111,15 +124,14 @@ async fn run(
     let hang_up = CancellationToken::new();
     let lmtp = async {
         if let Some((listener, max_sessions)) = lmtp {
-            let (service, queue) = (Arc::clone(&service), Arc::clone(&queue));
-            lmtp::run(listener, max_sessions, service, queue, hang_up.clone()).await;
+            lmtp::run(listener, max_sessions, Arc::clone(&service), desk.clone(), hang_up.clone()).await;
         }
     };
     let milter = milter::run(
         milter,
         config.milter.max_sessions,
         Arc::clone(&service),
-        Arc::clone(&queue),
+        desk.clone(),
         hang_up.clone().cancelled_owned(),
     );
     let stop = async {
@@ -132,7 +144,9 @@ async fn run(
     };
     let (served, (), cut_off) = tokio::join!(milter, lmtp, stop);
     courier_stop.cancel();
-    let _ = tokio::time::timeout(COURIER_TIME, courier).await;
+    if let Some(courier) = courier {
+        let _ = tokio::time::timeout(COURIER_TIME, courier).await;
+    }
     events::stopped(cut_off);
     served.map_err(other)
 }

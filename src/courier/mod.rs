@@ -11,6 +11,10 @@
 //! Fair: tenants take turns, and no tenant fills all the attempts that may run at a time, so that a hundred thousand
 //! activities of one company do not stand before another company's single one.
 
+mod direct;
+
+pub use direct::{Direct, Given};
+
 use crate::backend::{Backend, Delivery, Outcome, Trouble};
 use crate::observe::events;
 use crate::queue::{Finish, Lease, Queue, StorageError, Turn};
@@ -52,6 +56,15 @@ pub struct Settings {
     pub retry_max: Duration,
     /// Age at which an activity that still fails is held for a person.
     pub max_age: Duration,
+}
+
+/// Where the activities of an accepted message go.
+#[derive(Clone)]
+pub enum Desk {
+    /// Into the queue, from which the courier takes them.
+    Queue(Arc<Queue>),
+    /// To the backend at once.
+    Direct(Arc<Direct>),
 }
 
 /// Carries activities until `stop`, then finishes the attempts under way.
@@ -254,7 +267,10 @@ async fn attempt(queue: &Queue, backend: &dyn Backend, settings: &Settings, leas
             events::delivered(&key, &tenant, attempt, started.elapsed());
             (Finish::Taken, Learned::Answers)
         }
-        Outcome::Refused { detail } => (Finish::Held { reason: detail }, Learned::Answers),
+        Outcome::Refused { status, detail } => {
+            let reason = if detail.is_empty() { status } else { format!("{status}: {detail}") };
+            (Finish::Held { reason: format!("backend answered {reason}") }, Learned::Answers)
+        }
         Outcome::Misconfigured { reason } => {
             let learned = Learned::Misconfigured(reason.clone());
             let reason = format!("{reason}: see the backend's settings");

@@ -6,9 +6,9 @@
 //! Fails: [`run`] ends only when it is told to; faults are 451 and a log line.
 
 use super::{END_TIME, Fault, Listener, Service, Session, Step, record};
+use crate::courier::Desk;
 use crate::mail::Intake;
 use crate::observe::events;
-use crate::queue::Queue;
 use crate::rules::{Reason, Reply};
 use bytes::Bytes;
 use indymilter::{
@@ -42,7 +42,7 @@ pub async fn run(
     listener: Listener,
     max_sessions: usize,
     service: Arc<Service>,
-    queue: Arc<Queue>,
+    desk: Desk,
     shutdown: impl Future,
 ) -> std::io::Result<()> {
     let callbacks = Callbacks::new()
@@ -55,7 +55,7 @@ pub async fn run(
         .on_header(|cx, name, value| Box::pin(std::future::ready(header(cx, &name, &value))))
         .on_eoh(|cx| Box::pin(end_of_header(cx)))
         .on_body(|cx, piece| Box::pin(body(cx, piece)))
-        .on_eom(move |cx| Box::pin(end_of_message(cx, Arc::clone(&queue))))
+        .on_eom(move |cx| Box::pin(end_of_message(cx, desk.clone())))
         .on_abort(|cx| Box::pin(std::future::ready(abort(cx))));
     let config = Config { max_connections: max_sessions, connection_timeout: IDLE, ..Config::default() };
     indymilter::run(listener, callbacks, config, shutdown).await
@@ -150,14 +150,14 @@ async fn body(cx: &mut Context<Connection>, piece: Bytes) -> Status {
     Status::Continue
 }
 
-async fn end_of_message(cx: &mut EomContext<Connection>, queue: Arc<Queue>) -> Status {
+async fn end_of_message(cx: &mut EomContext<Connection>, desk: Desk) -> Status {
     let EomContext { data, macros, reply, actions } = cx;
     let Some(connection) = data.as_mut() else {
         return fault(None, "end-of-message", &Fault::NoSession, reply);
     };
     connection.session.set_queue_id(text(macros, c"i"));
     let queue_id = connection.session.queue_id().to_owned();
-    let step = within(actions, conclude(&mut connection.session, &queue)).await;
+    let step = within(actions, conclude(&mut connection.session, &desk)).await;
     let step = match step {
         Some(Ok(Step::DeliverWithout(recipients))) => take_out(actions, recipients).await,
         Some(step) => step,
@@ -172,9 +172,9 @@ async fn end_of_message(cx: &mut EomContext<Connection>, queue: Arc<Queue>) -> S
     }
 }
 
-async fn conclude(session: &mut Session, queue: &Arc<Queue>) -> Result<Step, Fault> {
+async fn conclude(session: &mut Session, desk: &Desk) -> Result<Step, Fault> {
     let end = session.end().await?;
-    Ok(record(session.service(), queue, end).await)
+    Ok(record(session.service(), desk, end).await.step)
 }
 
 fn abort(cx: &mut Context<Connection>) -> Status {

@@ -15,9 +15,12 @@ pub use listener::{BindError, Listen, Listener, SocketSettings};
 pub use service::{LOOK_UP_TIME, Policy, Service, Shadow};
 pub use session::{End, Fault, Session, Step};
 
+use crate::activity::{Activity, Key, Parcel};
+use crate::courier::{Desk, Given};
+use crate::mail::Address;
 use crate::observe::events;
 use crate::queue::{Put, PutError, Queue};
-use crate::rules::Reason;
+use crate::rules::{Mixed, Reason, Reply};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -27,36 +30,104 @@ use std::{
 /// the 600 s of its `lmtp_data_done_timeout`.
 pub const END_TIME: Duration = Duration::from_secs(60);
 
-/// Stores what a message came to and says how the transaction ends.
-pub async fn record(service: &Service, queue: &Arc<Queue>, end: End) -> Step {
+/// How a message ended.
+#[derive(Debug)]
+pub struct Concluded {
+    /// The answer where there is one for the whole message: the first reply that defers, or else the first that refuses.
+    pub step: Step,
+    /// The activities that were not recorded, for a protocol with an answer for each recipient.
+    pub refused: Vec<(Key, Reply)>,
+}
+
+impl From<Step> for Concluded {
+    fn from(step: Step) -> Self {
+        Self { step, refused: Vec::new() }
+    }
+}
+
+/// What the log says of an activity.
+struct Summary {
+    tenant: String,
+    project: Option<String>,
+    key: Key,
+    address: Option<Address>,
+}
+
+impl Summary {
+    fn of(activity: &Activity) -> Self {
+        let address = activity.envelope.recipients.iter().find_map(|text| Address::parse(text).ok());
+        Self {
+            tenant: activity.tenant.id.clone(),
+            project: activity.project.as_ref().map(|project| project.number.clone()),
+            key: activity.key.clone(),
+            address,
+        }
+    }
+}
+
+/// Records what a message came to and says how the transaction ends.
+pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
     let (parcel, queue_id, then, _in_flight) = match end {
-        End::Step(step) => return step,
+        End::Step(step) => return step.into(),
         End::Record { parcel, queue_id, then, in_flight } => (parcel, queue_id, then, in_flight),
     };
-    let summary: Vec<_> = parcel
-        .activities
-        .iter()
-        .map(|a| (a.tenant.id.clone(), a.project.as_ref().map(|p| p.number.clone()), a.key.clone()))
-        .collect();
-    let address = parcel.activities.first().and_then(|a| a.envelope.recipients.first()).cloned();
-    match queue.put(parcel, SystemTime::now()).await {
-        Ok(puts) => {
-            for ((tenant, project, key), put) in summary.iter().zip(puts) {
-                events::recorded(&queue_id, tenant, project.as_deref(), key.as_str(), put == Put::Known);
-            }
-            then
+    let summaries: Vec<Summary> = parcel.activities.iter().map(Summary::of).collect();
+    let outcomes = match desk {
+        Desk::Queue(queue) => put(queue, parcel, summaries.len(), &queue_id).await,
+        Desk::Direct(direct) => {
+            direct.give(parcel).await.into_iter().map(|(_, given)| outcome(given)).collect()
         }
+    };
+    let mut refused = Vec::new();
+    for (Summary { tenant, project, key, address }, outcome) in summaries.into_iter().zip(outcomes) {
+        match outcome {
+            Ok(put) => {
+                events::recorded(&queue_id, &tenant, project.as_deref(), key.as_str(), put == Put::Known);
+            }
+            Err((reason, detail)) => {
+                let reply = service.texts.reply_with(reason, address.as_ref(), &detail);
+                events::refused(&queue_id, Some(&tenant), "end-of-message", &reply);
+                refused.push((key, reply));
+            }
+        }
+    }
+    let first = refused.iter().find(|(_, reply)| reply.is_deferral()).or(refused.first());
+    let strips = service.policy.mixed == Mixed::Strip && matches!(then, Step::DeliverWithout(_));
+    let step = match first {
+        Some((_, reply)) if reply.is_deferral() || !strips => Step::Refuse(reply.clone()),
+        _ => then,
+    };
+    Concluded { step, refused }
+}
+
+/// Into the queue, all or none.
+async fn put(
+    queue: &Arc<Queue>,
+    parcel: Parcel,
+    count: usize,
+    queue_id: &str,
+) -> Vec<Result<Put, (Reason, String)>> {
+    match queue.put(parcel, SystemTime::now()).await {
+        Ok(puts) => puts.into_iter().map(Ok).collect(),
         Err(error) => {
-            events::fault(&queue_id, "end-of-message", &error);
+            events::fault(queue_id, "end-of-message", &error);
             let reason = match error {
                 PutError::Full(_) => Reason::QueueFull,
                 PutError::Write(_) => Reason::StorageFailing,
             };
-            let address = address.and_then(|a| crate::mail::Address::parse(&a).ok());
-            let reply = service.texts.reply(reason, address.as_ref());
-            let tenant = summary.first().map(|(tenant, ..)| tenant.as_str());
-            events::refused(&queue_id, tenant, "end-of-message", &reply);
-            Step::Refuse(reply)
+            vec![Err((reason, String::new())); count]
         }
     }
+}
+
+/// The reply to an outcome of direct mode (DESIGN section 6).
+fn outcome(given: Given) -> Result<Put, (Reason, String)> {
+    let reason = match given {
+        Given::Taken => return Ok(Put::New),
+        Given::Refused(detail) => return Err((Reason::BackendRefused, detail)),
+        Given::Unreachable => Reason::BackendUnreachable,
+        Given::Busy => Reason::BackendBusy,
+        Given::Misconfigured => Reason::BackendMisconfigured,
+    };
+    Err((reason, String::new()))
 }

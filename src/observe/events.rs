@@ -115,6 +115,16 @@ pub fn deferred(key: &str, tenant: &str, attempt: u32, delay: Duration, reason: 
     info!(key, tenant, attempt, next_in_ms = millis(delay), reason, "delivery deferred");
 }
 
+/// Direct mode: the attempt failed, and the client is told to come again.
+pub fn not_delivered(key: &str, tenant: &str, elapsed: Duration, reason: &str) {
+    info!(key, tenant, elapsed_ms = millis(elapsed), reason, "not delivered");
+}
+
+/// Direct mode: the backend refuses our settings; clients are told to come again.
+pub fn backend_refuses_us(reason: &str) {
+    error!(reason, "backend refuses our settings. Check backend.url and the credentials in [backend]");
+}
+
 /// A person must look at this activity.
 pub fn held(key: &str, tenant: &str, attempt: u32, reason: &str) {
     warn!(key, tenant, attempt, reason, "held");

@@ -208,8 +208,7 @@ impl Queue {
     pub fn open(settings: &Settings, now: SystemTime) -> Result<Self, OpenError> {
         let parent = settings.path.parent().unwrap_or(Path::new("."));
         for directory in [parent, &settings.spool] {
-            make_directory(directory)
-                .map_err(|error| OpenError::Directory { path: directory.to_owned(), error })?;
+            make_directory(directory)?;
         }
         let lock = lock(&settings.path)?;
         let damaged = |error: rusqlite::Error| OpenError::Damaged {
@@ -517,9 +516,12 @@ fn millis(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Mail is private: only our user reads these directories.
-fn make_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+/// Makes a directory for mail, which is private: only our user reads it.
+/// # Errors
+/// [`OpenError::Directory`].
+pub fn make_directory(path: &Path) -> Result<(), OpenError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| OpenError::Directory { path: path.to_owned(), error })
 }
 
 /// One process a queue. The lock is on a file of its own, because SQLite uses locks on the database file.

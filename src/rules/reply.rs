@@ -5,6 +5,7 @@
 //! the message nothing but the integration address, escaped. (A malformed reply would become Postfix's own 451 4.3.5.)
 
 use crate::mail::Address;
+use icu_normalizer::DecomposingNormalizerBorrowed;
 use std::{collections::BTreeMap, fmt};
 
 /// Longest text of one reply line, in bytes: with codes below the 512 of RFC 5321, section 4.5.3.1.5.
@@ -83,6 +84,18 @@ reasons! {
     /// End of message: spool or queue cannot be written.
     StorageFailing = 452, 4 . 3 . 1, "storage-failing",
         "<{address}>: the message cannot be stored now. It will be tried again";
+    /// End of message, direct mode: the backend refuses the activity.
+    BackendRefused = 550, 5 . 6 . 0, "backend-refused",
+        "<{address}>: the company's system refuses the message: {detail}";
+    /// End of message, direct mode: the backend does not answer, or cannot take it now.
+    BackendUnreachable = 451, 4 . 4 . 1, "backend-unreachable",
+        "<{address}>: the company's system cannot be reached now. The message will be tried again";
+    /// End of message, direct mode: the backend has too much to do.
+    BackendBusy = 451, 4 . 3 . 2, "backend-busy",
+        "<{address}>: the company's system has too much to do. The message will be tried again";
+    /// End of message, direct mode: the backend does not accept us, or is not where we look for it.
+    BackendMisconfigured = 451, 4 . 3 . 5, "backend-misconfigured",
+        "<{address}>: the service is not set up correctly. The message will be tried again";
     /// Too many message bytes in flight.
     Busy = 451, 4 . 3 . 2, "busy",
         "<{address}>: too many messages are being received. The message will be tried again";
@@ -152,12 +165,18 @@ impl Texts {
 
     /// The reply for a reason, about an integration address where one is known.
     pub fn reply(&self, reason: Reason, address: Option<&Address>) -> Reply {
+        self.reply_with(reason, address, "")
+    }
+
+    /// The reply, with what somebody else said: made printable ASCII, accents dropped, at most 200 characters.
+    pub fn reply_with(&self, reason: Reason, address: Option<&Address>, detail: &str) -> Reply {
         let template = self.replaced.get(&reason).map_or(reason.default_text(), String::as_str);
         let text = match address {
             Some(address) => template.replace("{address}", &escaped(&address.to_string())),
             None => template.replace("<{address}>: ", "").replace("{address}", "this address"),
         };
-        let mut line = printable(&text);
+        let detail = if detail.trim().is_empty() { "it gives no reason" } else { detail };
+        let mut line = printable(&text.replace("{detail}", &unaccented(detail)));
         let tail = format!(" [{reason}]");
         line.truncate(MAX_TEXT_BYTES - tail.len());
         line.push_str(&tail);
@@ -193,6 +212,13 @@ fn escaped(address: &str) -> String {
     if escaped.len() <= 128 { escaped } else { format!("{}...", &escaped[..125]) }
 }
 
+/// A text of the backend's in ASCII, as well as it goes, no longer than 200 characters.
+fn unaccented(text: &str) -> String {
+    let decomposed = DecomposingNormalizerBorrowed::new_nfkd().normalize(text);
+    let is_mark = |c: &char| ('\u{300}'..='\u{36f}').contains(c);
+    decomposed.chars().filter(|c| !is_mark(c)).take(200).collect()
+}
+
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
@@ -219,6 +245,23 @@ mod tests {
             }
             assert!(!Texts::default().reply(reason, None).lines[0].contains('{'));
         }
+    }
+
+    #[test]
+    fn what_the_backend_says_is_made_fit_for_smtp() {
+        let texts = Texts::default();
+        let reply = texts.reply_with(
+            Reason::BackendRefused,
+            None,
+            "Projektia ei l\u{f6}ydy\r\n250 ok {address} \u{20ac}",
+        );
+        assert_eq!(
+            reply.to_string(),
+            "550 5.6.0 the company's system refuses the message: Projektia ei loydy??250 ok {address} ? [backend-refused]"
+        );
+        let reply = texts.reply_with(Reason::BackendRefused, None, &"x".repeat(999));
+        assert!(reply.lines[0].len() < 300 && reply.lines[0].ends_with("x [backend-refused]"));
+        assert!(texts.reply(Reason::BackendRefused, None).lines[0].contains("it gives no reason"));
     }
 
     #[test]

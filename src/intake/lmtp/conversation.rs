@@ -2,10 +2,10 @@
 
 use super::wire::{Content, Gone, IDLE, Line, Wire};
 use crate::activity::{Activity, Key};
-use crate::intake::{END_TIME, End, Fault, Service, Session, Step, record};
+use crate::courier::Desk;
+use crate::intake::{Concluded, END_TIME, End, Fault, Service, Session, Step, record};
 use crate::mail::Intake;
 use crate::observe::events;
-use crate::queue::Queue;
 use crate::rules::{Reason, Reply, Target};
 use smtp_proto::{Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo, Request};
 use std::{borrow::Cow, ffi::CString, sync::Arc};
@@ -40,7 +40,7 @@ struct Forwarded {
 pub(super) struct Conversation<S> {
     wire: Wire<S>,
     session: Session,
-    queue: Arc<Queue>,
+    desk: Desk,
     stage: Stage,
     forwarded: Forwarded,
     /// Recipients answered 250, in the order of RCPT: each gets a reply after the final dot (RFC 2033, section 4.2).
@@ -56,11 +56,11 @@ enum Next {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
-    pub(super) fn new(stream: S, service: Arc<Service>, queue: Arc<Queue>, stop: CancellationToken) -> Self {
+    pub(super) fn new(stream: S, service: Arc<Service>, desk: Desk, stop: CancellationToken) -> Self {
         Self {
             wire: Wire::new(stream, stop),
             session: Session::new(service),
-            queue,
+            desk,
             stage: Stage::Connected,
             forwarded: Forwarded::default(),
             recipients: 0,
@@ -364,24 +364,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             .map(|(index, target)| match (refusal(index), &outcome) {
                 (Some(reason), _) => Err(about(reason, target)),
                 (None, Err(reason)) => Err(about(*reason, target)),
-                (None, Ok(activities)) => {
-                    key_for(activities, target).ok_or_else(|| about(Reason::InternalError, target))
-                }
+                (None, Ok(activities)) => match activity_of(activities, target) {
+                    None => Err(about(Reason::InternalError, target)),
+                    Some((_, Some(reply))) => Err(reply.clone()),
+                    Some((activity, None)) => Ok(activity.key.clone()),
+                },
             })
             .collect()
     }
 
-    /// Records the message; the activities that are now on disk.
-    async fn store(&mut self) -> Result<Vec<Activity>, Reason> {
+    /// Records the message; its activities, each with its refusal if there is one.
+    async fn store(&mut self) -> Result<Vec<(Activity, Option<Reply>)>, Reason> {
         let end = self.session.end().await.map_err(|fault| self.fault("end-of-message", &fault).reason)?;
         let activities = match &end {
             End::Record { parcel, .. } => parcel.activities.clone(),
             End::Step(_) => Vec::new(),
         };
-        match record(self.session.service(), &self.queue, end).await {
-            Step::Refuse(reply) => Err(reply.reason),
-            _ => Ok(activities),
+        let Concluded { step, mut refused } = record(self.session.service(), &self.desk, end).await;
+        if let Step::Refuse(reply) = step
+            && refused.is_empty()
+        {
+            return Err(reply.reason);
         }
+        let refusal = |key: &Key| {
+            let at = refused.iter().position(|(refused, _)| refused == key)?;
+            Some(refused.swap_remove(at).1)
+        };
+        let refusals: Vec<_> = activities.iter().map(|activity| &activity.key).map(refusal).collect();
+        Ok(activities.into_iter().zip(refusals).collect())
     }
 
     fn fault(&self, stage: &'static str, fault: &Fault) -> Reply {
@@ -409,11 +419,14 @@ impl Default for Message {
 }
 
 /// The activity a recipient came to; the bare address shares its tenant's first one.
-fn key_for(activities: &[Activity], target: &Target) -> Option<Key> {
-    let of_tenant = || activities.iter().filter(|a| a.tenant.id == target.tenant.id);
+fn activity_of<'a>(
+    activities: &'a [(Activity, Option<Reply>)],
+    target: &Target,
+) -> Option<&'a (Activity, Option<Reply>)> {
+    let of_tenant = || activities.iter().filter(|(a, _)| a.tenant.id == target.tenant.id);
     let project = target.project.as_ref().map(|p| &p.id);
-    let exact = of_tenant().find(|a| a.project.as_ref().map(|p| &p.id) == project);
-    exact.or_else(|| of_tenant().next()).map(|a| a.key.clone())
+    let exact = of_tenant().find(|(a, _)| a.project.as_ref().map(|p| &p.id) == project);
+    exact.or_else(|| of_tenant().next())
 }
 
 fn recipient_of(address: Cow<'_, str>) -> RcptTo<Cow<'_, str>> {

@@ -13,7 +13,7 @@ mod conversation;
 mod wire;
 
 use super::{Listener, Service};
-use crate::queue::Queue;
+use crate::courier::Desk;
 use conversation::Conversation;
 use indymilter::Listener as _;
 use std::{sync::Arc, time::Duration};
@@ -28,7 +28,7 @@ pub async fn run(
     mut listener: Listener,
     max_sessions: usize,
     service: Arc<Service>,
-    queue: Arc<Queue>,
+    desk: Desk,
     stop: CancellationToken,
 ) {
     let sessions = TaskTracker::new();
@@ -48,7 +48,7 @@ pub async fn run(
             });
             continue;
         }
-        let conversation = Conversation::new(stream, Arc::clone(&service), Arc::clone(&queue), stop.clone());
+        let conversation = Conversation::new(stream, Arc::clone(&service), desk.clone(), stop.clone());
         sessions.spawn(conversation.run());
     }
     sessions.close();
