@@ -17,6 +17,7 @@ pub const SCHEMA: u32 = 1;
 
 /// Identifies one e-mail for one tenant and project: `b3:` and 64 hex digits (BLAKE3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Key(String);
 
@@ -80,6 +81,7 @@ pub struct Parties {
 
 /// One activity, as the backend receives it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Activity {
     /// Identifies the e-mail for this tenant and project.
     pub key: Key,
@@ -121,6 +123,7 @@ pub struct Activity {
 
 /// A tenant as activities name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TenantRef {
     /// The directory's id.
     pub id: String,
@@ -130,6 +133,7 @@ pub struct TenantRef {
 
 /// The user an activity belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Owner {
     /// The directory's id.
     pub user_id: String,
@@ -141,6 +145,7 @@ pub struct Owner {
 
 /// What a participant is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Another user of the tenant.
@@ -153,6 +158,7 @@ pub enum Kind {
 
 /// Where an address was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Field {
     /// The From field, or the envelope sender where From names nobody.
@@ -182,6 +188,7 @@ impl Field {
 
 /// Somebody who takes part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Participant {
     /// User, contact or external.
     pub kind: Kind,
@@ -201,6 +208,7 @@ pub struct Participant {
 
 /// A customer as activities name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CustomerRef {
     /// The directory's id.
     pub id: String,
@@ -208,6 +216,7 @@ pub struct CustomerRef {
 
 /// A project as activities name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProjectRef {
     /// The directory's id.
     pub id: String,
@@ -217,6 +226,7 @@ pub struct ProjectRef {
 
 /// A file of the activity, and the name of the request part that carries it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FileRef {
     /// `file-1`, `file-2`, …
     pub part: String,
@@ -236,6 +246,7 @@ pub struct FileRef {
 
 /// What SMTP said, for those who search logs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EnvelopeRef {
     /// Envelope sender; null for the null sender.
     pub sender: Option<String>,

@@ -12,6 +12,7 @@ use crate::courier;
 use crate::directory;
 use crate::intake::{END_TIME, Listen, Policy, Shadow, SocketSettings};
 use crate::mail::{Domain, MEMORY_PER_MESSAGE};
+use crate::notify;
 use crate::observe;
 use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
@@ -57,6 +58,8 @@ pub struct Config {
     pub courier: courier::Settings,
     /// Where accepted activities wait.
     pub queue: queue::Settings,
+    /// Who is told of held activities, if anybody.
+    pub notify: Option<notify::Settings>,
     /// How we log.
     pub log: observe::Settings,
 }
@@ -108,6 +111,8 @@ struct ConfigText {
     backend: BackendText,
     #[serde(default)]
     queue: QueueText,
+    /// Without this table nobody is told of held activities.
+    notify: Option<NotifyText>,
     #[serde(default)]
     log: LogText,
 }
@@ -384,6 +389,52 @@ impl Default for QueueText {
     }
 }
 
+/// `[notify]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NotifyText {
+    /// `owner`, or an address.
+    to: Spanned<String>,
+    /// The From field.
+    from: Spanned<String>,
+    /// `sendmail` (default), `sendmail:/path` or `smtp:host:port`.
+    transport: Option<Text<notify::By>>,
+    /// The subject.
+    subject: Option<String>,
+    /// The text; `{list}` becomes what is held.
+    text: Option<Spanned<String>>,
+}
+
+impl NotifyText {
+    fn validate(self, source: &Source) -> Result<notify::Settings, SourceError> {
+        let wrong = |text: &Spanned<String>, expected: &str| {
+            source.error(text.span(), format!("\"{}\" is no address: {expected}", text.get_ref()))
+        };
+        let to = match self.to.get_ref().as_str() {
+            "owner" => notify::To::Owner,
+            address => {
+                let expected = "write \"owner\" or \"postmaster@example.com\"";
+                notify::To::Address(address.parse().map_err(|_| wrong(&self.to, expected))?)
+            }
+        };
+        let expected = "write one like \"activity-milter <postmaster@example.com>\"";
+        let from = self.from.get_ref().parse().map_err(|_| wrong(&self.from, expected))?;
+        if let Some(text) = &self.text
+            && !text.get_ref().contains("{list}")
+        {
+            return Err(source
+                .error(text.span(), "the text says not what is held: write {list} where it shall stand"));
+        }
+        Ok(notify::Settings {
+            to,
+            from,
+            by: self.transport.map_or(notify::By::Sendmail("/usr/sbin/sendmail".into()), |by| by.0),
+            subject: self.subject.unwrap_or_else(|| notify::SUBJECT.to_owned()),
+            text: self.text.map_or_else(|| notify::TEXT.to_owned(), Spanned::into_inner),
+        })
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct LogText {
@@ -535,6 +586,7 @@ impl ConfigText {
                 spool: self.queue.spool,
                 max_items: u64::from(self.queue.max_items),
             },
+            notify: self.notify.map(|notify| notify.validate(source)).transpose()?,
             log: observe::Settings { format: self.log.format, level: self.log.level.0.0 },
         })
     }
@@ -757,6 +809,22 @@ mod tests {
             ("[log]\nlevel = \"loud\"", "am.toml:7:9: level: \"loud\" is no level"),
             ("[replies]\nno-subject = \"ä\"", "am.toml:7:14: no-subject: SMTP replies are printable ASCII"),
             ("[replies]\nno-sibject = \"x\"", "am.toml:7:1: unknown reply `no-sibject`"),
+            (
+                "[notify]\nto = \"me\"\nfrom = \"a@x.test\"",
+                "am.toml:7:6: to: \"me\" is no address: write \"owner\" or",
+            ),
+            (
+                "[notify]\nto = \"owner\"\nfrom = \"me\"",
+                "am.toml:8:8: from: \"me\" is no address: write one like",
+            ),
+            (
+                "[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntransport = \"uucp\"",
+                "am.toml:9:13: transport: \"uucp\" is no way for mail",
+            ),
+            (
+                "[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntext = \"x\"",
+                "am.toml:9:8: text: the text says not what is held",
+            ),
             ("[colors]", "am.toml:6:2: unknown field `colors`"),
         ] {
             let error = read(&format!("{LEAST}{line}\n")).unwrap_err();

@@ -23,6 +23,7 @@
 //! | Who owns an activity, who takes part, which customer? | [`rules::decide`] |
 //! | What is promised when we say 250? | [`queue`] |
 //! | What travels to the backend? | [`activity`] |
+//! | Who is told that an activity is held? | [`notify`] |
 //! | When is a delivery tried again, when held? | [`backend::Outcome`], [`courier`] |
 //! | What can be configured? | [`config`] |
 //! | What is logged? | [`observe::events`] |
@@ -40,6 +41,7 @@ pub mod courier;
 pub mod directory;
 pub mod intake;
 pub mod mail;
+pub mod notify;
 pub mod observe;
 pub mod queue;
 pub mod rules;

@@ -7,6 +7,7 @@ use crate::courier::{self, Desk, Direct};
 use crate::directory::{self, Directory, FileDirectory, HttpDirectory};
 use crate::intake::{Listener, Service, lmtp, milter};
 use crate::mail::Budget;
+use crate::notify;
 use crate::observe::{self, events};
 use crate::queue::{self, Queue};
 use miette::Report;
@@ -104,6 +105,12 @@ async fn run(
         _ => Desk::Direct(Arc::new(Direct::new(backend.clone(), config.courier.max_in_flight))),
     };
     let courier_stop = CancellationToken::new();
+    let notices = match (&queue, config.notify) {
+        (Some(queue), Some(settings)) => {
+            Some(tokio::spawn(notify::run(Arc::clone(queue), settings, courier_stop.clone())))
+        }
+        _ => None,
+    };
     let courier =
         queue.map(|queue| tokio::spawn(courier::run(queue, backend, config.courier, courier_stop.clone())));
     let budget = Budget::new(config.memory_limit);
@@ -144,9 +151,12 @@ async fn run(
     };
     let (served, (), cut_off) = tokio::join!(milter, lmtp, stop);
     courier_stop.cancel();
-    if let Some(courier) = courier {
-        let _ = tokio::time::timeout(COURIER_TIME, courier).await;
-    }
+    let finish = async {
+        for task in [courier, notices].into_iter().flatten() {
+            let _ = task.await;
+        }
+    };
+    let _ = tokio::time::timeout(COURIER_TIME, finish).await;
     events::stopped(cut_off);
     served.map_err(other)
 }

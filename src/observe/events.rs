@@ -159,6 +159,16 @@ pub fn courier_resumed() {
     info!("backend answers again: deliveries resumed");
 }
 
+/// Somebody was told of held activities.
+pub fn notice_sent(activities: usize) {
+    info!(activities, "notice of held activities sent");
+}
+
+/// A notice could not be sent.
+pub fn notice_not_sent(error: &dyn Display) {
+    warn!(%error, "notice of held activities not sent");
+}
+
 /// The queue's database or spool failed.
 pub fn queue_trouble(error: &dyn Display) {
     error!(%error, "queue trouble");

@@ -180,6 +180,17 @@ pub enum Finish {
     },
 }
 
+/// A held activity of which nobody was told yet.
+#[derive(Clone, Debug)]
+pub struct Untold {
+    /// The row.
+    pub id: i64,
+    /// The activity's JSON.
+    pub activity: String,
+    /// Why it is held.
+    pub reason: String,
+}
+
 /// How many activities there are, by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -197,6 +208,7 @@ pub struct Queue {
     items: AtomicU64,
     max_items: u64,
     arrived: Arc<Notify>,
+    held: Arc<Notify>,
     /// Held for as long as the queue is open; the kernel gives it back however we end.
     _lock: fs::File,
 }
@@ -234,6 +246,7 @@ impl Queue {
             items: AtomicU64::new(items.unsigned_abs()),
             max_items: settings.max_items,
             arrived: Arc::default(),
+            held: Arc::default(),
             _lock: lock,
         })
     }
@@ -352,10 +365,13 @@ impl Queue {
     /// [`StorageError`]; the lease then ends by itself, and the activity is attempted again with the same key.
     pub async fn finish(&self, id: i64, finish: Finish, now: SystemTime) -> Result<(), StorageError> {
         let now = millis(now);
-        let taken = matches!(finish, Finish::Taken);
+        let (taken, held) = (matches!(finish, Finish::Taken), matches!(finish, Finish::Held { .. }));
         let unused = self.writer.write(move |database| end_lease(database, id, &finish, now)).await?;
         if taken {
             self.items.fetch_sub(1, Ordering::Relaxed);
+        }
+        if held {
+            self.held.notify_one();
         }
         if let Some(name) = unused {
             self.spool.remove(&name);
@@ -410,7 +426,47 @@ impl Queue {
         reason: &str,
     ) -> Result<Vec<(Key, String)>, StorageError> {
         let (oldest, reason) = (millis(oldest), reason.to_owned());
-        self.writer.write(move |database| turns::hold_older(database, oldest, &reason)).await
+        let held = self.writer.write(move |database| turns::hold_older(database, oldest, &reason)).await?;
+        if !held.is_empty() {
+            self.held.notify_one();
+        }
+        Ok(held)
+    }
+
+    /// Waits until something was held.
+    pub async fn held(&self) {
+        self.held.notified().await;
+    }
+
+    /// Held activities of which nobody was told yet, oldest first.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn untold(&self, limit: usize) -> Result<Vec<Untold>, StorageError> {
+        self.writer
+            .write(move |database| {
+                database
+                    .prepare_cached(
+                        "SELECT id, activity, reason FROM item WHERE state = 1 AND notified = 0 ORDER BY id LIMIT ?1",
+                    )?
+                    .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+                        let reason: Option<String> = row.get(2)?;
+                        Ok(Untold { id: row.get(0)?, activity: row.get(1)?, reason: reason.unwrap_or_default() })
+                    })?
+                    .collect()
+            })
+            .await
+    }
+
+    /// Somebody was told of these, and is not told again.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn told(&self, ids: Vec<i64>) -> Result<(), StorageError> {
+        self.writer
+            .write(move |database| {
+                let mut told = database.prepare_cached("UPDATE item SET notified = 1 WHERE id = ?1")?;
+                ids.iter().try_for_each(|id| told.execute([id]).map(drop))
+            })
+            .await
     }
 
     /// How many activities there are.

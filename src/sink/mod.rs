@@ -6,6 +6,8 @@
 //! streamed and their SHA-256 checked.
 //! Fails: problem details (RFC 9457). Fault switches make it fail on purpose.
 
+#[cfg(test)]
+mod contract;
 mod directory;
 mod page;
 mod receive;
