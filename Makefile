@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test check bench install deps
+.PHONY: build demo test contract check bench install deps
 
 build:
 	$(CARGO) build --release
@@ -18,6 +18,12 @@ demo: deps
 # Everything, the end-to-end tests with a real Postfix included.
 test: deps check
 	$(CARGO) test --lib --tests
+	tests/contract/run
+
+# The reference backend against docs/backend-api.yaml alone.
+contract: deps
+	$(CARGO) build
+	tests/contract/run
 
 check:
 	$(CARGO) fmt --check
