@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
-use activity_milter::{
-    activity::{Activity, Owner, Parcel, Parties, Raw, TenantRef},
-    backend::{ClientSettings, Credentials, HttpBackend, Settings as BackendSettings},
-    courier::{self, Settings},
-    mail::{Envelope, Head, Intake},
-    queue::{Counts, Queue, Settings as QueueSettings},
-};
+#[path = "support/desk.rs"]
+mod desk;
+#[path = "support/wire.rs"]
+mod wire;
+
+use activity_milter::queue::Counts;
 use axum::{
     Router,
     extract::Request,
@@ -16,12 +15,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use desk::{DAYS, Desk, EMPTY};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
-use tokio_util::sync::CancellationToken;
+use wire::{Act, Wire, problem, with};
 
 /// One request as the server saw it.
 #[derive(Clone, Debug)]
@@ -59,95 +59,6 @@ impl Server {
     fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
-}
-
-/// A queue, a courier at work, and the number of messages put so far.
-struct Desk {
-    queue: Arc<Queue>,
-    stop: CancellationToken,
-    courier: tokio::task::JoinHandle<()>,
-    _directory: tempfile::TempDir,
-}
-
-impl Desk {
-    fn open(url: &str, max_in_flight: usize, max_age: Duration) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let (path, spool) = (directory.path().join("queue.db"), directory.path().join("spool"));
-        let queue = Arc::new(
-            Queue::open(&QueueSettings { path, spool, max_items: 1000 }, SystemTime::now()).unwrap(),
-        );
-        let token = directory.path().join("token");
-        std::fs::write(&token, "secret-token\n").unwrap();
-        let backend = HttpBackend::new(BackendSettings {
-            client: ClientSettings {
-                credentials: Credentials::Token(token),
-                ..ClientSettings::new(url.parse().unwrap(), Duration::from_secs(2))
-            },
-            signing_secret_file: None,
-            include_raw_message: false,
-        })
-        .unwrap();
-        let settings = Settings {
-            max_in_flight,
-            retry_first: Duration::from_millis(20),
-            retry_max: Duration::from_millis(100),
-            max_age,
-        };
-        let stop = CancellationToken::new();
-        let courier =
-            tokio::spawn(courier::run(Arc::clone(&queue), Arc::new(backend), settings, stop.clone()));
-        Self { queue, stop, courier, _directory: directory }
-    }
-
-    async fn put(&self, id: usize) -> Activity {
-        let parcel = parcel(id);
-        let activity = parcel.activities[0].clone();
-        self.queue.put(parcel, SystemTime::now()).await.unwrap();
-        activity
-    }
-
-    async fn wait_for(&self, expected: Counts) {
-        for _ in 0..1000 {
-            if self.queue.counts().await.unwrap() == expected {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("waited in vain for {expected:?}: {:?}", self.queue.counts().await);
-    }
-
-    async fn close(self) {
-        self.stop.cancel();
-        self.courier.await.unwrap();
-    }
-}
-
-const EMPTY: Counts = Counts { waiting: 0, held: 0 };
-const DAYS: Duration = Duration::from_secs(5 * 24 * 3600);
-
-fn parcel(id: usize) -> Parcel {
-    let text = format!(
-        "Subject: s\r\nMessage-ID: <{id}@x>\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nhello\r\n--b\r\n\
-         Content-Type: image/x-odd;\r\n name=\"\u{e5}.png\"\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
-    );
-    let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
-    let envelope = Envelope {
-        sender: None,
-        recipients: Vec::new(),
-        queue_id: None,
-        client: None,
-        login: None,
-        intake: Intake::Milter,
-    };
-    let parties = Parties {
-        tenant: TenantRef { id: "t".to_owned(), prefix: "t".to_owned() },
-        activity_type: "Email".to_owned(),
-        owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
-        participants: Vec::new(),
-        customer: None,
-        project: None,
-    };
-    Parcel::build(vec![parties], &envelope, &head, Raw::from(text.into_bytes()), SystemTime::now()).unwrap()
 }
 
 fn status(code: u16) -> Response {
@@ -276,5 +187,230 @@ async fn no_more_than_max_in_flight_at_a_time() {
     }
     desk.wait_for(EMPTY).await;
     assert_eq!(*most.lock().unwrap(), 3);
+    desk.close().await;
+}
+
+/// What a backend can do wrong, once; afterwards it works. The outcome is the activity's: taken at the first attempt,
+/// taken later, or held. Whatever it is, another activity is not harmed, and nothing is lost or doubled.
+#[tokio::test]
+async fn matrix_of_everything_a_backend_can_do() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Becomes {
+        Taken,
+        TakenLater,
+        Held,
+    }
+    use Becomes::{Held, Taken, TakenLater};
+    let answer = |text: &str| Act::Answer(text.to_owned());
+    let mut cases: Vec<(String, Act, Becomes)> = vec![
+        ("reset".into(), Act::Reset, TakenLater),
+        ("hangs before headers".into(), Act::Hang, TakenLater),
+        ("stalls in the status line".into(), Act::Stall("HTTP/1.1 20".into()), TakenLater),
+        (
+            "stalls in the headers".into(),
+            Act::Stall("HTTP/1.1 201 Created\r\nServer: x\r\n".into()),
+            TakenLater,
+        ),
+        // The status says it, and the rest is not needed.
+        (
+            "hangs in the body".into(),
+            Act::Stall("HTTP/1.1 201 Created\r\nContent-Length: 9\r\n\r\nx".into()),
+            Taken,
+        ),
+        (
+            "hangs in the body of a refusal".into(),
+            Act::Stall("HTTP/1.1 422 No\r\nContent-Length: 9\r\n\r\nx".into()),
+            Held,
+        ),
+        ("slow-loris headers".into(), Act::Drip("HTTP/1.1 201 Created\r\nX-Long: x".into()), TakenLater),
+        ("garbage".into(), answer("220 mail.example.com ESMTP\r\n"), TakenLater),
+        ("binary garbage".into(), answer("\0\u{1}\u{2}\u{3}\r\n\r\n"), TakenLater),
+        ("nothing and closed".into(), answer(""), TakenLater),
+        (
+            "endless headers".into(),
+            Act::Answer("HTTP/1.1 201 Created\r\n".to_owned() + &"X: y\r\n".repeat(5000)),
+            TakenLater,
+        ),
+        ("429 with Retry-After".into(), with(429, "Retry-After: 1\r\n"), TakenLater),
+        ("503 with Retry-After".into(), with(503, "Retry-After: 1\r\n"), TakenLater),
+        ("an unknown 4xx".into(), with(499, ""), Held),
+        ("an unknown 5xx".into(), with(599, ""), TakenLater),
+        ("a refusal as long as a book".into(), problem(422, &"long ".repeat(100_000)), Held),
+    ];
+    let codes: [(&[u16], Becomes); 3] = [
+        (&[200, 201, 202, 204], Taken),
+        (&[301, 302, 307, 308, 401, 403, 404, 410, 408, 409, 425, 429, 500, 502, 503, 504], TakenLater),
+        (&[400, 402, 405, 406, 411, 413, 415, 418, 422, 431, 451], Held),
+    ];
+    for (codes, becomes) in codes {
+        for &code in codes {
+            cases.push((code.to_string(), with(code, "Location: /elsewhere\r\n"), becomes));
+        }
+    }
+    let case = async |(name, act, becomes): (String, Act, Becomes)| {
+        let wire = Wire::start(vec![act]).await;
+        // One attempt at a time, so that the first activity meets the trouble.
+        let desk = Desk::open(&wire.url(), 1, DAYS);
+        let first = desk.put(1).await;
+        let held = u64::from(becomes == Held);
+        let found = || wire.seen().iter().any(|seen| seen.header("idempotency-key").is_some());
+        while name != "reset" && !found() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let second = desk.put(2).await;
+        desk.wait_for(Counts { waiting: 0, held }).await;
+        let attempts = |key: &str| {
+            let key = format!("\"{key}\"");
+            wire.seen().iter().filter(|seen| seen.header("idempotency-key") == Some(&key)).count()
+        };
+        // A reset comes before the request is read.
+        let expected = if becomes == TakenLater && name != "reset" { 2 } else { 1 };
+        assert_eq!(attempts(first.key.as_str()), expected, "{name}");
+        assert_eq!(attempts(second.key.as_str()), 1, "{name}");
+        for seen in wire.seen() {
+            assert!(seen.head.starts_with("POST /v1/activities "), "no redirect is followed: {}", seen.head);
+        }
+        // What is held waits for a person, with the backend's words, cut.
+        let untold = desk.queue.untold(10).await.unwrap();
+        assert_eq!(untold.len() as u64, held, "{name}");
+        assert!(
+            untold
+                .iter()
+                .all(|item| item.reason.starts_with("backend answered 4") && item.reason.len() < 300)
+        );
+        // The same e-mail again is not recorded again, whatever became of it.
+        desk.put(1).await;
+        desk.put(2).await;
+        assert_eq!(desk.queue.counts().await.unwrap(), Counts { waiting: 0, held }, "{name}");
+        desk.close().await;
+    };
+    futures_util::future::join_all(cases.into_iter().map(case)).await;
+}
+
+#[tokio::test]
+async fn connections_refused_are_tried_again() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let desk = Desk::open(&format!("http://127.0.0.1:{port}/"), 1, DAYS);
+    desk.put(1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(desk.queue.counts().await.unwrap(), Counts { waiting: 1, held: 0 });
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let router = Router::new().route("/v1/activities", post(async || StatusCode::CREATED));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    desk.wait_for(EMPTY).await;
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn while_the_backend_is_down_there_are_only_probes() {
+    let wire = Wire::start(vec![with(503, ""); 20]).await;
+    let desk = Desk::open(&wire.url(), 4, DAYS);
+    for id in 0..200 {
+        desk.put(id).await;
+    }
+    desk.wait_for(EMPTY).await;
+    // Twenty attempts failed in all, and the two hundred were taken once each: without a breaker two hundred would have
+    // failed before the first was tried again.
+    assert_eq!(wire.seen().len(), 220);
+    // The first ones came four at a time; the probes came one at a time, further and further apart.
+    let at: Vec<_> = wire.seen().iter().map(|seen| seen.at).collect();
+    assert!(at[19] - at[12] >= Duration::from_millis(7 * 10), "{:?}", at[19] - at[12]);
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn one_poisoned_activity_does_not_stop_the_others() {
+    // It makes the backend fail each time; the others do not.
+    let poison = desk::parcel(0).activities[0].key.to_string();
+    let failures = Arc::new(Mutex::new(0));
+    let (counted, key) = (Arc::clone(&failures), format!("\"{poison}\""));
+    let answer = move |request: Request| async move {
+        if request.headers()["idempotency-key"] == key.as_str() {
+            *counted.lock().unwrap() += 1;
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        StatusCode::CREATED
+    };
+    let router = Router::new().route("/v1/activities", post(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let desk = Desk::open(&url, 4, DAYS);
+    desk.put(0).await;
+    while *failures.lock().unwrap() < 10 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for id in 1..50 {
+        desk.put(id).await;
+    }
+    desk.wait_for(Counts { waiting: 1, held: 0 }).await;
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn a_single_activity_does_not_wait_behind_another_tenants_thousands() {
+    let desk = Desk::closed(32);
+    for id in 0..3000 {
+        desk.queue.put(desk::parcel_for("large", id), std::time::SystemTime::now()).await.unwrap();
+    }
+    for id in 0..3 {
+        desk.queue.put(desk::parcel_for("small", id), std::time::SystemTime::now()).await.unwrap();
+    }
+    let wire = Wire::start(Vec::new()).await;
+    let desk = desk.begin(&wire.url());
+    desk.wait_for(EMPTY).await;
+    let seen = wire.seen();
+    assert_eq!(seen.len(), 3003);
+    let of_small = |seen: &wire::Seen| String::from_utf8_lossy(&seen.body).contains("\"prefix\":\"small\"");
+    let places: Vec<_> =
+        seen.iter().enumerate().filter(|(_, seen)| of_small(seen)).map(|(at, _)| at).collect();
+    assert_eq!(places.len(), 3);
+    // Not one round of attempts later than if the others were not there.
+    assert!(places[2] < 100, "{places:?}");
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn no_tenant_has_all_the_attempts() {
+    // The first tenant's attempts hang; the other's must find a place all the same.
+    let hang = Arc::new(Mutex::new(0));
+    let hanging = Arc::clone(&hang);
+    let answer = move |request: Request| async move {
+        let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+        if String::from_utf8_lossy(&body).contains("\"prefix\":\"large\"") {
+            *hanging.lock().unwrap() += 1;
+            std::future::pending::<()>().await;
+        }
+        StatusCode::CREATED
+    };
+    let router = Router::new().route("/v1/activities", post(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let desk = Desk::closed(8);
+    for id in 0..20 {
+        desk.queue.put(desk::parcel_for("large", id), std::time::SystemTime::now()).await.unwrap();
+    }
+    let desk = desk.begin(&url);
+    while *hang.lock().unwrap() < 6 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    desk.queue.put(desk::parcel_for("small", 1), std::time::SystemTime::now()).await.unwrap();
+    desk.wait_for(Counts { waiting: 20, held: 0 }).await;
+    assert_eq!(*hang.lock().unwrap(), 6, "three quarters of eight");
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_held_also_while_nothing_is_attempted() {
+    // Wrong settings: probes only, and they do not count.
+    let wire = Wire::start(vec![with(401, ""); 1000]).await;
+    let desk = Desk::closed(1);
+    let long_ago = std::time::SystemTime::now() - DAYS * 2;
+    for id in 0..10 {
+        desk.queue.put(desk::parcel(id), long_ago).await.unwrap();
+    }
+    desk.queue.put(desk::parcel(10), std::time::SystemTime::now()).await.unwrap();
+    let desk = desk.begin(&wire.url());
+    desk.wait_for(Counts { waiting: 1, held: 10 }).await;
     desk.close().await;
 }

@@ -1,0 +1,141 @@
+//! A queue and a courier at work, in this process.
+
+#![allow(dead_code, clippy::unwrap_used)] // each user needs another half; in tests a panic is the answer
+
+use activity_milter::{
+    activity::{Activity, Owner, Parcel, Parties, Raw, TenantRef},
+    backend::{ClientSettings, Credentials, Delivery, HttpBackend, Settings as BackendSettings},
+    courier::{self, Settings},
+    mail::{Envelope, Head, Intake},
+    queue::{Counts, Queue, Settings as QueueSettings},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio_util::sync::CancellationToken;
+
+pub const EMPTY: Counts = Counts { waiting: 0, held: 0 };
+pub const DAYS: Duration = Duration::from_secs(5 * 24 * 3600);
+
+/// A queue whose courier has not begun.
+pub struct Closed {
+    pub queue: Arc<Queue>,
+    max_in_flight: usize,
+    directory: tempfile::TempDir,
+}
+
+impl Closed {
+    pub fn begin(self, url: &str) -> Desk {
+        self.begin_with(url, DAYS)
+    }
+
+    pub fn begin_with(self, url: &str, max_age: Duration) -> Desk {
+        let Self { queue, max_in_flight, directory } = self;
+        let token = directory.path().join("token");
+        std::fs::write(&token, "secret-token\n").unwrap();
+        let backend = HttpBackend::new(BackendSettings {
+            client: ClientSettings {
+                credentials: Credentials::Token(token),
+                ..ClientSettings::new(url.parse().unwrap(), Duration::from_secs(2))
+            },
+            signing_secret_file: None,
+            include_raw_message: false,
+        })
+        .unwrap();
+        let settings = Settings {
+            max_in_flight,
+            retry_first: Duration::from_millis(20),
+            retry_max: Duration::from_millis(100),
+            max_age,
+        };
+        let stop = CancellationToken::new();
+        let courier =
+            tokio::spawn(courier::run(Arc::clone(&queue), Arc::new(backend), settings, stop.clone()));
+        Desk { queue, stop, courier, _directory: directory }
+    }
+}
+
+/// A queue, a courier at work, and the number of messages put so far.
+pub struct Desk {
+    pub queue: Arc<Queue>,
+    stop: CancellationToken,
+    courier: tokio::task::JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl Desk {
+    pub fn open(url: &str, max_in_flight: usize, max_age: Duration) -> Self {
+        Self::closed(max_in_flight).begin_with(url, max_age)
+    }
+
+    /// A queue whose courier has not begun.
+    pub fn closed(max_in_flight: usize) -> Closed {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, spool) = (directory.path().join("queue.db"), directory.path().join("spool"));
+        let settings = QueueSettings { path, spool, max_items: 10_000 };
+        let queue = Arc::new(Queue::open(&settings, SystemTime::now()).unwrap());
+        Closed { queue, max_in_flight, directory }
+    }
+
+    pub async fn put(&self, id: usize) -> Activity {
+        let parcel = parcel(id);
+        let activity = parcel.activities[0].clone();
+        self.queue.put(parcel, SystemTime::now()).await.unwrap();
+        activity
+    }
+
+    pub async fn wait_for(&self, expected: Counts) {
+        for _ in 0..1000 {
+            if self.queue.counts().await.unwrap() == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("waited in vain for {expected:?}: {:?}", self.queue.counts().await);
+    }
+
+    pub async fn close(self) {
+        self.stop.cancel();
+        self.courier.await.unwrap();
+    }
+}
+
+/// A small message with one file, for the tenant `t`.
+pub fn parcel(id: usize) -> Parcel {
+    parcel_for("t", id)
+}
+
+/// The same for any tenant.
+pub fn parcel_for(tenant: &str, id: usize) -> Parcel {
+    let text = format!(
+        "Subject: s\r\nMessage-ID: <{id}@x>\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nhello\r\n--b\r\n\
+         Content-Type: image/x-odd;\r\n name=\"\u{e5}.png\"\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
+    );
+    let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
+    let envelope = Envelope {
+        sender: None,
+        recipients: Vec::new(),
+        queue_id: None,
+        client: None,
+        login: None,
+        intake: Intake::Milter,
+    };
+    let parties = Parties {
+        tenant: TenantRef { id: tenant.to_owned(), prefix: tenant.to_owned() },
+        activity_type: "Email".to_owned(),
+        owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
+        participants: Vec::new(),
+        customer: None,
+        project: None,
+    };
+    Parcel::build(vec![parties], &envelope, &head, Raw::from(text.into_bytes()), SystemTime::now()).unwrap()
+}
+
+/// The same as one attempt sees it.
+pub fn delivery(id: usize) -> Delivery {
+    let Parcel { mut activities, cuts, raw, .. } = parcel(id);
+    let activity = activities.remove(0);
+    let json = serde_json::to_vec(&activity).unwrap().into();
+    Delivery { activity, json, cuts, raw }
+}
