@@ -9,14 +9,15 @@ use crate::activity::{Activity, one_line};
 use crate::observe::events;
 use crate::queue::{Queue, StorageError, Untold};
 use lettre::{
-    Address, AsyncSendmailTransport, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     address::Envelope,
     message::{
         Mailbox,
         header::{ContentType, HeaderName, HeaderValue},
     },
 };
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, process::Stdio, sync::Arc, time::Duration};
+use tokio::{io::AsyncWriteExt, process::Command};
 use tokio_util::sync::CancellationToken;
 
 /// Held activities read at once.
@@ -149,7 +150,9 @@ async fn tell(queue: &Queue, settings: &Settings) -> Result<bool, String> {
     }
     let mut later = None;
     for (to, items) in by_recipient {
-        match send(settings, &to, &items).await {
+        let sent = tokio::time::timeout(RETRY_AFTER, send(settings, &to, &items)).await;
+        let sent = sent.unwrap_or_else(|_| Err(NotSent::Later("the local MTA does not answer".to_owned())));
+        match sent {
             Ok(()) => events::notice_sent(items.len()),
             Err(NotSent::Refused(reason)) => events::notice_not_sent(&reason),
             Err(NotSent::Later(reason)) => {
@@ -182,11 +185,27 @@ async fn send(settings: &Settings, to: &str, items: &[(Untold, Activity)]) -> Re
                 false => NotSent::Later(error.to_string()),
             })
         }
-        By::Sendmail(path) => {
-            let transport = AsyncSendmailTransport::<Tokio1Executor>::new_with_command(path);
-            transport.send_raw(&envelope, &mail).await.map_err(|error| NotSent::Later(error.to_string()))
-        }
+        By::Sendmail(path) => sendmail(path, &envelope, &mail).await,
     }
+}
+
+/// Runs sendmail(1). lettre's own transport cannot give the null sender.
+async fn sendmail(path: &Path, envelope: &Envelope, mail: &[u8]) -> Result<(), NotSent> {
+    let later = |error: &dyn std::fmt::Display| NotSent::Later(format!("{}: {error}", path.display()));
+    let mut child = Command::new(path)
+        .args(["-i", "-f", "", "--"])
+        .args(envelope.to().iter().map(Address::to_string))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| later(&error))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(mail).await.map_err(|error| later(&error))?;
+    }
+    let status = child.wait().await.map_err(|error| later(&error))?;
+    if status.success() { Ok(()) } else { Err(later(&status)) }
 }
 
 fn mail(

@@ -20,7 +20,7 @@ use crate::courier::{Desk, Given};
 use crate::mail::Address;
 use crate::observe::events;
 use crate::queue::{Put, PutError, Queue};
-use crate::rules::{Mixed, Reason, Reply};
+use crate::rules::{Addressing, Mixed, Reason, Reply};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -54,8 +54,17 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(activity: &Activity) -> Self {
-        let address = activity.envelope.recipients.iter().find_map(|text| Address::parse(text).ok());
+    /// The integration address is the recipient that reads as this tenant and project; those of other tenants are not
+    /// in the activity.
+    fn of(activity: &Activity, addressing: &Addressing) -> Self {
+        let number = activity.project.as_ref().map(|project| project.number.to_lowercase());
+        let is_exact = |address: &Address| {
+            let mut readings = addressing.readings(address).into_iter();
+            readings.any(|reading| reading.prefix == activity.tenant.prefix && reading.project == number)
+        };
+        let recipients = activity.envelope.recipients.iter().filter_map(|text| Address::parse(text).ok());
+        let ours: Vec<Address> = recipients.filter(|address| addressing.covers(address)).collect();
+        let address = ours.iter().find(|address| is_exact(address)).or(ours.first()).cloned();
         Self {
             tenant: activity.tenant.id.clone(),
             project: activity.project.as_ref().map(|project| project.number.clone()),
@@ -71,7 +80,8 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
         End::Step(step) => return step.into(),
         End::Record { parcel, queue_id, then, in_flight } => (parcel, queue_id, then, in_flight),
     };
-    let summaries: Vec<Summary> = parcel.activities.iter().map(Summary::of).collect();
+    let summaries: Vec<Summary> =
+        parcel.activities.iter().map(|activity| Summary::of(activity, &service.addressing)).collect();
     let outcomes = match desk {
         Desk::Queue(queue) => put(queue, parcel, summaries.len(), &queue_id).await,
         Desk::Direct(direct) => {

@@ -777,6 +777,58 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_of_the_first_schema_is_migrated() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        queue.put(parcel(dir.path(), 1, 1, &["a"]).await, NOW).await.unwrap();
+        drop(queue);
+        let database = Connection::open(settings(dir.path()).path).unwrap();
+        database
+            .execute_batch(
+                "DROP INDEX item_turn; DROP INDEX item_untold; ALTER TABLE item DROP COLUMN notified; PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        drop(database);
+        let queue = open(dir.path());
+        let (leases, _) = queue.take(10, Turn::default(), NOW, LEASE).await.unwrap();
+        assert_eq!(leases.len(), 1);
+        queue.finish(leases[0].id, Finish::Held { reason: "x".to_owned() }, NOW).await.unwrap();
+        let untold = queue.untold(10).await.unwrap();
+        assert_eq!(untold.len(), 1);
+        queue.told(vec![untold[0].id]).await.unwrap();
+        assert!(queue.untold(10).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn tenants_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        for (id, tenant) in ["b", "b", "b", "b", "a", "c"].into_iter().enumerate() {
+            queue.put(parcel(dir.path(), u32::try_from(id).unwrap(), 1, &[tenant]).await, NOW).await.unwrap();
+        }
+        let turn = |after: &str, without: Option<&str>| Turn {
+            after: after.to_owned(),
+            without: without.map(str::to_owned),
+        };
+        let take = async |limit, turn| {
+            let (leases, _) = queue.take(limit, turn, NOW, LEASE).await.unwrap();
+            let tenants: Vec<_> = leases.iter().map(|lease| lease.activity.tenant.id.clone()).collect();
+            for lease in &leases {
+                let again = Finish::Again { due: NOW, counts: false, reason: String::new() };
+                queue.finish(lease.id, again, NOW).await.unwrap();
+            }
+            tenants.join("")
+        };
+        assert_eq!(take(3, turn("", None)).await, "abc");
+        assert_eq!(take(2, turn("a", None)).await, "bc");
+        assert_eq!(take(2, turn("b", None)).await, "ca");
+        assert_eq!(take(5, turn("", None)).await, "abcbb");
+        assert_eq!(take(1, turn("", Some("a"))).await, "b");
+        assert_eq!(take(9, turn("", Some("b"))).await, "ac");
+        assert_eq!(take(9, turn("", None)).await.len(), 6);
+    }
+
+    #[tokio::test]
     async fn orphans_go_and_a_lost_file_holds_its_item() {
         let dir = tempfile::tempdir().unwrap();
         let queue = open(dir.path());

@@ -6,15 +6,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backend;
 mod delivery;
 mod deployments;
 mod dialogues;
+mod directory;
 mod faults;
 mod frames;
 mod life;
 mod limits;
 mod lmtp;
 mod mixed;
+mod notify;
 mod others;
 mod postfix_check;
 mod sendmail;

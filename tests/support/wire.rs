@@ -1,5 +1,7 @@
 //! An HTTP server on a bare socket that does with each request what it is told, also what no HTTP library would do.
 
+#![allow(dead_code, clippy::unwrap_used)] // each user needs another half; in tests a panic is the answer
+
 use rustls::ServerConfig;
 use std::{
     collections::VecDeque,

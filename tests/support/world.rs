@@ -88,6 +88,8 @@ pub struct Options {
     pub tcp: bool,
     /// The service takes LMTP too, and Postfix delivers the integration domain to it.
     pub lmtp: bool,
+    /// The directory is the backend's look-ups, which the sink answers from the directory file.
+    pub http_directory: bool,
     /// A command that starts the service, like `strace …`.
     pub wrapper: Vec<String>,
     /// Postfix settings.
@@ -197,7 +199,13 @@ impl World {
             ("", "integration_domains = [\"severamail.test\"]\n".to_owned()),
             ("milter", socket(listen)),
             ("message", String::new()),
-            ("directory", format!("path = \"{root}/directory.toml\"\n")),
+            (
+                "directory",
+                match self.options.http_directory {
+                    true => "type = \"http\"\n".to_owned(),
+                    false => format!("path = \"{root}/directory.toml\"\n"),
+                },
+            ),
             (
                 "backend",
                 format!(
@@ -208,6 +216,11 @@ impl World {
             ("replies", String::new()),
         ];
         tables.extend(lmtp.map(|lmtp| ("lmtp", socket(lmtp))));
+        let further: std::collections::BTreeSet<_> =
+            self.options.config.iter().map(|(table, _)| *table).collect();
+        let further: Vec<_> =
+            further.into_iter().filter(|name| !tables.iter().any(|(table, _)| table == name)).collect();
+        tables.extend(further.into_iter().map(|name| (name, String::new())));
         for (name, line) in &self.options.config {
             let table =
                 tables.iter_mut().find(|(table, _)| table == name).expect("a table of the configuration");
@@ -233,6 +246,9 @@ impl World {
         let mut command = Command::new(program());
         command.arg("sink").arg("--listen").arg(format!("127.0.0.1:{}", self.sink_port));
         command.arg("--data").arg(self.root.join("sink")).args(args);
+        if self.options.http_directory {
+            command.arg("--directory").arg(self.root.join("directory.toml"));
+        }
         self.sink = Some(Process::start(&mut command, &self.root.join("sink.log")));
         let port = self.sink_port;
         wait_for("the sink to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -279,6 +295,19 @@ impl World {
         let output = command.arg("--postfix-config").arg(self.postfix.conf()).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Another command of ours with this configuration: exit code, standard output, standard error.
+    pub fn command(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let output =
+            Command::new(program()).arg("--config").arg(self.config_path()).args(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// How many look-ups the sink has answered.
+    pub fn look_ups(&self) -> u64 {
+        String::from_utf8(http_get(self.sink_port, "/look-ups").1).unwrap().parse().unwrap()
     }
 
     /// What `postfix check` finds: exit code and findings.

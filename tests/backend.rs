@@ -1,0 +1,378 @@
+//! The connection to the backend: TLS, credentials, signatures, against real servers on real sockets.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+#[path = "support/desk.rs"]
+mod desk;
+#[path = "support/wire.rs"]
+mod wire;
+
+use activity_milter::{
+    backend::{Backend, ClientSettings, Credentials, HttpBackend, OAuthSettings, Outcome, Settings, Trouble},
+    sink,
+};
+use axum::{Json, Router, extract::State, http::HeaderMap, response::IntoResponse, routing::post};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use desk::delivery;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::WebPkiClientVerifier,
+};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use wire::{Wire, status};
+
+fn settings(url: &str) -> Settings {
+    Settings {
+        client: ClientSettings::new(url.parse().unwrap(), Duration::from_secs(2)),
+        signing_secret_file: None,
+        include_raw_message: false,
+    }
+}
+
+/// One attempt.
+async fn attempt(settings: Settings) -> Outcome {
+    HttpBackend::new(settings).unwrap().deliver(&delivery(1)).await
+}
+
+/// Asserts that there was no connection, for a reason.
+#[track_caller]
+fn assert_no_connection(outcome: &Outcome, why: &str) {
+    match outcome {
+        Outcome::Again { trouble: Trouble::Down, reason, .. } if reason.contains(why) => {}
+        other => panic!("expected no connection because of {why}, got {other:?}"),
+    }
+}
+
+/// An authority of our own.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate and its key.
+    fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+
+    fn server(&self, name: &str, wants_client: bool) -> ServerConfig {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (certificate, key) = self.issue(name);
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let builder = ServerConfig::builder();
+        let builder = if wants_client {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.0.der().clone()).unwrap();
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap())
+        } else {
+            builder.with_no_client_auth()
+        };
+        builder.with_single_cert(vec![certificate.der().clone()], key).unwrap()
+    }
+
+    fn file(&self, directory: &Path) -> PathBuf {
+        write(directory, "ca.pem", &self.0.pem())
+    }
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn certificates_are_checked() {
+    let scratch = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let good = Wire::with_tls(Vec::new(), Some(authority.server("127.0.0.1", false))).await;
+    let wrong_name = Wire::with_tls(Vec::new(), Some(authority.server("other.test", false))).await;
+    let at = |wire: &Wire| settings(&format!("https://127.0.0.1:{}/", wire.port));
+    let with_ca = |mut settings: Settings| {
+        settings.client.ca_file = Some(authority.file(scratch.path()));
+        settings
+    };
+    // The system does not know this authority.
+    assert_no_connection(&attempt(at(&good)).await, "certificate");
+    assert_eq!(attempt(with_ca(at(&good))).await, Outcome::Taken);
+    assert_no_connection(&attempt(with_ca(at(&wrong_name))).await, "certificate");
+    assert_eq!((good.seen().len(), wrong_name.seen().len()), (1, 0), "no mail went to a stranger");
+    // TLS where plain HTTP is spoken, and the other way round.
+    let plain = Wire::start(Vec::new()).await;
+    assert!(matches!(attempt(at(&plain)).await, Outcome::Again { .. }));
+    assert!(matches!(
+        attempt(settings(&format!("http://127.0.0.1:{}/", good.port))).await,
+        Outcome::Again { .. }
+    ));
+}
+
+#[tokio::test]
+async fn mutual_tls() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let wire = Wire::with_tls(Vec::new(), Some(authority.server("127.0.0.1", true))).await;
+    let identity = |authority: &Authority, name: &str| {
+        let (certificate, key) = authority.issue("activity-milter");
+        let certificate = write(scratch.path(), &format!("{name}.pem"), &certificate.pem());
+        (certificate, write(scratch.path(), &format!("{name}.key"), &key.serialize_pem()))
+    };
+    let with = |identity: Option<(PathBuf, PathBuf)>| {
+        let mut settings = settings(&format!("https://127.0.0.1:{}/", wire.port));
+        settings.client.ca_file = Some(authority.file(scratch.path()));
+        settings.client.identity = identity;
+        settings
+    };
+    assert!(matches!(attempt(with(None)).await, Outcome::Again { trouble: Trouble::Down, .. }));
+    let theirs = identity(&stranger, "stranger");
+    assert!(matches!(attempt(with(Some(theirs))).await, Outcome::Again { trouble: Trouble::Down, .. }));
+    assert_eq!(attempt(with(Some(identity(&authority, "ours")))).await, Outcome::Taken);
+    assert_eq!(wire.seen().len(), 1);
+    // A key that is none is an error at start, with the file's name.
+    let broken = (write(scratch.path(), "x.pem", "x"), write(scratch.path(), "x.key", "x"));
+    let error = HttpBackend::new(with(Some(broken))).unwrap_err().to_string();
+    assert!(error.contains("x.pem"), "{error}");
+}
+
+#[tokio::test]
+async fn a_proxy_only_if_it_is_configured() {
+    let proxy = Wire::start(Vec::new()).await;
+    let wire = Wire::start(Vec::new()).await;
+    let mut through = settings(&wire.url());
+    through.client.proxy = Some(proxy.url().parse().unwrap());
+    assert_eq!(attempt(through).await, Outcome::Taken);
+    assert_eq!((proxy.seen().len(), wire.seen().len()), (1, 0));
+    assert!(proxy.seen()[0].head.starts_with(&format!("POST {}v1/activities ", wire.url())));
+    // Cargo runs each test binary as a process; another one shows that the environment does not count.
+    assert_eq!(attempt(settings(&wire.url())).await, Outcome::Taken);
+    assert_eq!((proxy.seen().len(), wire.seen().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_new_token_is_read_when_the_old_one_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = write(scratch.path(), "token", "old\n");
+    let wire = Wire::start(vec![status(201), status(401), status(201), status(401)]).await;
+    let mut settings = settings(&wire.url());
+    settings.client.credentials = Credentials::Token(file.clone());
+    let backend = HttpBackend::new(settings).unwrap();
+    assert_eq!(backend.deliver(&delivery(1)).await, Outcome::Taken);
+    fs::write(&file, "new\n").unwrap();
+    assert_eq!(backend.deliver(&delivery(2)).await, Outcome::Taken);
+    // Refused with nothing newer to show: our settings.
+    assert!(matches!(backend.deliver(&delivery(3)).await, Outcome::Misconfigured { .. }));
+    let shown: Vec<_> =
+        wire.seen().iter().map(|seen| seen.header("authorization").unwrap().to_owned()).collect();
+    assert_eq!(shown, ["Bearer old", "Bearer old", "Bearer new", "Bearer new"]);
+}
+
+/// A token endpoint that counts, and gives each token a life.
+struct Endpoint {
+    asked: AtomicUsize,
+    life: u64,
+    works: Mutex<bool>,
+}
+
+async fn endpoint(
+    State(endpoint): State<Arc<Endpoint>>,
+    headers: HeaderMap,
+    body: String,
+) -> axum::response::Response {
+    let authorization = headers["authorization"].to_str().unwrap().strip_prefix("Basic ").unwrap().to_owned();
+    if STANDARD.decode(authorization).unwrap() != b"us:the-secret" || !*endpoint.works.lock().unwrap() {
+        return (axum::http::StatusCode::UNAUTHORIZED, Json(json!({"error": "invalid_client"})))
+            .into_response();
+    }
+    assert!(body.contains("grant_type=client_credentials") && body.contains("scope=activities"), "{body}");
+    let number = endpoint.asked.fetch_add(1, Ordering::SeqCst) + 1;
+    let token = format!("token-{number}");
+    Json(json!({"access_token": token, "token_type": "Bearer", "expires_in": endpoint.life})).into_response()
+}
+
+async fn start_endpoint(life: u64) -> (Arc<Endpoint>, String) {
+    let state = Arc::new(Endpoint { asked: AtomicUsize::new(0), life, works: Mutex::new(true) });
+    let router = Router::new().route("/token", post(endpoint)).with_state(Arc::clone(&state));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/token", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (state, url)
+}
+
+fn with_oauth(url: &str, token_url: &str, secret: PathBuf) -> Settings {
+    let mut settings = settings(url);
+    settings.client.credentials = Credentials::OAuth(OAuthSettings {
+        token_url: token_url.parse().unwrap(),
+        client_id: "us".to_owned(),
+        client_secret_file: secret,
+        scopes: vec!["activities".to_owned()],
+    });
+    settings
+}
+
+#[tokio::test]
+async fn oauth_tokens_are_shared_renewed_and_replaced() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = write(scratch.path(), "secret", "the-secret\n");
+    let bearer = |wire: &Wire| -> Vec<String> {
+        wire.seen().iter().map(|seen| seen.header("authorization").unwrap().replace("Bearer ", "")).collect()
+    };
+    // Fifty at once: one token.
+    let (tokens, token_url) = start_endpoint(3600).await;
+    let wire = Wire::start(Vec::new()).await;
+    let backend = HttpBackend::new(with_oauth(&wire.url(), &token_url, secret.clone())).unwrap();
+    let attempts = (0..50).map(|id| {
+        let backend = &backend;
+        async move { backend.deliver(&delivery(id)).await }
+    });
+    assert!(
+        futures_util::future::join_all(attempts).await.into_iter().all(|outcome| outcome == Outcome::Taken)
+    );
+    assert_eq!((tokens.asked.load(Ordering::SeqCst), bearer(&wire)), (1, vec!["token-1".to_owned(); 50]));
+
+    // Refused before its time: one new token, one more try.
+    let wire = Wire::start(vec![status(401), status(201), status(401), status(401)]).await;
+    let backend = HttpBackend::new(with_oauth(&wire.url(), &token_url, secret.clone())).unwrap();
+    assert_eq!(backend.deliver(&delivery(1)).await, Outcome::Taken);
+    assert!(matches!(backend.deliver(&delivery(2)).await, Outcome::Misconfigured { .. }));
+    assert_eq!(bearer(&wire), ["token-2", "token-3", "token-3", "token-4"]);
+
+    // Renewed before it expires: at half a life of two seconds.
+    let (tokens, token_url) = start_endpoint(2).await;
+    let wire = Wire::start(Vec::new()).await;
+    let backend = HttpBackend::new(with_oauth(&wire.url(), &token_url, secret.clone())).unwrap();
+    for id in 0..2 {
+        assert_eq!(backend.deliver(&delivery(id)).await, Outcome::Taken);
+    }
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(backend.deliver(&delivery(3)).await, Outcome::Taken);
+    assert_eq!(bearer(&wire), ["token-1", "token-1", "token-2"]);
+
+    // An endpoint that refuses us is our settings; one that cannot be reached, or is broken, is tried again later.
+    *tokens.works.lock().unwrap() = false;
+    let refused = attempt(with_oauth(&wire.url(), &token_url, secret.clone())).await;
+    assert!(
+        matches!(&refused, Outcome::Misconfigured { reason } if reason.contains("invalid_client")),
+        "{refused:?}"
+    );
+    let gone = attempt(with_oauth(&wire.url(), "http://127.0.0.1:1/token", secret.clone())).await;
+    assert_no_connection(&gone, "token endpoint");
+    let broken = Wire::start(vec![status(503)]).await;
+    assert_no_connection(&attempt(with_oauth(&wire.url(), &broken.url(), secret)).await, "503");
+    assert_eq!(wire.seen().len(), 3, "no activity is sent without a token");
+}
+
+const SECRETS: [&str; 2] =
+    ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_bm90IHRoZSBzYW1lIHNlY3JldCBhdCBhbGwh"];
+
+/// The recipe of `docs/backend-api.yaml` in Python: true if a request is signed with a secret.
+fn python_says(secret: &str, seen: &wire::Seen, scratch: &Path) -> bool {
+    let body = scratch.join("body");
+    fs::write(&body, &seen.body).unwrap();
+    let script = r#"
+import base64, hashlib, hmac, sys
+secret, id, timestamp, signatures, path = sys.argv[1:]
+body = open(path, "rb").read()
+key = base64.b64decode(secret.removeprefix("whsec_"))
+signed = f"{id}.{timestamp}.".encode() + body
+expected = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+sys.exit(not any(hmac.compare_digest(expected, s) for s in signatures.split(" ")))
+"#;
+    let header = |name: &str| seen.header(name).unwrap().to_owned();
+    let status = Command::new("python3")
+        .args(["-c", script, secret, &header("webhook-id"), &header("webhook-timestamp")])
+        .arg(header("webhook-signature"))
+        .arg(&body)
+        .stderr(Stdio::inherit())
+        .status();
+    status.unwrap().success()
+}
+
+#[tokio::test]
+async fn signatures_cover_the_exact_bytes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = write(scratch.path(), "secret", &format!("{}\n", SECRETS[0]));
+    let wire = Wire::start(vec![status(503)]).await;
+    let mut signed = settings(&wire.url());
+    signed.signing_secret_file = Some(file.clone());
+    signed.include_raw_message = true;
+    let backend = HttpBackend::new(signed).unwrap();
+    assert!(matches!(backend.deliver(&delivery(1)).await, Outcome::Again { .. }));
+    assert_eq!(backend.deliver(&delivery(1)).await, Outcome::Taken);
+    // While the secret is being changed both count; then only the new one.
+    fs::write(&file, format!("{}\n{}\n", SECRETS[1], SECRETS[0])).unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(backend.deliver(&delivery(2)).await, Outcome::Taken);
+    fs::write(&file, format!("{}\n", SECRETS[1])).unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(backend.deliver(&delivery(3)).await, Outcome::Taken);
+    let seen = wire.seen();
+    let says: Vec<_> =
+        seen.iter().map(|seen| SECRETS.map(|secret| python_says(secret, seen, scratch.path()))).collect();
+    assert_eq!(says, [[true, false], [true, false], [true, true], [false, true]]);
+    let mut forged = seen[0].clone();
+    *forged.body.last_mut().unwrap() ^= 1;
+    assert!(!python_says(SECRETS[0], &forged, scratch.path()));
+    // The id is the key, the same on each attempt, without dots; the raw message is part of what is signed.
+    assert_eq!(seen[0].header("webhook-id"), seen[1].header("webhook-id"));
+    assert_eq!(
+        format!("\"{}\"", seen[0].header("webhook-id").unwrap()),
+        seen[0].header("idempotency-key").unwrap()
+    );
+    assert!(!seen[0].header("webhook-id").unwrap().contains('.'));
+    assert!(seen[0].body.windows(14).any(|w| w == b"message/rfc822"));
+    // Without a secret there is no signature.
+    let wire = Wire::start(Vec::new()).await;
+    assert_eq!(attempt(settings(&wire.url())).await, Outcome::Taken);
+    assert_eq!(wire.seen()[0].header("webhook-signature"), None);
+}
+
+#[tokio::test]
+async fn the_sink_takes_what_is_signed_and_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let data = scratch.path().join("sink");
+    let sink =
+        sink::Settings { data, signing_secrets: vec![SECRETS[0].to_owned()], ..sink::Settings::default() };
+    tokio::spawn(async move { sink::run(listener, sink, std::future::pending()).await.unwrap() });
+    let with = |secrets: &str| {
+        let mut settings = settings(&url);
+        settings.signing_secret_file = Some(write(scratch.path(), "secret", secrets));
+        settings
+    };
+    let stored = async || {
+        let all = reqwest::get(format!("{url}v1/activities")).await.unwrap().text().await.unwrap();
+        serde_json::from_str::<Vec<serde_json::Value>>(&all).unwrap().len()
+    };
+    let refused =
+        |outcome: Outcome| matches!(outcome, Outcome::Misconfigured { reason } if reason.contains("401"));
+    assert!(refused(attempt(settings(&url)).await), "no signature");
+    assert!(refused(attempt(with(&format!("{}\n", SECRETS[1]))).await), "another secret");
+    assert_eq!(stored().await, 0);
+    assert_eq!(
+        attempt(with(&format!("{}\n{}\n", SECRETS[1], SECRETS[0]))).await,
+        Outcome::Taken,
+        "being changed"
+    );
+    assert_eq!(stored().await, 1);
+    // Also a key that is known must be signed to be answered.
+    assert!(refused(attempt(with(&format!("{}\n", SECRETS[1]))).await));
+    assert_eq!(attempt(with(&format!("{}\n", SECRETS[0]))).await, Outcome::Taken);
+    assert_eq!(stored().await, 1);
+}
