@@ -7,10 +7,11 @@
 //!
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
 
+use crate::admin;
 use crate::backend;
 use crate::courier;
 use crate::directory;
-use crate::intake::{END_TIME, Listen, Policy, Shadow, SocketSettings};
+use crate::intake::{END_TIME, Listen, Policy, Shadow, SocketSettings, default_socket};
 use crate::mail::{Domain, MEMORY_PER_MESSAGE};
 use crate::notify;
 use crate::observe;
@@ -58,6 +59,8 @@ pub struct Config {
     pub courier: courier::Settings,
     /// Where accepted activities wait.
     pub queue: queue::Settings,
+    /// Metrics, health, status page.
+    pub admin: admin::Settings,
     /// Who is told of held activities, if anybody.
     pub notify: Option<notify::Settings>,
     /// How we log.
@@ -70,6 +73,24 @@ impl Config {
     /// What is wrong, where, and what would do.
     pub fn read(path: &Path) -> Result<Self, SourceError> {
         Self::from_source(&Source::read(path)?)
+    }
+
+    /// The keys in which a new configuration differs from the running one, and which count only after a restart.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let text = |config: &Self| {
+            [
+                ("milter", format!("{:?}", config.milter)),
+                ("lmtp", format!("{:?}", config.lmtp)),
+                ("admin", format!("{:?}", config.admin)),
+                ("queue", format!("{:?}", config.queue)),
+                ("notify", format!("{:?}", config.notify)),
+                ("message.memory_limit", config.memory_limit.to_string()),
+                ("backend.delivery", format!("{:?}", config.delivery)),
+                ("log.format", format!("{:?}", config.log.format)),
+            ]
+        };
+        let pairs = text(self).into_iter().zip(text(new));
+        pairs.filter(|((_, old), (_, new))| old != new).map(|((name, _), _)| name).collect()
     }
 
     /// Validates a text.
@@ -109,6 +130,8 @@ struct ConfigText {
     replies: BTreeMap<Spanned<String>, Spanned<String>>,
     directory: DirectoryText,
     backend: BackendText,
+    #[serde(default)]
+    admin: AdminText,
     #[serde(default)]
     queue: QueueText,
     /// Without this table nobody is told of held activities.
@@ -155,7 +178,7 @@ impl SocketText {
     fn validate(self, source: &Source, table: &'static str) -> Result<SocketSettings, SourceError> {
         let listen = match self.listen {
             Some(listen) => listen.into_inner().0,
-            None => Listen::Unix(format!("/var/spool/postfix/activity-milter/{table}.sock").into()),
+            None => Listen::Unix(default_socket(table)),
         };
         let (mode, group) = (self.socket_mode.0.0, self.socket_group);
         let max_sessions = at_least_one(source, self.max_sessions)?;
@@ -389,6 +412,38 @@ impl Default for QueueText {
     }
 }
 
+/// `[admin]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AdminText {
+    /// Address and port for metrics, health and the status page, or `off`; default `127.0.0.1:8894`.
+    listen: Spanned<String>,
+    /// File with the token for retrying and dropping on the status page; default none: the page only shows.
+    token_file: Option<Spanned<PathBuf>>,
+}
+
+impl Default for AdminText {
+    fn default() -> Self {
+        Self { listen: Spanned::new(0..0, "127.0.0.1:8894".to_owned()), token_file: None }
+    }
+}
+
+impl AdminText {
+    fn validate(self, source: &Source) -> Result<admin::Settings, SourceError> {
+        let listen = match self.listen.get_ref().as_str() {
+            "off" => None,
+            address => Some(address.replace("localhost:", "127.0.0.1:").parse().map_err(|_| {
+                let expected = "write \"127.0.0.1:8894\" or \"off\"";
+                source.error(self.listen.span(), format!("\"{address}\" is no address with port: {expected}"))
+            })?),
+        };
+        if let Some(file) = &self.token_file {
+            secret(source, file)?;
+        }
+        Ok(admin::Settings { listen, token_file: self.token_file.map(Spanned::into_inner) })
+    }
+}
+
 /// `[notify]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -442,11 +497,17 @@ struct LogText {
     format: observe::Format,
     /// `error`, `warn`, `info` (default), `debug` or `trace`.
     level: Text<Level>,
+    /// `full` (default), `domain` or `none`: how much of an address is logged and shown.
+    addresses: observe::Addresses,
 }
 
 impl Default for LogText {
     fn default() -> Self {
-        Self { format: observe::Format::Auto, level: Text(Level(tracing::Level::INFO)) }
+        Self {
+            format: observe::Format::Auto,
+            level: Text(Level(tracing::Level::INFO)),
+            addresses: observe::Addresses::Full,
+        }
     }
 }
 
@@ -586,8 +647,13 @@ impl ConfigText {
                 spool: self.queue.spool,
                 max_items: u64::from(self.queue.max_items),
             },
+            admin: self.admin.validate(source)?,
             notify: self.notify.map(|notify| notify.validate(source)).transpose()?,
-            log: observe::Settings { format: self.log.format, level: self.log.level.0.0 },
+            log: observe::Settings {
+                format: self.log.format,
+                level: self.log.level.0.0,
+                addresses: self.log.addresses,
+            },
         })
     }
 }

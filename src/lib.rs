@@ -27,6 +27,7 @@
 //! | When is a delivery tried again, when held? | [`backend::Outcome`], [`courier`] |
 //! | What can be configured? | [`config`] |
 //! | What is logged? | [`observe::events`] |
+//! | What do administrators see? | [`admin`], [`observe::metrics`], [`queue::Ledger`] |
 //!
 //! # What holds everywhere
 //!
@@ -34,6 +35,7 @@
 //! whatever grows has a limit. A fault in one message never reaches another.
 
 pub mod activity;
+pub mod admin;
 pub mod backend;
 pub mod cli;
 pub mod config;

@@ -107,9 +107,9 @@ async fn what_each_answer_means() {
         let server = Server::start(vec![status(code)]).await;
         let desk = Desk::open(&server.url, 4, DAYS);
         desk.put(1).await;
-        desk.wait_for(Counts { waiting: 0, held: 1 }).await;
+        desk.wait_for(Counts { waiting: 0, held: 1, oldest: None }).await;
         desk.put(2).await; // and the next one is not harmed
-        desk.wait_for(Counts { waiting: 0, held: 1 }).await;
+        desk.wait_for(Counts { waiting: 0, held: 1, oldest: None }).await;
         assert_eq!(server.seen().len(), 2, "{code}");
         desk.close().await;
     }
@@ -156,8 +156,8 @@ async fn retry_after_is_honoured() {
 async fn what_fails_for_too_long_is_held() {
     let desk = Desk::open("http://127.0.0.1:1/", 4, Duration::from_millis(300));
     desk.put(1).await;
-    desk.wait_for(Counts { waiting: 1, held: 0 }).await;
-    desk.wait_for(Counts { waiting: 0, held: 1 }).await;
+    desk.wait_for(Counts { waiting: 1, held: 0, oldest: None }).await;
+    desk.wait_for(Counts { waiting: 0, held: 1, oldest: None }).await;
     desk.close().await;
 }
 
@@ -258,7 +258,7 @@ async fn matrix_of_everything_a_backend_can_do() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let second = desk.put(2).await;
-        desk.wait_for(Counts { waiting: 0, held }).await;
+        desk.wait_for(Counts { waiting: 0, held, oldest: None }).await;
         let attempts = |key: &str| {
             let key = format!("\"{key}\"");
             wire.seen().iter().filter(|seen| seen.header("idempotency-key") == Some(&key)).count()
@@ -281,7 +281,7 @@ async fn matrix_of_everything_a_backend_can_do() {
         // The same e-mail again is not recorded again, whatever became of it.
         desk.put(1).await;
         desk.put(2).await;
-        assert_eq!(desk.queue.counts().await.unwrap(), Counts { waiting: 0, held }, "{name}");
+        assert_eq!(desk.counts().await, Counts { waiting: 0, held, oldest: None }, "{name}");
         desk.close().await;
     };
     futures_util::future::join_all(cases.into_iter().map(case)).await;
@@ -293,7 +293,7 @@ async fn connections_refused_are_tried_again() {
     let desk = Desk::open(&format!("http://127.0.0.1:{port}/"), 1, DAYS);
     desk.put(1).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(desk.queue.counts().await.unwrap(), Counts { waiting: 1, held: 0 });
+    assert_eq!(desk.counts().await, Counts { waiting: 1, held: 0, oldest: None });
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let router = Router::new().route("/v1/activities", post(async || StatusCode::CREATED));
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -343,7 +343,7 @@ async fn one_poisoned_activity_does_not_stop_the_others() {
     for id in 1..50 {
         desk.put(id).await;
     }
-    desk.wait_for(Counts { waiting: 1, held: 0 }).await;
+    desk.wait_for(Counts { waiting: 1, held: 0, oldest: None }).await;
     desk.close().await;
 }
 
@@ -396,7 +396,7 @@ async fn no_tenant_has_all_the_attempts() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     desk.queue.put(desk::parcel_for("small", 1), std::time::SystemTime::now()).await.unwrap();
-    desk.wait_for(Counts { waiting: 20, held: 0 }).await;
+    desk.wait_for(Counts { waiting: 20, held: 0, oldest: None }).await;
     assert_eq!(*hang.lock().unwrap(), 6, "three quarters of eight");
 }
 
@@ -411,6 +411,6 @@ async fn what_is_too_old_is_held_also_while_nothing_is_attempted() {
     }
     desk.queue.put(desk::parcel(10), std::time::SystemTime::now()).await.unwrap();
     let desk = desk.begin(&wire.url());
-    desk.wait_for(Counts { waiting: 1, held: 10 }).await;
+    desk.wait_for(Counts { waiting: 1, held: 10, oldest: None }).await;
     desk.close().await;
 }

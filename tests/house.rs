@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "config",
         &[
+            "admin",
             "backend",
             "courier",
             "directory",
@@ -30,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "source",
         ],
     ),
+    ("admin", &["backend", "courier", "intake", "observe", "queue"]),
     ("intake", &["activity", "courier", "directory", "mail", "observe", "queue", "rules"]),
     ("courier", &["activity", "backend", "observe", "queue"]),
     ("directory", &["backend", "mail", "observe", "rules", "source"]),

@@ -62,7 +62,7 @@ async fn a_directory_that_cannot_answer_defers() {
         queue::Settings { path: directory.path().join("queue.db"), spool: spool.clone(), max_items: 10 };
     let queue = Arc::new(Queue::open(&settings, SystemTime::now()).unwrap());
     let moody = Arc::new(Moody { up: AtomicBool::new(false) });
-    let service = Arc::new(Service::new(
+    let service = Service::new(
         Addressing {
             domains: vec![Domain::parse("severamail.test").unwrap()],
             recipient_delimiter: String::new(),
@@ -79,7 +79,7 @@ async fn a_directory_that_cannot_answer_defers() {
         Arc::clone(&moody) as Arc<dyn Directory>,
         Budget::new(1 << 20),
         spool,
-    ));
+    );
     let stop = CancellationToken::new();
     let socket = SocketSettings {
         table: "lmtp",
@@ -90,7 +90,7 @@ async fn a_directory_that_cannot_answer_defers() {
     };
     let listener = Listener::bind(&socket, stop.clone()).await.unwrap();
     let address = listener.local().unwrap().to_string().strip_prefix("inet:").unwrap().to_owned();
-    let server = tokio::spawn(lmtp::run(listener, 10, service, Desk::Queue(queue), stop.clone()));
+    let server = tokio::spawn(lmtp::run(listener, 10, service.into(), Desk::Queue(queue), stop.clone()));
 
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
     let mut line = String::new();

@@ -7,7 +7,7 @@
 
 use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
-    intake::{Policy, Service, Session, Shadow, Step},
+    intake::{Live, Policy, Service, Session, Shadow, Step},
     mail::{Address, Budget, Domain, Intake},
     rules::{Addressing, Mixed, Project, Record, Tenant, Texts},
 };
@@ -29,7 +29,7 @@ fn file() -> Arc<dyn Directory> {
     Arc::new(FileDirectory::open(&path).unwrap())
 }
 
-fn service(policy: Policy, directory: Arc<dyn Directory>) -> Arc<Service> {
+fn service(policy: Policy, directory: Arc<dyn Directory>) -> Live {
     let addressing = Addressing {
         domains: vec![
             Domain::parse("severamail.test").unwrap(),
@@ -38,11 +38,11 @@ fn service(policy: Policy, directory: Arc<dyn Directory>) -> Arc<Service> {
         recipient_delimiter: "+".to_owned(),
     };
     let budget = Budget::new(1 << 20);
-    Arc::new(Service::new(addressing, policy, Texts::default(), directory, budget, std::env::temp_dir()))
+    Service::new(addressing, policy, Texts::default(), directory, budget, std::env::temp_dir()).into()
 }
 
 /// Plays a transaction up to the end of the header.
-async fn play(service: Arc<Service>, sender: &str, recipients: &[&str], head: &str) -> String {
+async fn play(service: Live, sender: &str, recipients: &[&str], head: &str) -> String {
     let mut session = Session::new(service);
     session.mail(sender.as_bytes(), None, None, Intake::Milter);
     let mut out = Vec::new();
@@ -441,7 +441,7 @@ async fn the_table() {
     let service = service(policy(), file());
     let mut wrong = Vec::new();
     for (sentence, sender, recipients, head, expected) in TABLE {
-        let found = play(Arc::clone(&service), sender, recipients, &header(head)).await;
+        let found = play(service.clone(), sender, recipients, &header(head)).await;
         if found != *expected {
             wrong.push(format!("{sentence}\n  expected {expected}\n  found    {found}"));
         }
@@ -483,18 +483,18 @@ async fn choices_of_the_configuration() {
 async fn shadow_mode_decides_and_changes_nothing() {
     let everybody = service(Policy { shadow: Shadow::Everybody, ..policy() }, file());
     for recipient in ["<nobody@severamail.test>", "<closed@severamail.test>", "<a b@severamail.test>"] {
-        assert_eq!(play(Arc::clone(&everybody), "", &[recipient], ANNA).await, "pass", "not even a target");
+        assert_eq!(play(everybody.clone(), "", &[recipient], ANNA).await, "pass", "not even a target");
     }
     // A target makes us look at the head, and then the message goes on as it is.
     for head in [ANNA, NOBODY, "To: x@y.test", ""] {
-        assert_eq!(play(Arc::clone(&everybody), "", MY, head).await, "", "{head}");
+        assert_eq!(play(everybody.clone(), "", MY, head).await, "", "{head}");
     }
     // One tenant in shadow mode beside a live one: the live one's rules hold, the other's do not.
     let marked = service(policy(), file());
     let both = &["<mycompany@severamail.test>", "<trial@severamail.test>"];
-    assert_eq!(play(Arc::clone(&marked), "", both, ANNA).await, "u-anna(from): ");
-    assert_eq!(play(Arc::clone(&marked), "", both, NOBODY).await, "550 5.7.1 no-user");
-    assert_eq!(play(Arc::clone(&marked), "", &["<trial@severamail.test>"], NOBODY).await, "");
+    assert_eq!(play(marked.clone(), "", both, ANNA).await, "u-anna(from): ");
+    assert_eq!(play(marked.clone(), "", both, NOBODY).await, "550 5.7.1 no-user");
+    assert_eq!(play(marked.clone(), "", &["<trial@severamail.test>"], NOBODY).await, "");
     assert_eq!(
         play(marked, "", &["<5.trial@severamail.test>"], ANNA).await,
         "pass",
@@ -564,7 +564,7 @@ async fn a_directory_that_cannot_answer_defers_and_never_refuses() {
 #[tokio::test]
 async fn a_draining_service_takes_no_new_message_and_lets_others_pass() {
     let service = service(policy(), file());
-    assert_eq!(service.drain(Duration::from_secs(1)).await, 0);
-    assert_eq!(play(Arc::clone(&service), "", MY, ANNA).await, "451 4.3.2 shutting-down");
+    assert_eq!(service.now().drain(Duration::from_secs(1)).await, 0);
+    assert_eq!(play(service.clone(), "", MY, ANNA).await, "451 4.3.2 shutting-down");
     assert_eq!(play(service, "", &["<bo@acme.test>"], ANNA).await, "pass");
 }

@@ -83,3 +83,25 @@ pub trait Backend: Send + Sync {
     /// Makes one attempt.
     async fn deliver(&self, delivery: &Delivery) -> Outcome;
 }
+
+/// A backend whose settings can change: each attempt takes the one of its moment.
+pub struct Switch(arc_swap::ArcSwap<HttpBackend>);
+
+impl Switch {
+    /// With this one to begin with.
+    pub fn new(backend: HttpBackend) -> Self {
+        Self(arc_swap::ArcSwap::from_pointee(backend))
+    }
+
+    /// Another one for attempts that begin from here on.
+    pub fn replace(&self, backend: HttpBackend) {
+        self.0.store(std::sync::Arc::new(backend));
+    }
+}
+
+#[async_trait]
+impl Backend for Switch {
+    async fn deliver(&self, delivery: &Delivery) -> Outcome {
+        self.0.load_full().deliver(delivery).await
+    }
+}

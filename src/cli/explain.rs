@@ -16,7 +16,6 @@ use std::{
     io::{self, Read},
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
 };
 
 #[derive(Debug, ClapArgs)]
@@ -83,14 +82,15 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     let message =
         read(&args.message).map_err(|error| other(format!("{}: {error}", args.message.display())))?;
     let backend = HttpBackend::new(config.backend).map_err(other)?;
-    let directory = open_directory(&config.directory, &backend)?;
+    let directory =
+        open_directory(&config.directory, &backend).map_err(|error| Failure::Usage(error.into()))?;
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();
     let budget = Budget::new(config.memory_limit);
     // What the rules say, also of mail that shadow mode would let pass.
     let policy = Policy { shadow: Shadow::Nobody, ..config.policy };
     let service = Service::new(config.addressing, policy, config.texts, directory, budget, spool);
-    let mut session = Session::new(Arc::new(service));
+    let mut session = Session::new(service.into());
     let explanation = run(&mut session, args, &message).await.map_err(other)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&explanation).map_err(other)?);

@@ -1,23 +1,30 @@
 //! `serve`: puts the rooms together, runs them, and takes them down in the right order.
 
 use super::{Failure, other};
-use crate::backend::HttpBackend;
+use crate::admin;
+use crate::backend::{HttpBackend, Switch};
 use crate::config::{Config, Delivery};
-use crate::courier::{self, Desk, Direct};
+use crate::courier::{self, Controls, Desk, Direct};
 use crate::directory::{self, Directory, FileDirectory, HttpDirectory};
-use crate::intake::{Listener, Service, lmtp, milter};
+use crate::intake::{Listener, Live, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::notify;
-use crate::observe::{self, events};
+use crate::observe::{self, events, metrics};
 use crate::queue::{self, Queue};
+use crate::source::SourceError;
 use miette::Report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use std::{
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long messages in flight may take after the signal; below systemd's 90 s.
@@ -26,8 +33,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 /// How long attempts at the backend may take after that. What does not finish is attempted again after the start.
 const COURIER_TIME: Duration = Duration::from_secs(10);
 
-pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
+pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failure> {
     observe::start(&config.log);
+    metrics::start();
     raise_open_files();
     let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
@@ -37,13 +45,20 @@ pub(super) async fn serve(config: Config) -> Result<ExitCode, Failure> {
         Some(lmtp) => Some((Listener::bind(lmtp, closing.clone()).await.map_err(other)?, lmtp.max_sessions)),
         None => None,
     };
+    let admin = match config.admin.listen {
+        Some(listen) => Some(TcpListener::bind(listen).await.map_err(|error| {
+            let remedy = "set admin.listen to a free address, or to \"off\"";
+            other(format!("cannot listen on {listen} for metrics and health: {error}: {remedy}"))
+        })?),
+        None => None,
+    };
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    run(config, Listeners { milter, lmtp }, closing, shutdown).await?;
+    run(config, path, Listeners { milter, lmtp, admin }, closing, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,16 +72,15 @@ fn raise_open_files() {
     }
 }
 
-/// Opens the directory that the configuration names; a file is read again when it changes, as long as the runtime lives.
+/// Opens the directory that the configuration names; a file is read again when it changes, as long as it is in use.
 pub(super) fn open_directory(
     settings: &directory::Settings,
     backend: &HttpBackend,
-) -> Result<Arc<dyn Directory>, Failure> {
+) -> Result<Arc<dyn Directory>, SourceError> {
     match settings {
         directory::Settings::File { path } => {
-            let directory = FileDirectory::open(path).map_err(|error| Failure::Usage(Report::new(error)))?;
-            let directory = Arc::new(directory);
-            tokio::spawn(Arc::clone(&directory).watch());
+            let directory = Arc::new(FileDirectory::open(path)?);
+            tokio::spawn(directory.watch());
             Ok(directory)
         }
         directory::Settings::Http(cache) => Ok(Arc::new(HttpDirectory::new(backend.client(), cache.clone()))),
@@ -78,18 +92,79 @@ struct Listeners {
     milter: Listener,
     /// With the most sessions it may have.
     lmtp: Option<(Listener, usize)>,
+    admin: Option<TcpListener>,
+}
+
+/// What a reload changes.
+struct Reloadable {
+    path: PathBuf,
+    running: Config,
+    live: Live,
+    backend: Arc<Switch>,
+    controls: Arc<Controls>,
+}
+
+impl Reloadable {
+    /// Reads the configuration again: all of it is taken over, or nothing.
+    async fn reload(&mut self) -> Result<(), Report> {
+        let path = self.path.clone();
+        let config =
+            tokio::task::spawn_blocking(move || Config::read(&path)).await.map_err(Report::msg)??;
+        let backend = HttpBackend::new(config.backend.clone()).map_err(Report::msg)?;
+        let directory = open_directory(&config.directory, &backend)?;
+        let now = self.live.now();
+        let Config { addressing, policy, texts, .. } = config.clone();
+        self.live.replace(now.with(addressing, policy, texts, directory));
+        self.backend.replace(backend);
+        self.controls.change(config.courier.clone());
+        observe::apply(&config.log);
+        events::reloaded(&self.running.needs_restart(&config).join(", "));
+        Ok(())
+    }
+
+    /// Reloads at each SIGHUP.
+    async fn watch(mut self) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        while hangup.recv().await.is_some() {
+            let mut state = vec![NotifyState::Reloading];
+            state.extend(NotifyState::monotonic_usec_now().ok());
+            let _ = sd_notify::notify(&state);
+            let status = match self.reload().await {
+                Ok(()) => "configuration read again".to_owned(),
+                Err(error) => {
+                    events::reload_refused(&error);
+                    format!("new configuration refused: {error}")
+                }
+            };
+            let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        }
+    }
+}
+
+/// Tells systemd's watchdog that the runtime still turns, at twice the rate that is asked for.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let mut tick = tokio::time::interval(limit / 2);
+    loop {
+        tick.tick().await;
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
 }
 
 /// Serves until `shutdown` completes. The order of the end: accept nobody, answer the messages in flight, close the
 /// connections, finish the attempts under way.
 async fn run(
     config: Config,
+    path: &Path,
     listeners: Listeners,
     closing: CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let backend = Arc::new(HttpBackend::new(config.backend).map_err(other)?);
-    let directory = open_directory(&config.directory, &backend)?;
+    let running = config.clone();
+    let http = HttpBackend::new(config.backend).map_err(other)?;
+    let directory =
+        open_directory(&config.directory, &http).map_err(|error| Failure::Usage(Report::new(error)))?;
+    let backend = Arc::new(Switch::new(http));
     // Without a queue of ours there may still be one of before, and what is in it was promised.
     let queue = match config.delivery {
         Delivery::Direct if !config.queue.path.exists() => {
@@ -111,41 +186,65 @@ async fn run(
         }
         _ => None,
     };
-    let courier =
-        queue.map(|queue| tokio::spawn(courier::run(queue, backend, config.courier, courier_stop.clone())));
-    let budget = Budget::new(config.memory_limit);
-    let service = Arc::new(Service::new(
+    let controls = Controls::new(config.courier);
+    let courier = queue.clone().map(|queue| {
+        tokio::spawn(courier::run(queue, backend.clone(), Arc::clone(&controls), courier_stop.clone()))
+    });
+    let live = Live::from(Service::new(
         config.addressing,
         config.policy,
         config.texts,
         directory,
-        budget,
-        config.queue.spool,
+        Budget::new(config.memory_limit),
+        config.queue.spool.clone(),
     ));
-    let Listeners { milter, lmtp } = listeners;
+    let Listeners { milter, lmtp, admin } = listeners;
     let doors = [("milter", Some(&milter)), ("lmtp", lmtp.as_ref().map(|(listener, _)| listener))];
-    for (door, local) in doors.into_iter().filter_map(|(door, l)| Some((door, l?.local()?))) {
-        events::listening(door, &local);
+    let doors: Vec<_> =
+        doors.into_iter().filter_map(|(door, l)| Some((door, l?.local()?.to_string()))).collect();
+    for (door, place) in &doors {
+        events::listening(door, place);
     }
-    events::started();
     let hang_up = CancellationToken::new();
+    let admin = admin.map(|listener| {
+        if let Ok(address) = listener.local_addr() {
+            events::listening("admin", &address);
+        }
+        let views = admin::Views {
+            live: live.clone(),
+            queue: queue.clone().map(|queue| (queue, config.queue.clone())),
+            controls: Arc::clone(&controls),
+            doors,
+            closing: closing.clone(),
+        };
+        let (settings, stop) = (config.admin.clone(), hang_up.clone());
+        tokio::spawn(async move { admin::run(listener, &settings, views, stop).await })
+    });
+    let reloadable = Reloadable { path: path.to_owned(), running, live: live.clone(), backend, controls };
+    let reload = tokio::spawn(reloadable.watch());
+    let watchdog = tokio::spawn(watchdog());
+    events::started();
+    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("taking mail")]);
     let lmtp = async {
         if let Some((listener, max_sessions)) = lmtp {
-            lmtp::run(listener, max_sessions, Arc::clone(&service), desk.clone(), hang_up.clone()).await;
+            lmtp::run(listener, max_sessions, live.clone(), desk.clone(), hang_up.clone()).await;
         }
     };
     let milter = milter::run(
         milter,
         config.milter.max_sessions,
-        Arc::clone(&service),
+        live.clone(),
         desk.clone(),
         hang_up.clone().cancelled_owned(),
     );
     let stop = async {
         shutdown.await;
-        events::stopping(service.in_flight());
+        let _ =
+            sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status("answering messages in flight")]);
+        reload.abort();
+        events::stopping(live.now().in_flight());
         closing.cancel();
-        let cut_off = service.drain(DRAIN_TIME).await;
+        let cut_off = live.now().drain(DRAIN_TIME).await;
         hang_up.cancel();
         cut_off
     };
@@ -155,8 +254,12 @@ async fn run(
         for task in [courier, notices].into_iter().flatten() {
             let _ = task.await;
         }
+        if let Some(admin) = admin {
+            let _ = admin.await;
+        }
     };
     let _ = tokio::time::timeout(COURIER_TIME, finish).await;
+    watchdog.abort();
     events::stopped(cut_off);
     served.map_err(other)
 }

@@ -18,12 +18,16 @@ pub use direct::{Direct, Given};
 use crate::backend::{Backend, Delivery, Outcome, Trouble};
 use crate::observe::events;
 use crate::queue::{Finish, Lease, Queue, StorageError, Turn};
+use arc_swap::ArcSwap;
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::{
+    sync::Notify,
+    task::{Id, JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long a lease lasts: longer than the longest attempt, so that it ends early only if we are gone.
@@ -42,6 +46,9 @@ const DOWN_AFTER: usize = 5;
 /// Pause after trouble with the queue itself.
 const QUEUE_TROUBLE: Duration = Duration::from_secs(1);
 
+/// How often the queue is asked whether a person has changed something.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How often keys are forgotten and free pages given back.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
@@ -58,6 +65,36 @@ pub struct Settings {
     pub max_age: Duration,
 }
 
+/// What can change while the courier works, and what can be seen of it.
+pub struct Controls {
+    settings: ArcSwap<Settings>,
+    changed: Notify,
+    paused: Mutex<Option<String>>,
+}
+
+impl Controls {
+    /// With these settings to begin with.
+    pub fn new(settings: Settings) -> Arc<Self> {
+        let settings = ArcSwap::from_pointee(settings);
+        Arc::new(Self { settings, changed: Notify::new(), paused: Mutex::default() })
+    }
+
+    /// Other settings from here on. A pause ends: perhaps what was wrong is right now.
+    pub fn change(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+        self.changed.notify_one();
+    }
+
+    /// Why deliveries are paused, if they are.
+    pub fn paused(&self) -> Option<String> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_paused(&self, why: Option<String>) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+}
+
 /// Where the activities of an accepted message go.
 #[derive(Clone)]
 pub enum Desk {
@@ -68,11 +105,17 @@ pub enum Desk {
 }
 
 /// Carries activities until `stop`, then finishes the attempts under way.
-pub async fn run(queue: Arc<Queue>, backend: Arc<dyn Backend>, settings: Settings, stop: CancellationToken) {
+pub async fn run(
+    queue: Arc<Queue>,
+    backend: Arc<dyn Backend>,
+    controls: Arc<Controls>,
+    stop: CancellationToken,
+) {
     let mut courier = Courier {
         queue,
         backend,
-        settings,
+        settings: controls.settings.load_full(),
+        controls,
         attempts: JoinSet::new(),
         tenants: HashMap::new(),
         last: String::new(),
@@ -80,7 +123,10 @@ pub async fn run(queue: Arc<Queue>, backend: Arc<dyn Backend>, settings: Setting
         pause: None,
     };
     let mut tidy = tokio::time::interval(TIDY_EVERY);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let controls = Arc::clone(&courier.controls);
     while !stop.is_cancelled() {
+        // Between two looks at what people changed, what is to be sent is known.
         let wait = match courier.send().await {
             Ok(wait) => wait,
             Err(error) => {
@@ -91,7 +137,13 @@ pub async fn run(queue: Arc<Queue>, backend: Arc<dyn Backend>, settings: Setting
         tokio::select! {
             () = stop.cancelled() => {}
             () = courier.queue.arrival() => {}
+            () = controls.changed.notified() => courier.change(),
             () = tokio::time::sleep(wait) => {}
+            _ = look.tick() => {
+                if let Err(error) = courier.queue.changed().await {
+                    events::queue_trouble(&error);
+                }
+            }
             Some(done) = courier.attempts.join_next_with_id() => courier.ended(done),
             _ = tidy.tick() => {
                 if let Err(error) = courier.tidy().await {
@@ -124,7 +176,8 @@ struct Pause {
 struct Courier {
     queue: Arc<Queue>,
     backend: Arc<dyn Backend>,
-    settings: Settings,
+    settings: Arc<Settings>,
+    controls: Arc<Controls>,
     attempts: JoinSet<Learned>,
     /// Whose activity each attempt carries.
     tenants: HashMap<Id, String>,
@@ -157,7 +210,7 @@ impl Courier {
         for lease in leases {
             self.last.clone_from(&lease.activity.tenant.id);
             let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
-            let (settings, tenant) = (self.settings.clone(), lease.activity.tenant.id.clone());
+            let (settings, tenant) = (Arc::clone(&self.settings), lease.activity.tenant.id.clone());
             let started =
                 self.attempts.spawn(async move { attempt(&queue, backend.as_ref(), &settings, lease).await });
             self.tenants.insert(started.id(), tenant);
@@ -212,26 +265,36 @@ impl Courier {
             Learned::Answers => {
                 self.unanswered.clear();
                 if self.pause.take().is_some() {
+                    self.controls.set_paused(None);
                     events::courier_resumed();
                 }
             }
             Learned::Misconfigured(_) | Learned::Unanswered(..) if is_late => {}
             Learned::Misconfigured(reason) => {
-                let next = self.pause_on();
+                let next = self.pause_on(&reason);
                 events::courier_paused(&reason, next);
             }
             Learned::Unanswered(id, reason) => {
                 self.unanswered.insert(id);
                 if self.pause.is_some() || self.unanswered.len() >= DOWN_AFTER {
-                    let next = self.pause_on();
+                    let next = self.pause_on(&reason);
                     events::backend_down(&reason, next);
                 }
             }
         }
     }
 
+    /// Takes over new settings, and tries at once what was wrong with the old ones.
+    fn change(&mut self) {
+        self.settings = self.controls.settings.load_full();
+        if let Some(pause) = &mut self.pause {
+            *pause = Pause { probes: 0, next: SystemTime::now() };
+        }
+    }
+
     /// Begins or goes on with a pause; the time to the next probe.
-    fn pause_on(&mut self) -> Duration {
+    fn pause_on(&mut self, reason: &str) -> Duration {
+        self.controls.set_paused(Some(reason.to_owned()));
         let probes = self.pause.as_ref().map_or(0, |pause| pause.probes + 1);
         let longest = LONGEST_PROBE.min(self.settings.retry_max);
         let delay = backoff(self.settings.retry_first, longest, probes);

@@ -6,7 +6,7 @@
 //! Fails: [`Unavailable`], if a question has no answer at all.
 
 use super::{CacheSettings, Unavailable};
-use crate::observe::events;
+use crate::observe::{events, metrics};
 use crate::rules::{Person, Project, Tenant};
 use futures_util::{
     FutureExt,
@@ -145,14 +145,24 @@ impl Cache {
             }
             known.extend(kept.map(|kept| (question.clone(), kept)));
         }
+        metrics::looked_up("cache", questions.len().saturating_sub(wanted.len()));
         if !wanted.is_empty() {
-            let all_stale = wanted.iter().all(|question| known.contains_key(question));
+            let (count, all_stale) =
+                (wanted.len(), wanted.iter().all(|question| known.contains_key(question)));
             match self.refresh(wanted, all_stale, fetch).await {
-                Ok(answers) => known.extend(
-                    answers.into_iter().map(|(question, answer)| (question, Known { answer, stale: false })),
-                ),
-                Err(error) if all_stale => events::directory_stale(&error),
-                Err(error) => return Err(error),
+                Ok(answers) => {
+                    metrics::looked_up("asked", count);
+                    let fresh = |(question, answer)| (question, Known { answer, stale: false });
+                    known.extend(answers.into_iter().map(fresh));
+                }
+                Err(error) if all_stale => {
+                    metrics::looked_up("stale", count);
+                    events::directory_stale(&error);
+                }
+                Err(error) => {
+                    metrics::looked_up("failed", count);
+                    return Err(error);
+                }
             }
         }
         let missing = || Unavailable("the backend left a question without answer".to_owned());

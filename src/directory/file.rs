@@ -288,19 +288,22 @@ impl FileDirectory {
         Ok(Self { path: path.to_owned(), index: ArcSwap::from_pointee(index) })
     }
 
-    /// Looks at the file every second and reads a new version; ends only when it is dropped.
-    pub async fn watch(self: Arc<Self>) {
-        let mut seen = Version::of(&self.path);
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let now = Version::of(&self.path);
-            if now == seen {
-                continue;
+    /// Looks at the file every second and reads a new version, for as long as somebody has the directory.
+    pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        let (directory, path) = (Arc::downgrade(self), self.path.clone());
+        async move {
+            let mut seen = Version::of(&path);
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let Some(directory) = directory.upgrade() else { return };
+                let now = Version::of(&path);
+                if now == seen {
+                    continue;
+                }
+                seen = now;
+                // A file of a hundred thousand addresses takes a moment; other tasks need the thread.
+                let _ = tokio::task::spawn_blocking(move || directory.reread()).await;
             }
-            seen = now;
-            let directory = Arc::clone(&self);
-            // A file of a hundred thousand addresses takes a moment; other tasks need the thread.
-            let _ = tokio::task::spawn_blocking(move || directory.reread()).await;
         }
     }
 
@@ -418,7 +421,7 @@ mod tests {
         let path = directory.path().join("directory.toml");
         std::fs::write(&path, "[[tenant]]\nprefix = \"old\"\nid = \"1\"\n").unwrap();
         let file = Arc::new(FileDirectory::open(&path).unwrap());
-        let watch = tokio::spawn(Arc::clone(&file).watch());
+        let watch = tokio::spawn(file.watch());
         tokio::task::yield_now().await;
 
         let known = async |prefix: &str| file.tenant(prefix).await.unwrap().is_some();

@@ -7,6 +7,7 @@
 
 use crate::observe::events;
 use indymilter::EitherStream;
+use listenfd::ListenFd;
 use nix::unistd::Group;
 use std::{
     fmt, fs, io,
@@ -14,6 +15,7 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     pin::Pin,
+    sync::{LazyLock, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -33,14 +35,17 @@ pub enum Listen {
     Unix(PathBuf),
     /// `inet:address:port`; port 0 lets the system choose.
     Inet(SocketAddr),
+    /// `systemd`: a socket that systemd opened for us (sd_listen_fds(3)), by its `FileDescriptorName`.
+    Systemd,
 }
 
 impl std::str::FromStr for Listen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = "write \"unix:/path/to/socket\" or \"inet:127.0.0.1:8893\"";
+        let expected = "write \"unix:/path/to/socket\", \"inet:127.0.0.1:8893\" or \"systemd\"";
         match text.split_once(':') {
+            None if text == "systemd" => Ok(Self::Systemd),
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(("inet", address)) => match address.replace("localhost:", "127.0.0.1:").parse() {
                 Ok(address) => Ok(Self::Inet(address)),
@@ -56,8 +61,14 @@ impl fmt::Display for Listen {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Inet(address) => write!(f, "inet:{address}"),
+            Self::Systemd => f.write_str("systemd"),
         }
     }
+}
+
+/// Where a table's socket is by default.
+pub fn default_socket(table: &str) -> PathBuf {
+    format!("/var/spool/postfix/activity-milter/{table}.sock").into()
 }
 
 /// Settings of a listening socket.
@@ -104,6 +115,14 @@ pub enum BindError {
         /// The table of the configuration.
         table: &'static str,
     },
+    /// systemd gave us no such socket.
+    #[error(
+        "{table}.listen is \"systemd\", and systemd gave no socket named {table}: enable the .socket unit with FileDescriptorName={table}"
+    )]
+    NotGiven {
+        /// The table of the configuration.
+        table: &'static str,
+    },
     /// Anything else.
     #[error("cannot listen on {listen}: {error}. {remedy}")]
     Io {
@@ -128,6 +147,8 @@ pub struct Listener {
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
+    /// systemd's: its name is not ours to remove.
+    Given(UnixListener),
     /// No more connections.
     Closed,
 }
@@ -145,6 +166,12 @@ impl Listener {
                 settings.failed(error, format!("Set {}.listen to an address of this machine", settings.table))
             })?),
             Listen::Unix(path) => bind_unix(path, settings).await?,
+            Listen::Systemd => {
+                let remedy = "See the .socket unit: ListenStream= with a path or a TCP port".to_owned();
+                Inherited::take(settings.table)
+                    .ok_or(BindError::NotGiven { table: settings.table })?
+                    .map_err(|error| settings.failed(error, remedy))?
+            }
         };
         Ok(Self { socket, stop: Box::pin(stop.cancelled_owned()), pause: None })
     }
@@ -154,6 +181,7 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().ok().map(Listen::Inet),
             Socket::Unix(_, file) => Some(Listen::Unix(file.path.clone())),
+            Socket::Given(_) => Some(Listen::Systemd),
             Socket::Closed => None,
         }
     }
@@ -180,6 +208,9 @@ impl indymilter::Listener for Listener {
                 Socket::Unix(listener, _) => {
                     listener.poll_accept(cx).map_ok(|(stream, _)| EitherStream::Unix(stream))
                 }
+                Socket::Given(listener) => {
+                    listener.poll_accept(cx).map_ok(|(stream, _)| EitherStream::Unix(stream))
+                }
                 Socket::Closed => return Poll::Pending,
             };
             match std::task::ready!(accepted) {
@@ -189,6 +220,42 @@ impl indymilter::Listener for Listener {
                     self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
                 }
             }
+        }
+    }
+}
+
+/// Sockets that systemd opened before it started us. They stay open while we restart, so that nobody is refused.
+struct Inherited {
+    descriptors: ListenFd,
+    names: Vec<String>,
+}
+
+static INHERITED: LazyLock<Mutex<Inherited>> = LazyLock::new(|| {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(str::to_owned).collect();
+    Mutex::new(Inherited { descriptors: ListenFd::from_env(), names })
+});
+
+impl Inherited {
+    /// The socket of that name.
+    fn take(name: &str) -> Option<io::Result<Socket>> {
+        let mut inherited = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = inherited.names.iter().position(|given| given == name)?;
+        if let Ok(Some(listener)) = inherited.descriptors.take_unix_listener(index) {
+            let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+            return Some(listener.map(Socket::Given));
+        }
+        match inherited.descriptors.take_tcp_listener(index) {
+            Ok(listener) => {
+                let listener = listener?;
+                Some(
+                    listener
+                        .set_nonblocking(true)
+                        .and_then(|()| TcpListener::from_std(listener))
+                        .map(Socket::Tcp),
+                )
+            }
+            Err(error) => Some(Err(error)),
         }
     }
 }
@@ -249,6 +316,14 @@ async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, Bin
 }
 
 impl SocketSettings {
+    /// Where the socket is; systemd's is where our own unit files put it.
+    pub fn place(&self) -> Listen {
+        match &self.listen {
+            Listen::Systemd => Listen::Unix(default_socket(self.table)),
+            listen => listen.clone(),
+        }
+    }
+
     fn in_use(&self) -> BindError {
         BindError::InUse { listen: self.listen.clone(), table: self.table }
     }

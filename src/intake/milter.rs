@@ -5,10 +5,10 @@
 //! below Postfix's own (`milter_command_timeout` 30 s, `milter_content_timeout` 300 s).
 //! Fails: [`run`] ends only when it is told to; faults are 451 and a log line.
 
-use super::{END_TIME, Fault, Listener, Service, Session, Step, record};
+use super::{END_TIME, Fault, Listener, Live, Session, Step, record};
 use crate::courier::Desk;
 use crate::mail::Intake;
-use crate::observe::events;
+use crate::observe::{events, metrics::OpenSession};
 use crate::rules::{Reason, Reply};
 use bytes::Bytes;
 use indymilter::{
@@ -17,7 +17,6 @@ use indymilter::{
 };
 use std::{
     ffi::{CStr, CString},
-    sync::Arc,
     time::Duration,
 };
 
@@ -32,6 +31,7 @@ struct Connection {
     session: Session,
     /// What was negotiated: where no reply is wanted, none must be given.
     options: ProtoOpts,
+    _open: OpenSession,
 }
 
 /// Serves connections until `shutdown` completes. Drain the service before that: the library drops what is between
@@ -41,13 +41,13 @@ struct Connection {
 pub async fn run(
     listener: Listener,
     max_sessions: usize,
-    service: Arc<Service>,
+    live: Live,
     desk: Desk,
     shutdown: impl Future,
 ) -> std::io::Result<()> {
     let callbacks = Callbacks::new()
         .on_negotiate(move |cx, actions, options| {
-            Box::pin(std::future::ready(negotiate(cx, actions, options, Arc::clone(&service))))
+            Box::pin(std::future::ready(negotiate(cx, actions, options, live.clone())))
         })
         .on_mail(|cx, args| Box::pin(std::future::ready(mail(cx, &args))))
         .on_rcpt(|cx, args| Box::pin(rcpt(cx, args)))
@@ -66,7 +66,7 @@ fn negotiate(
     cx: &mut NegotiateContext<Connection>,
     actions: Actions,
     offered: ProtoOpts,
-    service: Arc<Service>,
+    live: Live,
 ) -> Status {
     let skipped = ProtoOpts::NO_CONNECT | ProtoOpts::NO_HELO | ProtoOpts::NO_UNKNOWN;
     let silent = ProtoOpts::NOREPLY_MAIL | ProtoOpts::NOREPLY_HEADER | ProtoOpts::NOREPLY_BODY;
@@ -85,7 +85,7 @@ fn negotiate(
             cx.requested_macros.insert(stage, macros.to_owned());
         }
     }
-    cx.data = Some(Connection { session: Session::new(service), options });
+    cx.data = Some(Connection { session: Session::new(live), options, _open: OpenSession::new("milter") });
     Status::Continue
 }
 

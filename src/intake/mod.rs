@@ -11,19 +11,19 @@ pub mod milter;
 mod service;
 mod session;
 
-pub use listener::{BindError, Listen, Listener, SocketSettings};
-pub use service::{LOOK_UP_TIME, Policy, Service, Shadow};
+pub use listener::{BindError, Listen, Listener, SocketSettings, default_socket};
+pub use service::{LOOK_UP_TIME, Live, Policy, Service, Shadow};
 pub use session::{End, Fault, Session, Step};
 
 use crate::activity::{Activity, Key, Parcel};
 use crate::courier::{Desk, Given};
 use crate::mail::Address;
-use crate::observe::events;
+use crate::observe::{events, metrics};
 use crate::queue::{Put, PutError, Queue};
 use crate::rules::{Addressing, Mixed, Reason, Reply};
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Time for all work at end of message (DESIGN section 4): below the 300 s of Postfix's `milter_content_timeout` and
@@ -80,6 +80,9 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
         End::Step(step) => return step.into(),
         End::Record { parcel, queue_id, then, in_flight } => (parcel, queue_id, then, in_flight),
     };
+    let bytes = parcel.raw.len();
+    let sender = parcel.activities.first().and_then(|activity| activity.envelope.sender.clone());
+    let started = Instant::now();
     let summaries: Vec<Summary> =
         parcel.activities.iter().map(|activity| Summary::of(activity, &service.addressing)).collect();
     let outcomes = match desk {
@@ -88,15 +91,24 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
             direct.give(parcel).await.into_iter().map(|(_, given)| outcome(given)).collect()
         }
     };
+    metrics::end_of_message(started.elapsed());
     let mut refused = Vec::new();
     for (Summary { tenant, project, key, address }, outcome) in summaries.into_iter().zip(outcomes) {
+        let recipient = address.as_ref().map(Address::to_string);
+        let who = events::Who {
+            queue_id: &queue_id,
+            tenant: Some(&tenant),
+            sender: sender.as_deref(),
+            recipient: recipient.as_deref(),
+        };
         match outcome {
             Ok(put) => {
-                events::recorded(&queue_id, &tenant, project.as_deref(), key.as_str(), put == Put::Known);
+                metrics::recorded_bytes(bytes);
+                events::recorded(&who, project.as_deref(), key.as_str(), put == Put::Known);
             }
             Err((reason, detail)) => {
                 let reply = service.texts.reply_with(reason, address.as_ref(), &detail);
-                events::refused(&queue_id, Some(&tenant), "end-of-message", &reply);
+                events::refused(&who, "end-of-message", &reply);
                 refused.push((key, reply));
             }
         }

@@ -10,6 +10,7 @@ use crate::observe::events;
 use crate::rules::{
     self, Addressing, Case, Correspondent, Mixed, Party, Project, Reason, Target, Tenant, Texts, Verdict,
 };
+use arc_swap::ArcSwap;
 use std::{
     path::PathBuf,
     sync::{
@@ -66,9 +67,36 @@ pub struct Service {
     pub budget: Budget,
     /// Where large messages go while they arrive.
     pub spool: PathBuf,
+    flow: Arc<Flow>,
+}
+
+/// What a reload does not touch.
+struct Flow {
     draining: AtomicBool,
     /// Counts messages with a target; a token lives in each transaction and goes with it.
     in_flight: TaskTracker,
+}
+
+/// The service as it is now. A reload puts another one in its place; each transaction keeps the one it began with.
+#[derive(Clone)]
+pub struct Live(Arc<ArcSwap<Service>>);
+
+impl Live {
+    /// The service for the next transaction.
+    pub fn now(&self) -> Arc<Service> {
+        self.0.load_full()
+    }
+
+    /// Another one for transactions that begin from here on.
+    pub fn replace(&self, service: Service) {
+        self.0.store(Arc::new(service));
+    }
+}
+
+impl From<Service> for Live {
+    fn from(service: Service) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(service)))
+    }
 }
 
 /// Why a recipient is refused, and whose it is as far as that is known.
@@ -93,26 +121,38 @@ impl Service {
         budget: Budget,
         spool: PathBuf,
     ) -> Self {
-        let draining = AtomicBool::new(false);
-        Self { addressing, policy, texts, directory, budget, spool, draining, in_flight: TaskTracker::new() }
+        let flow = Arc::new(Flow { draining: AtomicBool::new(false), in_flight: TaskTracker::new() });
+        Self { addressing, policy, texts, directory, budget, spool, flow }
+    }
+
+    /// The same service with other settings: memory, spool and the messages in flight are shared.
+    pub fn with(
+        &self,
+        addressing: Addressing,
+        policy: Policy,
+        texts: Texts,
+        directory: Arc<dyn Directory>,
+    ) -> Self {
+        let (budget, spool, flow) = (self.budget.clone(), self.spool.clone(), Arc::clone(&self.flow));
+        Self { addressing, policy, texts, directory, budget, spool, flow }
     }
 
     /// Takes no new messages and waits until those in flight are answered. The answer is how many were not.
     pub async fn drain(&self, patience: Duration) -> usize {
-        self.draining.store(true, Ordering::SeqCst);
-        self.in_flight.close();
-        let _ = tokio::time::timeout(patience, self.in_flight.wait()).await;
-        self.in_flight.len()
+        self.flow.draining.store(true, Ordering::SeqCst);
+        self.flow.in_flight.close();
+        let _ = tokio::time::timeout(patience, self.flow.in_flight.wait()).await;
+        self.flow.in_flight.len()
     }
 
     /// Messages with a target that are not answered yet.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.flow.in_flight.len()
     }
 
     /// Shows the drain that a message wants its answer, for as long as the token lives.
     pub(super) fn hold(&self) -> TaskTrackerToken {
-        self.in_flight.token()
+        self.flow.in_flight.token()
     }
 
     /// True if what concerns this tenant is only logged; no tenant: a recipient that names none.
@@ -133,7 +173,7 @@ impl Service {
         also: &[Address],
         queue_id: &str,
     ) -> Result<Target, Refusal> {
-        if self.draining.load(Ordering::SeqCst) {
+        if self.flow.draining.load(Ordering::SeqCst) {
             return Err(Reason::ShuttingDown.into());
         }
         if before >= self.policy.max_recipients {

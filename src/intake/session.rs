@@ -4,7 +4,7 @@
 //! Promise: memory is bounded by the service's budget; the rules decide, and nothing here does.
 //! Fails: a [`Fault`] for a command out of order; trouble of ours becomes a reply of 4xx.
 
-use super::service::{Policy, Refusal, Service};
+use super::service::{Live, Policy, Refusal, Service};
 use crate::activity::Parcel;
 use crate::mail::{
     Address, Envelope, Head, Intake, MAX_HEAD_BYTES, Raw, Recipient, Reservation, Spill, SpillError,
@@ -70,6 +70,8 @@ pub enum Fault {
 
 /// One connection's state.
 pub struct Session {
+    live: Live,
+    /// The one the transaction began with.
     service: Arc<Service>,
     stage: Stage,
 }
@@ -115,8 +117,8 @@ struct Decided {
 
 impl Session {
     /// A session without a transaction.
-    pub fn new(service: Arc<Service>) -> Self {
-        Self { service, stage: Stage::Idle }
+    pub fn new(live: Live) -> Self {
+        Self { service: live.now(), live, stage: Stage::Idle }
     }
 
     /// The service the session belongs to.
@@ -134,6 +136,7 @@ impl Session {
 
     /// MAIL: a new transaction. An envelope sender that is no address counts as none; it is not ours to refuse.
     pub fn mail(&mut self, path: &[u8], client: Option<String>, login: Option<String>, intake: Intake) {
+        self.service = self.live.now();
         self.stage = Stage::Envelope(Transaction {
             envelope: Envelope {
                 sender: parse_path(path).ok().flatten(),
@@ -274,15 +277,14 @@ impl Session {
             }
             Ok(Verdict::Refuse(reply)) => {
                 let tenant = targets.first().map(|target| target.tenant.id.as_str());
-                events::refused(transaction.queue_id(), tenant, "end-of-header", &reply);
+                let recipient = targets.first().map(|target| target.address.to_string());
+                transaction.log_refusal(tenant, recipient.as_deref(), "end-of-header", &reply);
                 return Ok(Step::Refuse(reply));
             }
             Ok(Verdict::Record { records, refused }) => {
                 for (tenant, reply) in &refused {
                     match mixed {
-                        Mixed::Each => {
-                            events::refused(transaction.queue_id(), Some(tenant), "end-of-header", reply)
-                        }
+                        Mixed::Each => transaction.log_refusal(Some(tenant), None, "end-of-header", reply),
                         Mixed::Strip | Mixed::Reject => {
                             events::stripped(transaction.queue_id(), tenant, reply)
                         }
@@ -412,7 +414,8 @@ impl Session {
             return Step::Pass;
         };
         let reply = self.service.texts.reply(reason, Some(&target.address));
-        events::refused(transaction.queue_id(), Some(&target.tenant.id), "message", &reply);
+        let recipient = target.address.to_string();
+        transaction.log_refusal(Some(&target.tenant.id), Some(&recipient), "message", &reply);
         Step::Refuse(reply)
     }
 }
@@ -442,6 +445,12 @@ impl Transaction {
         all.filter(|address| !addressing.covers(address)).cloned().collect()
     }
 
+    fn log_refusal(&self, tenant: Option<&str>, recipient: Option<&str>, stage: &'static str, reply: &Reply) {
+        let sender = self.envelope.sender.as_ref().map(Address::to_string);
+        let who = events::Who { queue_id: self.queue_id(), tenant, sender: sender.as_deref(), recipient };
+        events::refused(&who, stage, reply);
+    }
+
     /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.
     fn take_other(&mut self, service: &Service, recipient: Option<Recipient>) -> Step {
         if self.envelope.intake == Intake::Lmtp {
@@ -466,14 +475,14 @@ impl Transaction {
             }
             reply = service.texts.reply(Reason::ShadowMode, address);
         }
-        events::refused(self.queue_id(), id, "rcpt", &reply);
+        self.log_refusal(id, address.map(Address::to_string).as_deref(), "rcpt", &reply);
         Step::Refuse(reply)
     }
 
     /// Shadow mode records nothing, and behind LMTP nobody else would: Postfix keeps the message and tries again.
     fn leave_with_postfix(&self, service: &Service, target: &Target) -> Step {
         let reply = service.texts.reply(Reason::ShadowMode, Some(&target.address));
-        events::refused(self.queue_id(), Some(&target.tenant.id), "rcpt", &reply);
+        self.log_refusal(Some(&target.tenant.id), Some(&target.address.to_string()), "rcpt", &reply);
         Step::Refuse(reply)
     }
 

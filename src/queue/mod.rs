@@ -8,12 +8,15 @@
 //! Why one writer: a sync for each message would cost the disk its throughput, so waiting writes share one commit
 //! (`writer`). Why spool files: a body of megabytes in the database is written twice, to the log and to the file.
 
+mod ledger;
 mod schema;
 mod spool;
 mod turns;
 mod writer;
 
 use crate::activity::{Activity, Cut, Key, Parcel, Raw};
+pub use ledger::{Entry, Filter, Item, Ledger, LedgerError, State, TenantCounts};
+
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use spool::Spool;
@@ -23,7 +26,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -198,6 +201,8 @@ pub struct Counts {
     pub waiting: u64,
     /// Held for a person.
     pub held: u64,
+    /// When the oldest waiting one was accepted.
+    pub oldest: Option<SystemTime>,
 }
 
 /// The queue: one SQLite file, one spool directory, one process.
@@ -207,6 +212,8 @@ pub struct Queue {
     spool: Spool,
     items: AtomicU64,
     max_items: u64,
+    /// SQLite's number for the changes of others.
+    version: AtomicI64,
     arrived: Arc<Notify>,
     held: Arc<Notify>,
     /// Held for as long as the queue is open; the kernel gives it back however we end.
@@ -234,6 +241,8 @@ impl Queue {
             .map_err(damaged)?;
         let items: i64 =
             database.query_row("SELECT count(*) FROM item", [], |row| row.get(0)).map_err(damaged)?;
+        let version: i64 =
+            database.query_row("PRAGMA data_version", [], |row| row.get(0)).map_err(damaged)?;
         let spool = Spool::new(&settings.spool);
         let known =
             |name: &str| database.prepare_cached("SELECT 1 FROM message WHERE spool = ?1")?.exists([name]);
@@ -245,6 +254,7 @@ impl Queue {
             spool,
             items: AtomicU64::new(items.unsigned_abs()),
             max_items: settings.max_items,
+            version: AtomicI64::new(version),
             arrived: Arc::default(),
             held: Arc::default(),
             _lock: lock,
@@ -469,22 +479,56 @@ impl Queue {
             .await
     }
 
-    /// How many activities there are.
+    /// How many activities there are, and since when the oldest waits; quick, however many there are.
     /// # Errors
     /// [`StorageError`].
     pub async fn counts(&self) -> Result<Counts, StorageError> {
-        self.writer
+        let (held, oldest): (i64, Option<i64>) = self
+            .writer
             .write(|database| {
-                database.query_row(
-                    "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state = 1) FROM item",
-                    [],
-                    |row| {
-                        let count = |column| row.get(column).map(i64::unsigned_abs);
-                        Ok(Counts { waiting: count(0)?, held: count(1)? })
-                    },
-                )
+                let held = database
+                    .prepare_cached("SELECT count(*) FROM item INDEXED BY item_held WHERE state = 1")?
+                    .query_row([], |row| row.get(0))?;
+                let oldest = database
+                    .prepare_cached(
+                        "SELECT accepted_at FROM item NOT INDEXED WHERE state = 0 ORDER BY id LIMIT 1",
+                    )?
+                    .query_row([], |row| row.get(0))
+                    .optional()?;
+                Ok((held, oldest))
             })
-            .await
+            .await?;
+        let held = held.unsigned_abs();
+        let waiting = self.items.load(Ordering::Relaxed).saturating_sub(held);
+        let oldest =
+            oldest.map(|millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis.unsigned_abs()));
+        Ok(Counts { waiting, held, oldest })
+    }
+
+    /// Writes to the disk for nothing, to see that it can be done.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn try_write(&self) -> Result<(), StorageError> {
+        self.writer.write(|database| database.pragma_update(None, "user_version", schema::VERSION)).await
+    }
+
+    /// True if somebody else has changed the database since the last call: a person, with `queue` commands.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn changed(&self) -> Result<bool, StorageError> {
+        let version: i64 = self
+            .writer
+            .write(|database| database.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0)))
+            .await?;
+        if self.version.swap(version, Ordering::Relaxed) == version {
+            return Ok(false);
+        }
+        let items: i64 = self
+            .writer
+            .write(|database| database.query_row("SELECT count(*) FROM item", [], |row| row.get(0)))
+            .await?;
+        self.items.store(items.unsigned_abs(), Ordering::Relaxed);
+        Ok(true)
     }
 }
 
@@ -529,23 +573,8 @@ fn insert(
 fn end_lease(database: &Connection, id: i64, finish: &Finish, now: i64) -> rusqlite::Result<Option<String>> {
     match finish {
         Finish::Taken => {
-            let gone = database
-                .prepare_cached("DELETE FROM item WHERE id = ?1 RETURNING key, message")?
-                .query_row([id], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
-                .optional()?;
-            let Some((key, message)) = gone else { return Ok(None) };
             let forget_at = now + i64::try_from(KEY_MEMORY.as_millis()).unwrap_or(i64::MAX / 2);
-            database
-                .prepare_cached("UPDATE seen SET forget_at = ?2 WHERE key = ?1")?
-                .execute(params![key, forget_at])?;
-            let spool: Option<Option<String>> = database
-                .prepare_cached(
-                    "DELETE FROM message WHERE id = ?1
-                     AND NOT EXISTS (SELECT 1 FROM item WHERE message = ?1) RETURNING spool",
-                )?
-                .query_row([message], |row| row.get(0))
-                .optional()?;
-            Ok(spool.flatten())
+            remove(database, id, forget_at)
         }
         Finish::Again { due, counts, reason } => {
             database
@@ -564,6 +593,26 @@ fn end_lease(database: &Connection, id: i64, finish: &Finish, now: i64) -> rusql
             Ok(None)
         }
     }
+}
+
+/// Removes an item, and its message if no other item needs it; gives the name of a spool file that nothing needs.
+fn remove(database: &Connection, id: i64, forget_at: i64) -> rusqlite::Result<Option<String>> {
+    let gone = database
+        .prepare_cached("DELETE FROM item WHERE id = ?1 RETURNING key, message")?
+        .query_row([id], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+        .optional()?;
+    let Some((key, message)) = gone else { return Ok(None) };
+    database
+        .prepare_cached("UPDATE seen SET forget_at = ?2 WHERE key = ?1")?
+        .execute(params![key, forget_at])?;
+    let spool: Option<Option<String>> = database
+        .prepare_cached(
+            "DELETE FROM message WHERE id = ?1
+             AND NOT EXISTS (SELECT 1 FROM item WHERE message = ?1) RETURNING spool",
+        )?
+        .query_row([message], |row| row.get(0))
+        .optional()?;
+    Ok(spool.flatten())
 }
 
 /// Milliseconds since 1970, the unit of every time in the database.
@@ -744,7 +793,7 @@ mod tests {
         assert_eq!(lease.attempts, 1);
         queue.finish(lease.id, Finish::Held { reason: "422".to_owned() }, NOW).await.unwrap();
         assert_eq!(take(&queue, NOW + LEASE * 100).await.len(), 0);
-        assert_eq!(queue.counts().await.unwrap(), Counts { waiting: 0, held: 1 });
+        assert_eq!(queue.counts().await.unwrap(), Counts { waiting: 0, held: 1, oldest: None });
     }
 
     #[tokio::test]
@@ -785,7 +834,7 @@ mod tests {
         let database = Connection::open(settings(dir.path()).path).unwrap();
         database
             .execute_batch(
-                "DROP INDEX item_turn; DROP INDEX item_untold; ALTER TABLE item DROP COLUMN notified; PRAGMA user_version = 1;",
+                "DROP INDEX item_turn; DROP INDEX item_held; DROP INDEX item_key; ALTER TABLE item DROP COLUMN notified; PRAGMA user_version = 1;",
             )
             .unwrap();
         drop(database);

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 /// The version this program writes, in `user_version`.
-const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 2;
 
 /// `seen` holds every key we ever took and outlives the item by seven days, so that a client's retry after delivery
 /// records nothing twice. `item.state`: 0 waiting, 1 held. A lease pushes `due` to its end and sets `leased`, so that
@@ -43,11 +43,12 @@ const TABLES: &str = "
     CREATE INDEX seen_forget ON seen (forget_at) WHERE forget_at IS NOT NULL;
 ";
 
-/// What version 2 added: the turns of tenants, and whether somebody was told that an item is held.
+/// What version 2 added: the turns of tenants, whether somebody was told that an item is held, and finding one by key.
 const VERSION_2: &str = "
     CREATE INDEX item_turn ON item (tenant, due) WHERE state = 0;
     ALTER TABLE item ADD COLUMN notified INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX item_untold ON item (id) WHERE state = 1 AND notified = 0;
+    CREATE INDEX item_held ON item (notified, id) WHERE state = 1;
+    CREATE INDEX item_key ON item (key);
 ";
 
 /// Sets the connection up and makes or checks the tables.

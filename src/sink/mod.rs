@@ -89,7 +89,7 @@ pub async fn run(
     let directory = match &settings.directory {
         Some(path) => {
             let directory = Arc::new(FileDirectory::open(path).map_err(io::Error::other)?);
-            tokio::spawn(Arc::clone(&directory).watch());
+            tokio::spawn(directory.watch());
             Some(directory)
         }
         None => None,

@@ -5,7 +5,7 @@
 use activity_milter::{
     activity::{Activity, Owner, Parcel, Parties, Raw, TenantRef},
     backend::{ClientSettings, Credentials, Delivery, HttpBackend, Settings as BackendSettings},
-    courier::{self, Settings},
+    courier::{self, Controls, Settings},
     mail::{Envelope, Head, Intake},
     queue::{Counts, Queue, Settings as QueueSettings},
 };
@@ -15,7 +15,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub const EMPTY: Counts = Counts { waiting: 0, held: 0 };
+pub const EMPTY: Counts = Counts { waiting: 0, held: 0, oldest: None };
 pub const DAYS: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// A queue whose courier has not begun.
@@ -50,8 +50,12 @@ impl Closed {
             max_age,
         };
         let stop = CancellationToken::new();
-        let courier =
-            tokio::spawn(courier::run(Arc::clone(&queue), Arc::new(backend), settings, stop.clone()));
+        let courier = tokio::spawn(courier::run(
+            Arc::clone(&queue),
+            Arc::new(backend),
+            Controls::new(settings),
+            stop.clone(),
+        ));
         Desk { queue, stop, courier, _directory: directory }
     }
 }
@@ -85,9 +89,14 @@ impl Desk {
         activity
     }
 
+    /// Numbers without times.
+    pub async fn counts(&self) -> Counts {
+        Counts { oldest: None, ..self.queue.counts().await.unwrap() }
+    }
+
     pub async fn wait_for(&self, expected: Counts) {
         for _ in 0..1000 {
-            if self.queue.counts().await.unwrap() == expected {
+            if self.counts().await == expected {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

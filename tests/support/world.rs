@@ -109,6 +109,7 @@ pub struct World {
     pub milter: Option<Process>,
     pub sink: Option<Process>,
     pub sink_port: u16,
+    pub admin_port: u16,
     pub root: PathBuf,
     options: Options,
     directory: Option<tempfile::TempDir>,
@@ -171,6 +172,7 @@ impl World {
             milter: None,
             sink: None,
             sink_port,
+            admin_port: free_port(),
             root: root.to_owned(),
             options,
             directory: None,
@@ -214,6 +216,7 @@ impl World {
             ),
             ("queue", format!("path = \"{root}/queue/queue.db\"\nspool = \"{root}/queue/spool\"\n")),
             ("replies", String::new()),
+            ("admin", format!("listen = \"127.0.0.1:{}\"\n", self.admin_port)),
         ];
         tables.extend(lmtp.map(|lmtp| ("lmtp", socket(lmtp))));
         let further: std::collections::BTreeSet<_> =

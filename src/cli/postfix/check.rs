@@ -106,7 +106,7 @@ fn doors<'a>(settings: &'a Settings, config: &Config) -> Vec<Door<'a>> {
 
 /// True if an endpoint of Postfix's is meant to be a socket of ours, whether it can be reached that way or not.
 fn is_ours(settings: &Settings, socket: &SocketSettings, text: &str) -> bool {
-    match (Endpoint::parse(text), &socket.listen) {
+    match (Endpoint::parse(text), &socket.place()) {
         (Some(Endpoint::Unix(path)), Listen::Unix(ours)) => {
             let below = settings.queue_directory().join(path.strip_prefix("/").unwrap_or(&path));
             let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
@@ -322,7 +322,7 @@ impl Checks<'_> {
                     .to_owned(),
             );
         };
-        let endpoint = endpoint(&lmtp.listen, self.settings.queue_directory());
+        let endpoint = endpoint(lmtp, self.settings.queue_directory());
         let others = self.settings.named_domains().iter().any(|named| !self.is_integration(named));
         if class == Class::Relay && !others && self.settings.main("transport_maps").is_empty() {
             return Ok(self.set("relay_transport", &format!("lmtp:{endpoint}")));
@@ -440,7 +440,7 @@ impl Checks<'_> {
         let where_from = if service.chroot { ", chrooted," } else { "" };
         let setting = format!("{}: {text}", service.name);
         let reason = format!("user {user}{where_from} cannot reach it: {why}");
-        let remedy = match socket.map(|socket| (&socket.listen, self.below_queue(socket))) {
+        let remedy = match socket.map(|socket| (socket.place(), self.below_queue(socket))) {
             Some((Listen::Unix(path), false)) if service.chroot => format!(
                 "chrooted services see only what lies below {directory}: set {table}.listen to a path there instead of {path}, \
                  and name it to Postfix relative to that directory",
@@ -462,7 +462,7 @@ impl Checks<'_> {
     }
 
     fn below_queue(&self, socket: &SocketSettings) -> bool {
-        matches!(&socket.listen, Listen::Unix(path) if path.starts_with(self.settings.queue_directory()))
+        matches!(socket.place(), Listen::Unix(path) if path.starts_with(self.settings.queue_directory()))
     }
 
     /// What cleanup(8) does with every message.
@@ -553,7 +553,7 @@ fn endpoint_is_absolute(endpoint: &Endpoint) -> bool {
 }
 
 fn print_endpoint(socket: &SocketSettings, settings: &Settings) -> String {
-    endpoint(&socket.listen, settings.queue_directory())
+    endpoint(socket, settings.queue_directory())
 }
 
 /// A time as Postfix writes it: a number, and a unit of s, m, h, d or w.

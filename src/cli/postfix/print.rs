@@ -7,7 +7,7 @@ use super::{
     settings::{MilterEntry, SettingsError, Tools, split},
 };
 use crate::config::Config;
-use crate::intake::Listen;
+use crate::intake::{Listen, SocketSettings, default_socket};
 use clap::ValueEnum;
 use std::{
     fmt::Write as _,
@@ -73,10 +73,10 @@ impl Deployment {
 
 /// Where a socket is, in Postfix's words: below the queue directory as a relative path, which is right for chrooted
 /// services and for others.
-pub(super) fn endpoint(listen: &Listen, queue_directory: &Path) -> String {
-    match listen {
+pub(super) fn endpoint(socket: &SocketSettings, queue_directory: &Path) -> String {
+    match socket.place() {
         Listen::Unix(path) => {
-            let path = path.strip_prefix(queue_directory).unwrap_or(path);
+            let path = path.strip_prefix(queue_directory).unwrap_or(&path);
             Endpoint::Unix(path.to_owned()).to_string()
         }
         // Whoever listens everywhere is reached on this machine.
@@ -85,6 +85,7 @@ pub(super) fn endpoint(listen: &Listen, queue_directory: &Path) -> String {
             Endpoint::Inet(host.to_owned(), address.port()).to_string()
         }
         Listen::Inet(address) => Endpoint::Inet(address.ip().to_string(), address.port()).to_string(),
+        Listen::Systemd => Endpoint::Unix(default_socket(socket.table)).to_string(),
     }
 }
 
@@ -171,13 +172,13 @@ pub(super) fn quoted_for_service(parameter: &str, value: &str) -> String {
 /// Puts our configuration's values in the place of the examples.
 fn fill(text: &str, config: &Config, queue_directory: &Path) -> String {
     let domains: Vec<&str> = config.addressing.domains.iter().map(|domain| domain.as_str()).collect();
-    let lmtp = config.lmtp.as_ref().map_or(LMTP.to_owned(), |lmtp| endpoint(&lmtp.listen, queue_directory));
+    let lmtp = config.lmtp.as_ref().map_or(LMTP.to_owned(), |lmtp| endpoint(lmtp, queue_directory));
     let entry = format!("{{ {DOMAIN} = lmtp:{LMTP} }}");
     let entries: Vec<String> = domains.iter().map(|domain| entry.replace(DOMAIN, domain)).collect();
     text.replace(&entry, &entries.join(" "))
         .replace(&format!("@{DOMAIN}"), &format!("@{}", domains.first().unwrap_or(&DOMAIN)))
         .replace(DOMAIN, &domains.join(", "))
-        .replace(MILTER, &endpoint(&config.milter.listen, queue_directory))
+        .replace(MILTER, &endpoint(&config.milter, queue_directory))
         .replace(LMTP, &lmtp)
         .replace(MAX_SIZE, &config.policy.max_size.to_string())
 }

@@ -3,9 +3,9 @@
 use super::wire::{Content, Gone, IDLE, Line, Wire};
 use crate::activity::{Activity, Key};
 use crate::courier::Desk;
-use crate::intake::{Concluded, END_TIME, End, Fault, Service, Session, Step, record};
+use crate::intake::{Concluded, END_TIME, End, Fault, Live, Session, Step, record};
 use crate::mail::Intake;
-use crate::observe::events;
+use crate::observe::{events, metrics::OpenSession};
 use crate::rules::{Reason, Reply, Target};
 use smtp_proto::{Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo, Request};
 use std::{borrow::Cow, ffi::CString, sync::Arc};
@@ -46,6 +46,7 @@ pub(super) struct Conversation<S> {
     /// Recipients answered 250, in the order of RCPT: each gets a reply after the final dot (RFC 2033, section 4.2).
     recipients: usize,
     errors: u32,
+    _open: OpenSession,
 }
 
 /// Whether the connection goes on.
@@ -56,15 +57,16 @@ enum Next {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
-    pub(super) fn new(stream: S, service: Arc<Service>, desk: Desk, stop: CancellationToken) -> Self {
+    pub(super) fn new(stream: S, live: Live, desk: Desk, stop: CancellationToken) -> Self {
         Self {
             wire: Wire::new(stream, stop),
-            session: Session::new(service),
+            session: Session::new(live),
             desk,
             stage: Stage::Connected,
             forwarded: Forwarded::default(),
             recipients: 0,
             errors: 0,
+            _open: OpenSession::new("lmtp"),
         }
     }
 
@@ -221,7 +223,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let service = self.session.service();
         if from.size as u64 > service.policy.max_size {
             let reply = service.texts.reply(Reason::TooLarge, None);
-            events::refused(self.forwarded.queue_id.as_deref().unwrap_or_default(), None, "mail", &reply);
+            let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
+            events::refused(&events::Who { queue_id, ..events::Who::default() }, "mail", &reply);
             return self.refuse(&reply);
         }
         self.session.mail(path_in(line), self.forwarded.client.clone(), None, Intake::Lmtp);
@@ -345,7 +348,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             (true, _) => {
                 let reply = texts.reply(Reason::BareLineEnd, targets.first().map(|t| &t.address));
                 let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
-                events::refused(queue_id, targets.first().map(|t| t.tenant.id.as_str()), "body", &reply);
+                let tenant = targets.first().map(|t| t.tenant.id.as_str());
+                events::refused(&events::Who { queue_id, tenant, ..events::Who::default() }, "body", &reply);
                 Err(reply.reason)
             }
             (false, Some(reply)) => Err(reply.reason),

@@ -12,11 +12,11 @@
 mod conversation;
 mod wire;
 
-use super::{Listener, Service};
+use super::{Listener, Live};
 use crate::courier::Desk;
 use conversation::Conversation;
 use indymilter::Listener as _;
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,7 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub async fn run(
     mut listener: Listener,
     max_sessions: usize,
-    service: Arc<Service>,
+    live: Live,
     desk: Desk,
     stop: CancellationToken,
 ) {
@@ -48,7 +48,7 @@ pub async fn run(
             });
             continue;
         }
-        let conversation = Conversation::new(stream, Arc::clone(&service), desk.clone(), stop.clone());
+        let conversation = Conversation::new(stream, live.clone(), desk.clone(), stop.clone());
         sessions.spawn(conversation.run());
     }
     sessions.close();

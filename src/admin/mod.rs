@@ -1,0 +1,290 @@
+//! The door for administrators and their machines: metrics, health, and a page that shows what happens.
+//!
+//! In: HTTP on `[admin] listen`. Out: `/metrics` (Prometheus), `/livez`, `/readyz`, and `/`, the status page, where held
+//! activities can be retried and dropped by whoever has the admin token.
+//! Promise: without the token nothing can be changed; a request from another site changes nothing (SameSite cookie, and
+//! a token in each form); nothing of a message's content is shown; no script, nothing loaded from elsewhere.
+//! Fails: each request for itself.
+
+mod page;
+mod sessions;
+
+use crate::backend::SecretFile;
+use crate::courier::Controls;
+use crate::intake::Live;
+use crate::observe::{events, metrics};
+use crate::queue::{self, Counts, Entry, Filter, Ledger, LedgerError, Queue, State, TenantCounts};
+use axum::{
+    Form, Json, Router,
+    extract::{Request, State as Shared},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+use sessions::Sessions;
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Time for each check of `/readyz`.
+const CHECK_TIME: Duration = Duration::from_secs(5);
+
+/// A prefix that nobody has, for asking the directory whether it answers.
+const NOBODY: &str = "activity-milter-readyz";
+
+/// Held activities shown on the page.
+const SHOWN: usize = 50;
+
+/// Settings of the door.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where; none: no such door.
+    pub listen: Option<SocketAddr>,
+    /// File with the token for changing things; none: the page only shows.
+    pub token_file: Option<PathBuf>,
+}
+
+/// What the door looks at.
+pub struct Views {
+    /// The service.
+    pub live: Live,
+    /// The queue and its files; none in direct mode.
+    pub queue: Option<(Arc<Queue>, queue::Settings)>,
+    /// The courier.
+    pub controls: Arc<Controls>,
+    /// `milter` and `lmtp`, each with where it listens.
+    pub doors: Vec<(&'static str, String)>,
+    /// Cancelled when no new connections are taken.
+    pub closing: CancellationToken,
+}
+
+struct Admin {
+    views: Views,
+    token: Option<SecretFile>,
+    sessions: Sessions,
+    started: SystemTime,
+}
+
+type App = Arc<Admin>;
+
+/// Serves until `stop` is cancelled.
+/// # Errors
+/// A token file that cannot be read.
+pub async fn run(
+    listener: TcpListener,
+    settings: &Settings,
+    views: Views,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let token = settings.token_file.as_deref().map(SecretFile::open).transpose()?;
+    let app = Arc::new(Admin { views, token, sessions: Sessions::default(), started: SystemTime::now() });
+    let router = Router::new()
+        .route("/", get(status))
+        .route("/login", post(login))
+        .route("/logout", post(logout))
+        .route("/activities", post(change))
+        .route("/metrics", get(metrics_text))
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .layer(middleware::from_fn(harden))
+        .with_state(app);
+    let stopped = stop.cancelled_owned();
+    axum::serve(listener, router).with_graceful_shutdown(stopped).await.map_err(|error| error.to_string())
+}
+
+/// Nothing runs, nothing is loaded, nobody frames the page, nothing is kept.
+async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    for (name, value) in [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn metrics_text(Shared(app): Shared<App>) -> Response {
+    let counts = match &app.views.queue {
+        Some((queue, _)) => queue.counts().await.unwrap_or_default(),
+        None => Counts::default(),
+    };
+    let now = SystemTime::now();
+    metrics::snapshot(&metrics::Snapshot {
+        waiting: counts.waiting,
+        held: counts.held,
+        oldest: counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default(),
+        in_flight: app.views.live.now().in_flight(),
+    });
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render()).into_response()
+}
+
+/// One line of `/readyz`: `ok`, or what is wrong.
+#[derive(Clone, Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+impl Check {
+    fn new(name: &'static str, outcome: Result<String, String>) -> Self {
+        let ok = outcome.is_ok();
+        Self { name, ok, detail: outcome.unwrap_or_else(|error| error) }
+    }
+}
+
+async fn checks(app: &Admin) -> Vec<Check> {
+    let views = &app.views;
+    let doors: Vec<_> = views.doors.iter().map(|(door, place)| format!("{door} {place}")).collect();
+    let listening = match views.closing.is_cancelled() {
+        false => Ok(doors.join(", ")),
+        true => Err("the service is stopping".to_owned()),
+    };
+    let in_time = |name: &str| format!("{name}: no answer within {} s", CHECK_TIME.as_secs());
+    let queue = match &views.queue {
+        None => Ok("direct mode: no queue".to_owned()),
+        Some((queue, _)) => match tokio::time::timeout(CHECK_TIME, queue.try_write()).await {
+            Ok(Ok(())) => Ok("writable".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(in_time("queue")),
+        },
+    };
+    let service = views.live.now();
+    let directory = match tokio::time::timeout(CHECK_TIME, service.directory.tenant(NOBODY)).await {
+        Ok(Ok(_)) => Ok(service.directory.source()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(in_time("directory")),
+    };
+    let deliveries =
+        views.controls.paused().map_or(Ok("going on".to_owned()), |why| Err(format!("paused: {why}")));
+    vec![
+        Check::new("listeners", listening),
+        Check::new("queue", queue),
+        Check::new("directory", directory),
+        Check::new("deliveries", deliveries),
+    ]
+}
+
+async fn ready(Shared(app): Shared<App>) -> Response {
+    let checks = checks(&app).await;
+    let ok = checks.iter().all(|check| check.ok);
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": ok, "checks": checks }))).into_response()
+}
+
+/// What the page shows of the queue.
+#[derive(Debug, Default)]
+struct InQueue {
+    tenants: Vec<TenantCounts>,
+    held: Vec<Entry>,
+    trouble: Option<String>,
+}
+
+/// Runs a look at the ledger on a thread that may block.
+async fn ledger<T: Send + 'static>(
+    app: &Admin,
+    work: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, String> {
+    let Some((_, settings)) = app.views.queue.clone() else { return Err("direct mode: no queue".to_owned()) };
+    let look = move || Ledger::open(&settings).and_then(|ledger| work(&ledger));
+    let found = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
+    found.map_err(|error| error.to_string())
+}
+
+async fn status(Shared(app): Shared<App>, headers: HeaderMap) -> Response {
+    let held = Filter { state: Some(State::Held), limit: Some(SHOWN), ..Filter::default() };
+    let look = ledger(&app, move |ledger| Ok((ledger.by_tenant()?, ledger.list(&held)?))).await;
+    let queue = match (look, &app.views.queue) {
+        (Ok((tenants, held)), _) => InQueue { tenants, held, trouble: None },
+        (Err(_), None) => InQueue::default(),
+        (Err(error), Some(_)) => InQueue { trouble: Some(error), ..InQueue::default() },
+    };
+    let session = app.sessions.of(&headers);
+    let may = match (&app.token, &session) {
+        (None, _) => page::May::Look,
+        (Some(_), None) => page::May::LogIn,
+        (Some(_), Some(session)) => page::May::Change(session.form_token.clone()),
+    };
+    Html(page::render(&page::View { checks: checks(&app).await, queue, may, started: app.started }))
+        .into_response()
+}
+
+#[derive(Deserialize)]
+struct LogIn {
+    token: String,
+}
+
+async fn login(Shared(app): Shared<App>, Form(form): Form<LogIn>) -> Response {
+    let Some(token) = &app.token else { return StatusCode::NOT_FOUND.into_response() };
+    // Digests are compared, so that the time says nothing about the token.
+    let digest = |text: &str| blake3::hash(text.as_bytes());
+    if digest(form.token.trim()) != digest(&token.first()) {
+        tokio::time::sleep(Duration::from_millis(500)).await; // guessing takes its time
+        return (StatusCode::FORBIDDEN, Html(page::refused("That is not the admin token."))).into_response();
+    }
+    ([(header::SET_COOKIE, app.sessions.begin())], Redirect::to("/")).into_response()
+}
+
+#[derive(Deserialize)]
+struct LogOut {
+    form_token: String,
+}
+
+async fn logout(Shared(app): Shared<App>, headers: HeaderMap, Form(form): Form<LogOut>) -> Response {
+    if app.sessions.of(&headers).is_some_and(|session| session.form_token == form.form_token) {
+        app.sessions.end(&headers);
+    }
+    ([(header::SET_COOKIE, Sessions::forget())], Redirect::to("/")).into_response()
+}
+
+#[derive(Deserialize)]
+struct Change {
+    form_token: String,
+    /// `retry` or `drop`.
+    action: String,
+    /// The row, or `all` that are held.
+    id: String,
+}
+
+async fn change(Shared(app): Shared<App>, headers: HeaderMap, Form(form): Form<Change>) -> Response {
+    let allowed = app.sessions.of(&headers).is_some_and(|session| session.form_token == form.form_token);
+    if app.token.is_none() || !allowed {
+        let text = "Log in with the admin token first, and use the buttons of the page.";
+        return (StatusCode::FORBIDDEN, Html(page::refused(text))).into_response();
+    }
+    let (id, drops) = (form.id, form.action == "drop");
+    if !matches!(form.action.as_str(), "retry" | "drop") || (id != "all" && id.parse::<i64>().is_err()) {
+        return (StatusCode::BAD_REQUEST, Html(page::refused("The page has no such button.")))
+            .into_response();
+    }
+    let work = move |ledger: &Ledger| {
+        let ids = match id.parse() {
+            Ok(id) => vec![id],
+            Err(_) => {
+                let held = Filter { state: Some(State::Held), ..Filter::default() };
+                ledger.list(&held)?.iter().map(|entry| entry.id).collect()
+            }
+        };
+        if drops { ledger.drop(&ids) } else { ledger.retry(&ids) }
+    };
+    match ledger(&app, work).await {
+        Ok(changed) => {
+            events::queue_changed(if drops { "dropped" } else { "retried" }, changed);
+            Redirect::to("/#held").into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Html(page::refused(&error))).into_response(),
+    }
+}

@@ -1,0 +1,77 @@
+//! `MESSAGE_ID` of each event, for `journalctl MESSAGE_ID=…` and the journal's catalog. An id never changes its meaning.
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $id:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $id;)*
+
+        /// All of them, with the names of their events.
+        pub const ALL: &[(&str, &str)] = &[$((stringify!($name), $id),)*];
+    };
+}
+
+ids! {
+    /// A socket is open.
+    LISTENING = "a47e63dfe92ac3f3b20c0313068eb5a5";
+    /// The service takes mail.
+    STARTED = "e9170338a2b89b6da6cf01a33859cc80";
+    /// A signal asks us to stop.
+    STOPPING = "d43d8db9f9317459751e87324e92a94e";
+    /// Everything is stopped.
+    STOPPED = "40db07dd3fb6bf50db9540d5140fbd6d";
+    /// New settings are in use.
+    RELOADED = "2e60a804da31de16bb36fbfba44e04ce";
+    /// New settings are wrong; the old ones stay.
+    RELOAD_REFUSED = "735769a98b27bfae53514ad61b629958";
+    /// The directory file was read.
+    DIRECTORY_READ = "183e0fc114fd91fd8a2d54fd428b50ca";
+    /// A new directory file is broken; the old one stays.
+    DIRECTORY_REFUSED = "7193cdecb77182343b30952dcc0d2502";
+    /// The directory cannot answer; mail is deferred.
+    DIRECTORY_UNAVAILABLE = "24352a83d58d3b552d5bd784a4ed15e5";
+    /// Answers past their time are used.
+    DIRECTORY_STALE = "b1a00ed4c8c870d2c39211b38a505096";
+    /// A connection could not be accepted.
+    ACCEPT_FAILED = "f554b7de5fea19f2d9dcf3b361856efa";
+    /// A recipient or message was refused or deferred.
+    REFUSED = "7853e6e6f08a696fd7da2d8d2d5d1913";
+    /// A refusal the sender does not hear of.
+    STRIPPED = "4a411d421bc6055978a79fb43f14c5b1";
+    /// An activity is on disk, or with the backend.
+    RECORDED = "e43330ea4a2ea5ee75f43f1f9f015b92";
+    /// Shadow mode: would be refused.
+    WOULD_REFUSE = "47d48a0c9e932074ef296e080476c43b";
+    /// Shadow mode: would be recorded.
+    WOULD_RECORD = "11fd1b3ddaad7af7f49296b684c6b973";
+    /// Other people's mail.
+    PASSED = "b478a924efd4e947f2995b60be5d121d";
+    /// Something of ours failed.
+    FAULT = "4ebd2c3aa5c5cd70d9bf8f84fac3ffdf";
+    /// The backend has the activity.
+    DELIVERED = "29eeca6fd0970edefba003a2dba6af01";
+    /// An attempt failed for now.
+    DEFERRED = "5a346af1fbd45a818de85dbab05ea2de";
+    /// Direct mode: an attempt failed.
+    NOT_DELIVERED = "d9ef9c68e45083e27318ebd24b85af22";
+    /// Direct mode: our settings are wrong.
+    BACKEND_REFUSES_US = "53c3f6542e000e1d92bfb66443b85af4";
+    /// A person must look at an activity.
+    HELD = "52a0deb2021ffcd072c443f5891dee09";
+    /// Deliveries pause: our settings are wrong.
+    COURIER_PAUSED = "09495aaaaa2ce14bb2cf002403845404";
+    /// Deliveries pause: no answers.
+    BACKEND_DOWN = "a09f902c49ed06b33a6c1794ab106255";
+    /// Deliveries go on.
+    COURIER_RESUMED = "ab678a2192ea9d433d041208f3bd7b50";
+    /// A file with a secret was read again.
+    SECRET_READ = "d317145ad01559ad5f8a916400bc7bb5";
+    /// A new secret is broken; the old one stays.
+    SECRET_REFUSED = "7d87a07f243cdac853d128e6530f2e41";
+    /// Somebody was told of held activities.
+    NOTICE_SENT = "0e674066911fd99e6dd8ce9a1637a97d";
+    /// A notice could not be sent.
+    NOTICE_NOT_SENT = "d326fd365aa6d18dd2fbf0b272381034";
+    /// The queue's disk or database failed.
+    QUEUE_TROUBLE = "c31ee51d3713b02584cacbe0549be0f6";
+    /// A person changed activities in the queue.
+    QUEUE_CHANGED = "91715ad8a2ea7551b1bd61d6510ec632";
+}

@@ -1,0 +1,179 @@
+//! The metrics: names, labels, help, in one place. Prometheus text (version 0.0.4) comes out.
+//!
+//! Promise: labels have few values (verdicts, reasons, outcomes, states): never a tenant, an address or a queue id.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::{sync::OnceLock, time::Duration};
+
+/// Seconds: from a local sync to a backend's patience.
+const BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// What kind of number it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// As it is now.
+    Gauge,
+    /// Seconds, in buckets.
+    Histogram,
+}
+
+/// Name, kind, help.
+pub const ALL: &[(&str, Kind, &str)] = &[
+    (MESSAGES, Kind::Counter, "Messages by verdict, and reason of a refusal"),
+    (RECIPIENTS, Kind::Counter, "Recipients that were refused at RCPT, by reason"),
+    (BYTES, Kind::Counter, "Bytes of messages that were recorded"),
+    (SESSIONS, Kind::Gauge, "Open connections by door"),
+    (IN_FLIGHT, Kind::Gauge, "Messages with an integration recipient that are not answered yet"),
+    (LOOK_UPS, Kind::Counter, "Questions to the directory by where the answer came from"),
+    (DELIVERIES, Kind::Counter, "Attempts at the backend by outcome"),
+    (DELIVERY_SECONDS, Kind::Histogram, "Time of an attempt at the backend"),
+    (END_SECONDS, Kind::Histogram, "Time from end of message to our answer"),
+    (PAUSED, Kind::Gauge, "1 while deliveries are paused, by cause"),
+    (QUEUE_ITEMS, Kind::Gauge, "Activities in the queue by state"),
+    (QUEUE_OLDEST, Kind::Gauge, "Age of the oldest waiting activity in seconds"),
+    (FAULTS, Kind::Counter, "Faults of our own by stage"),
+    (BUILD, Kind::Gauge, "1, with the version"),
+];
+
+pub(super) const MESSAGES: &str = "activity_milter_messages_total";
+pub(super) const RECIPIENTS: &str = "activity_milter_recipients_refused_total";
+const BYTES: &str = "activity_milter_recorded_bytes_total";
+const SESSIONS: &str = "activity_milter_sessions";
+const IN_FLIGHT: &str = "activity_milter_messages_in_flight";
+const LOOK_UPS: &str = "activity_milter_directory_lookups_total";
+const DELIVERIES: &str = "activity_milter_deliveries_total";
+const DELIVERY_SECONDS: &str = "activity_milter_delivery_seconds";
+const END_SECONDS: &str = "activity_milter_end_of_message_seconds";
+const PAUSED: &str = "activity_milter_deliveries_paused";
+const QUEUE_ITEMS: &str = "activity_milter_queue_items";
+const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
+const FAULTS: &str = "activity_milter_faults_total";
+const BUILD: &str = "activity_milter_build_info";
+
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts counting, once for the process; before it, and in commands that are no service, nothing is counted.
+pub fn start() {
+    let seconds = |name: &str| Matcher::Full(name.to_owned());
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(seconds(DELIVERY_SECONDS), BUCKETS)
+        .and_then(|builder| builder.set_buckets_for_metric(seconds(END_SECONDS), BUCKETS));
+    let Ok(Ok(handle)) = builder.map(PrometheusBuilder::install_recorder) else { return };
+    for (name, kind, help) in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
+        }
+    }
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    // Zero is a value too: an alert on a counter that is not there yet never fires.
+    for verdict in ["record", "reject", "defer", "strip", "pass"] {
+        counter!(MESSAGES, "verdict" => verdict, "reason" => "").absolute(0);
+    }
+    for outcome in ["taken", "again", "held", "misconfigured"] {
+        counter!(DELIVERIES, "outcome" => outcome).absolute(0);
+    }
+    for cause in ["misconfigured", "down"] {
+        paused(cause, false);
+    }
+    let _ = HANDLE.set(handle);
+}
+
+/// The text for Prometheus; empty if nothing counts.
+pub fn render() -> String {
+    HANDLE
+        .get()
+        .map(|handle| {
+            handle.run_upkeep();
+            handle.render()
+        })
+        .unwrap_or_default()
+}
+
+/// A message was decided.
+pub(super) fn message(verdict: &'static str, reason: &'static str) {
+    counter!(MESSAGES, "verdict" => verdict, "reason" => reason).increment(1);
+}
+
+/// A recipient was refused.
+pub(super) fn recipient_refused(reason: &'static str) {
+    counter!(RECIPIENTS, "reason" => reason).increment(1);
+}
+
+/// A message of that many bytes was recorded.
+pub fn recorded_bytes(bytes: u64) {
+    counter!(BYTES).increment(bytes);
+}
+
+/// Time from end of message to our answer.
+pub fn end_of_message(elapsed: Duration) {
+    histogram!(END_SECONDS).record(elapsed);
+}
+
+/// Questions were answered: `cache`, `asked`, `stale` or `failed`.
+pub fn looked_up(from: &'static str, questions: usize) {
+    counter!(LOOK_UPS, "from" => from).increment(questions as u64);
+}
+
+/// An attempt ended.
+pub(super) fn delivery(outcome: &'static str, elapsed: Option<Duration>) {
+    counter!(DELIVERIES, "outcome" => outcome).increment(1);
+    if let Some(elapsed) = elapsed {
+        histogram!(DELIVERY_SECONDS).record(elapsed);
+    }
+}
+
+/// Deliveries pause or go on.
+pub(super) fn paused(cause: &'static str, is: bool) {
+    gauge!(PAUSED, "cause" => cause).set(f64::from(u8::from(is)));
+}
+
+/// Something of ours failed.
+pub(super) fn fault(stage: &'static str) {
+    counter!(FAULTS, "stage" => stage).increment(1);
+}
+
+/// What is counted when somebody asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// Activities waiting.
+    pub waiting: u64,
+    /// Activities held.
+    pub held: u64,
+    /// Age of the oldest waiting one.
+    pub oldest: Duration,
+    /// Messages in flight.
+    pub in_flight: usize,
+}
+
+/// Sets what is counted when somebody asks.
+pub fn snapshot(snapshot: &Snapshot) {
+    let set = |state: &'static str, count: u64| gauge!(QUEUE_ITEMS, "state" => state).set(count as f64);
+    set("waiting", snapshot.waiting);
+    set("held", snapshot.held);
+    gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
+    gauge!(IN_FLIGHT).set(snapshot.in_flight as f64);
+}
+
+/// An open connection, counted for as long as this lives.
+#[derive(Debug)]
+pub struct OpenSession(&'static str);
+
+impl OpenSession {
+    /// One more. `door`: `milter` or `lmtp`.
+    pub fn new(door: &'static str) -> Self {
+        gauge!(SESSIONS, "door" => door).increment(1.0);
+        Self(door)
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        gauge!(SESSIONS, "door" => self.0).decrement(1.0);
+    }
+}
