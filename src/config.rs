@@ -152,8 +152,8 @@ enum ModeText {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct SocketText {
-    /// `unix:/path` or `inet:address:port`; default: `milter.sock` or `lmtp.sock` in
-    /// `/var/spool/postfix/activity-milter`.
+    /// `unix:/path`, `inet:address:port`, or `systemd` for a socket that systemd opens; default: `milter.sock` or
+    /// `lmtp.sock` in `/var/spool/postfix/activity-milter`.
     listen: Option<Spanned<Text<Listen>>>,
     /// Permission bits of a unix socket, octal.
     socket_mode: Text<Mode>,
@@ -625,6 +625,7 @@ impl ConfigText {
         let lmtp = self.lmtp.map(|lmtp| lmtp.validate(source, "lmtp")).transpose()?;
         if let (Some(span), Some(lmtp)) = (lmtp_listen, &lmtp)
             && lmtp.listen == milter.listen
+            && lmtp.listen != Listen::Systemd
         {
             return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
         }

@@ -1,16 +1,20 @@
 //! The command line: arguments, exit codes, a file for each command.
 //!
-//! Exit codes: 0 done; 1 the command's own "no" (`explain`: the message is refused) or a failure; 2 the command line or
-//! the configuration is wrong.
+//! Exit codes (sysexits(3)): 0 done; 1 the command's own "no" (`explain`: the message is refused; `check`: something is
+//! not as it should be); 64 the command line is wrong; 69 something that is needed is not there; 78 the configuration is
+//! wrong.
 
+mod check;
 mod directory;
 mod explain;
+mod manual;
 mod postfix;
+mod queue;
 mod serve;
 mod sink;
 
 use crate::config::{self, Config};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use miette::Report;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -29,45 +33,87 @@ pub struct Cli {
 enum Command {
     /// Take mail from Postfix and deliver activities; ends at SIGTERM or SIGINT, after the messages in flight
     Serve,
+    /// Look whether everything is there that the service needs; exit code 1 if not
+    Check(check::Args),
     /// Say what would happen to a message, and why, without Postfix and without recording anything
     Explain(explain::Args),
+    /// List, show, retry, hold, drop and export activities that wait or are held
+    Queue(queue::Args),
     /// Ask the directory
     Directory(directory::Args),
     /// Print the settings that Postfix needs, and check those it has
     Postfix(postfix::Args),
     /// Run the reference backend, for trying out and for tests
     Sink(sink::Args),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Manual {
+        /// The directory
+        to: PathBuf,
+    },
 }
+
+/// The configuration, or a file it names, is wrong.
+const EX_CONFIG: u8 = 78;
+
+/// The command line is wrong.
+const EX_USAGE: u8 = 64;
+
+/// Something that is needed is not there: a file, a socket, a server.
+const EX_UNAVAILABLE: u8 = 69;
 
 /// Why a command failed.
 enum Failure {
-    /// The configuration, or a file it names, is wrong: exit code 2.
+    /// The configuration, or a file it names, is wrong: exit code 78.
     Usage(Report),
-    /// Anything else: exit code 1.
+    /// Anything else: exit code 69.
     Other(Report),
 }
 
 /// Runs the command the arguments ask for.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EX_USAGE } else { 0 });
+        }
+    };
     // One runtime for whatever the command is; explain needs no threads, but it runs the service's own code.
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&Report::msg(format!("cannot start: {error}")), 1),
+        Err(error) => return fail(&Report::msg(format!("cannot start: {error}")), EX_UNAVAILABLE),
     };
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Serve => serve::serve(load(&cli.config)?, &cli.config).await,
+            Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
+            Command::Queue(args) => queue::queue(&load(&cli.config)?, args),
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
             Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,
             Command::Sink(args) => sink::serve(args).await,
+            Command::Completions { shell } => {
+                clap_complete::generate(
+                    shell,
+                    &mut Cli::command(),
+                    "activity-milter",
+                    &mut std::io::stdout(),
+                );
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Manual { to } => manual::write(&to).map_err(other),
         }
     });
     match outcome {
         Ok(code) => code,
-        Err(Failure::Usage(report)) => fail(&report, 2),
-        Err(Failure::Other(report)) => fail(&report, 1),
+        Err(Failure::Usage(report)) => fail(&report, EX_CONFIG),
+        Err(Failure::Other(report)) => fail(&report, EX_UNAVAILABLE),
     }
 }
 

@@ -117,13 +117,13 @@ fn a_second_service_is_refused_and_harms_nothing() {
         (code, process.log())
     };
     let (code, log) = second();
-    assert!(code == Some(1) && log.contains("is in use"), "{code:?} {log}");
+    assert!(code == Some(69) && log.contains("is in use"), "{code:?} {log}");
     assert!(world.mail("anna@mycompany.test", MY, &eml("plain")).1.starts_with("250"));
     world.wait_for_activities(1);
 }
 
 #[test]
-fn a_wrong_configuration_ends_with_code_2_and_names_the_place() {
+fn a_wrong_configuration_ends_with_code_78_and_names_the_place() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("am.toml");
     let run = |text: &str, command: &str| {
@@ -132,7 +132,7 @@ fn a_wrong_configuration_ends_with_code_2_and_names_the_place() {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, text) = run("integration_domains = [\"x.test\"]\nlisten = 1\n", "serve");
-    assert_eq!(code, Some(2));
+    assert_eq!(code, Some(78));
     assert!(text.contains("am.toml:2:1: unknown field `listen`"), "{text}");
     let broken = directory.path().join("directory.toml");
     std::fs::write(&broken, "[[tenant]]\nprefix = 7\n").unwrap();
@@ -142,10 +142,10 @@ fn a_wrong_configuration_ends_with_code_2_and_names_the_place() {
         broken.display()
     );
     let (code, text) = run(&text, "serve");
-    assert_eq!(code, Some(2), "{text}");
+    assert_eq!(code, Some(78), "{text}");
     assert!(text.contains("directory.toml:2:10: prefix: invalid type: integer"), "{text}");
     let missing = Command::new(program()).args(["-c", "/nonexistent.toml", "serve"]).output().unwrap();
-    assert_eq!(missing.status.code(), Some(2));
+    assert_eq!(missing.status.code(), Some(78));
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod limits;
 mod lmtp;
 mod mixed;
 mod notify;
+mod operate;
 mod others;
 mod postfix_check;
 mod sendmail;

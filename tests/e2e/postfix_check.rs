@@ -264,12 +264,12 @@ fn people_read_what_is_seen_and_what_to_do() {
     let run = |args: &[&str]| Command::new(crate::support::world::program()).args(args).output().unwrap();
     let config = world.config_path().display().to_string();
     let output = run(&["-c", &config, "postfix", "check", "--postfix-config", "/nonexistent"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("postconf fails"), "{output:?}");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.split("\n[lmtp]").next().unwrap()).unwrap();
     let output = run(&["-c", &config, "postfix", "print", "mx"]);
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("add the table [lmtp]"), "{output:?}");
     let output =
         run(&["-c", &config, "postfix", "check", "--json", "--postfix-config", &conf.display().to_string()]);

@@ -216,6 +216,7 @@ impl World {
             ),
             ("queue", format!("path = \"{root}/queue/queue.db\"\nspool = \"{root}/queue/spool\"\n")),
             ("replies", String::new()),
+            ("log", String::new()),
             ("admin", format!("listen = \"127.0.0.1:{}\"\n", self.admin_port)),
         ];
         tables.extend(lmtp.map(|lmtp| ("lmtp", socket(lmtp))));

@@ -1,0 +1,123 @@
+//! `check`: is everything there that the service needs? One line each.
+
+use super::{Failure, serve::open_directory};
+use crate::backend::{Client, HttpBackend};
+use crate::config::{Config, Delivery};
+use crate::directory;
+use crate::intake::{Listen, SocketSettings};
+use crate::queue::{Filter, Ledger};
+use clap::Args as ClapArgs;
+use serde::Serialize;
+use std::{fs, os::unix::fs::FileTypeExt, path::Path, process::ExitCode, time::Duration};
+
+/// Time for the backend and the directory to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Only the configuration and the files it names: nothing is connected to
+    #[arg(long)]
+    offline: bool,
+}
+
+/// What was looked at, and how it is.
+#[derive(Debug, Serialize)]
+struct Line {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<ExitCode, Failure> {
+    let mut lines = Vec::new();
+    let mut add = |name, outcome: Result<String, String>| {
+        let ok = outcome.is_ok();
+        lines.push(Line { name, ok, detail: outcome.unwrap_or_else(|error| error) });
+    };
+    add("configuration", Ok(path.display().to_string()));
+    let backend = HttpBackend::new(config.backend.clone());
+    match &backend {
+        Err(error) => add("backend", Err(error.to_string())),
+        Ok(_) if args.offline => add("backend", Ok(format!("{} (not asked)", config.backend.client.url))),
+        Ok(backend) => add("backend", reach(&backend.client()).await),
+    }
+    if let Ok(backend) = &backend {
+        add("directory", look_up(&config, backend, args.offline).await);
+    }
+    for socket in [Some(&config.milter), config.lmtp.as_ref()].into_iter().flatten() {
+        add(socket.table, place(socket));
+    }
+    add("queue", queue(&config));
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&lines).map_err(super::other)?);
+    } else {
+        for line in &lines {
+            println!("{:<6} {:<13} {}", if line.ok { "ok" } else { "NOT OK" }, line.name, line.detail);
+        }
+    }
+    Ok(ExitCode::from(u8::from(lines.iter().any(|line| !line.ok))))
+}
+
+/// Any answer shows that somebody is there; what it means, only a real delivery can show.
+async fn reach(client: &Client) -> Result<String, String> {
+    let url = client.url(&["v1", "activities"]);
+    let asked =
+        client.send(|http| Ok(http.request(reqwest::Method::OPTIONS, url.clone()).timeout(PATIENCE))).await;
+    let status = asked.map_err(|error| format!("{url}: {error}"))?.status();
+    match status.as_u16() {
+        401 | 403 => Err(format!("{url} answers {status}: check the credentials in [backend]")),
+        300..=399 => Err(format!("{url} answers {status}: a redirect is not followed, check backend.url")),
+        _ => Ok(format!("{url} answers")),
+    }
+}
+
+async fn look_up(config: &Config, backend: &HttpBackend, offline: bool) -> Result<String, String> {
+    if offline && matches!(config.directory, directory::Settings::Http(_)) {
+        return Ok("the backend's look-ups (not asked)".to_owned());
+    }
+    let directory = open_directory(&config.directory, backend).map_err(|error| error.to_string())?;
+    let answer = tokio::time::timeout(PATIENCE, directory.tenant("activity-milter-check")).await;
+    answer.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| error.to_string())?;
+    Ok(directory.source())
+}
+
+/// A socket that is there is the service's, or a stale one that it replaces; its directory must be there.
+fn place(socket: &SocketSettings) -> Result<String, String> {
+    let table = socket.table;
+    match &socket.listen {
+        Listen::Systemd => Ok("given by systemd".to_owned()),
+        Listen::Inet(address) => Ok(format!("inet:{address}")),
+        Listen::Unix(path) => match fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => Ok(format!("unix:{}, there", path.display())),
+            Ok(_) => Err(format!(
+                "{} exists and is no socket: remove it, or set another {table}.listen",
+                path.display()
+            )),
+            Err(_) if path.parent().is_some_and(Path::is_dir) => {
+                Ok(format!("unix:{}, not there yet", path.display()))
+            }
+            Err(_) => Err(format!(
+                "{} does not exist: make it, writable for the user activity-milter runs as, or set another {table}.listen",
+                path.parent().unwrap_or(path).display()
+            )),
+        },
+    }
+}
+
+fn queue(config: &Config) -> Result<String, String> {
+    let path = &config.queue.path;
+    if !path.exists() {
+        return match config.delivery {
+            Delivery::Direct => Ok("direct mode: none".to_owned()),
+            Delivery::Queued => Ok(format!("{}, not there yet: the service makes it", path.display())),
+        };
+    }
+    let ledger = Ledger::open(&config.queue).map_err(|error| error.to_string())?;
+    ledger.list(&Filter { limit: Some(1), ..Filter::default() }).map_err(|error| error.to_string())?;
+    let counts = ledger.by_tenant().map_err(|error| error.to_string())?;
+    let (waiting, held) = counts.iter().fold((0, 0), |(w, h), counts| (w + counts.waiting, h + counts.held));
+    Ok(format!("{}, {waiting} waiting, {held} held", path.display()))
+}

@@ -1,0 +1,302 @@
+//! `queue`: what waits and what is held, and the few things that a person does with it. Works while the service runs.
+
+use super::{Failure, other};
+use crate::activity::Cut;
+use crate::config::Config;
+use crate::mail::Raw;
+use crate::observe::events;
+use crate::queue::{Entry, Filter, Item, Ledger, State};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+/// Activities changed in one transaction: the service waits no longer than that for the database.
+const AT_ONCE: usize = 200;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List activities, oldest first
+    #[command(after_help = "Examples:\n  activity-milter queue list --state held\n  \
+                            activity-milter queue list --tenant mycompany --older-than 1h --json")]
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many; 0: all
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Print JSON, an array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything of an activity but the message itself
+    Show {
+        /// The key, or its beginning
+        key: String,
+        /// Print the activity's JSON as the backend gets it
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have activities attempted at once, held ones too
+    #[command(after_help = "Examples:\n  activity-milter queue retry b3:5d1f\n  \
+                            activity-milter queue retry --state held --all")]
+    Retry(Change),
+    /// Hold activities that wait, so that they are not attempted
+    Hold(Change),
+    /// Forget activities; the same e-mail is not recorded again within seven days
+    #[command(
+        after_help = "Example:\n  activity-milter queue export b3:5d1f --to /root/lost && activity-milter queue drop b3:5d1f"
+    )]
+    Drop(Change),
+    /// Write messages (.eml), activities (.json) and files into a directory
+    Export {
+        #[command(flatten)]
+        which: Which,
+        /// The directory; a new one in it for each activity
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+}
+
+/// Which activities.
+#[derive(Debug, ClapArgs)]
+struct Which {
+    /// Keys, or their beginnings
+    #[arg(value_name = "KEY")]
+    keys: Vec<String>,
+    /// Only this tenant's: id or prefix
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Only those that wait, are in flight, or are held
+    #[arg(long, value_enum, value_name = "STATE")]
+    state: Option<StateName>,
+    /// Only those accepted longer ago, like 90s, 1h, 2d
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Change {
+    #[command(flatten)]
+    which: Which,
+    /// All that the filters let through, where no key is given
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StateName {
+    Waiting,
+    InFlight,
+    Held,
+}
+
+impl From<StateName> for State {
+    fn from(name: StateName) -> Self {
+        match name {
+            StateName::Waiting => Self::Waiting,
+            StateName::InFlight => Self::InFlight,
+            StateName::Held => Self::Held,
+        }
+    }
+}
+
+impl Which {
+    fn filter(&self, limit: Option<usize>) -> Filter {
+        Filter {
+            keys: self.keys.clone(),
+            tenant: self.tenant.clone(),
+            state: self.state.map(State::from),
+            before: self.older_than.map(|age| SystemTime::now() - age),
+            limit,
+        }
+    }
+}
+
+pub(super) fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
+    let ledger = Ledger::open(&config.queue).map_err(other)?;
+    match args.command {
+        Command::List { which, limit, json } => list(&ledger, &which, limit, json),
+        Command::Show { key, json } => show(&ledger, &key, json),
+        Command::Retry(change) => self::change(&ledger, &change, "retried", Ledger::retry),
+        Command::Hold(change) => {
+            self::change(&ledger, &change, "held", |ledger, ids| ledger.hold(ids, "held by hand"))
+        }
+        Command::Drop(change) => self::change(&ledger, &change, "dropped", Ledger::drop),
+        Command::Export { which, to } => export(&ledger, &which, &to),
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn as_json(entry: &Entry) -> Value {
+    json!({
+        "key": entry.key, "tenant": entry.tenant, "project": entry.project, "queue_id": entry.queue_id,
+        "state": entry.state, "attempts": entry.attempts, "accepted_at": rfc3339(entry.accepted_at),
+        "due": rfc3339(entry.due), "reason": entry.reason,
+    })
+}
+
+/// Prints; a reader that has seen enough (`| head`) is no failure.
+fn say(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(other(error)),
+        _ => Ok(()),
+    }
+}
+
+fn list(ledger: &Ledger, which: &Which, limit: usize, json: bool) -> Result<ExitCode, Failure> {
+    // One more shows that there are more.
+    let mut entries = ledger.list(&which.filter((limit > 0).then_some(limit + 1))).map_err(other)?;
+    let more = limit > 0 && entries.len() > limit;
+    entries.truncate(if limit > 0 { limit } else { usize::MAX });
+    if json {
+        let all: Vec<_> = entries.iter().map(as_json).collect();
+        say(&(serde_json::to_string_pretty(&all).map_err(other)? + "\n"))?;
+    } else {
+        let mut text = String::new();
+        for entry in &entries {
+            let project =
+                entry.project.as_ref().map(|number| format!(" project {number}")).unwrap_or_default();
+            let reason = entry.reason.as_ref().map(|reason| format!("\n    {reason}")).unwrap_or_default();
+            text += &format!(
+                "{} {:<9} {} {}{project} attempts {} queue id {}{reason}\n",
+                &entry.key[..entry.key.len().min(19)],
+                entry.state.as_str(),
+                rfc3339(entry.accepted_at),
+                entry.tenant,
+                entry.attempts,
+                entry.queue_id.as_deref().unwrap_or("-"),
+            );
+        }
+        say(&text)?;
+    }
+    if more {
+        eprintln!("activity-milter: there are more: --limit 0 lists all");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The one activity whose key begins like that.
+fn the_one(ledger: &Ledger, key: &str) -> Result<Item, Failure> {
+    let filter = Filter { keys: vec![key.to_owned()], limit: Some(2), ..Filter::default() };
+    match ledger.list(&filter).map_err(other)?.as_slice() {
+        [] => Err(other(format!("no activity in the queue has a key that begins with {key}"))),
+        [entry] => ledger.item(entry.id).map_err(other),
+        _ => Err(other(format!("several activities have keys that begin with {key}: give more of it"))),
+    }
+}
+
+fn show(ledger: &Ledger, key: &str, json: bool) -> Result<ExitCode, Failure> {
+    let item = the_one(ledger, key)?;
+    if json {
+        say(&(item.json + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Entry { key, state, attempts, accepted_at, due, reason, .. } = &item.entry;
+    let activity = serde_json::to_string_pretty(&item.activity).map_err(other)?;
+    say(&format!(
+        "key: {key}\nstate: {}\nattempts: {attempts}\naccepted: {}\ndue: {}\nreason: {}\nmessage: {} bytes\nactivity: {activity}\n",
+        state.as_str(),
+        rfc3339(*accepted_at),
+        rfc3339(*due),
+        reason.as_deref().unwrap_or("-"),
+        item.raw.len(),
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The ids that are meant; a command without key or filter must say `--all`.
+fn meant(ledger: &Ledger, change: &Change) -> Result<Vec<i64>, Failure> {
+    let Change { which, all } = change;
+    if which.keys.is_empty() && !all {
+        return Err(other("give keys, or --all with or without filters (--state, --tenant, --older-than)"));
+    }
+    for key in &which.keys {
+        the_one(ledger, key)?;
+    }
+    Ok(ledger.list(&which.filter(None)).map_err(other)?.iter().map(|entry| entry.id).collect())
+}
+
+fn change(
+    ledger: &Ledger,
+    change: &Change,
+    what: &'static str,
+    work: impl Fn(&Ledger, &[i64]) -> Result<usize, crate::queue::LedgerError>,
+) -> Result<ExitCode, Failure> {
+    let ids = meant(ledger, change)?;
+    let bar = bar(ids.len());
+    let mut changed = 0;
+    for chunk in ids.chunks(AT_ONCE) {
+        changed += work(ledger, chunk).map_err(other)?;
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish_and_clear();
+    events::queue_changed(what, changed);
+    let left = ids.len() - changed;
+    let why =
+        if left > 0 { format!("; {left} not, for they are in flight or already so") } else { String::new() };
+    say(&format!("{changed} {what}{why}\n"))?;
+    Ok(ExitCode::from(u8::from(left > 0)))
+}
+
+/// A bar on a terminal, for work that takes long.
+fn bar(length: usize) -> ProgressBar {
+    if length <= AT_ONCE || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length as u64).with_style(style)
+}
+
+fn export(ledger: &Ledger, which: &Which, to: &Path) -> Result<ExitCode, Failure> {
+    let entries = ledger.list(&which.filter(None)).map_err(other)?;
+    let bar = bar(entries.len());
+    let mut failed = 0;
+    for entry in &entries {
+        let directory = to.join(entry.key.replace(':', "-"));
+        let written = ledger.item(entry.id).map_err(|error| error.to_string());
+        if let Err(error) =
+            written.and_then(|item| write(&item, &directory).map_err(|error| error.to_string()))
+        {
+            failed += 1;
+            eprintln!("activity-milter: {}: {error}", entry.key);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    say(&format!("{} written to {}\n", entries.len() - failed, to.display()))?;
+    Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+fn write(item: &Item, directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    fs::write(directory.join("activity.json"), &item.json)?;
+    decode(&item.raw, item.raw.whole(), &directory.join("message.eml"))?;
+    for (file, cut) in item.activity.files.iter().zip(&item.cuts) {
+        // Names are safe as file names; the part before them keeps two of the same name apart.
+        decode(&item.raw, *cut, &directory.join(format!("{}-{}", file.part, file.name)))?;
+    }
+    Ok(())
+}
+
+fn decode(raw: &Raw, cut: Cut, path: &Path) -> io::Result<()> {
+    let mut file = io::BufWriter::new(fs::File::create(path)?);
+    raw.decode(cut, &mut |piece| file.write_all(piece))?;
+    file.flush()
+}

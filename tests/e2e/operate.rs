@@ -1,0 +1,516 @@
+//! Operating it: check, queue, reload, metrics, health, the status page, systemd's sockets, what the log says and what not.
+
+use crate::support::{
+    smtp::{Smtp, matches},
+    wait_for,
+    world::{Options, Process, World, eml, http, http_get, program},
+};
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::net::{UnixDatagram, UnixListener},
+    process::Command,
+};
+
+const ANNA: &str = "anna@mycompany.test";
+const MY: &str = "mycompany@severamail.test";
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+/// A world whose backend takes nothing, with some activities in the queue.
+fn with_backlog(status: &str, more: &[(&'static str, &str)]) -> World {
+    let world = World::with(Options {
+        sink: vec!["--status".to_owned(), status.to_owned()],
+        config: more.iter().map(|(table, line)| (*table, (*line).to_owned())).collect(),
+        ..Options::default()
+    });
+    let mut smtp = world.smtp();
+    for (name, to) in [
+        ("plain", MY),
+        ("project_with_attachments", "1001.mycompany@severamail.test"),
+        ("html_only", "sub.mycompany@severamail.test"),
+    ] {
+        assert!(smtp.mail(ANNA, &[to], &eml(name)).1.starts_with("250"));
+    }
+    world
+}
+
+fn list(world: &World, args: &[&str]) -> Vec<Value> {
+    let (code, out, error) = world.command(&[&["queue", "list", "--json"], args].concat());
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[test]
+fn the_queue_beside_a_running_service() {
+    let mut world = with_backlog("422", &[]);
+    wait_for("three held", || (list(&world, &["--state", "held"]).len() == 3).then_some(()));
+    let all = list(&world, &[]);
+    let key = |entry: &Value| entry["key"].as_str().unwrap().to_owned();
+    assert_eq!(all[1]["project"], "1001");
+    assert!(all.iter().all(|entry| entry["reason"].as_str().unwrap().starts_with("backend answered 422")));
+    // Filters.
+    assert_eq!(list(&world, &["--tenant", "t-4"]).len(), 1);
+    assert_eq!(list(&world, &["--tenant", "mycompany"]).len(), 2);
+    assert_eq!(list(&world, &["--older-than", "1h"]).len(), 0);
+    assert_eq!(list(&world, &["--state", "waiting"]).len(), 0);
+    assert_eq!(list(&world, &[&key(&all[0])[..12]]).len(), 1);
+    let (_, out, error) = world.command(&["queue", "list", "--limit", "1"]);
+    assert!(out.lines().count() == 2 && error.contains("there are more"), "{out}{error}");
+    // Show and export.
+    let (code, out, _) = world.command(&["queue", "show", &key(&all[1])[3..12]]);
+    assert!(code == Some(0) && out.contains("state: held") && out.contains("\"number\": \"1001\""), "{out}");
+    let to = world.root.join("exported");
+    let (code, out, _) =
+        world.command(&["queue", "export", "--to", to.to_str().unwrap(), "--tenant", "mycompany"]);
+    assert!(code == Some(0) && out.starts_with("2 written"), "{out}");
+    let directory = to.join(key(&all[1]).replace(':', "-"));
+    let message = text(fs::read(directory.join("message.eml")).unwrap());
+    assert!(message.contains("Subject: Offer for the roll-out"), "{message}");
+    assert_eq!(fs::metadata(directory.join("file-1-offer.pdf")).unwrap().len(), 390);
+    let activity: Value =
+        serde_json::from_slice(&fs::read(directory.join("activity.json")).unwrap()).unwrap();
+    assert_eq!(activity["key"], all[1]["key"]);
+    // Nothing without being told what.
+    let (code, _, error) = world.command(&["queue", "drop"]);
+    assert!(code == Some(69) && error.contains("give keys, or --all"), "{error}");
+    let (code, _, error) = world.command(&["queue", "retry", "b3:ffff"]);
+    assert!(code == Some(69) && error.contains("no activity in the queue has a key"), "{error}");
+    // Drop one: its key stays known, so the client's retry records nothing.
+    let (code, out, _) = world.command(&["queue", "drop", &key(&all[2])]);
+    assert_eq!((code, out.as_str()), (Some(0), "1 dropped\n"));
+    assert!(world.mail(ANNA, &["sub.mycompany@severamail.test"], &eml("html_only")).1.starts_with("250"));
+    assert_eq!(list(&world, &[]).len(), 2);
+    // The backend is repaired, and a person retries: the service notices by itself.
+    world.sink = None;
+    world.start_sink_with(&[]);
+    let (code, out, _) = world.command(&["queue", "retry", &key(&all[1])]);
+    assert_eq!((code, out.as_str()), (Some(0), "1 retried\n"));
+    world.wait_for_activities(1);
+    let (_, out, _) = world.command(&["queue", "retry", "--all", "--state", "held"]);
+    assert_eq!(out, "1 retried\n");
+    world.wait_for_activities(2);
+    wait_for("an empty queue", || list(&world, &[]).is_empty().then_some(()));
+    // Hold what waits, while the backend is down, and it is not attempted.
+    world.sink = None;
+    assert!(world.mail(ANNA, &[MY], &eml("nested_message")).1.starts_with("250"));
+    wait_for("it to be held", || {
+        let (_, out, _) = world.command(&["queue", "hold", "--all"]);
+        (out == "1 held\n").then_some(())
+    });
+    world.start_sink_with(&[]);
+    assert_eq!(list(&world, &["--state", "held"])[0]["reason"], "held by hand");
+    // Without the service the commands work as well, and the service starts with what they left.
+    world.stop_milter();
+    let (_, out, _) = world.command(&["queue", "retry", "--all"]);
+    assert_eq!(out, "1 retried\n");
+    world.start_milter();
+    world.wait_for_activities(3);
+}
+
+#[test]
+fn a_large_queue_answers_at_once() {
+    let mut world = World::with(Options { without_sink: true, ..Options::default() });
+    assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
+    world.stop_milter();
+    let database = rusqlite::Connection::open(world.root.join("queue/queue.db")).unwrap();
+    // A hundred thousand more of the same, as the service would have put them, held and waiting, of many tenants.
+    database
+        .execute_batch(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
+             INSERT INTO item (key, message, tenant, activity, state, due, accepted_at, reason, notified)
+             SELECT printf('b3:%064x', n), message, printf('t-%d', n % 500), activity, n % 100 = 0, due + 86400000, accepted_at, 'x', 1
+             FROM n, item;",
+        )
+        .unwrap();
+    drop(database);
+    world.start_milter();
+    let (status, body) = http_get(world.admin_port, "/metrics");
+    let metrics = text(body);
+    assert_eq!(status, 200);
+    assert!(metrics.contains("activity_milter_queue_items{state=\"held\"} 1000\n"), "{metrics}");
+    assert!(metrics.contains("activity_milter_queue_items{state=\"waiting\"} 99001\n"), "{metrics}");
+    // Each within the patience of a person; how long it takes is not a test's business, that it needs no scan is.
+    for args in [
+        &["queue", "list"][..],
+        &["queue", "list", "--state", "held"],
+        &["queue", "list", "--tenant", "t-7"],
+        &["queue", "show", "b3:000000000000000000000000000000000000000000000000000000000001869f"],
+        &["queue", "retry", "b3:000000000000000000000000000000000000000000000000000000000001869e"],
+        &["queue", "drop", "b3:000000000000000000000000000000000000000000000000000000000001869d"],
+    ] {
+        let started = std::time::Instant::now();
+        let (code, out, error) = world.command(args);
+        assert_eq!(code, Some(0), "{args:?} {out} {error}");
+        println!("{args:?}: {:?}", started.elapsed());
+    }
+    assert_eq!(http_get(world.admin_port, "/").0, 200);
+}
+
+#[test]
+fn check_says_what_is_there_and_what_is_not() {
+    let mut world = World::with(Options { lmtp: true, ..Options::default() });
+    let (code, out, error) = world.command(&["check"]);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    for line in ["configuration", "backend", "directory", "milter", "lmtp", "queue"] {
+        assert!(out.lines().any(|l| l.starts_with(&format!("ok     {line}"))), "{line}: {out}");
+    }
+    world.sink = None;
+    let (code, out, _) = world.command(&["check"]);
+    assert!(code == Some(1) && out.contains("NOT OK backend"), "{out}");
+    let (code, out, _) = world.command(&["check", "--offline", "--json"]);
+    let lines: Vec<Value> = serde_json::from_str(&out).unwrap();
+    assert!(code == Some(0) && lines.iter().all(|line| line["ok"] == true), "{out}");
+    // Exit codes of sysexits(3).
+    let (code, _, error) = world.command(&["frobnicate"]);
+    assert!(code == Some(64) && error.contains("unrecognized subcommand"), "{error}");
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    fs::write(world.config_path(), format!("{config}\n[colors]\n")).unwrap();
+    let (code, _, error) = world.command(&["check"]);
+    assert!(code == Some(78) && error.contains("`colors`"), "{error}");
+    // A second instance on the same queue is told so.
+    let second = world.root.join("second.toml");
+    let own = config
+        .replace("milter.sock", "second.sock")
+        .replace("lmtp.sock", "second-lmtp.sock")
+        .replace(&format!("127.0.0.1:{}", world.admin_port), "127.0.0.1:0");
+    fs::write(&second, own).unwrap();
+    let output = Command::new(program()).arg("-c").arg(&second).arg("serve").output().unwrap();
+    let said = text(output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("is in use by another"), "{said}");
+}
+
+#[test]
+fn reload_takes_all_or_nothing() {
+    let mut world = World::with(Options { lmtp: true, ..Options::default() });
+    let first = fs::read_to_string(world.config_path()).unwrap();
+    // A transaction that has begun keeps what it began with.
+    let mut begun: Smtp = world.lmtp();
+    begun.command(&format!("MAIL FROM:<{ANNA}>"));
+    assert!(begun.command(&format!("RCPT TO:<{MY}>")).starts_with("250"));
+    let help = "[replies]\nno-subject = \"Kein Betreff\"\n";
+    let changed = first
+        .replace("[replies]\n", help)
+        .replace("integration_domains = [\"severamail.test\"]", "integration_domains = [\"other.test\"]")
+        .replace("[queue]\n", "[queue]\nmax_items = 7\n");
+    fs::write(world.config_path(), &changed).unwrap();
+    world.milter().signal("HUP");
+    wait_for("the new settings", || world.milter().log().contains("configuration read again").then_some(()));
+    assert!(world.milter().log().contains("restart=\"queue\""), "{}", world.milter().log());
+    begun.send(b"DATA\r\nFrom: anna@mycompany.test\r\nSubject:\r\n\r\nx\r\n.\r\n");
+    assert!(begun.reply().starts_with("354"));
+    let reply = begun.reply();
+    assert!(matches(&reply, "550 5.6.0 *needs a subject*[no-subject]"), "{reply}");
+    // The same connection's next one, and others, have the new ones.
+    begun.command(&format!("MAIL FROM:<{ANNA}>"));
+    let reply = begun.command(&format!("RCPT TO:<{MY}>"));
+    assert!(matches(&reply, "451 4.3.5 *[not-an-integration-address]"), "{reply}");
+    // A broken file changes nothing, and the log names the line.
+    fs::write(world.config_path(), changed.replace("[replies]", "[replys]")).unwrap();
+    world.milter().signal("HUP");
+    wait_for("the refusal", || world.milter().log().contains("new configuration refused").then_some(()));
+    let log = world.milter().log();
+    let line = log.lines().find(|line| line.contains("new configuration refused")).unwrap();
+    assert!(line.contains("activity-milter.toml:") && line.contains("unknown field `replys`"), "{line}");
+    let reply = world.lmtp().command("NOOP");
+    assert!(reply.starts_with("250"), "{reply}");
+    // What `systemctl reload` runs first says so too.
+    assert_eq!(world.command(&["check", "--offline"]).0, Some(78));
+    // Back to the first.
+    fs::write(world.config_path(), &first).unwrap();
+    world.milter().signal("HUP");
+    wait_for("the old settings", || {
+        (world.milter().log().matches("configuration read again").count() == 2).then_some(())
+    });
+    assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
+    let (_, answer) = world.mail(ANNA, &[MY], &eml("no_subject"));
+    assert!(answer.contains("needs a subject"), "{answer}");
+    world.wait_for_activities(1);
+}
+
+#[test]
+fn a_repaired_token_is_used_at_once() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "right\n").unwrap();
+    let path = token.path().display().to_string();
+    let mut world =
+        World::with(Options { sink: vec!["--token-file".to_owned(), path.clone()], ..Options::default() });
+    assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
+    wait_for("the pause", || world.milter().log().contains("deliveries are paused").then_some(()));
+    let (status, body) = http_get(world.admin_port, "/readyz");
+    let body = text(body);
+    assert!(status == 503 && body.contains("paused: backend answered 401"), "{body}");
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    fs::write(
+        world.config_path(),
+        config.replace("[backend]\n", &format!("[backend]\ntoken_file = \"{path}\"\n")),
+    )
+    .unwrap();
+    world.milter().signal("HUP");
+    wait_for("delivery", || world.milter().log().contains("deliveries resumed").then_some(()));
+    wait_for("readiness", || (http_get(world.admin_port, "/readyz").0 == 200).then_some(()));
+}
+
+#[test]
+fn metrics_and_health() {
+    let mut world = World::with(Options { lmtp: true, ..Options::default() });
+    let mut smtp = world.smtp();
+    assert!(smtp.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
+    assert!(smtp.mail(ANNA, &[MY], &eml("no_subject")).1.starts_with("550"));
+    assert!(smtp.mail("carl@else.test", &["dora@elsewhere.test"], &eml("someone_else")).1.starts_with("250"));
+    smtp.mail(ANNA, &["nobody@severamail.test"], &eml("plain"));
+    world.wait_for_activities(1);
+    let lmtp = world.lmtp();
+    let metrics = wait_for("the delivery", || {
+        let metrics = text(http_get(world.admin_port, "/metrics").1);
+        metrics.contains("activity_milter_deliveries_total{outcome=\"taken\"} 1\n").then_some(metrics)
+    });
+    for line in [
+        "activity_milter_messages_total{verdict=\"record\",reason=\"\"} 1\n",
+        "activity_milter_messages_total{verdict=\"reject\",reason=\"no-subject\"} 1\n",
+        "activity_milter_messages_total{verdict=\"pass\",reason=\"\"} 1\n",
+        "activity_milter_recipients_refused_total{reason=\"no-such-tenant\"} 1\n",
+        "activity_milter_queue_items{state=\"waiting\"} 0\n",
+        "activity_milter_sessions{door=\"lmtp\"} 1\n",
+        "activity_milter_delivery_seconds_count 1\n",
+        "activity_milter_end_of_message_seconds_count 1\n",
+        "activity_milter_deliveries_paused{cause=\"down\"} 0\n",
+        concat!("activity_milter_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
+    drop(lmtp);
+    assert_eq!(http_get(world.admin_port, "/livez"), (200, b"ok\n".to_vec()));
+    let (status, body) = http_get(world.admin_port, "/readyz");
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &body["ready"]), (200, &true.into()), "{body:#}");
+    assert_eq!(body["checks"].as_array().unwrap().len(), 4);
+    // Storage that fails is seen.
+    let pid = world.milter().id().to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-p", &pid, "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO"]);
+    let strace = Process::start(&mut strace, &world.root.join("strace.log"));
+    wait_for("strace to attach", || strace.log().contains("attached").then_some(()));
+    let (status, body) = http_get(world.admin_port, "/readyz");
+    assert!(status == 503 && text(body.clone()).contains("disk I/O error"), "{}", text(body));
+}
+
+/// A form as a browser sends it; the answer's head and body.
+fn post(world: &World, path: &str, cookie: &str, form: &str) -> (u16, String) {
+    let request = format!(
+        "POST {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+         Content-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    let (status, body) = http(world.admin_port, request.as_bytes());
+    (status, text(body))
+}
+
+#[test]
+fn only_who_has_the_token_and_uses_the_page_changes_anything() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "the-admin-token\n").unwrap();
+    let line = format!("token_file = \"{}\"", token.path().display());
+    let world = with_backlog("422", &[("admin", &line)]);
+    wait_for("three held", || (list(&world, &["--state", "held"]).len() == 3).then_some(()));
+    let page = text(http_get(world.admin_port, "/").1);
+    assert!(
+        page.contains("Admin token") && page.contains("backend answered 422") && !page.contains("Retry all")
+    );
+    // Without a session, with a made-up one, with a wrong token: nothing.
+    for cookie in ["", "activity-milter=made-up"] {
+        let (status, _) = post(&world, "/activities", cookie, "form_token=x&action=drop&id=all");
+        assert_eq!(status, 403);
+    }
+    assert_eq!(post(&world, "/login", "", "token=wrong").0, 403);
+    // Logged in.
+    let request = "POST /login HTTP/1.0\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 21\r\n\r\ntoken=the-admin-token";
+    let head = raw(world.admin_port, request);
+    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap();
+    let page = text(
+        http(world.admin_port, format!("GET / HTTP/1.0\r\nHost: x\r\nCookie: {cookie}\r\n\r\n").as_bytes()).1,
+    );
+    let form_token = page.split("name=form_token value=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(page.contains("Retry all"));
+    // Another site's form has the cookie at best, and not the token of our form.
+    let (status, _) = post(&world, "/activities", cookie, "form_token=guessed&action=drop&id=all");
+    assert_eq!(status, 403);
+    assert_eq!(list(&world, &["--state", "held"]).len(), 3);
+    let id = page.split("name=id value=\"").nth(2).unwrap().split('"').next().unwrap();
+    let (status, _) =
+        post(&world, "/activities", cookie, &format!("form_token={form_token}&action=drop&id={id}"));
+    assert_eq!((status, list(&world, &["--state", "held"]).len()), (303, 2));
+    let (status, _) =
+        post(&world, "/activities", cookie, &format!("form_token={form_token}&action=explode&id=all"));
+    assert_eq!(status, 400);
+    // Nothing on the page comes from a message or from elsewhere.
+    for secret in ["Offer for the roll-out", "offer.pdf", "the-admin-token", "http://", "https://", "<script"]
+    {
+        assert!(!page.contains(secret), "{secret}");
+    }
+    let head = raw(world.admin_port, "GET / HTTP/1.0\r\nHost: x\r\n\r\n");
+    assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
+    // Logged out, the cookie is worth nothing.
+    assert_eq!(post(&world, "/logout", cookie, &format!("form_token={form_token}")).0, 303);
+    let (status, _) =
+        post(&world, "/activities", cookie, &format!("form_token={form_token}&action=drop&id=all"));
+    assert_eq!(status, 403);
+}
+
+fn raw(port: u16, request: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn sockets_of_systemds_refuse_nobody_while_we_restart() {
+    let mut world = World::with(Options { lmtp: true, without_milter: true, ..Options::default() });
+    // What systemd does: open the sockets, pass them as descriptors 3 and 4, say which is which.
+    let place = |listen: String| listen.strip_prefix("unix:").unwrap().to_owned();
+    let (milter, lmtp) = (place(world.milter_listen()), place(world.lmtp_listen()));
+    let sockets = [UnixListener::bind(&milter).unwrap(), UnixListener::bind(&lmtp).unwrap()];
+    for path in [&milter, &lmtp] {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    }
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    let config =
+        config.replace(&format!("unix:{milter}"), "systemd").replace(&format!("unix:{lmtp}"), "systemd");
+    fs::write(world.config_path(), config).unwrap();
+    // And its notification socket.
+    let notify = world.root.join("notify.sock");
+    let states = UnixDatagram::bind(&notify).unwrap();
+    states.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let log = world.root.join("milter.log");
+    let next = |expected: &str| {
+        wait_for(expected, || {
+            let mut buffer = [0; 4096];
+            let length = states.recv(&mut buffer).unwrap_or_else(|error| {
+                panic!("no {expected}: {error}: {}", fs::read_to_string(&log).unwrap_or_default())
+            });
+            let state = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            state.contains(expected).then_some(state)
+        })
+    };
+    // What Rust opens is closed on exec; these are to be handed over.
+    let high = |socket: &UnixListener| nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_DUPFD(100)).unwrap();
+    let [first, second] = [high(&sockets[0]), high(&sockets[1])];
+    let script = format!(
+        "exec 3<&{first} 4<&{second} {first}<&- {second}<&-; export LISTEN_PID=$$; exec {} -c {} serve",
+        program().display(),
+        world.config_path().display()
+    );
+    let start = || {
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "milter:lmtp");
+        command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "400000");
+        Process::start(&mut command, &world.root.join("milter.log"))
+    };
+    let service = start();
+    next("READY=1");
+    next("WATCHDOG=1");
+    assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
+    service.signal("HUP");
+    assert!(next("RELOADING=1").contains("MONOTONIC_USEC="));
+    next("READY=1");
+    // Mail comes while the service restarts, again and again; nobody is refused, nothing is lost.
+    let port = world.postfix.port;
+    let sender = std::thread::spawn(move || {
+        for number in 0..40 {
+            let message =
+                format!("From: anna@mycompany.test\nSubject: {number}\nMessage-ID: <{number}@x.test>\n\nx\n");
+            // Who had a session when we stopped is told so, by us; nobody meets a milter that is not there.
+            loop {
+                let (answers, answer) = Smtp::connect(port).mail(ANNA, &[MY], message.as_bytes());
+                if answer.starts_with("250") {
+                    break;
+                }
+                assert!(answer.ends_with("[shutting-down]"), "{number}: {answers:?} {answer}");
+            }
+        }
+    });
+    let mut service = service;
+    let mut restarts = 0;
+    while !sender.is_finished() || restarts < 2 {
+        service.signal("TERM");
+        next("STOPPING=1");
+        assert_eq!(service.wait(), Some(0), "{}", service.log());
+        service = start();
+        next("READY=1");
+        restarts += 1;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    sender.join().unwrap();
+    world.wait_for_activities(41);
+    assert!(fs::exists(&milter).unwrap(), "the socket's name is systemd's");
+    world.milter = Some(service);
+}
+
+#[test]
+fn the_log_says_who_and_never_what() {
+    for (addresses, shown, hidden) in [
+        ("full", "sender=\"anna@mycompany.test\"", "nothing"),
+        ("domain", "sender=\"...@mycompany.test\"", "anna@"),
+        ("none", "no-subject", "@mycompany.test"),
+    ] {
+        let token = tempfile::NamedTempFile::new().unwrap();
+        fs::write(token.path(), "a-token-nobody-may-read\n").unwrap();
+        let path = token.path().display().to_string();
+        let mut world = World::with(Options {
+            lmtp: true,
+            config: vec![
+                ("log", format!("addresses = \"{addresses}\"")),
+                ("log", "level = \"trace\"".to_owned()),
+                ("log", "format = \"json\"".to_owned()),
+                ("backend", format!("token_file = \"{path}\"")),
+            ],
+            ..Options::default()
+        });
+        let mut smtp = world.smtp();
+        for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/messages")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "eml") {
+                smtp.mail(
+                    ANNA,
+                    &[MY, "1001.mycompany@severamail.test", "bo@acme.test"],
+                    &fs::read(&path).unwrap(),
+                );
+            }
+        }
+        world.wait_for_activities(12);
+        wait_for("deliveries", || {
+            (world.milter().log().matches("\"delivered\"").count() >= 12).then_some(())
+        });
+        world.stop_milter();
+        let log = fs::read_to_string(world.root.join("milter.log")).unwrap();
+        // Ours, that is: what libraries say at level trace is not ours to promise, and not shown at the default level.
+        let ours: Vec<Value> = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|line| line.get("message_id").is_some())
+            .collect();
+        assert!(ours.len() > 25, "{} lines", ours.len());
+        let ours = ours.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+        for secret in [
+            "Offer for the roll-out",
+            "Meeting on Friday",
+            "Preisliste",
+            "offer.pdf",
+            "Best regards",
+            "a-token-nobody-may-read",
+            hidden,
+        ] {
+            assert!(!ours.contains(secret), "{addresses}: {secret}");
+        }
+        let shown = shown.replace("sender=", "\"sender\":");
+        assert!(ours.contains(&shown), "{addresses}: {shown}");
+    }
+}

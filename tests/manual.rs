@@ -1,0 +1,163 @@
+//! What is written down is what is so: the manual pages, the example configuration, the README's table of settings, the
+//! metrics and events in `docs/operations.md`.
+//!
+//! `UPDATE_MANUAL=1 cargo test --test manual` writes `packaging/man` anew.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+use activity_milter::{
+    config::Config,
+    observe::{ids, metrics},
+    source::Source,
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn pages(directory: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| {
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn the_manual_pages_are_current() {
+    let kept = root().join("packaging/man");
+    let scratch = tempfile::tempdir().unwrap();
+    let to =
+        if std::env::var_os("UPDATE_MANUAL").is_some() { kept.clone() } else { scratch.path().join("man") };
+    let program = env!("CARGO_BIN_EXE_activity-milter");
+    assert!(Command::new(program).arg("manual").arg(&to).status().unwrap().success());
+    let (expected, found) = (pages(&to), pages(&kept));
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, text) in &expected {
+        assert!(
+            found[name] == *text,
+            "packaging/man/{name} is not current: UPDATE_MANUAL=1 cargo test --test manual"
+        );
+    }
+}
+
+/// The keys of the manual page, `table.key`.
+fn keys() -> Vec<String> {
+    let page = read("packaging/man/activity-milter.toml.5");
+    let (mut table, mut found) = (String::new(), Vec::new());
+    for (line, next) in page.lines().zip(page.lines().skip(1)) {
+        if let Some(title) = line.strip_prefix(".SH ") {
+            table = title.trim_matches('"').trim_matches(['[', ']']).to_owned();
+        } else if let (".TP", Some(key)) = (line, next.strip_prefix(".B "))
+            && table != "replies"
+        {
+            let key = key.replace("\\-", "-");
+            found.push(if table == "ABOVE ALL TABLES" { key } else { format!("{table}.{key}") });
+        }
+    }
+    found
+}
+
+#[test]
+fn every_key_is_in_the_readme_and_in_the_example() {
+    let (readme, example) = (read("README.md"), read("packaging/activity-milter.toml"));
+    let settings = readme.split("## All settings").nth(1).unwrap().split("\n## ").next().unwrap();
+    assert!(keys().len() > 40, "{:?}", keys());
+    for key in keys() {
+        let (table, name) = key.rsplit_once('.').unwrap_or(("", &key));
+        // The README says once that `lmtp` has the same keys as `milter`, and leaves out types with one value.
+        let in_readme = settings.contains(&format!("`{key}`")) || settings.contains(&format!("`{name}`"));
+        assert!(in_readme || table == "lmtp" || name == "type", "the README has no {key}");
+        let header = if table.is_empty() { "\n".to_owned() } else { format!("[{table}]") };
+        let section = match table {
+            "" => example.split("\n[").next().unwrap(),
+            _ => example.split(&header).nth(1).unwrap_or_else(|| panic!("the example has no [{table}]")),
+        };
+        let section = section.split("\n[").next().unwrap().split("\n#[").next().unwrap();
+        assert!(
+            section.lines().any(|line| line.trim_start_matches(['#', ' ']).starts_with(&format!("{name} ="))),
+            "the example has no {key}"
+        );
+    }
+}
+
+#[test]
+fn the_example_is_read_and_says_the_defaults() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let directory = file("directory.toml", "");
+    let secret = file("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+    // As shipped, but for files that are not on this machine.
+    let shipped =
+        read("packaging/activity-milter.toml").replace("/etc/activity-milter/directory.toml", &directory);
+    let parse = |text: String| {
+        Config::from_source(&Source::from_text(Path::new("example"), text)).map_err(|error| error.to_string())
+    };
+    let config = parse(shipped.clone()).unwrap();
+    // With every default spelled out it is the same configuration.
+    let spelled: String = shipped
+        .lines()
+        .map(|line| match line.strip_prefix("#") {
+            Some(rest) if is_setting(rest) && !rest.contains("_file") && !rest.contains("# none") => {
+                format!("{rest}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert!(
+        spelled.matches(" = ").count() > shipped.lines().filter(|line| !line.starts_with('#')).count() / 3
+    );
+    let all = parse(spelled).unwrap();
+    assert_eq!(format!("{config:?}"), format!("{all:?}"), "a value in the example is not the default");
+    let _ = secret;
+}
+
+/// A commented setting stands right behind its `#`; prose has a space.
+fn is_setting(rest: &str) -> bool {
+    !rest.starts_with(' ') && rest.contains(" = ")
+}
+
+#[test]
+fn metrics_and_events_are_documented() {
+    let operations = read("docs/operations.md");
+    for (name, _, _) in metrics::ALL {
+        assert!(operations.contains(&format!("`{name}`")), "docs/operations.md has no {name}");
+    }
+    for (name, id) in ids::ALL {
+        let name = name.to_lowercase();
+        assert!(
+            operations.contains(&format!("| `{name}` | `{id}` |")),
+            "docs/operations.md has no event {name} {id}"
+        );
+    }
+    let alerts = read("packaging/prometheus/alerts.yml");
+    let dashboard = read("packaging/grafana/activity-milter.json");
+    for text in [&alerts, &dashboard] {
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if let Some(name) =
+                word.strip_suffix("_bucket").or(Some(word)).filter(|w| w.starts_with("activity_milter_"))
+            {
+                assert!(metrics::ALL.iter().any(|(known, _, _)| *known == name), "there is no metric {name}");
+            }
+        }
+    }
+    // Each alert has a heading that says what to do.
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(operations.contains(&format!("### {alert}\n")), "docs/operations.md says nothing of {alert}");
+    }
+}
