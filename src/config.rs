@@ -452,7 +452,8 @@ struct NotifyText {
     to: Spanned<String>,
     /// The From field.
     from: Spanned<String>,
-    /// `sendmail` (default), `sendmail:/path` or `smtp:host:port`.
+    /// `smtp:host:port` (default `smtp:127.0.0.1:25`), `sendmail` or `sendmail:/path`. The shipped systemd unit forbids
+    /// what sendmail's postdrop needs.
     transport: Option<Text<notify::By>>,
     /// The subject.
     subject: Option<String>,
@@ -483,7 +484,7 @@ impl NotifyText {
         Ok(notify::Settings {
             to,
             from,
-            by: self.transport.map_or(notify::By::Sendmail("/usr/sbin/sendmail".into()), |by| by.0),
+            by: self.transport.map_or(notify::By::Smtp("127.0.0.1".to_owned(), 25), |by| by.0),
             subject: self.subject.unwrap_or_else(|| notify::SUBJECT.to_owned()),
             text: self.text.map_or_else(|| notify::TEXT.to_owned(), Spanned::into_inner),
         })
