@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test contract check bench install deps
+.PHONY: build demo test contract check bench deb rpm package-test dist install deps
 
 build:
 	$(CARGO) build --release
@@ -36,8 +36,32 @@ bench: deps
 	$(CARGO) build --release --bin activity-milter --example rates
 	target/release/examples/rates
 
+# target/debian/*.deb, target/generate-rpm/*.rpm: the same sources give the same bytes.
+deb rpm:
+	packaging/build-package $@
+
+# Install, use, upgrade, remove and purge the Debian package in a root of its own; lintian; the RPM's content.
+package-test:
+	packaging/test-packages
+
+# target/dist/activity-milter-VERSION.tar.gz, all crates with it: builds without a network.
+dist:
+	packaging/make-dist
+
+# The files of the packages, below PREFIX; units and configuration where they belong.
 install: build
 	install -D -m 755 target/release/activity-milter $(DESTDIR)$(PREFIX)/bin/activity-milter
+	for page in packaging/man/*; do \
+	    install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in packaging/systemd/activity-milter*; do \
+	    sed 's:/usr/bin/activity-milter:$(PREFIX)/bin/activity-milter:' $$unit \
+	        > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
+	install -D -m 644 packaging/sysusers.d/activity-milter.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/activity-milter.conf
+	install -D -m 644 packaging/tmpfiles.d/activity-milter.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/activity-milter.conf
+	for file in activity-milter.toml directory.toml; do \
+	    test -e $(DESTDIR)/etc/activity-milter/$$file || \
+	        install -D -m 640 packaging/$$file $(DESTDIR)/etc/activity-milter/$$file; done
 
 # Debian packages that demo and tests need; nothing is asked, and the system's Postfix is not configured or started.
 deps:

@@ -40,7 +40,7 @@ padding:0;list-style:none}.checks li{border:1px solid var(--line);border-left:.3
 padding:.4rem .7rem;overflow-wrap:anywhere}.checks li.bad{border-left-color:var(--bad)}.checks b{display:block}\
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .6rem;\
 border-bottom:1px solid var(--line);vertical-align:top}th{font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
-code{font:.85em ui-monospace,monospace;overflow-wrap:anywhere}form{display:inline}\
+td.do{white-space:nowrap}code{font:.85em ui-monospace,monospace;overflow-wrap:anywhere}form{display:inline}\
 button,input{font:inherit;color:inherit;background:var(--soft);border:1px solid var(--line);border-radius:.3rem;padding:.25rem .7rem}\
 button{cursor:pointer}button.bad{color:var(--bad)}:focus-visible{outline:3px solid var(--rec);outline-offset:2px}\
 svg{width:100%;height:auto;display:block}.key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.8em;\
@@ -213,7 +213,7 @@ fn held(html: &mut String, held: &[Entry], may: &May) {
         let short = escape(entry.key.get(..15).unwrap_or(&entry.key));
         let _ = write!(
             html,
-            "<tr><td>{}<td><code>{}</code><br><code class=dim title=\"{}\">{short}…</code><td>{}<td class=n>{}<td>{}<td>{}{}</tr>",
+            "<tr><td>{}<td><code>{}</code><br><code class=dim title=\"{}\">{short}…</code><td>{}<td class=n>{}<td>{}<td class=do>{}{}</tr>",
             escape(&entry.tenant),
             escape(entry.queue_id.as_deref().unwrap_or("–")),
             escape(&entry.key),

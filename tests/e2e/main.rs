@@ -20,6 +20,7 @@ mod mixed;
 mod notify;
 mod operate;
 mod others;
+mod page;
 mod postfix_check;
 mod sendmail;
 mod ways;

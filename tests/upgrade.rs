@@ -1,0 +1,76 @@
+//! Queue files and configurations of former releases are still read: `tests/releases/VERSION`, made by that version.
+//!
+//! A new release adds its own: `tests/releases/make VERSION`.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+use activity_milter::{
+    config::Config,
+    queue::{Counts, Queue, Settings, Turn},
+    source::Source,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+fn releases() -> Vec<PathBuf> {
+    let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases")).unwrap();
+    let mut all: Vec<_> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn queue_files_of_former_releases_are_delivered() {
+    assert!(!releases().is_empty());
+    for release in releases() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = directory.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        for entry in fs::read_dir(release.join("spool")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, spool.join(path.file_name().unwrap())).unwrap();
+        }
+        let path = directory.path().join("queue.db");
+        fs::copy(release.join("queue.db"), &path).unwrap();
+        let queue = std::sync::Arc::new(
+            Queue::open(&Settings { path, spool, max_items: 10 }, SystemTime::now()).unwrap(),
+        );
+        let counts = queue.counts().await.unwrap();
+        assert_eq!(
+            Counts { oldest: None, ..counts },
+            Counts { waiting: 2, held: 1, oldest: None },
+            "{release:?}"
+        );
+        let later = SystemTime::now() + Duration::from_secs(3600);
+        let (leases, damaged) =
+            queue.take(10, Turn::default(), later, Duration::from_secs(60)).await.unwrap();
+        assert_eq!((leases.len(), damaged.len()), (2, 0), "{release:?}");
+        // One small, one in the spool, both whole.
+        let sizes: Vec<bool> = leases.iter().map(|lease| lease.raw.len() > 128 * 1024).collect();
+        assert!(sizes.contains(&true) && sizes.contains(&false), "{release:?}");
+        for lease in leases {
+            let mut bytes = 0;
+            lease
+                .raw
+                .decode(lease.raw.whole(), &mut |piece| {
+                    bytes += piece.len() as u64;
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(bytes, lease.raw.len());
+        }
+    }
+}
+
+#[test]
+fn configurations_of_former_releases_are_read() {
+    for release in releases() {
+        let text = fs::read_to_string(release.join("activity-milter.toml")).unwrap();
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
+        let text = text.replace("/etc/activity-milter/directory.toml", &directory.display().to_string());
+        Config::from_source(&Source::from_text(&release, text)).map_err(|error| error.to_string()).unwrap();
+    }
+}
