@@ -24,6 +24,9 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 /// Time for the directory at RCPT and at end of header; Postfix waits 30 s (`milter_command_timeout`).
 pub const LOOK_UP_TIME: Duration = Duration::from_secs(5);
 
+/// How long sessions may stay after the last message in flight, at the end.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// What the service does where the design leaves a choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -75,6 +78,8 @@ struct Flow {
     draining: AtomicBool,
     /// Counts messages with a target; a token lives in each transaction and goes with it.
     in_flight: TaskTracker,
+    /// Counts sessions, with a message or not.
+    sessions: TaskTracker,
 }
 
 /// The service as it is now. A reload puts another one in its place; each transaction keeps the one it began with.
@@ -121,7 +126,11 @@ impl Service {
         budget: Budget,
         spool: PathBuf,
     ) -> Self {
-        let flow = Arc::new(Flow { draining: AtomicBool::new(false), in_flight: TaskTracker::new() });
+        let flow = Arc::new(Flow {
+            draining: AtomicBool::new(false),
+            in_flight: TaskTracker::new(),
+            sessions: TaskTracker::new(),
+        });
         Self { addressing, policy, texts, directory, budget, spool, flow }
     }
 
@@ -142,7 +151,16 @@ impl Service {
         self.flow.draining.store(true, Ordering::SeqCst);
         self.flow.in_flight.close();
         let _ = tokio::time::timeout(patience, self.flow.in_flight.wait()).await;
+        // A session that began a moment ago shall come as far as RCPT and hear our own text: were its connection closed
+        // before, Postfix would say "service unavailable", to other people's mail too.
+        self.flow.sessions.close();
+        let _ = tokio::time::timeout(LINGER, self.flow.sessions.wait()).await;
         self.flow.in_flight.len()
+    }
+
+    /// Counts a session for as long as the token lives.
+    pub(super) fn session(&self) -> TaskTrackerToken {
+        self.flow.sessions.token()
     }
 
     /// Messages with a target that are not answered yet.

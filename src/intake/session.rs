@@ -74,6 +74,7 @@ pub struct Session {
     /// The one the transaction began with.
     service: Arc<Service>,
     stage: Stage,
+    _counted: TaskTrackerToken,
 }
 
 /// Where one transaction stands. A callback that finds another stage than its own reports a fault, never panics.
@@ -118,7 +119,8 @@ struct Decided {
 impl Session {
     /// A session without a transaction.
     pub fn new(live: Live) -> Self {
-        Self { service: live.now(), live, stage: Stage::Idle }
+        let service = live.now();
+        Self { _counted: service.session(), service, live, stage: Stage::Idle }
     }
 
     /// The service the session belongs to.
