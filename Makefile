@@ -31,10 +31,10 @@ check:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 	packaging/check-licences
 
-# Messages a second through one Postfix, with and without the milter.
+# Rates and memory beside other filters, one table: RUNS=3, ONLY=protocol,courier,... WRITE=1 for docs/benchmarks.md.
 bench: deps
-	$(CARGO) build --release --bin activity-milter --example rates
-	target/release/examples/rates
+	packaging/install-deps bench
+	$(CARGO) bench --bench peers
 
 # target/debian/*.deb, target/generate-rpm/*.rpm: the same sources give the same bytes.
 deb rpm:

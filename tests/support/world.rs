@@ -271,6 +271,19 @@ impl World {
         self.milter = Some(milter);
     }
 
+    /// Starts the service where its log does not say so: waits for the sockets and the metrics.
+    pub fn start_quiet_milter(&mut self) {
+        let mut command = Command::new(program());
+        command.arg("--config").arg(self.config_path()).arg("serve");
+        let mut milter = Process::start(&mut command, &self.root.join("milter.log"));
+        let port = self.admin_port;
+        wait_for("the milter to start", || {
+            milter.assert_running();
+            TcpStream::connect(("127.0.0.1", port)).ok().filter(|_| http_get(port, "/livez").0 == 200)
+        });
+        self.milter = Some(milter);
+    }
+
     /// Where the service takes LMTP.
     pub fn lmtp_listen(&self) -> String {
         self.listen("lmtp")

@@ -1,0 +1,247 @@
+//! A milter client that makes load: as many connections as one likes, frames coalesced where no reply is wanted.
+//!
+//! The protocol is version 6 of sendmail's `libmilter/mfdef.h`: a frame is a length (4 bytes, big endian), a command, data.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+const NO_CONNECT: u32 = 0x1;
+const NO_HELO: u32 = 0x2;
+const NO_MAIL: u32 = 0x4;
+const NO_RCPT: u32 = 0x8;
+const NO_BODY: u32 = 0x10;
+const NO_HEADERS: u32 = 0x20;
+const NO_EOH: u32 = 0x40;
+const NOREPLY_HEADER: u32 = 0x80;
+const NO_DATA: u32 = 0x200;
+const SKIP: u32 = 0x400;
+const NOREPLY_CONNECT: u32 = 0x1000;
+const NOREPLY_HELO: u32 = 0x2000;
+const NOREPLY_MAIL: u32 = 0x4000;
+const NOREPLY_RCPT: u32 = 0x8000;
+const NOREPLY_DATA: u32 = 0x10000;
+const NOREPLY_EOH: u32 = 0x40000;
+const NOREPLY_BODY: u32 = 0x80000;
+
+/// What Postfix sends of a body at once.
+const PIECE: usize = 65_535;
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// `unix:/path` or `inet:address:port`.
+    pub socket: String,
+    /// Connections at a time.
+    pub connections: usize,
+    /// Messages in all.
+    pub messages: u64,
+    /// Messages of one session; then the connection is closed and another one opened.
+    pub per_session: u64,
+    /// Bytes of a body.
+    pub size: usize,
+    /// The recipient.
+    pub recipient: String,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    pub per_second: f64,
+    pub p50: Duration,
+    pub p95: Duration,
+    pub p99: Duration,
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+fn connect(socket: &str) -> io::Result<Box<dyn Stream>> {
+    match socket.split_once(':') {
+        Some(("unix", path)) => Ok(Box::new(UnixStream::connect(path)?)),
+        Some(("inet", address)) => {
+            let stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream))
+        }
+        _ => Err(io::Error::other("unix: or inet:")),
+    }
+}
+
+/// One connection.
+struct Client {
+    stream: Box<dyn Stream>,
+    out: Vec<u8>,
+    protocol: u32,
+}
+
+impl Client {
+    fn open(socket: &str) -> io::Result<Self> {
+        let mut client = Self { stream: connect(socket)?, out: Vec::with_capacity(128 * 1024), protocol: 0 };
+        let mut offer = 6_u32.to_be_bytes().to_vec();
+        offer.extend_from_slice(&0x1ff_u32.to_be_bytes());
+        offer.extend_from_slice(&0x1f_ffff_u32.to_be_bytes());
+        client.frame(b'O', &offer);
+        let (_, answer) = client.reply()?;
+        client.protocol = u32::from_be_bytes(answer[8..12].try_into().unwrap());
+        client.macros(b'C', b"j\0mx.test\0{daemon_name}\0smtpd\0v\0Postfix 3.7.11\0");
+        client.command(b'C', b"localhost\x004\0\x30127.0.0.1\0", NO_CONNECT, NOREPLY_CONNECT)?;
+        client.command(b'H', b"client.test\0", NO_HELO, NOREPLY_HELO)?;
+        Ok(client)
+    }
+
+    fn frame(&mut self, command: u8, data: &[u8]) {
+        self.out.extend_from_slice(&u32::try_from(data.len() + 1).unwrap().to_be_bytes());
+        self.out.push(command);
+        self.out.extend_from_slice(data);
+    }
+
+    fn macros(&mut self, stage: u8, pairs: &[u8]) {
+        let mut data = vec![stage];
+        data.extend_from_slice(pairs);
+        self.frame(b'D', &data);
+    }
+
+    fn wants(&self, without: u32) -> bool {
+        self.protocol & without == 0
+    }
+
+    /// Sends everything, and reads one reply; progress is not one.
+    fn reply(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        self.stream.write_all(&self.out)?;
+        self.out.clear();
+        loop {
+            let mut length = [0; 4];
+            self.stream.read_exact(&mut length)?;
+            let mut data = vec![0; u32::from_be_bytes(length) as usize];
+            self.stream.read_exact(&mut data)?;
+            if data[0] != b'p' {
+                return Ok((data[0], data[1..].to_vec()));
+            }
+        }
+    }
+
+    /// A command, if it is wanted; its reply, if there is one: `c` (continue) otherwise.
+    fn command(&mut self, command: u8, data: &[u8], without: u32, silent: u32) -> io::Result<u8> {
+        if !self.wants(without) {
+            return Ok(b'c');
+        }
+        self.frame(command, data);
+        if self.protocol & silent != 0 { Ok(b'c') } else { Ok(self.reply()?.0) }
+    }
+
+    /// One message; the last reply.
+    fn message(&mut self, number: u64, load: &Load, body: &[u8]) -> io::Result<u8> {
+        self.macros(b'M', b"{mail_addr}\0anna@mycompany.test\0{client_addr}\x00127.0.0.1\0");
+        self.command(b'M', b"<anna@mycompany.test>\0", NO_MAIL, NOREPLY_MAIL)?;
+        self.macros(b'R', format!("{{rcpt_addr}}\0{}\0", load.recipient).as_bytes());
+        let answer =
+            self.command(b'R', format!("<{}>\0", load.recipient).as_bytes(), NO_RCPT, NOREPLY_RCPT)?;
+        if answer != b'c' {
+            return Ok(answer);
+        }
+        self.macros(b'T', format!("i\0QID{number:x}\0").as_bytes());
+        let answer = self.command(b'T', b"", NO_DATA, NOREPLY_DATA)?;
+        if answer != b'c' {
+            return Ok(answer);
+        }
+        for (name, value) in [
+            ("Received", " from client.test (localhost [127.0.0.1])\n\tby mx.test (Postfix) with ESMTP id 4Xy\n\tfor <x>; Tue, 24 Nov 2026 12:00:00 +0000 (UTC)".to_owned()),
+            ("From", " Anna Aalto <anna@mycompany.test>".to_owned()),
+            ("To", " Bo Berg <bo@acme.test>".to_owned()),
+            ("Cc", " carl@else.test".to_owned()),
+            ("Subject", format!(" Offer number {number}")),
+            ("Date", " Tue, 24 Nov 2026 12:00:00 +0000".to_owned()),
+            ("Message-ID", format!(" <{number}.{}@mycompany.test>", std::process::id())),
+            ("MIME-Version", " 1.0".to_owned()),
+            ("Content-Type", " text/plain; charset=utf-8".to_owned()),
+        ] {
+            self.command(b'L', format!("{name}\0{value}\0").as_bytes(), NO_HEADERS, NOREPLY_HEADER)?;
+        }
+        let answer = self.command(b'N', b"", NO_EOH, NOREPLY_EOH)?;
+        if answer != b'c' {
+            return Ok(answer);
+        }
+        for piece in body.chunks(PIECE) {
+            if self.command(b'B', piece, NO_BODY, NOREPLY_BODY)? == b's' && self.protocol & SKIP != 0 {
+                break;
+            }
+        }
+        self.macros(b'E', format!("i\0QID{number:x}\0").as_bytes());
+        self.frame(b'E', b"");
+        // Actions come before the final reply.
+        loop {
+            let (answer, _) = self.reply()?;
+            if matches!(answer, b'a' | b'c' | b'd' | b'r' | b't' | b'y') {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// Runs it; every message must end in `expected`.
+pub fn run(load: &Load, expected: u8) -> Figures {
+    let next = Arc::new(AtomicU64::new(0));
+    let barrier = Arc::new(Barrier::new(load.connections + 1));
+    let threads: Vec<_> = (0..load.connections)
+        .map(|_| {
+            let (next, barrier, load) = (Arc::clone(&next), Arc::clone(&barrier), load.clone());
+            thread::spawn(move || {
+                let line = b"A line of text as people write them, some seventy characters long.\r\n";
+                let body: Vec<u8> = line.iter().copied().cycle().take(load.size).collect();
+                let mut times = Vec::new();
+                let mut client = Client::open(&load.socket).unwrap();
+                barrier.wait();
+                let mut of_session = 0;
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= load.messages {
+                        break;
+                    }
+                    if of_session == load.per_session {
+                        client.frame(b'Q', b"");
+                        let _ = client.stream.write_all(&client.out);
+                        client = Client::open(&load.socket).unwrap();
+                        of_session = 0;
+                    }
+                    of_session += 1;
+                    let started = Instant::now();
+                    let answer = client.message(number + base(), &load, &body).unwrap();
+                    assert_eq!(char::from(answer), char::from(expected), "message {number}");
+                    times.push(started.elapsed());
+                }
+                client.frame(b'Q', b"");
+                let _ = client.stream.write_all(&client.out);
+                times
+            })
+        })
+        .collect();
+    barrier.wait();
+    let started = Instant::now();
+    let mut times: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    let elapsed = started.elapsed();
+    BASE.fetch_add(load.messages, Ordering::Relaxed);
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    Figures {
+        per_second: times.len() as f64 / elapsed.as_secs_f64(),
+        p50: at(0.5),
+        p95: at(0.95),
+        p99: at(0.99),
+    }
+}
+
+/// Every run has Message-IDs of its own: the same e-mail again would be known.
+static BASE: AtomicU64 = AtomicU64::new(0);
+
+fn base() -> u64 {
+    BASE.load(Ordering::Relaxed)
+}

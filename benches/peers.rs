@@ -1,0 +1,766 @@
+//! `make bench`: activity-milter beside what an administrator would take instead, all in one run, so that the ratios count
+//! and the numbers do not. Prints a table, JSON (`target/bench.json`), and with `WRITE=1` also `docs/benchmarks.md`.
+//!
+//! A peer that cannot be built here is reported as missing. `RUNS` (3): runs of which the median counts. `ONLY=courier,…`:
+//! only these parts: `protocol`, `large`, `memory`, `courier`, `start`, `postfix`, `directory`.
+
+#![allow(clippy::unwrap_used, missing_docs)] // a panic is this program's way to fail
+
+mod load;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use activity_milter::{
+    directory::{Directory, FileDirectory},
+    mail::Address,
+};
+use load::{Figures, Load, run};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    hint::black_box,
+    io::{Read, Write},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use support::{
+    free_port, wait_for,
+    world::{Options, World},
+};
+
+const OTHER: &str = "dora@elsewhere.test";
+const MY: &str = "mycompany@severamail.test";
+
+fn runs() -> usize {
+    std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(3)
+}
+
+fn wanted(part: &str) -> bool {
+    std::env::var("ONLY").map_or(true, |only| only.split(',').any(|wanted| wanted == part))
+}
+
+/// The median by a measure.
+fn median<T: Clone>(mut all: Vec<T>, of: impl Fn(&T) -> f64) -> T {
+    all.sort_by(|a, b| of(a).total_cmp(&of(b)));
+    all[all.len() / 2].clone()
+}
+
+/// A filter that is measured.
+struct Filter {
+    name: &'static str,
+    socket: String,
+    pid: u32,
+    _child: Option<Killed>,
+    _world: Option<World>,
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// User and system time of a process.
+fn cpu(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<u64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|f| f.parse().unwrap())
+        .collect();
+    Duration::from_millis((fields[0] + fields[1]) * 10) // 100 ticks a second
+}
+
+/// A line of `/proc/PID/status`, in MiB.
+fn memory(pid: u32, line: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let kib = status.lines().find_map(|l| l.strip_prefix(line)).unwrap().trim_start_matches(':').trim();
+    kib.split(' ').next().unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+/// Everything that comes out, for the table and the JSON.
+#[derive(Default)]
+struct Report {
+    lines: String,
+    json: Vec<Value>,
+}
+
+impl Report {
+    fn line(&mut self, text: &str) {
+        println!("{text}");
+        let _ = writeln!(self.lines, "{text}");
+    }
+
+    /// A figure that is wanted: what was measured, what is to be reached, whether it is.
+    fn reach(&mut self, what: &str, value: f64, unit: &str, least: Option<f64>, most: Option<f64>) {
+        let ok = least.is_none_or(|least| value >= least) && most.is_none_or(|most| value <= most);
+        let bound = match (least, most) {
+            (Some(least), _) => format!(">= {least}"),
+            (_, Some(most)) => format!("<= {most}"),
+            _ => String::new(),
+        };
+        let mark = if ok { "reached" } else { "NOT REACHED" };
+        self.line(&format!("{what:<66} {value:>9.2} {unit:<4} {bound:<8} {mark}"));
+        self.json.push(
+            json!({"what": what, "value": value, "unit": unit, "least": least, "most": most, "reached": ok}),
+        );
+    }
+}
+
+/// Peers in C; none if there is no compiler or no libmilter.
+fn build_c(scratch: &Path) -> Option<PathBuf> {
+    let program = scratch.join("filter");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/filter.c");
+    let built = Command::new("cc")
+        .arg("-O2")
+        .arg("-o")
+        .arg(&program)
+        .arg(source)
+        .args(["-lmilter", "-lpthread"])
+        .status();
+    built.is_ok_and(|status| status.success()).then_some(program)
+}
+
+fn start_peer(name: &'static str, mut command: Command, socket: &Path) -> Filter {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let pid = child.id();
+    let child = Killed(child);
+    wait_for("a peer's socket", || std::os::unix::net::UnixStream::connect(socket).ok());
+    let _ = Command::new("chmod").arg("666").arg(socket).status();
+    Filter { name, socket: format!("unix:{}", socket.display()), pid, _child: Some(child), _world: None }
+}
+
+fn start_c(program: &Path, scratch: &Path, what: &'static str) -> Filter {
+    let socket = scratch.join(format!("{what}.sock"));
+    let mut command = Command::new(program);
+    command.arg(format!("unix:{}", socket.display())).arg(what);
+    let name = if what == "data" { "C, accepts at DATA" } else { "C, reads all, stores nothing" };
+    start_peer(name, command, &socket)
+}
+
+/// pymilter, with a backend that takes everything.
+fn start_python(scratch: &Path, url: &str) -> Option<Filter> {
+    let works = Command::new("/usr/bin/python3").args(["-c", "import Milter"]).stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let socket = scratch.join("python.sock");
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/filter.py"));
+    command.arg(format!("unix:{}", socket.display())).arg(url);
+    Some(start_peer("pymilter, parses and POSTs", command, &socket))
+}
+
+/// Ours, without a backend that answers: the queue is measured, not the courier.
+fn start_ours(more: &[(&'static str, &str)]) -> Filter {
+    let mut config = vec![
+        ("backend", "retry_first = \"1h\"".to_owned()),
+        ("backend", "retry_max = \"1h\"".to_owned()),
+        ("milter", "max_sessions = 2000".to_owned()),
+        ("log", "level = \"warn\"".to_owned()),
+    ];
+    config.extend(more.iter().map(|(table, line)| (*table, (*line).to_owned())));
+    let mut world = World::with(Options {
+        without_sink: true,
+        without_milter: true,
+        postfix: vec!["smtpd_milters =".to_owned()],
+        config,
+        ..Options::default()
+    });
+    world.start_quiet_milter();
+    let (socket, pid) = (world.milter_listen(), world.milter().id());
+    Filter { name: "activity-milter", socket, pid, _child: None, _world: Some(world) }
+}
+
+/// A backend that takes everything and remembers nothing, in this process.
+fn start_backend() -> (u16, Arc<AtomicU64>) {
+    let taken = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&taken);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let count = Arc::clone(&count);
+            thread::spawn(move || {
+                let _ = stream.set_nodelay(true);
+                let (mut buffer, mut chunk) = (Vec::new(), vec![0; 64 * 1024]);
+                loop {
+                    let end = loop {
+                        if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                            break at + 4;
+                        }
+                        match stream.read(&mut chunk) {
+                            Ok(length) if length > 0 => buffer.extend_from_slice(&chunk[..length]),
+                            _ => return,
+                        }
+                    };
+                    let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
+                    let length =
+                        head.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next());
+                    let whole = end + length.map_or(0, |length| length.parse::<usize>().unwrap());
+                    while buffer.len() < whole {
+                        match stream.read(&mut chunk) {
+                            Ok(length) if length > 0 => buffer.extend_from_slice(&chunk[..length]),
+                            _ => return,
+                        }
+                    }
+                    buffer.drain(..whole);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    if stream.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, taken)
+}
+
+/// A measured load: figures, and microseconds of CPU for a message.
+fn measure(filter: &Filter, load: &Load, expected: u8) -> (Figures, f64) {
+    let all = (0..runs())
+        .map(|_| {
+            let before = cpu(filter.pid);
+            let figures = run(load, expected);
+            let used = (cpu(filter.pid) - before).as_secs_f64() * 1e6 / load.messages as f64;
+            (figures, used)
+        })
+        .collect();
+    median(all, |(figures, _)| figures.per_second)
+}
+
+fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16) {
+    report.line("\n## Milter protocol alone (no Postfix)\n");
+    report.line(&format!(
+        "{:<34} {:<18} {:>5} {:>10} {:>9} {:>9} {:>9} {:>8}",
+        "", "mail", "conn", "messages/s", "p50 ms", "p95 ms", "p99 ms", "CPU us"
+    ));
+    let row = |report: &mut Report,
+               filter: &Filter,
+               recipient: &str,
+               connections: usize,
+               messages: u64,
+               expected: u8| {
+        let load = Load {
+            socket: filter.socket.clone(),
+            connections,
+            messages,
+            per_session: 100,
+            size: 4096,
+            recipient: recipient.to_owned(),
+        };
+        let (figures, used) = measure(filter, &load, expected);
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let what = if recipient == MY { "integration, 4 KB" } else { "other" };
+        report.line(&format!(
+            "{:<34} {what:<18} {connections:>5} {:>10.0} {:>9.2} {:>9.2} {:>9.2} {used:>8.0}",
+            filter.name,
+            figures.per_second,
+            ms(figures.p50),
+            ms(figures.p95),
+            ms(figures.p99)
+        ));
+        report.json.push(json!({"filter": filter.name, "mail": what, "connections": connections,
+            "per_second": figures.per_second, "p50_ms": ms(figures.p50), "p95_ms": ms(figures.p95), "p99_ms": ms(figures.p99),
+            "cpu_us": used}));
+        (figures, used)
+    };
+    let counts = [(1, 5_000), (16, 40_000), (64, 40_000)];
+    let mut ours_other = Vec::new();
+    let mut ours = Vec::new();
+    for (connections, messages) in counts {
+        let filter = start_ours(&[]);
+        ours_other.push(row(report, &filter, OTHER, connections, messages * 2, b'a'));
+        ours.push(row(report, &filter, MY, connections, messages, b'd'));
+    }
+    let Some(c) = c else {
+        report.line("C peers: missing (no cc, or no libmilter)");
+        return;
+    };
+    let (data, all) = (start_c(c, scratch, "data"), start_c(c, scratch, "all"));
+    let mut theirs_other = Vec::new();
+    let mut theirs = Vec::new();
+    for (connections, messages) in counts {
+        theirs_other.push(row(report, &data, OTHER, connections, messages, b'a'));
+        theirs.push(row(report, &all, MY, connections, messages, b'd'));
+    }
+    match start_python(scratch, &format!("http://127.0.0.1:{backend}/")) {
+        Some(python) => drop(row(report, &python, MY, 16, 3000, b'd')),
+        None => report.line("pymilter: missing (python3-milter)"),
+    }
+    report.line("");
+    let ratio = |ours: &(Figures, f64), theirs: &(Figures, f64)| ours.0.per_second / theirs.0.per_second;
+    report.reach(
+        "other mail, 16 connections / C that accepts at DATA",
+        ratio(&ours_other[1], &theirs_other[1]),
+        "x",
+        Some(2.5),
+        None,
+    );
+    report.reach(
+        "other mail, 64 connections / C that accepts at DATA",
+        ratio(&ours_other[2], &theirs_other[2]),
+        "x",
+        Some(2.5),
+        None,
+    );
+    report.reach(
+        "integration, 1 connection / C that reads all",
+        ratio(&ours[0], &theirs[0]),
+        "x",
+        Some(1.0),
+        None,
+    );
+    report.reach(
+        "integration, 16 connections / C that reads all",
+        ratio(&ours[1], &theirs[1]),
+        "x",
+        Some(1.5),
+        None,
+    );
+    report.reach(
+        "integration, 64 connections / C that reads all",
+        ratio(&ours[2], &theirs[2]),
+        "x",
+        Some(1.5),
+        None,
+    );
+    report.reach(
+        "integration, 16 connections, p99",
+        ours[1].0.p99.as_secs_f64() * 1e3,
+        "ms",
+        None,
+        Some(10.0),
+    );
+    report.reach("integration, 16 connections, CPU of a message", ours[1].1, "us", None, Some(80.0));
+}
+
+/// Files of that size, written and synced by as many threads: what a disk gives.
+fn disk(directory: &Path, threads: usize, files: usize, size: usize) -> f64 {
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                let bytes = vec![b'x'; size];
+                for file in 0..files / threads {
+                    let mut file = File::create(directory.join(format!("{thread}-{file}"))).unwrap();
+                    file.write_all(&bytes).unwrap();
+                    file.sync_all().unwrap();
+                }
+            });
+        }
+    });
+    files as f64 / started.elapsed().as_secs_f64()
+}
+
+fn large(report: &mut Report) {
+    report.line("\n## Messages of 1 MB, durable\n");
+    const THREADS: usize = 16;
+    const FILES: usize = 800;
+    let all = (0..runs())
+        .map(|_| {
+            let filter = start_ours(&[]);
+            let scratch = tempfile::tempdir().unwrap();
+            let loop_ = disk(scratch.path(), THREADS, FILES, 1_000_000);
+            let load = Load {
+                socket: filter.socket.clone(),
+                connections: THREADS,
+                messages: FILES as u64,
+                per_session: 100,
+                size: 1_000_000,
+                recipient: MY.to_owned(),
+            };
+            (run(&load, b'd').per_second, loop_)
+        })
+        .collect();
+    let (ours, loop_) = median(all, |(ours, loop_)| ours / loop_);
+    report.line(&format!(
+        "activity-milter {ours:.0}/s; {THREADS} threads that write and fsync files {loop_:.0}/s"
+    ));
+    report.reach("1 MB messages / threads that write and fsync", ours / loop_, "x", Some(0.8), None);
+}
+
+fn in_memory(report: &mut Report) {
+    report.line("\n## Memory\n");
+    let filter = start_ours(&[]);
+    let path = filter.socket.strip_prefix("unix:").unwrap();
+    // Negotiated and idle, each with a transaction that has begun.
+    let mut all = Vec::new();
+    for _ in 0..1000 {
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.write_all(&[0, 0, 0, 13, b'O', 0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0x1f, 0xff, 0xff]).unwrap();
+        stream.read_exact(&mut [0; 17]).unwrap();
+        let mail = b"<anna@mycompany.test>\0";
+        stream
+            .write_all(&[&u32::try_from(mail.len() + 1).unwrap().to_be_bytes()[..], b"M", mail].concat())
+            .unwrap();
+        all.push(stream);
+    }
+    thread::sleep(Duration::from_millis(500));
+    report.reach("1,000 idle sessions, resident", memory(filter.pid, "VmRSS"), "MiB", None, Some(64.0));
+    drop(all);
+    drop(filter);
+    let filter = start_ours(&[("message", "memory_limit = \"64 MiB\"")]);
+    let load = Load {
+        socket: filter.socket.clone(),
+        connections: 100,
+        messages: 100,
+        per_session: 1,
+        size: 25 * 1024 * 1024,
+        recipient: MY.to_owned(),
+    };
+    run(&load, b'd');
+    report.reach(
+        "100 messages of 25 MiB at once, peak",
+        memory(filter.pid, "VmHWM"),
+        "MiB",
+        None,
+        Some(96.0),
+    );
+}
+
+/// A world whose queue holds that many activities of 4 KB, put there by one message and copied.
+fn backlog(count: u64, port: u16) -> World {
+    let mut world = World::with(Options {
+        without_sink: true,
+        without_milter: true,
+        postfix: vec!["smtpd_milters =".to_owned()],
+        config: vec![
+            ("log", "level = \"warn\"".to_owned()),
+            ("backend", format!("url = \"http://127.0.0.1:{}/\"", free_port())),
+            ("queue", "max_items = 2000000".to_owned()),
+        ],
+        ..Options::default()
+    });
+    world.start_quiet_milter();
+    let load = Load {
+        socket: world.milter_listen(),
+        connections: 1,
+        messages: 1,
+        per_session: 1,
+        size: 4096,
+        recipient: MY.to_owned(),
+    };
+    run(&load, b'd');
+    world.stop_milter();
+    let database = rusqlite::Connection::open(world.root.join("queue/queue.db")).unwrap();
+    // As the service would have put them: a message, an item and a key each, due by and by.
+    database
+        .execute_batch(&format!(
+            "PRAGMA synchronous = OFF;
+             BEGIN;
+             CREATE TEMP TABLE n AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {}) SELECT n FROM n;
+             INSERT INTO message (id, body, cuts) SELECT n + 10, body, cuts FROM n, (SELECT * FROM message LIMIT 1);
+             INSERT INTO item (key, message, tenant, activity, due, accepted_at)
+                 SELECT printf('b3:%064x', n), n + 10, printf('t-%d', n % 100),
+                        replace(activity, (SELECT key FROM item), printf('b3:%064x', n)), due + n % 1000, accepted_at
+                 FROM n, (SELECT * FROM item LIMIT 1);
+             INSERT INTO seen (key) SELECT printf('b3:%064x', n) FROM n;
+             UPDATE item SET due = accepted_at, attempts = 0;
+             COMMIT;
+             PRAGMA wal_checkpoint(TRUNCATE);",
+            count - 1
+        ))
+        .unwrap();
+    drop(database);
+    let text = fs::read_to_string(world.config_path()).unwrap();
+    let from = text.split("url = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    fs::write(world.config_path(), text.replace(&from, &format!("http://127.0.0.1:{port}/"))).unwrap();
+    world
+}
+
+fn courier(report: &mut Report) {
+    report.line("\n## Courier, to a backend that takes everything\n");
+    let mut rates = Vec::new();
+    // The same number is drained of both, so that only the backlog differs.
+    for count in [10_000_u64, 1_000_000] {
+        let (port, taken) = start_backend();
+        let mut world = backlog(count, port);
+        let started = Instant::now();
+        world.start_quiet_milter();
+        let ready = started.elapsed().as_secs_f64();
+        let goal = count.min(60_000);
+        let first = taken.load(Ordering::Relaxed);
+        let (from, at) = (first, Instant::now());
+        wait_for("the courier", || (taken.load(Ordering::Relaxed) >= goal).then_some(()));
+        let rate = (goal - from) as f64 / at.elapsed().as_secs_f64();
+        let pid = world.milter().id();
+        report.line(&format!(
+            "{count:>9} waiting: ready after {ready:.2} s, {rate:.0} activities/s, resident {:.0} MiB",
+            memory(pid, "VmRSS")
+        ));
+        if count == 1_000_000 {
+            report.reach("start with 1,000,000 queued", ready, "s", None, Some(2.0));
+        } else {
+            // The file shrinks once everything is taken.
+            let path = world.root.join("queue/queue.db");
+            let size = || fs::metadata(&path).unwrap().len() as f64 / 1e6;
+            let full = size();
+            wait_for("the queue file to shrink", || (size() < full / 4.0).then_some(()));
+            report.line(&format!("          the queue file shrank from {full:.0} MB to {:.0} MB", size()));
+        }
+        rates.push(rate);
+    }
+    report.reach("courier, 4 KB activities to a local backend", rates[0], "/s", Some(3000.0), None);
+    report.reach("drain of 1,000,000 / drain of 10,000", rates[1] / rates[0], "x", Some(0.9), None);
+}
+
+/// Messages a second through a Postfix, the median.
+fn smtp(world: &World, to: &str, messages: usize) -> f64 {
+    let all = (0..runs())
+        .map(|_| {
+            let started = Instant::now();
+            let status = Command::new("/usr/sbin/smtp-source")
+                .args([
+                    "-s",
+                    "20",
+                    "-m",
+                    &messages.to_string(),
+                    "-l",
+                    "4096",
+                    "-f",
+                    "anna@mycompany.test",
+                    "-t",
+                    to,
+                ])
+                .args(["-S", "rate", &format!("inet:127.0.0.1:{}", world.postfix.port)])
+                .status()
+                .unwrap();
+            assert!(status.success());
+            let elapsed = started.elapsed();
+            wait_for("Postfix to empty its queue", || world.postfix.queued().is_empty().then_some(()));
+            messages as f64 / elapsed.as_secs_f64()
+        })
+        .collect();
+    median(all, |rate| *rate)
+}
+
+fn through_postfix(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16) {
+    report.line("\n## Through Postfix: smtp-source -s 20 -l 4096, in_flow_delay = 0, transport discard\n");
+    let discard = |milter: &str| -> Vec<String> {
+        [
+            "default_transport = discard:",
+            "relay_transport = discard:",
+            "smtpd_client_connection_count_limit = 0",
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain((milter != "ours").then(|| format!("smtpd_milters = {milter}")))
+        .collect()
+    };
+    let plain = |milter: &str| {
+        World::with(Options {
+            postfix: discard(milter),
+            without_milter: true,
+            without_sink: true,
+            ..Options::default()
+        })
+    };
+    let mut rates = std::collections::BTreeMap::new();
+    let mut row = |report: &mut Report, name: &'static str, rate: f64| {
+        report.line(&format!("{name:<52} {rate:>8.0} messages/s"));
+        report.json.push(json!({"through_postfix": name, "per_second": rate}));
+        rates.insert(name, rate);
+    };
+    row(report, "no milter", smtp(&plain(""), OTHER, 4000));
+    let config = vec![
+        ("backend", "retry_first = \"1h\"".to_owned()),
+        ("backend", "retry_max = \"1h\"".to_owned()),
+        ("log", "level = \"info\"".to_owned()),
+    ];
+    let ours =
+        World::with(Options { postfix: discard("ours"), without_sink: true, config, ..Options::default() });
+    row(report, "activity-milter, other mail", smtp(&ours, OTHER, 4000));
+    row(report, "activity-milter, integration mail, durable", smtp(&ours, MY, 4000));
+    drop(ours);
+    if let Some(c) = c {
+        for (what, name) in [
+            ("data", "C, accepts at DATA, other mail"),
+            ("all", "C, reads all and discards, integration mail"),
+        ] {
+            let world = plain("");
+            let socket = world.root.join("postfix/queue/activity-milter");
+            let peer = start_c(c, &socket, what);
+            world.postfix.set("smtpd_milters", &peer.socket);
+            world.postfix.reload();
+            row(report, name, smtp(&world, if what == "data" { OTHER } else { MY }, 4000));
+        }
+    }
+    let world = plain("");
+    let url = format!("http://127.0.0.1:{backend}/");
+    match start_python(&world.root.join("postfix/queue/activity-milter"), &url) {
+        Some(python) => {
+            world.postfix.set("smtpd_milters", &python.socket);
+            world.postfix.reload();
+            row(report, "pymilter, parses and POSTs", smtp(&world, MY, 2000));
+        }
+        None => report.line("pymilter: missing (python3-milter)"),
+    }
+    drop(world);
+    if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok() {
+        let world = plain("");
+        let script = world.root.join("pipe.sh");
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/pipe.sh"), &script).unwrap();
+        let entry = format!("curl unix - n n - 20 pipe user=nobody argv={} {url}", script.display());
+        world.postfix.tool("postconf", &["-M", &format!("curl/unix={entry}")]);
+        world.postfix.set("relay_transport", "curl:");
+        world.postfix.set("curl_destination_recipient_limit", "1");
+        world.postfix.reload();
+        // It is done when the queue is empty: smtpd alone would only count what is accepted.
+        let started = Instant::now();
+        const MESSAGES: usize = 600;
+        let status = Command::new("/usr/sbin/smtp-source")
+            .args([
+                "-s",
+                "20",
+                "-m",
+                &MESSAGES.to_string(),
+                "-l",
+                "4096",
+                "-f",
+                "anna@mycompany.test",
+                "-t",
+                MY,
+            ])
+            .arg(format!("inet:127.0.0.1:{}", world.postfix.port))
+            .status();
+        assert!(status.unwrap().success());
+        wait_for("Postfix to empty its queue", || world.postfix.queued().is_empty().then_some(()));
+        row(report, "pipe(8) to curl", MESSAGES as f64 / started.elapsed().as_secs_f64());
+    } else {
+        report.line("pipe(8) to curl: missing (curl)");
+    }
+    report.line("");
+    let ratio = |a: &str, b: &str| Some(rates.get(a)? / rates.get(b)?);
+    for (what, ours, theirs, least) in [
+        (
+            "integration mail / C that reads all and discards",
+            "activity-milter, integration mail, durable",
+            "C, reads all and discards, integration mail",
+            1.0,
+        ),
+        (
+            "integration mail / pipe(8) to curl",
+            "activity-milter, integration mail, durable",
+            "pipe(8) to curl",
+            5.0,
+        ),
+        (
+            "other mail / C that accepts at DATA",
+            "activity-milter, other mail",
+            "C, accepts at DATA, other mail",
+            1.0,
+        ),
+    ] {
+        match ratio(ours, theirs) {
+            Some(ratio) => report.reach(&format!("through Postfix: {what}"), ratio, "x", Some(least), None),
+            None => report.line(&format!("through Postfix: {what}: peer missing")),
+        }
+    }
+    let _ = scratch;
+}
+
+/// Loads a directory file of that many addresses: seconds to load it, and nanoseconds to look one up.
+fn directory(report: &mut Report) {
+    report.line("\n## Directory file\n");
+    const LOOKS: usize = 200_000;
+    for addresses in [1_000, 100_000] {
+        let mut text = "[[tenant]]\nprefix = \"mycompany\"\nid = \"t-1\"\n".to_owned();
+        for n in 0..addresses / 2 {
+            write!(text, "[[tenant.user]]\nid = \"u-{n}\"\naddresses = [\"u{n}@a.test\", \"u{n}@b.test\"]\n")
+                .unwrap();
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let started = Instant::now();
+        let directory = FileDirectory::open(file.path()).unwrap();
+        let load = started.elapsed().as_secs_f64();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let look = runtime.block_on(async {
+            let tenant = directory.tenant("mycompany").await.unwrap().unwrap();
+            let asked: Vec<[Address; 1]> = (0..1000)
+                .map(|n| [Address::parse(&format!("u{}@b.test", n * addresses / 2000)).unwrap()])
+                .collect();
+            let started = Instant::now();
+            for n in 0..LOOKS {
+                black_box(directory.people(&tenant, &asked[n % asked.len()]).await.unwrap().persons);
+            }
+            started.elapsed().as_nanos() as f64 / LOOKS as f64
+        });
+        report
+            .line(&format!("{addresses:>7} addresses: loaded in {load:.3} s, a look-up takes {look:.0} ns"));
+    }
+}
+
+fn main() {
+    if std::env::args().any(|arg| arg == "--test" || arg == "--list") {
+        return; // `cargo test --benches`: measuring is for `make bench`
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let c = build_c(scratch.path());
+    let (backend, _) = start_backend();
+    let mut report = Report::default();
+    if wanted("protocol") {
+        protocol(&mut report, c.as_deref(), scratch.path(), backend);
+    }
+    if wanted("large") {
+        large(&mut report);
+    }
+    if wanted("memory") {
+        in_memory(&mut report);
+    }
+    if wanted("courier") {
+        courier(&mut report);
+    }
+    if wanted("postfix") {
+        through_postfix(&mut report, c.as_deref(), scratch.path(), backend);
+    }
+    if wanted("directory") {
+        directory(&mut report);
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    fs::write(target.join("bench.json"), serde_json::to_string_pretty(&report.json).unwrap()).unwrap();
+    if std::env::var_os("WRITE").is_some() {
+        write(&report.lines);
+    }
+}
+
+/// `docs/benchmarks.md`, with the machine, the date and the commit.
+fn write(lines: &str) {
+    let out = |program: &str, args: &[&str]| {
+        let output =
+            Command::new(program).args(args).output().map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&output).trim().to_owned()
+    };
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let text = format!(
+        "# Benchmarks\n\nWritten by `WRITE=1 make bench`: everything in one run, so the ratios count and the numbers do not. The load\n\
+         generator, Postfix and the filters share the cores. Each figure is the median of {} runs.\n\n\
+         - Machine: {} cores, {}, Linux {}\n- Date: {}\n- Commit: {}\n- {}\n\n```text{lines}```\n",
+        runs(),
+        thread::available_parallelism().map_or(0, usize::from),
+        model.trim_start_matches([' ', '\t', ':']),
+        out("uname", &["-r"]),
+        out("date", &["-u", "+%Y-%m-%d"]),
+        out("git", &["rev-parse", "--short", "HEAD"]),
+        out("postconf", &["-d", "mail_version"]).replace("mail_version =", "Postfix"),
+    );
+    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md"), text).unwrap();
+}
