@@ -365,14 +365,22 @@ fn file_ref((index, file): (usize, &FilePart)) -> FileRef {
 fn body_digest(raw: &Raw, offset: u64) -> io::Result<blake3::Hash> {
     let mut hash = blake3::Hasher::new();
     let mut reader = raw.reader(offset..raw.len());
+    // The hash is several times as fast on large pieces, and words are small.
+    let mut dense = Vec::new();
     loop {
         let chunk = reader.fill_buf()?;
         if chunk.is_empty() {
             return Ok(hash.finalize());
         }
-        chunk.split(|&b| is_space(b)).for_each(|word| {
-            hash.update(word);
-        });
+        dense.clear();
+        dense.resize(chunk.len(), 0);
+        let mut length = 0;
+        for &b in chunk {
+            // Written always, kept if it is no space: without a branch that nobody can predict.
+            dense[length] = b;
+            length += usize::from(!is_space(b));
+        }
+        hash.update(&dense[..length]);
         let length = chunk.len();
         reader.consume(length);
     }

@@ -162,7 +162,7 @@ impl Client {
             ("Date", " Tue, 24 Nov 2026 12:00:00 +0000".to_owned()),
             ("Message-ID", format!(" <{number}.{}@mycompany.test>", std::process::id())),
             ("MIME-Version", " 1.0".to_owned()),
-            ("Content-Type", " text/plain; charset=utf-8".to_owned()),
+            ("Content-Type", content_type(load.size).to_owned()),
         ] {
             self.command(b'L', format!("{name}\0{value}\0").as_bytes(), NO_HEADERS, NOREPLY_HEADER)?;
         }
@@ -187,6 +187,35 @@ impl Client {
     }
 }
 
+/// Up to this size a body is a text that somebody wrote; a larger one is a short text with a file.
+const LARGE: usize = 64 * 1024;
+
+fn content_type(size: usize) -> &'static str {
+    if size < LARGE { " text/plain; charset=utf-8" } else { " multipart/mixed; boundary=\"--b\"" }
+}
+
+fn body(size: usize) -> Vec<u8> {
+    let line = b"A line of text as people write them, some seventy characters long.\r\n";
+    if size < LARGE {
+        return line.iter().copied().cycle().take(size).collect();
+    }
+    let mut body = b"----b\r\nContent-Type: text/plain\r\n\r\nsee the file\r\n----b\r\nContent-Type: application/pdf; name=offer.pdf\r\n\
+        Content-Disposition: attachment; filename=offer.pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        .to_vec();
+    let mut number = 0_u32;
+    while body.len() < size {
+        for _ in 0..76 {
+            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            body.push(
+                b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[(number >> 26) as usize],
+            );
+        }
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"----b--\r\n");
+    body
+}
+
 /// Runs it; every message must end in `expected`.
 pub fn run(load: &Load, expected: u8) -> Figures {
     let next = Arc::new(AtomicU64::new(0));
@@ -195,8 +224,7 @@ pub fn run(load: &Load, expected: u8) -> Figures {
         .map(|_| {
             let (next, barrier, load) = (Arc::clone(&next), Arc::clone(&barrier), load.clone());
             thread::spawn(move || {
-                let line = b"A line of text as people write them, some seventy characters long.\r\n";
-                let body: Vec<u8> = line.iter().copied().cycle().take(load.size).collect();
+                let body = body(load.size);
                 let mut times = Vec::new();
                 let mut client = Client::open(&load.socket).unwrap();
                 barrier.wait();

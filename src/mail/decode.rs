@@ -4,7 +4,11 @@
 //! Promise: memory is one buffer, whatever the part's size; damaged encoding yields what can be had, never an error.
 //! Fails: only as the reader or the sink fails.
 
-use mail_parser::decoders::{base64::base64_decode, quoted_printable::quoted_printable_decode};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use mail_parser::decoders::quoted_printable::quoted_printable_decode;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead};
 
@@ -61,29 +65,63 @@ fn identity(reader: &mut impl BufRead, sink: &mut dyn FnMut(&[u8]) -> io::Result
     }
 }
 
-/// Characters outside the alphabet are skipped, as RFC 2045 asks; padding ends a group, so that base64 texts glued
-/// together (some gateways append a footer that way) decode one after the other.
+/// The alphabet of RFC 2045; bits that a sender left over do not matter.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
+);
+
+/// Base64 as it arrives, and what it decodes to.
+#[derive(Default)]
+struct Group {
+    encoded: Vec<u8>,
+    decoded: Vec<u8>,
+}
+
+impl Group {
+    /// Decodes whole groups of four, or everything.
+    fn emit(&mut self, all: bool, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.decoded.clear();
+        let mut ready = self.ready(all);
+        if BASE64.decode_vec(&self.encoded[..ready], &mut self.decoded).is_err() {
+            // Characters outside the alphabet are skipped, as RFC 2045, section 6.8 asks; few messages have any.
+            self.encoded.retain(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
+            self.decoded.clear();
+            ready = self.ready(all);
+            let _ = BASE64.decode_vec(&self.encoded[..ready], &mut self.decoded); // nothing is left that could fail
+        }
+        self.encoded.drain(..if all { self.encoded.len() } else { ready });
+        if self.decoded.is_empty() { Ok(()) } else { sink(&self.decoded) }
+    }
+
+    /// How much can be decoded now; a single character at the end says nothing.
+    fn ready(&self, all: bool) -> usize {
+        let length = self.encoded.len();
+        if all { length - usize::from(length % 4 == 1) } else { length - length % 4 }
+    }
+}
+
+/// Padding ends a group, so that base64 texts glued together (some gateways append a footer that way) decode one after
+/// the other.
 fn base64(reader: &mut impl BufRead, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut group = Vec::new();
-    let mut emit = |group: &mut Vec<u8>, all: bool| {
-        let ready = if all { group.len() } else { group.len() - group.len() % 4 };
-        let decoded = base64_decode(&group[..ready]).unwrap_or_default();
-        group.drain(..ready);
-        if decoded.is_empty() { Ok(()) } else { sink(&decoded) }
-    };
+    let mut group = Group::default();
     loop {
         let chunk = reader.fill_buf()?;
         if chunk.is_empty() {
-            return emit(&mut group, true);
+            return group.emit(true, sink);
         }
-        for &b in chunk {
-            match b {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => group.push(b),
-                b'=' => emit(&mut group, true)?,
-                _ => {}
+        let mut rest = chunk;
+        while let Some(at) = memchr::memchr3(b'\r', b'\n', b'=', rest) {
+            group.encoded.extend_from_slice(&rest[..at]);
+            if rest[at] == b'=' {
+                group.emit(true, sink)?;
             }
+            rest = &rest[at + 1..];
         }
-        emit(&mut group, false)?;
+        group.encoded.extend_from_slice(rest);
+        group.emit(false, sink)?;
         let length = chunk.len();
         reader.consume(length);
     }

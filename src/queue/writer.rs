@@ -51,7 +51,7 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for Task
 
 enum Request {
     Work(Box<dyn Work>),
-    Vacuum(oneshot::Sender<Result<(), StorageError>>),
+    Vacuum(oneshot::Sender<Result<u32, StorageError>>),
 }
 
 /// The handle to the thread. The thread ends when the last handle is dropped, after the work that waits.
@@ -81,8 +81,8 @@ impl Writer {
         self.send(Request::Work(Box::new(Task { work, result: None, reply })), answer).await
     }
 
-    /// Gives a bounded number of free pages back; outside a transaction, as SQLite wants it.
-    pub(super) async fn vacuum(&self) -> Result<(), StorageError> {
+    /// Gives a bounded number of free pages back; outside a transaction, as SQLite wants it. The answer is how many.
+    pub(super) async fn vacuum(&self) -> Result<u32, StorageError> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Vacuum(reply), answer).await
     }
@@ -152,12 +152,15 @@ fn commit(database: &Connection, batch: &mut [Box<dyn Work>]) -> rusqlite::Resul
     transaction.commit()
 }
 
-fn vacuum(database: &Connection) -> rusqlite::Result<()> {
+fn vacuum(database: &Connection) -> rusqlite::Result<u32> {
     // The pragma frees one page for each row it gives, so it must be stepped to its end.
     let mut statement = database.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
     let mut rows = statement.query([])?;
-    while rows.next()?.is_some() {}
-    Ok(())
+    let mut freed = 0;
+    while rows.next()?.is_some() {
+        freed += 1;
+    }
+    Ok(freed)
 }
 
 impl StorageError {
