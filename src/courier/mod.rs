@@ -20,7 +20,7 @@ use crate::observe::events;
 use crate::queue::{Finish, Lease, Queue, StorageError, Turn};
 use arc_swap::ArcSwap;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -50,7 +50,7 @@ const QUEUE_TROUBLE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often keys are forgotten and free pages given back.
-const TIDY_EVERY: Duration = Duration::from_secs(60);
+const TIDY_EVERY: Duration = Duration::from_secs(20);
 
 /// Settings of the courier.
 #[derive(Clone, Debug)]
@@ -118,6 +118,7 @@ pub async fn run(
         controls,
         attempts: JoinSet::new(),
         tenants: HashMap::new(),
+        ready: VecDeque::new(),
         last: String::new(),
         unanswered: HashSet::new(),
         pause: None,
@@ -144,7 +145,7 @@ pub async fn run(
                     events::queue_trouble(&error);
                 }
             }
-            Some(done) = courier.attempts.join_next_with_id() => courier.ended(done),
+            Some(done) = courier.attempts.join_next_with_id() => courier.all_ended(done).await,
             _ = tidy.tick() => {
                 if let Err(error) = courier.tidy().await {
                     events::queue_trouble(&error);
@@ -152,6 +153,7 @@ pub async fn run(
             }
         }
     }
+    courier.release().await;
     while courier.attempts.join_next().await.is_some() {}
 }
 
@@ -181,6 +183,8 @@ struct Courier {
     attempts: JoinSet<Learned>,
     /// Whose activity each attempt carries.
     tenants: HashMap<Id, String>,
+    /// Leased, and not begun: leases are taken many at a time, because each taking is a commit.
+    ready: VecDeque<Lease>,
     /// The tenant whose turn was last.
     last: String,
     /// The activities that had no answer since the last answer.
@@ -200,23 +204,25 @@ impl Courier {
         if room == 0 {
             return Ok(LEASE); // until an attempt ends
         }
-        let (turn, room) = self.turn(room);
+        let room = room - self.start(room);
+        if room == 0 {
+            return Ok(LEASE); // until an attempt ends
+        }
+        let turn = self.turn();
         let has_share = turn.without.is_some();
-        let (leases, damaged) = self.queue.take(room, turn, now, LEASE).await?;
+        let wanted = if self.pause.is_some() { 1 } else { room + self.settings.max_in_flight };
+        let (leases, damaged) = self.queue.take(wanted, turn, now, LEASE).await?;
         for item in damaged {
             events::held(item.key.as_str(), "", 0, &item.message);
         }
-        let all_started = leases.len() < room;
-        for lease in leases {
+        if let Some(lease) = leases.last() {
             self.last.clone_from(&lease.activity.tenant.id);
-            let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
-            let (settings, tenant) = (Arc::clone(&self.settings), lease.activity.tenant.id.clone());
-            let started =
-                self.attempts.spawn(async move { attempt(&queue, backend.as_ref(), &settings, lease).await });
-            self.tenants.insert(started.id(), tenant);
         }
-        if !all_started {
-            return Ok(Duration::ZERO); // others than the tenant that was let ahead may have their turn
+        let more = leases.len() == wanted;
+        self.ready.extend(leases);
+        self.start(room);
+        if more {
+            return Ok(if self.pause.is_some() { LEASE } else { Duration::ZERO });
         }
         let due = self.queue.next_due().await?;
         // What is due and was not taken belongs to a tenant that has its share; the end of an attempt wakes us.
@@ -224,24 +230,65 @@ impl Courier {
         Ok(due.map_or(LEASE, |due| due.duration_since(now).unwrap_or(overdue)))
     }
 
-    /// Whose turn it is, and how much may be taken at once: a tenant may have three quarters of all attempts.
-    fn turn(&self, room: usize) -> (Turn, usize) {
+    /// Attempts that one tenant may have at a time: three quarters of all.
+    fn share(&self) -> usize {
         let most = self.settings.max_in_flight;
-        let share = if most < 4 { most } else { most - most / 4 };
-        let mut running: HashMap<&str, usize> = HashMap::new();
-        self.tenants.values().for_each(|tenant| *running.entry(tenant).or_default() += 1);
-        let busiest = running.into_iter().max_by_key(|(_, count)| *count);
-        let (mut turn, mut room) = (Turn { after: self.last.clone(), without: None }, room);
-        if let Some((tenant, count)) = busiest {
-            if count >= share {
-                turn.without = Some(tenant.to_owned());
-            } else {
-                room = room.min(share - count);
-            }
-        } else {
-            room = room.min(share);
+        if most < 4 { most } else { most - most / 4 }
+    }
+
+    fn running(&self, tenant: &str) -> usize {
+        self.tenants.values().filter(|running| *running == tenant).count()
+    }
+
+    /// Starts up to `room` attempts of those that are ready, and of tenants that do not have their share; how many.
+    fn start(&mut self, room: usize) -> usize {
+        let mut started = 0;
+        while started < room {
+            let may = |lease: &Lease| self.running(&lease.activity.tenant.id) < self.share();
+            let Some(lease) = self.ready.iter().position(may).and_then(|at| self.ready.remove(at)) else {
+                break;
+            };
+            let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
+            let (settings, tenant) = (Arc::clone(&self.settings), lease.activity.tenant.id.clone());
+            let attempt =
+                self.attempts.spawn(async move { attempt(&queue, backend.as_ref(), &settings, lease).await });
+            self.tenants.insert(attempt.id(), tenant);
+            started += 1;
         }
-        (turn, room)
+        started
+    }
+
+    /// Whose turn it is.
+    fn turn(&self) -> Turn {
+        let ready = self.ready.iter().map(|lease| &lease.activity.tenant.id);
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        self.tenants.values().chain(ready).for_each(|tenant| *counts.entry(tenant).or_default() += 1);
+        let busiest = counts.into_iter().max_by_key(|(_, count)| *count);
+        let without =
+            busiest.filter(|(_, count)| *count >= self.share()).map(|(tenant, _)| tenant.to_owned());
+        Turn { after: self.last.clone(), without }
+    }
+
+    /// Gives back what is leased and not begun, so that people see it waiting, and may hold or drop it.
+    async fn release(&mut self) {
+        let ids: Vec<i64> = self.ready.drain(..).map(|lease| lease.id).collect();
+        if !ids.is_empty()
+            && let Err(error) = self.queue.release(ids, SystemTime::now()).await
+        {
+            events::queue_trouble(&error); // the leases end by themselves
+        }
+    }
+
+    /// Learns from an attempt that ended, and from all others that have ended meanwhile.
+    async fn all_ended(&mut self, done: Result<(Id, Learned), JoinError>) {
+        let was_paused = self.pause.is_some();
+        self.ended(done);
+        while let Some(done) = self.attempts.try_join_next_with_id() {
+            self.ended(done);
+        }
+        if self.pause.is_some() && !was_paused {
+            self.release().await;
+        }
     }
 
     fn ended(&mut self, done: Result<(Id, Learned), JoinError>) {

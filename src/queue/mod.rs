@@ -392,6 +392,20 @@ impl Queue {
         Ok(())
     }
 
+    /// Gives leases back that were not used: they are due at once.
+    /// # Errors
+    /// [`StorageError`]; the leases then end by themselves.
+    pub async fn release(&self, ids: Vec<i64>, now: SystemTime) -> Result<(), StorageError> {
+        let now = millis(now);
+        self.writer
+            .write(move |database| {
+                let mut release = database
+                    .prepare_cached("UPDATE item SET leased = 0, due = ?2 WHERE id = ?1 AND leased = 1")?;
+                ids.iter().try_for_each(|id| release.execute(params![id, now]).map(drop))
+            })
+            .await
+    }
+
     /// When the next activity is due; none if nothing waits.
     /// # Errors
     /// [`StorageError`].
