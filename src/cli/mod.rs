@@ -31,10 +31,21 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(
+        after_help = "SIGHUP: read the configuration again. SIGTERM: answer the messages in flight, then end.\n\n\
+                            Example:\n  activity-milter -c ./activity-milter.toml serve"
+    )]
     /// Take mail from Postfix and deliver activities; ends at SIGTERM or SIGINT, after the messages in flight
     Serve,
+    #[command(
+        after_help = "Examples:\n  activity-milter check\n  activity-milter check --offline && systemctl reload activity-milter"
+    )]
     /// Look whether everything is there that the service needs; exit code 1 if not
     Check(check::Args),
+    #[command(
+        after_help = "Example:\n  activity-milter explain message.eml --sender anna@mycompany.test \\\n      \
+                            --recipient 1001.mycompany@severamail.com"
+    )]
     /// Say what would happen to a message, and why, without Postfix and without recording anything
     Explain(explain::Args),
     /// List, show, retry, hold, drop and export activities that wait or are held
@@ -43,8 +54,12 @@ enum Command {
     Directory(directory::Args),
     /// Print the settings that Postfix needs, and check those it has
     Postfix(postfix::Args),
+    #[command(after_help = "Example:\n  activity-milter sink --data /tmp/sink --directory directory.toml")]
     /// Run the reference backend, for trying out and for tests
     Sink(sink::Args),
+    #[command(
+        after_help = "Example:\n  activity-milter completions bash > ~/.local/share/bash-completion/completions/activity-milter"
+    )]
     /// Print completions for a shell
     Completions {
         /// The shell

@@ -151,6 +151,15 @@ async fn watchdog() {
     }
 }
 
+/// Keeps the metrics small, also where nobody reads them.
+async fn count() {
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tick.tick().await;
+        metrics::upkeep();
+    }
+}
+
 /// Serves until `shutdown` completes. The order of the end: accept nobody, answer the messages in flight, close the
 /// connections, finish the attempts under way.
 async fn run(
@@ -222,7 +231,7 @@ async fn run(
     });
     let reloadable = Reloadable { path: path.to_owned(), running, live: live.clone(), backend, controls };
     let reload = tokio::spawn(reloadable.watch());
-    let watchdog = tokio::spawn(watchdog());
+    let (watchdog, count) = (tokio::spawn(watchdog()), tokio::spawn(count()));
     events::started();
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("taking mail")]);
     let lmtp = async {
@@ -260,6 +269,7 @@ async fn run(
     };
     let _ = tokio::time::timeout(COURIER_TIME, finish).await;
     watchdog.abort();
+    count.abort();
     events::stopped(cut_off);
     served.map_err(other)
 }

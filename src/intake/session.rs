@@ -10,7 +10,7 @@ use crate::mail::{
     Address, Envelope, Head, Intake, MAX_HEAD_BYTES, Raw, Recipient, Reservation, Spill, SpillError,
     domain_of, parse_path,
 };
-use crate::observe::events;
+use crate::observe::{events, metrics};
 use crate::rules::{self, Addressing, Correspondent, Mixed, Reason, Record, Reply, Target, Verdict};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -193,6 +193,7 @@ impl Session {
                     transaction.other_recipients = true;
                     transaction.shadowed.push(target);
                 } else {
+                    metrics::recipient("integration");
                     transaction.in_flight.get_or_insert_with(|| service.hold());
                     transaction.targets.push((path.to_owned(), target));
                 }
@@ -459,6 +460,7 @@ impl Transaction {
             let address = recipient.as_ref().map(|r| &r.address);
             return self.refuse_recipient(service, Reason::NotIntegrationAddress.into(), address);
         }
+        metrics::recipient("other");
         self.other_recipients = true;
         self.envelope.recipients.extend(recipient);
         Step::Continue

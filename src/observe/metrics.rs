@@ -24,6 +24,11 @@ pub enum Kind {
 /// Name, kind, help.
 pub const ALL: &[(&str, Kind, &str)] = &[
     (MESSAGES, Kind::Counter, "Messages by verdict, and reason of a refusal"),
+    (
+        ALL_RECIPIENTS,
+        Kind::Counter,
+        "Recipients by what they are: integration addresses, others, refused ones",
+    ),
     (RECIPIENTS, Kind::Counter, "Recipients that were refused at RCPT, by reason"),
     (BYTES, Kind::Counter, "Bytes of messages that were recorded"),
     (SESSIONS, Kind::Gauge, "Open connections by door"),
@@ -40,6 +45,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
 ];
 
 pub(super) const MESSAGES: &str = "activity_milter_messages_total";
+const ALL_RECIPIENTS: &str = "activity_milter_recipients_total";
 pub(super) const RECIPIENTS: &str = "activity_milter_recipients_refused_total";
 const BYTES: &str = "activity_milter_recorded_bytes_total";
 const SESSIONS: &str = "activity_milter_sessions";
@@ -84,15 +90,17 @@ pub fn start() {
     let _ = HANDLE.set(handle);
 }
 
+/// Folds the newest times into their buckets. Without it they are kept one by one until somebody asks, and nobody may.
+pub fn upkeep() {
+    if let Some(handle) = HANDLE.get() {
+        handle.run_upkeep();
+    }
+}
+
 /// The text for Prometheus; empty if nothing counts.
 pub fn render() -> String {
-    HANDLE
-        .get()
-        .map(|handle| {
-            handle.run_upkeep();
-            handle.render()
-        })
-        .unwrap_or_default()
+    upkeep();
+    HANDLE.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
 /// A message was decided.
@@ -100,8 +108,14 @@ pub(super) fn message(verdict: &'static str, reason: &'static str) {
     counter!(MESSAGES, "verdict" => verdict, "reason" => reason).increment(1);
 }
 
+/// A recipient was taken: `integration` or `other`.
+pub fn recipient(outcome: &'static str) {
+    counter!(ALL_RECIPIENTS, "outcome" => outcome).increment(1);
+}
+
 /// A recipient was refused.
 pub(super) fn recipient_refused(reason: &'static str) {
+    recipient("refused");
     counter!(RECIPIENTS, "reason" => reason).increment(1);
 }
 

@@ -273,6 +273,8 @@ fn metrics_and_health() {
         "activity_milter_messages_total{verdict=\"reject\",reason=\"no-subject\"} 1\n",
         "activity_milter_messages_total{verdict=\"pass\",reason=\"\"} 1\n",
         "activity_milter_recipients_refused_total{reason=\"no-such-tenant\"} 1\n",
+        "activity_milter_recipients_total{outcome=\"integration\"} 2\n",
+        "activity_milter_recipients_total{outcome=\"other\"} 1\n",
         "activity_milter_queue_items{state=\"waiting\"} 0\n",
         "activity_milter_sessions{door=\"lmtp\"} 1\n",
         "activity_milter_delivery_seconds_count 1\n",
