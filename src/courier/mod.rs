@@ -43,6 +43,9 @@ const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// that it always fails at means nothing, and few that wait are no burden: each has its own growing delay.
 const DOWN_AFTER: usize = 5;
 
+/// Leases that may wait for an attempt, as a multiple of the attempts: what is kept in memory has a limit.
+const MOST_READY: usize = 4;
+
 /// Pause after trouble with the queue itself.
 const QUEUE_TROUBLE: Duration = Duration::from_secs(1);
 
@@ -208,6 +211,9 @@ impl Courier {
         if room == 0 {
             return Ok(LEASE); // until an attempt ends
         }
+        if self.ready.len() >= MOST_READY * self.settings.max_in_flight {
+            return Ok(LEASE); // nobody of those may have another attempt now; the end of one wakes us
+        }
         let turn = self.turn();
         let has_share = turn.without.is_some();
         let wanted = if self.pause.is_some() { 1 } else { room + self.settings.max_in_flight };
@@ -216,7 +222,7 @@ impl Courier {
             events::held(item.key.as_str(), "", 0, &item.message);
         }
         if let Some(lease) = leases.last() {
-            self.last.clone_from(&lease.activity.tenant.id);
+            self.last.clone_from(&lease.tenant);
         }
         let more = leases.len() == wanted;
         self.ready.extend(leases);
@@ -244,12 +250,12 @@ impl Courier {
     fn start(&mut self, room: usize) -> usize {
         let mut started = 0;
         while started < room {
-            let may = |lease: &Lease| self.running(&lease.activity.tenant.id) < self.share();
+            let may = |lease: &Lease| self.running(&lease.tenant) < self.share();
             let Some(lease) = self.ready.iter().position(may).and_then(|at| self.ready.remove(at)) else {
                 break;
             };
             let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
-            let (settings, tenant) = (Arc::clone(&self.settings), lease.activity.tenant.id.clone());
+            let (settings, tenant) = (Arc::clone(&self.settings), lease.tenant.clone());
             let attempt =
                 self.attempts.spawn(async move { attempt(&queue, backend.as_ref(), &settings, lease).await });
             self.tenants.insert(attempt.id(), tenant);
@@ -260,7 +266,7 @@ impl Courier {
 
     /// Whose turn it is.
     fn turn(&self) -> Turn {
-        let ready = self.ready.iter().map(|lease| &lease.activity.tenant.id);
+        let ready = self.ready.iter().map(|lease| &lease.tenant);
         let mut counts: HashMap<&str, usize> = HashMap::new();
         self.tenants.values().chain(ready).for_each(|tenant| *counts.entry(tenant).or_default() += 1);
         let busiest = counts.into_iter().max_by_key(|(_, count)| *count);
@@ -365,8 +371,8 @@ fn too_old(settings: &Settings, reason: &str) -> String {
 }
 
 async fn attempt(queue: &Queue, backend: &dyn Backend, settings: &Settings, lease: Lease) -> Learned {
-    let Lease { id, activity, json, cuts, raw, attempts, accepted_at } = lease;
-    let (key, tenant) = (activity.key.to_string(), activity.tenant.id.clone());
+    let Lease { id, tenant, activity, json, cuts, raw, attempts, accepted_at } = lease;
+    let key = activity.key.to_string();
     let started = tokio::time::Instant::now();
     let outcome = backend.deliver(&Delivery { activity, json, cuts, raw }).await;
     let now = SystemTime::now();

@@ -133,6 +133,8 @@ pub enum OpenError {
 pub struct Lease {
     /// The row.
     pub id: i64,
+    /// Whose turn it was.
+    pub tenant: String,
     /// The activity.
     pub activity: Activity,
     /// The activity's JSON as it was accepted, to be sent unchanged.
@@ -364,6 +366,7 @@ impl Queue {
         };
         Ok(Lease {
             id: row.id,
+            tenant: row.tenant,
             activity: serde_json::from_str(&row.activity).map_err(json)?,
             json: row.activity.into(),
             cuts: serde_json::from_str(&row.cuts).map_err(json)?,

@@ -13,6 +13,7 @@ const OLD_AT_ONCE: i64 = 1000;
 pub(super) struct DueRow {
     pub(super) id: i64,
     pub(super) key: String,
+    pub(super) tenant: String,
     pub(super) activity: String,
     pub(super) cuts: String,
     pub(super) body: Option<Vec<u8>>,
@@ -32,6 +33,7 @@ impl DueRow {
             spool: row.get(5)?,
             attempts: row.get(6)?,
             accepted_at: row.get(7)?,
+            tenant: row.get(8)?,
         })
     }
 }
@@ -49,7 +51,7 @@ pub(super) fn take(
         None => by_turns(database, limit, turn, now)?,
     };
     let mut select = database.prepare_cached(
-        "SELECT item.id, key, activity, cuts, body, spool, attempts, accepted_at
+        "SELECT item.id, key, activity, cuts, body, spool, attempts, accepted_at, tenant
          FROM item JOIN message ON message.id = item.message WHERE item.id = ?1",
     )?;
     let mut lease = database.prepare_cached("UPDATE item SET leased = 1, due = ?2 WHERE id = ?1")?;
