@@ -126,11 +126,11 @@ pub async fn run(
         unanswered: HashSet::new(),
         pause: None,
     };
-    let mut tidy = tokio::time::interval(TIDY_EVERY);
+    // Beside the loop: giving back a large file's pages takes seconds, and deliveries go on meanwhile.
+    let tidy = tokio::spawn(tidy(Arc::clone(&courier.queue), Arc::clone(&courier.controls)));
     let mut look = tokio::time::interval(LOOK_EVERY);
     let controls = Arc::clone(&courier.controls);
     while !stop.is_cancelled() {
-        // Between two looks at what people changed, what is to be sent is known.
         let wait = match courier.send().await {
             Ok(wait) => wait,
             Err(error) => {
@@ -149,13 +149,9 @@ pub async fn run(
                 }
             }
             Some(done) = courier.attempts.join_next_with_id() => courier.all_ended(done).await,
-            _ = tidy.tick() => {
-                if let Err(error) = courier.tidy().await {
-                    events::queue_trouble(&error);
-                }
-            }
         }
     }
+    tidy.abort();
     courier.release().await;
     while courier.attempts.join_next().await.is_some() {}
 }
@@ -354,16 +350,26 @@ impl Courier {
         self.pause = Some(Pause { probes, next: SystemTime::now() + delay });
         delay
     }
+}
 
-    /// Holds what is too old, also while nothing is attempted, and lets the queue clean up.
-    async fn tidy(&self) -> Result<(), StorageError> {
-        let now = SystemTime::now();
-        let reason = too_old(&self.settings, "no attempt was answered");
-        for (key, tenant) in self.queue.hold_older(now - self.settings.max_age, &reason).await? {
-            events::held(key.as_str(), &tenant, 0, &reason);
+/// Holds what is too old, also while nothing is attempted, and lets the queue clean up, from time to time.
+async fn tidy(queue: Arc<Queue>, controls: Arc<Controls>) {
+    let mut tick = tokio::time::interval(TIDY_EVERY);
+    loop {
+        tick.tick().await;
+        if let Err(error) = tidy_once(&queue, &controls.settings.load()).await {
+            events::queue_trouble(&error);
         }
-        self.queue.tidy(now).await
     }
+}
+
+async fn tidy_once(queue: &Queue, settings: &Settings) -> Result<(), StorageError> {
+    let now = SystemTime::now();
+    let reason = too_old(settings, "no attempt was answered");
+    for (key, tenant) in queue.hold_older(now - settings.max_age, &reason).await? {
+        events::held(key.as_str(), &tenant, 0, &reason);
+    }
+    queue.tidy(now).await
 }
 
 fn too_old(settings: &Settings, reason: &str) -> String {
