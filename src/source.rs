@@ -1,4 +1,4 @@
-//! A TOML file that a person wrote, and errors that take that person to the place.
+//! A file that a person wrote, its versions, and errors that take that person to the place.
 //!
 //! In: a path. Out: typed values, or a [`SourceError`] that names file, line, column and key.
 //! Fails: a file that cannot be read, is no TOML, or does not fit the type.
@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use std::{
     fmt, fs,
     ops::Range,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -69,6 +70,22 @@ impl Source {
         let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|&&b| b != b'\n').count() + 1;
         (line, column)
+    }
+}
+
+/// What tells one version of a file from the next: editors write in place, or rename a new file over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Version {
+    /// The version that is there now, if one is.
+    pub fn of(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        Some(Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
     }
 }
 

@@ -5,9 +5,9 @@
 //! Fails: at start, if the file cannot be read or holds no secret.
 
 use crate::observe::events;
+use crate::source::Version;
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -29,17 +29,6 @@ struct State {
     seen: Option<Version>,
     looked: Instant,
     secrets: Arc<[String]>,
-}
-
-/// What tells one version of the file from the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version(u64, u64, i64, i64);
-
-impl Version {
-    fn of(path: &Path) -> Option<Self> {
-        let meta = fs::metadata(path).ok()?;
-        Some(Self(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
-    }
 }
 
 impl SecretFile {

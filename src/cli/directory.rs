@@ -96,8 +96,7 @@ impl From<&Tenant> for TenantWord {
 pub(super) async fn directory(config: Config, args: Args) -> Result<ExitCode, Failure> {
     let Command::Lookup(args) = args.command;
     let backend = HttpBackend::new(config.backend).map_err(other)?;
-    let directory =
-        open_directory(&config.directory, &backend).map_err(|error| Failure::Usage(error.into()))?;
+    let directory = open_directory(&config.directory, &backend)?;
     let parse = |text: &String| {
         Address::parse(text).map_err(|error| other(format!("\"{text}\" is no address: {error}")))
     };

@@ -82,8 +82,7 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     let message =
         read(&args.message).map_err(|error| other(format!("{}: {error}", args.message.display())))?;
     let backend = HttpBackend::new(config.backend).map_err(other)?;
-    let directory =
-        open_directory(&config.directory, &backend).map_err(|error| Failure::Usage(error.into()))?;
+    let directory = open_directory(&config.directory, &backend)?;
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();
     let budget = Budget::new(config.memory_limit);

@@ -14,6 +14,7 @@ mod serve;
 mod sink;
 
 use crate::config::{self, Config};
+use crate::source::SourceError;
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::Report;
 use std::{path::PathBuf, process::ExitCode};
@@ -90,6 +91,12 @@ enum Failure {
     Other(Report),
 }
 
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
 /// Runs the command the arguments ask for.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -142,7 +149,7 @@ fn fail(report: &Report, code: u8) -> ExitCode {
 }
 
 fn load(path: &std::path::Path) -> Result<Config, Failure> {
-    Config::read(path).map_err(|error| Failure::Usage(error.into()))
+    Ok(Config::read(path)?)
 }
 
 /// Any failure that is not the configuration's.

@@ -171,8 +171,7 @@ async fn run(
 ) -> Result<(), Failure> {
     let running = config.clone();
     let http = HttpBackend::new(config.backend).map_err(other)?;
-    let directory =
-        open_directory(&config.directory, &http).map_err(|error| Failure::Usage(Report::new(error)))?;
+    let directory = open_directory(&config.directory, &http)?;
     let backend = Arc::new(Switch::new(http));
     // Without a queue of ours there may still be one of before, and what is in it was promised.
     let queue = match config.delivery {

@@ -8,13 +8,12 @@ use super::{Directory, People, Unavailable};
 use crate::mail::Address;
 use crate::observe::events;
 use crate::rules::{Contact, Person, Project, Tenant, User};
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, Version};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde::Deserialize;
 use std::{
     collections::{HashMap, HashSet},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -253,21 +252,6 @@ impl<'a> Once<'a> {
 
     fn has(&self, value: &str) -> bool {
         self.claimed.contains_key(value)
-    }
-}
-
-/// What tells one version of the file from the next: editors write in place, or rename a new file over it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl Version {
-    fn of(path: &Path) -> Option<Self> {
-        let meta = std::fs::metadata(path).ok()?;
-        Some(Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
     }
 }
 
