@@ -231,12 +231,33 @@ fn start_backend() -> (u16, Arc<AtomicU64>) {
     (port, taken)
 }
 
+/// A load for a filter: so many messages of so many bytes to one recipient, over so many connections.
+fn load_for(filter: &Filter, recipient: &str, connections: usize, messages: u64, size: usize) -> Load {
+    Load {
+        socket: filter.socket.clone(),
+        connections,
+        messages,
+        per_session: 100,
+        size,
+        share: f64::from(u8::from(recipient == MY)),
+        integration: MY.to_owned(),
+        other: OTHER.to_owned(),
+    }
+}
+
+/// Runs it; every message must end in `expected`.
+fn run_all(load: &Load, expected: char) -> Figures {
+    let figures = run(load);
+    assert_eq!(figures.answers, [(expected, load.messages)].into());
+    figures
+}
+
 /// A measured load: figures, and microseconds of CPU for a message.
-fn measure(filter: &Filter, load: &Load, expected: u8) -> (Figures, f64) {
+fn measure(filter: &Filter, load: &Load, expected: char) -> (Figures, f64) {
     let all = (0..runs())
         .map(|_| {
             let before = cpu(filter.pid);
-            let figures = run(load, expected);
+            let figures = run_all(load, expected);
             let used = (cpu(filter.pid) - before).as_secs_f64() * 1e6 / load.messages as f64;
             (figures, used)
         })
@@ -255,15 +276,8 @@ fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16)
                recipient: &str,
                connections: usize,
                messages: u64,
-               expected: u8| {
-        let load = Load {
-            socket: filter.socket.clone(),
-            connections,
-            messages,
-            per_session: 100,
-            size: 4096,
-            recipient: recipient.to_owned(),
-        };
+               expected: char| {
+        let load = load_for(filter, recipient, connections, messages, 4096);
         let (figures, used) = measure(filter, &load, expected);
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let what = if recipient == MY { "integration, 4 KB" } else { "other" };
@@ -285,8 +299,8 @@ fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16)
     let mut ours = Vec::new();
     for (connections, messages) in counts {
         let filter = start_ours(&[]);
-        ours_other.push(row(report, &filter, OTHER, connections, messages * 2, b'a'));
-        ours.push(row(report, &filter, MY, connections, messages, b'd'));
+        ours_other.push(row(report, &filter, OTHER, connections, messages * 2, 'a'));
+        ours.push(row(report, &filter, MY, connections, messages, 'd'));
     }
     let Some(c) = c else {
         report.line("C peers: missing (no cc, or no libmilter)");
@@ -296,11 +310,11 @@ fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16)
     let mut theirs_other = Vec::new();
     let mut theirs = Vec::new();
     for (connections, messages) in counts {
-        theirs_other.push(row(report, &data, OTHER, connections, messages, b'a'));
-        theirs.push(row(report, &all, MY, connections, messages, b'd'));
+        theirs_other.push(row(report, &data, OTHER, connections, messages, 'a'));
+        theirs.push(row(report, &all, MY, connections, messages, 'd'));
     }
     match start_python(scratch, &format!("http://127.0.0.1:{backend}/")) {
-        Some(python) => drop(row(report, &python, MY, 16, 3000, b'd')),
+        Some(python) => drop(row(report, &python, MY, 16, 3000, 'd')),
         None => report.line("pymilter: missing (python3-milter)"),
     }
     report.line("");
@@ -377,15 +391,8 @@ fn large(report: &mut Report) {
             let filter = start_ours(&[]);
             let scratch = tempfile::tempdir().unwrap();
             let loop_ = disk(scratch.path(), THREADS, FILES, 1_000_000);
-            let load = Load {
-                socket: filter.socket.clone(),
-                connections: THREADS,
-                messages: FILES as u64,
-                per_session: 100,
-                size: 1_000_000,
-                recipient: MY.to_owned(),
-            };
-            (run(&load, b'd').per_second, loop_)
+            let load = load_for(&filter, MY, THREADS, FILES as u64, 1_000_000);
+            (run_all(&load, 'd').per_second, loop_)
         })
         .collect();
     let (ours, loop_) = median(all, |(ours, loop_)| ours / loop_);
@@ -416,15 +423,7 @@ fn in_memory(report: &mut Report) {
     drop(all);
     drop(filter);
     let filter = start_ours(&[("message", "memory_limit = \"64 MiB\"")]);
-    let load = Load {
-        socket: filter.socket.clone(),
-        connections: 100,
-        messages: 100,
-        per_session: 1,
-        size: 25 * 1024 * 1024,
-        recipient: MY.to_owned(),
-    };
-    run(&load, b'd');
+    run_all(&load_for(&filter, MY, 100, 100, 25 * 1024 * 1024), 'd');
     report.reach(
         "100 messages of 25 MiB at once, peak",
         memory(filter.pid, "VmHWM"),
@@ -448,15 +447,9 @@ fn backlog(count: u64, port: u16) -> World {
         ..Options::default()
     });
     world.start_quiet_milter();
-    let load = Load {
-        socket: world.milter_listen(),
-        connections: 1,
-        messages: 1,
-        per_session: 1,
-        size: 4096,
-        recipient: MY.to_owned(),
-    };
-    run(&load, b'd');
+    let (socket, pid) = (world.milter_listen(), world.milter().id());
+    let filter = Filter { name: "activity-milter", socket, pid, _child: None, _world: None };
+    run_all(&load_for(&filter, MY, 1, 1, 4096), 'd');
     world.stop_milter();
     let database = rusqlite::Connection::open(world.root.join("queue/queue.db")).unwrap();
     // As the service would have put them: a message, an item and a key each, due by and by.
@@ -708,9 +701,77 @@ fn directory(report: &mut Report) {
     }
 }
 
+/// The load generator alone, at any filter: `cargo bench --bench peers -- load --socket unix:/path --pid $(pidof …)`.
+#[derive(clap::Parser)]
+struct Arguments {
+    /// `unix:/path` or `inet:address:port`
+    #[arg(long)]
+    socket: String,
+    /// Connections at a time
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// Messages of each connection
+    #[arg(long, default_value_t = 1000)]
+    messages: u64,
+    /// Messages of one session; then the connection is opened anew
+    #[arg(long, default_value_t = 100)]
+    per_session: u64,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 4096)]
+    size: usize,
+    /// How much of the mail is integration mail, from 0 to 1
+    #[arg(long, default_value_t = 1.0)]
+    share: f64,
+    /// An integration address
+    #[arg(long, default_value = MY)]
+    integration: String,
+    /// Any other address
+    #[arg(long, default_value = OTHER)]
+    other: String,
+    /// The filter's process: its CPU time and peak memory are reported
+    #[arg(long)]
+    pid: Option<u32>,
+    /// What `cargo bench` says
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Arguments {
+    fn from_command_line() -> Option<Self> {
+        let mut arguments = std::env::args();
+        let load = std::env::args().nth(1).is_some_and(|argument| argument == "load");
+        load.then(|| clap::Parser::parse_from(arguments.by_ref().skip(1)))
+    }
+
+    /// Prints the figures as JSON.
+    fn run(self) {
+        let before = self.pid.map(cpu);
+        let load = Load {
+            socket: self.socket,
+            connections: self.connections,
+            messages: self.messages * self.connections as u64,
+            per_session: self.per_session,
+            size: self.size,
+            share: self.share,
+            integration: self.integration,
+            other: self.other,
+        };
+        let Figures { per_second, p50, p95, p99, answers } = run(&load);
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let used = self.pid.zip(before).map(|(pid, before)| (cpu(pid) - before).as_secs_f64());
+        let report = json!({"messages": load.messages, "messages_per_second": per_second, "p50_ms": ms(p50),
+            "p95_ms": ms(p95), "p99_ms": ms(p99), "answers": answers, "filter_cpu_seconds": used,
+            "filter_peak_mib": self.pid.map(|pid| memory(pid, "VmHWM"))});
+        println!("{report:#}");
+    }
+}
+
 fn main() {
     if std::env::args().any(|arg| arg == "--test" || arg == "--list") {
         return; // `cargo test --benches`: measuring is for `make bench`
+    }
+    if let Some(arguments) = Arguments::from_command_line() {
+        return arguments.run();
     }
     let scratch = tempfile::tempdir().unwrap();
     fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
