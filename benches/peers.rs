@@ -458,12 +458,12 @@ fn backlog(count: u64, port: u16) -> World {
             "PRAGMA synchronous = OFF;
              BEGIN;
              CREATE TEMP TABLE n AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {}) SELECT n FROM n;
-             INSERT INTO message (id, body, cuts) SELECT n + 10, body, cuts FROM n, (SELECT * FROM message LIMIT 1);
-             INSERT INTO item (key, message, tenant, activity, due, accepted_at)
-                 SELECT printf('b3:%064x', n), n + 10, printf('t-%d', n % 100),
+             INSERT INTO message (id, body, cuts, text) SELECT n + 10, body, cuts, text FROM n, (SELECT * FROM message LIMIT 1);
+             INSERT INTO item (id, key, message, tenant, activity, due, accepted_at)
+                 SELECT n + 10, printf('b3:%064x', n), n + 10, printf('t-%d', n % 100),
                         replace(activity, (SELECT key FROM item), printf('b3:%064x', n)), due + n % 1000, accepted_at
                  FROM n, (SELECT * FROM item LIMIT 1);
-             INSERT INTO seen (key) SELECT printf('b3:%064x', n) FROM n;
+             INSERT INTO seen (key, item) SELECT printf('b3:%064x', n), n + 10 FROM n;
              UPDATE item SET due = accepted_at, attempts = 0;
              COMMIT;
              PRAGMA wal_checkpoint(TRUNCATE);",

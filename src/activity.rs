@@ -269,6 +269,8 @@ pub struct Parcel {
     pub activities: Vec<Activity>,
     /// Where the bytes of `activity.files` lie, in the same order; shared by all activities of the message.
     pub cuts: Vec<Cut>,
+    /// Where the text of all activities stands in `raw` as it is, but for the line ends; none if it was decoded.
+    pub verbatim: Option<Cut>,
     /// The message.
     pub raw: Raw,
     /// Keys of the bare address of tenants whose project is among the activities. It adds nothing beside a project
@@ -289,6 +291,7 @@ impl Parcel {
     ) -> io::Result<Self> {
         let body = mail::read_body(&raw, &mail::LIMITS)?;
         let digest = body_digest(&raw, body.offset)?;
+        let verbatim = body.verbatim;
         let cuts = body.files.iter().map(|file| file.cut).collect();
         let covered = parties
             .iter()
@@ -299,7 +302,7 @@ impl Parcel {
             .into_iter()
             .map(|parties| activity(parties, envelope, head, &body, &digest, received_at))
             .collect();
-        Ok(Self { activities, cuts, raw, covered })
+        Ok(Self { activities, cuts, verbatim, raw, covered })
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     is_blank,
     parameters::Parameters,
     spill::Raw,
-    text::{decode_charset, decode_unstructured, one_line},
+    text::{decode_charset, decode_unstructured, one_line, unix_lines},
 };
 use mail_parser::decoders::html::html_to_text;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,8 @@ pub struct Body {
     pub files: Vec<FilePart>,
     /// Where the body starts in the raw message, in bytes.
     pub offset: u64,
+    /// Where `text` stands in the raw message as it is, but for the line ends ([`unix_lines`]); none if it was decoded.
+    pub verbatim: Option<Cut>,
 }
 
 /// One file of a message.
@@ -223,15 +225,25 @@ impl Walk<'_> {
                 || place.parent == Parent::None)
             && (place.parent != Parent::Related || place.first);
         if shown {
-            let (text, complete) = self.text(cut, head.content_type.get("charset").as_deref())?;
-            let slot = if head.is("text/html") { &mut self.body.html } else { &mut self.body.text };
+            let (text, verbatim, complete) =
+                self.text(cut, head.content_type.get("charset").as_deref())?;
+            let is_html = head.is("text/html");
+            let slot = if is_html { &mut self.body.html } else { &mut self.body.text };
             match slot {
                 Some(before) => {
                     before.push('\n');
                     before.push_str(&text);
+                    if !is_html {
+                        self.body.verbatim = None;
+                    }
                 }
                 None if is_blank(&text) => {}
-                None => *slot = Some(text),
+                None => {
+                    *slot = Some(text);
+                    if !is_html {
+                        self.body.verbatim = verbatim.then_some(cut);
+                    }
+                }
             }
             if complete {
                 return Ok(());
@@ -240,8 +252,8 @@ impl Walk<'_> {
         self.file(head, cut, place)
     }
 
-    /// Decodes a text part up to the limit; false if there is more of it.
-    fn text(&self, cut: Cut, charset: Option<&str>) -> io::Result<(String, bool)> {
+    /// Decodes a text part up to the limit; whether it stands in the message as it is; false if there is more of it.
+    fn text(&self, cut: Cut, charset: Option<&str>) -> io::Result<(String, bool, bool)> {
         let limit = usize::try_from(self.limits.text_bytes).unwrap_or(usize::MAX);
         let already =
             [&self.body.text, &self.body.html].into_iter().flatten().map(String::len).sum::<usize>();
@@ -257,7 +269,9 @@ impl Walk<'_> {
         if complete {
             decoded?;
         }
-        Ok((decode_charset(&bytes, charset).replace("\r\n", "\n"), complete))
+        let text = decode_charset(&bytes, charset);
+        let verbatim = complete && cut.encoding == Encoding::Identity && text.as_bytes() == bytes;
+        Ok((unix_lines(&text), verbatim, complete))
     }
 
     fn file(&mut self, head: &PartHead, cut: Cut, place: Place) -> io::Result<()> {

@@ -5,7 +5,7 @@
 //! stay within a [`Budget`]. The file has no name until the queue gives it one, so a crash leaves nothing behind.
 //! Fails: [`SpillError`], by what the client is told.
 
-use super::{Cut, decode::Encoding};
+use super::{Cut, decode::Encoding, text::unix_lines};
 use bytes::Bytes;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -226,6 +226,15 @@ impl Raw {
                 Box::new(BufReader::with_capacity(64 * 1024, FileRange { file, position: start, end }))
             }
         }
+    }
+
+    /// The text of a stretch that stands in the message as it is ([`super::Body::verbatim`]).
+    /// # Errors
+    /// Those of reading; `InvalidData` if it is no UTF-8.
+    pub fn verbatim(&self, cut: Cut) -> io::Result<String> {
+        let mut text = String::new();
+        self.reader(cut.offset..cut.offset.saturating_add(cut.length)).read_to_string(&mut text)?;
+        Ok(unix_lines(&text))
     }
 
     /// Decodes a cut into `sink`.

@@ -45,16 +45,35 @@ pub fn is_blank(text: &str) -> bool {
 
 /// Decodes `bytes` by the charset a part names; an unknown or absent one is tried as UTF-8, then as Windows-1252.
 pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
-    match charset.filter(|name| !name.is_empty()).and_then(|name| charset_decoder(name.as_bytes())) {
+    let charset = charset.filter(|name| !name.is_empty());
+    // Most text is this, and needs no table.
+    if charset.is_some_and(|name| name.eq_ignore_ascii_case("utf-8"))
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        return text.to_owned();
+    }
+    match charset.and_then(|name| charset_decoder(name.as_bytes())) {
         Some(decode) => decode(bytes),
         None => to_utf8(bytes).into_owned(),
     }
 }
 
+/// The same text with a bare LF at the end of each line.
+pub fn unix_lines(text: &str) -> String {
+    let mut lines = String::with_capacity(text.len());
+    let mut from = 0;
+    for at in memchr::memmem::find_iter(text.as_bytes(), "\r\n") {
+        lines.push_str(&text[from..at]);
+        from = at + 1;
+    }
+    lines.push_str(&text[from..]);
+    lines
+}
+
 /// Bytes without a declared charset. ISO-2022-JP announces itself by an escape sequence; other 8-bit text that
 /// is not UTF-8 is read as Windows-1252, what old Western mailers mean when they say nothing.
 fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
-    if bytes.windows(2).any(|pair| pair == b"\x1b$" || pair == b"\x1b(")
+    if memchr::memchr_iter(b'\x1b', bytes).any(|at| matches!(bytes.get(at + 1), Some(b'$' | b'(')))
         && let Some(decode) = charset_decoder(b"iso-2022-jp")
     {
         return decode(bytes).into();
@@ -83,6 +102,13 @@ mod tests {
             (b" =?broken", "=?broken"),
         ] {
             assert_eq!(decode_unstructured(value), expected, "{}", value.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn lines_end_as_on_unix() {
+        for text in ["", "a", "\r\n", "a\r\n\r\nb\rc\n\r", "\r\r\n", "é\r\nö"] {
+            assert_eq!(unix_lines(text), text.replace("\r\n", "\n"));
         }
     }
 

@@ -5,7 +5,7 @@
 //! Promise: what is being delivered is not touched; a key stays known for seven days after its activity was dropped.
 //! Fails: [`LedgerError`].
 
-use super::{KEY_MEMORY, Settings, StorageError, millis, schema, spool::Spool};
+use super::{KEY_MEMORY, Settings, StorageError, millis, row, schema, spool::Spool};
 use crate::activity::{Activity, Cut, Raw};
 use rusqlite::{Connection, OpenFlags, Row, ToSql, Transaction, TransactionBehavior, params};
 use std::{
@@ -210,7 +210,7 @@ impl Ledger {
         let key = key.map(full_key);
         let end = key.as_ref().map(|key| format!("{key}~"));
         if key.is_some() {
-            conditions.push("key >= :key AND key < :end");
+            conditions.push("item.id IN (SELECT item FROM seen WHERE key >= :key AND key < :end)");
         }
         if filter.tenant.is_some() {
             conditions.push("(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = :tenant)");
@@ -243,28 +243,23 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`], also if its spool file is gone.
     pub fn item(&self, id: i64) -> Result<Item, LedgerError> {
-        type Message = (String, String, Option<Vec<u8>>, Option<String>);
+        type Message = (String, String, Option<Vec<u8>>, Option<String>, Option<String>);
         let sql = format!(
-            "SELECT {COLUMNS}, activity, cuts, body, spool FROM item JOIN message ON message.id = item.message
+            "SELECT {COLUMNS}, activity, cuts, body, spool, text FROM item JOIN message ON message.id = item.message
              WHERE item.id = ?1"
         );
-        let (entry, (json, cuts, body, spool)): (Entry, Message) =
+        let (entry, (json, cuts, body, spool, text)): (Entry, Message) =
             self.database.query_row(&sql, [id], |row| {
-                Ok((entry(row)?, (row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?)))
+                Ok((entry(row)?, (row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?, row.get(15)?)))
             })?;
         let raw = match (body, spool) {
             (Some(body), _) => Raw::from(body),
             (None, Some(name)) => self.spool.open(&name)?,
             (None, None) => return Err(StorageError("the queue's row has no message".to_owned()).into()),
         };
-        let damaged = |error: serde_json::Error| StorageError(format!("the queue's row is damaged: {error}"));
-        Ok(Item {
-            activity: serde_json::from_str(&json).map_err(damaged)?,
-            cuts: serde_json::from_str(&cuts).map_err(damaged)?,
-            entry,
-            json,
-            raw,
-        })
+        let (activity, json) = row::whole(json, text.as_deref(), &raw)?;
+        let cuts = serde_json::from_str(&cuts).map_err(row::damaged)?;
+        Ok(Item { activity, cuts, entry, json, raw })
     }
 
     /// Has activities attempted at once, as if they had just been accepted; how many. All of these or none.

@@ -9,6 +9,7 @@
 //! (`writer`). Why spool files: a body of megabytes in the database is written twice, to the log and to the file.
 
 mod ledger;
+mod row;
 mod schema;
 mod spool;
 mod turns;
@@ -193,7 +194,7 @@ pub enum Finish {
 pub struct Untold {
     /// The row.
     pub id: i64,
-    /// The activity's JSON.
+    /// The activity's JSON, perhaps without its text.
     pub activity: String,
     /// Why it is held.
     pub reason: String,
@@ -278,11 +279,11 @@ impl Queue {
     /// [`PutError`]; nothing of the message is left behind.
     pub async fn put(self: &Arc<Self>, parcel: Parcel, now: SystemTime) -> Result<Vec<Put>, PutError> {
         let queue = Arc::clone(self);
-        let stored = tokio::spawn(async move { queue.put_now(&parcel, now).await });
+        let stored = tokio::spawn(async move { queue.put_now(parcel, now).await });
         stored.await.map_err(|error| StorageError(error.to_string()))?
     }
 
-    async fn put_now(&self, parcel: &Parcel, now: SystemTime) -> Result<Vec<Put>, PutError> {
+    async fn put_now(&self, parcel: Parcel, now: SystemTime) -> Result<Vec<Put>, PutError> {
         let wanted = parcel.activities.len() as u64;
         let room = |items: u64| items.checked_add(wanted).filter(|&sum| sum <= self.max_items);
         if self.items.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
@@ -298,14 +299,15 @@ impl Queue {
         Ok(stored?)
     }
 
-    async fn store(&self, parcel: &Parcel, now: SystemTime) -> Result<Vec<Put>, StorageError> {
-        let json = |error: serde_json::Error| StorageError(error.to_string());
+    async fn store(&self, parcel: Parcel, now: SystemTime) -> Result<Vec<Put>, StorageError> {
+        let text = parcel.verbatim.filter(|_| matches!(parcel.raw, Raw::Memory(_)));
         let mut rows = Vec::with_capacity(parcel.activities.len());
-        for activity in &parcel.activities {
-            let text = serde_json::to_string(activity).map_err(json)?;
-            rows.push((activity.key.to_string(), activity.tenant.id.clone(), text));
+        for activity in parcel.activities {
+            let (key, tenant) = (activity.key.to_string(), activity.tenant.id.clone());
+            rows.push((key, tenant, row::json(activity, text)?));
         }
-        let cuts = serde_json::to_string(&parcel.cuts).map_err(json)?;
+        let cuts = serde_json::to_string(&parcel.cuts).map_err(row::damaged)?;
+        let text = text.map(|cut| serde_json::to_string(&cut)).transpose().map_err(row::damaged)?;
         // File and directory are synced here, before the row that names the file can be committed.
         let (body, kept) = match &parcel.raw {
             Raw::Memory(bytes) => (Some(bytes.clone()), None),
@@ -317,7 +319,13 @@ impl Queue {
         let puts = self
             .writer
             .write(move |database| {
-                let puts = insert(database, &rows, &cuts, body.as_deref(), spool_name.as_deref(), now)?;
+                let message = Message {
+                    body: body.as_deref(),
+                    spool: spool_name.as_deref(),
+                    cuts: &cuts,
+                    text: text.as_deref(),
+                };
+                let puts = insert(database, &rows, &message, now)?;
                 cover(database, &covered, forget_at)?;
                 Ok(puts)
             })
@@ -358,18 +366,18 @@ impl Queue {
     }
 
     fn lease(&self, row: DueRow) -> Result<Lease, StorageError> {
-        let json = |error: serde_json::Error| StorageError(format!("the queue's row is damaged: {error}"));
         let raw = match (row.body, row.spool) {
             (Some(body), _) => Raw::from(body),
             (None, Some(name)) => self.spool.open(&name)?,
             (None, None) => return Err(StorageError("the queue's row has no message".to_owned())),
         };
+        let (activity, json) = row::whole(row.activity, row.text.as_deref(), &raw)?;
         Ok(Lease {
             id: row.id,
             tenant: row.tenant,
-            activity: serde_json::from_str(&row.activity).map_err(json)?,
-            json: row.activity.into(),
-            cuts: serde_json::from_str(&row.cuts).map_err(json)?,
+            activity,
+            json: json.into(),
+            cuts: serde_json::from_str(&row.cuts).map_err(row::damaged)?,
             raw,
             attempts: row.attempts,
             accepted_at: SystemTime::UNIX_EPOCH + Duration::from_millis(row.accepted_at.unsigned_abs()),
@@ -566,31 +574,40 @@ fn cover(database: &Connection, keys: &[String], forget_at: i64) -> rusqlite::Re
     keys.iter().try_for_each(|key| seen.execute(params![key, forget_at]).map(drop))
 }
 
+/// A row of `message`.
+struct Message<'a> {
+    body: Option<&'a [u8]>,
+    spool: Option<&'a str>,
+    cuts: &'a str,
+    text: Option<&'a str>,
+}
+
 fn insert(
     database: &Connection,
     rows: &[(String, String, String)],
-    cuts: &str,
-    body: Option<&[u8]>,
-    spool: Option<&str>,
+    message: &Message<'_>,
     now: i64,
 ) -> rusqlite::Result<Vec<Put>> {
-    let mut seen = database.prepare_cached("INSERT INTO seen (key) VALUES (?1) ON CONFLICT DO NOTHING")?;
+    let mut known = database.prepare_cached("SELECT 1 FROM seen WHERE key = ?1")?;
     let puts = rows
         .iter()
-        .map(|(key, ..)| Ok(if seen.execute([key])? == 1 { Put::New } else { Put::Known }))
+        .map(|(key, ..)| Ok(if known.exists([key])? { Put::Known } else { Put::New }))
         .collect::<rusqlite::Result<Vec<Put>>>()?;
     if !puts.contains(&Put::New) {
         return Ok(puts);
     }
+    let Message { body, spool, cuts, text } = message;
     database
-        .prepare_cached("INSERT INTO message (body, spool, cuts) VALUES (?1, ?2, ?3)")?
-        .execute(params![body, spool, cuts])?;
+        .prepare_cached("INSERT INTO message (body, spool, cuts, text) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![body, spool, cuts, text])?;
     let message = database.last_insert_rowid();
+    let mut seen = database.prepare_cached("INSERT INTO seen (key, item) VALUES (?1, ?2)")?;
     let mut item = database.prepare_cached(
         "INSERT INTO item (key, message, tenant, activity, due, accepted_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
     )?;
     for ((key, tenant, activity), _) in rows.iter().zip(&puts).filter(|(_, put)| **put == Put::New) {
         item.execute(params![key, message, tenant, activity, now])?;
+        seen.execute(params![key, database.last_insert_rowid()])?;
     }
     Ok(puts)
 }
@@ -629,7 +646,7 @@ fn remove(database: &Connection, id: i64, forget_at: i64) -> rusqlite::Result<Op
         .optional()?;
     let Some((key, message)) = gone else { return Ok(None) };
     database
-        .prepare_cached("UPDATE seen SET forget_at = ?2 WHERE key = ?1")?
+        .prepare_cached("UPDATE seen SET forget_at = ?2, item = NULL WHERE key = ?1")?
         .execute(params![key, forget_at])?;
     let spool: Option<Option<String>> = database
         .prepare_cached(
@@ -860,7 +877,9 @@ mod tests {
         let database = Connection::open(settings(dir.path()).path).unwrap();
         database
             .execute_batch(
-                "DROP INDEX item_turn; DROP INDEX item_held; DROP INDEX item_key; ALTER TABLE item DROP COLUMN notified; PRAGMA user_version = 1;",
+                "ALTER TABLE message DROP COLUMN text; ALTER TABLE seen DROP COLUMN item;
+                 DROP INDEX item_turn; DROP INDEX item_held; ALTER TABLE item DROP COLUMN notified;
+                 PRAGMA user_version = 1;",
             )
             .unwrap();
         drop(database);
@@ -872,6 +891,61 @@ mod tests {
         assert_eq!(untold.len(), 1);
         queue.told(vec![untold[0].id]).await.unwrap();
         assert!(queue.untold(10).await.unwrap().is_empty());
+    }
+
+    /// However the text came, the JSON that is sent is the one that was accepted.
+    #[tokio::test]
+    async fn a_text_that_stands_in_the_message_is_kept_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        let envelope = Envelope {
+            sender: None,
+            recipients: Vec::new(),
+            queue_id: None,
+            client: None,
+            login: None,
+            intake: Intake::Milter,
+        };
+        let multipart = "multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n";
+        let encoded = "text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\ncaf=C3=A9 text\r\n";
+        for (id, (rest, once)) in [
+            ("text/plain\r\n\r\nHi \"Bo\",\r\n\r\n\t\"text\":null é text\r\n", true),
+            ("text/plain; charset=UTF-8\r\n\r\ntext é\n", true),
+            ("text/html\r\n\r\n<p>text</p>\r\n", false),
+            (encoded, false),
+            (multipart, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let head = format!("Subject: \"text\":null\r\nMessage-ID: <{id}@x>\r\n");
+            let raw = Raw::from(format!("{head}Content-Type: {rest}").into_bytes());
+            let parties = parcel(dir.path(), 1, 1, &["a"]).await.activities.remove(0);
+            let parties = Parties {
+                tenant: parties.tenant,
+                activity_type: parties.activity_type,
+                owner: parties.owner,
+                participants: parties.participants,
+                customer: None,
+                project: None,
+            };
+            let head = Head::parse(head.as_bytes()).unwrap();
+            let parcel = Parcel::build(vec![parties], &envelope, &head, raw, NOW).unwrap();
+            let expected = serde_json::to_string(&parcel.activities[0]).unwrap();
+            assert!(expected.contains("text"), "{expected}");
+            assert_eq!(parcel.verbatim.is_some(), once, "{rest}");
+            queue.put(parcel, NOW).await.unwrap();
+            let (leases, damaged) = queue.take(1, Turn::default(), NOW, LEASE).await.unwrap();
+            assert!(damaged.is_empty());
+            assert_eq!(std::str::from_utf8(&leases[0].json).unwrap(), expected);
+            let kept = queue.writer.write(|database| {
+                database.query_row("SELECT activity FROM item", [], |row| row.get::<_, String>(0))
+            });
+            assert_eq!(kept.await.unwrap() == expected, !once, "{rest}");
+            let ledger = Ledger::open(&settings(dir.path())).unwrap();
+            assert_eq!(ledger.item(leases[0].id).unwrap().json, expected);
+            queue.finish(leases[0].id, Finish::Taken, NOW).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 /// The version this program writes, in `user_version`.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// `seen` holds every key we ever took and outlives the item by seven days, so that a client's retry after delivery
 /// records nothing twice. `item.state`: 0 waiting, 1 held. A lease pushes `due` to its end and sets `leased`, so that
@@ -51,6 +51,15 @@ const VERSION_2: &str = "
     CREATE INDEX item_key ON item (key);
 ";
 
+/// What version 3 changed, to write less for each message: a text that stands in the message is kept once (`text` says
+/// where), and an item is found by its key through `seen`, not through a second index of random keys.
+const VERSION_3: &str = "
+    ALTER TABLE message ADD COLUMN text TEXT;
+    ALTER TABLE seen ADD COLUMN item INTEGER;
+    UPDATE seen SET item = (SELECT id FROM item WHERE item.key = seen.key) WHERE forget_at IS NULL;
+    DROP INDEX item_key;
+";
+
 /// Sets the connection up and makes or checks the tables.
 pub(super) fn prepare(database: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let damaged =
@@ -69,8 +78,9 @@ pub(super) fn prepare(database: &mut Connection, path: &Path) -> Result<(), Open
     let found: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(damaged)?;
     // Each step from the version found to ours, all or none.
     let steps: &[&str] = match found {
-        0 => &[TABLES, VERSION_2],
-        1 => &[VERSION_2],
+        0 => &[TABLES, VERSION_2, VERSION_3],
+        1 => &[VERSION_2, VERSION_3],
+        2 => &[VERSION_3],
         VERSION => &[],
         found => return Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION }),
     };

@@ -18,6 +18,7 @@ pub(super) struct DueRow {
     pub(super) cuts: String,
     pub(super) body: Option<Vec<u8>>,
     pub(super) spool: Option<String>,
+    pub(super) text: Option<String>,
     pub(super) attempts: u32,
     pub(super) accepted_at: i64,
 }
@@ -34,6 +35,7 @@ impl DueRow {
             attempts: row.get(6)?,
             accepted_at: row.get(7)?,
             tenant: row.get(8)?,
+            text: row.get(9)?,
         })
     }
 }
@@ -51,7 +53,7 @@ pub(super) fn take(
         None => by_turns(database, limit, turn, now)?,
     };
     let mut select = database.prepare_cached(
-        "SELECT item.id, key, activity, cuts, body, spool, attempts, accepted_at, tenant
+        "SELECT item.id, key, activity, cuts, body, spool, attempts, accepted_at, tenant, text
          FROM item JOIN message ON message.id = item.message WHERE item.id = ?1",
     )?;
     let mut lease = database.prepare_cached("UPDATE item SET leased = 1, due = ?2 WHERE id = ?1")?;
