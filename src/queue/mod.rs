@@ -245,6 +245,7 @@ impl Queue {
         database
             .execute("UPDATE item SET leased = 0, due = min(due, ?1) WHERE leased = 1", [millis(now)])
             .map_err(damaged)?;
+        let second = Connection::open(&settings.path).map_err(damaged)?;
         let items: i64 =
             database.query_row("SELECT count(*) FROM item", [], |row| row.get(0)).map_err(damaged)?;
         let version: i64 =
@@ -256,7 +257,7 @@ impl Queue {
             OpenError::Damaged { path: settings.path.clone(), message: error.to_string() }
         })?;
         Ok(Self {
-            writer: Writer::start(database),
+            writer: Writer::start(database, second),
             spool,
             items: AtomicU64::new(items.unsigned_abs()),
             max_items: settings.max_items,

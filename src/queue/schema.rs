@@ -70,6 +70,7 @@ pub(super) fn prepare(database: &mut Connection, path: &Path) -> Result<(), Open
             "PRAGMA auto_vacuum = INCREMENTAL;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 8192;
              PRAGMA journal_size_limit = 67108864;
              PRAGMA busy_timeout = 5000;",
         )

@@ -8,10 +8,17 @@
 //! commits them as one transaction. While it syncs, the next batch gathers by itself: the busier we are, the larger
 //! the batches, and a lone message waits for nobody. If a batch fails as a whole, each piece is tried again alone, so
 //! that only the one that cannot be done learns of it.
+//!
+//! What is in the log must go to the file some time, and whoever commits waits for it. So a second thread with a
+//! connection of its own copies the log while the first goes on; when the log is long (`schema`), the writer copies
+//! the little that is left, and begins the log anew.
 
 use super::StorageError;
 use rusqlite::Connection;
-use std::thread;
+use std::{
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// Pieces of work that may wait; more waits in its caller.
@@ -22,6 +29,9 @@ const BATCH: usize = 256;
 
 /// Pages given back to the file system at once: 4 MiB.
 const VACUUM_PAGES: u32 = 1024;
+
+/// Pieces of work after which the log is copied.
+const COPY_AFTER: usize = 128;
 
 /// A piece of work that keeps its result until it may be told.
 trait Work: Send {
@@ -58,17 +68,19 @@ enum Request {
 #[derive(Debug)]
 pub(super) struct Writer {
     requests: Option<mpsc::Sender<Request>>,
-    thread: Option<thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Writer {
-    pub(super) fn start(database: Connection) -> Self {
+    /// `second`: another connection to the same database.
+    pub(super) fn start(database: Connection, second: Connection) -> Self {
         let (requests, inbox) = mpsc::channel(WAITING);
-        let thread = thread::Builder::new()
-            .name("queue-writer".to_owned())
-            .spawn(move || serve(database, inbox))
-            .expect("a thread can be started while the process starts");
-        Self { requests: Some(requests), thread: Some(thread) }
+        let (copy, signals) = sync_channel(1);
+        let threads = vec![
+            start("queue-writer", move || serve(database, inbox, &copy)),
+            start("queue-log", move || copy_log(&second, &signals)),
+        ];
+        Self { requests: Some(requests), threads }
     }
 
     /// Runs `work` inside a transaction and returns its result once that is durable. `work` may run twice.
@@ -102,13 +114,26 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.requests = None;
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn serve(database: Connection, mut inbox: mpsc::Receiver<Request>) {
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.expect("a thread can be started while the process starts")
+}
+
+/// Copies the log into the file at each signal. Whether it succeeds does not matter: the writer does what is left.
+fn copy_log(database: &Connection, signals: &Receiver<()>) {
+    while signals.recv().is_ok() {
+        let _ = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    }
+}
+
+fn serve(database: Connection, mut inbox: mpsc::Receiver<Request>, copy: &SyncSender<()>) {
+    let mut uncopied = 0;
     let mut batch = Vec::with_capacity(BATCH);
     let mut waiting = Vec::with_capacity(BATCH);
     while inbox.blocking_recv_many(&mut waiting, BATCH) > 0 {
@@ -120,7 +145,11 @@ fn serve(database: Connection, mut inbox: mpsc::Receiver<Request>) {
                 }
             }
         }
+        uncopied += batch.len();
         commit_all(&database, &mut batch);
+        if uncopied >= COPY_AFTER && copy.try_send(()).is_ok() {
+            uncopied = 0;
+        }
     }
 }
 
