@@ -44,7 +44,7 @@ fn service(policy: Policy, directory: Arc<dyn Directory>) -> Live {
 /// Plays a transaction up to the end of the header.
 async fn play(service: Live, sender: &str, recipients: &[&str], head: &str) -> String {
     let mut session = Session::new(service);
-    session.mail(sender.as_bytes(), None, None, Intake::Milter);
+    session.mail(sender.as_bytes(), Intake::Milter);
     let mut out = Vec::new();
     for recipient in recipients {
         let step = session.rcpt(&CString::new(*recipient).unwrap()).await.unwrap();

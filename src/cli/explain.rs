@@ -139,7 +139,7 @@ async fn run(
     message: &[u8],
 ) -> Result<Explanation, crate::intake::Fault> {
     let mut explanation = Explanation::default();
-    session.mail(args.sender.as_bytes(), None, None, Intake::Explain);
+    session.mail(args.sender.as_bytes(), Intake::Explain);
     for address in &args.recipients {
         let before = session.targets().count();
         let path = CString::new(address.as_bytes()).unwrap_or_default();

@@ -94,10 +94,7 @@ fn mail(cx: &mut Context<Connection>, args: &[CString]) -> Status {
         return fault(None, "mail", &Fault::NoSession, &mut cx.reply);
     };
     let path = args.first().map_or(&b""[..], |path| path.to_bytes()); // the peer may send none
-    let client = text(&cx.macros, c"{client_addr}");
-    let login = text(&cx.macros, c"{auth_authen}");
-    connection.session.mail(path, client, login, Intake::Milter);
-    connection.session.set_queue_id(text(&cx.macros, c"i"));
+    connection.session.mail(path, Intake::Milter);
     quietly(connection.options, ProtoOpts::NOREPLY_MAIL)
 }
 
@@ -105,7 +102,7 @@ async fn rcpt(cx: &mut Context<Connection>, args: Vec<CString>) -> Status {
     let Some(connection) = cx.data.as_mut() else {
         return fault(None, "rcpt", &Fault::NoSession, &mut cx.reply);
     };
-    connection.session.set_queue_id(text(&cx.macros, c"i"));
+    note_queue_id(&mut connection.session, &cx.macros);
     let step = connection.session.rcpt(args.first().map_or(c"", CString::as_c_str)).await;
     answer(connection, "rcpt", step, &mut cx.reply)
 }
@@ -114,8 +111,13 @@ fn data(cx: &mut Context<Connection>) -> Status {
     let Some(connection) = cx.data.as_mut() else {
         return fault(None, "data", &Fault::NoSession, &mut cx.reply);
     };
-    connection.session.set_queue_id(text(&cx.macros, c"i"));
+    note_queue_id(&mut connection.session, &cx.macros);
     let step = connection.session.data();
+    if matches!(step, Ok(Step::Continue)) {
+        // Not before: nobody asks who sent other people's mail.
+        let client = text(&cx.macros, c"{client_addr}");
+        connection.session.set_client(client, text(&cx.macros, c"{auth_authen}"));
+    }
     answer(connection, "data", step, &mut cx.reply)
 }
 
@@ -134,7 +136,7 @@ async fn end_of_header(cx: &mut Context<Connection>) -> Status {
     let Some(connection) = cx.data.as_mut() else {
         return fault(None, "header", &Fault::NoSession, &mut cx.reply);
     };
-    connection.session.set_queue_id(text(&cx.macros, c"i"));
+    note_queue_id(&mut connection.session, &cx.macros);
     let step = connection.session.end_of_header().await;
     answer(connection, "end-of-header", step, &mut cx.reply)
 }
@@ -155,7 +157,7 @@ async fn end_of_message(cx: &mut EomContext<Connection>, desk: Desk) -> Status {
     let Some(connection) = data.as_mut() else {
         return fault(None, "end-of-message", &Fault::NoSession, reply);
     };
-    connection.session.set_queue_id(text(macros, c"i"));
+    note_queue_id(&mut connection.session, macros);
     let queue_id = connection.session.queue_id().to_owned();
     let step = within(actions, conclude(&mut connection.session, &desk)).await;
     let step = match step {
@@ -256,6 +258,13 @@ fn fault(
 
 fn quietly(options: ProtoOpts, noreply: ProtoOpts) -> Status {
     if options.contains(noreply) { Status::Noreply } else { Status::Continue }
+}
+
+/// Remembers Postfix's queue id as soon as there is one.
+fn note_queue_id(session: &mut Session, macros: &Macros) {
+    if session.queue_id().is_empty() {
+        session.set_queue_id(text(macros, c"i"));
+    }
 }
 
 /// A macro's value, for logs and the activity's envelope. Postfix sends ASCII there, but for SMTPUTF8 logins.

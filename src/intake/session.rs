@@ -137,15 +137,15 @@ impl Session {
     }
 
     /// MAIL: a new transaction. An envelope sender that is no address counts as none; it is not ours to refuse.
-    pub fn mail(&mut self, path: &[u8], client: Option<String>, login: Option<String>, intake: Intake) {
+    pub fn mail(&mut self, path: &[u8], intake: Intake) {
         self.service = self.live.now();
         self.stage = Stage::Envelope(Transaction {
             envelope: Envelope {
                 sender: parse_path(path).ok().flatten(),
                 recipients: Vec::new(),
                 queue_id: None,
-                client,
-                login,
+                client: None,
+                login: None,
                 intake,
             },
             targets: Vec::new(),
@@ -153,6 +153,13 @@ impl Session {
             other_recipients: false,
             in_flight: None,
         });
+    }
+
+    /// The SMTP client's address and login name, of this transaction.
+    pub fn set_client(&mut self, client: Option<String>, login: Option<String>) {
+        if let Stage::Envelope(t) | Stage::Header(t, _) | Stage::Body(t, _) = &mut self.stage {
+            (t.envelope.client, t.envelope.login) = (client, login);
+        }
     }
 
     /// Postfix has a queue id from the second RCPT on.

@@ -41,6 +41,9 @@ pub const KEY_MEMORY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Steps in which free pages are given back at once, of 4 MiB each: after an outage the file shrinks within minutes.
 const VACUUM_STEPS: u32 = 256;
 
+/// No version that SQLite gives.
+const NEVER: i64 = -1;
+
 /// Settings of the queue.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -274,26 +277,25 @@ impl Queue {
     /// The same key is no error: the first stays and [`Put::Known`] comes back. A key that an earlier message covers
     /// ([`Parcel::covered`]) is known too.
     ///
-    /// Who stops waiting stops nothing: the storing goes on in a task of its own, because a message that is half
-    /// stored, key without file, would be lost when the client sends it again.
+    /// Who stops waiting leaves nothing half stored. A message with a file goes on in a task of its own: key without
+    /// file would lose it when the client sends it again.
     /// # Errors
     /// [`PutError`]; nothing of the message is left behind.
     pub async fn put(self: &Arc<Self>, parcel: Parcel, now: SystemTime) -> Result<Vec<Put>, PutError> {
+        if matches!(parcel.raw, Raw::Memory(_)) {
+            return self.put_now(parcel, now).await;
+        }
         let queue = Arc::clone(self);
         let stored = tokio::spawn(async move { queue.put_now(parcel, now).await });
         stored.await.map_err(|error| StorageError(error.to_string()))?
     }
 
     async fn put_now(&self, parcel: Parcel, now: SystemTime) -> Result<Vec<Put>, PutError> {
-        let wanted = parcel.activities.len() as u64;
-        let room = |items: u64| items.checked_add(wanted).filter(|&sum| sum <= self.max_items);
-        if self.items.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
-            return Err(PutError::Full(self.max_items));
-        }
+        let mut room = Room::take(self, parcel.activities.len() as u64)?;
         let stored = self.store(parcel, now).await;
         let new =
             stored.as_ref().map_or(0, |puts| puts.iter().filter(|&&put| put == Put::New).count() as u64);
-        self.items.fetch_sub(wanted - new, Ordering::Relaxed);
+        room.used = Some(new);
         if new > 0 {
             self.arrived.notify_one();
         }
@@ -564,6 +566,34 @@ impl Queue {
             .await?;
         self.items.store(items.unsigned_abs(), Ordering::Relaxed);
         Ok(true)
+    }
+}
+
+/// Room for activities, taken before they are stored; what was not used is given back.
+struct Room<'a> {
+    queue: &'a Queue,
+    taken: u64,
+    /// None until it is known.
+    used: Option<u64>,
+}
+
+impl<'a> Room<'a> {
+    fn take(queue: &'a Queue, wanted: u64) -> Result<Self, PutError> {
+        let fits = |items: u64| items.checked_add(wanted).filter(|&sum| sum <= queue.max_items);
+        match queue.items.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(Self { queue, taken: wanted, used: None }),
+            Err(_) => Err(PutError::Full(queue.max_items)),
+        }
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        match self.used {
+            Some(used) => drop(self.queue.items.fetch_sub(self.taken - used, Ordering::Relaxed)),
+            // Nobody waited for the writer's answer: [`Queue::changed`] counts anew.
+            None => self.queue.version.store(NEVER, Ordering::Relaxed),
+        }
     }
 }
 

@@ -227,7 +227,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             events::refused(&events::Who { queue_id, ..events::Who::default() }, "mail", &reply);
             return self.refuse(&reply);
         }
-        self.session.mail(path_in(line), self.forwarded.client.clone(), None, Intake::Lmtp);
+        self.session.mail(path_in(line), Intake::Lmtp);
+        self.session.set_client(self.forwarded.client.clone(), None);
         self.session.set_queue_id(self.forwarded.queue_id.clone());
         self.stage = Stage::Transaction;
         self.say("250 2.1.0 ok")
