@@ -397,7 +397,18 @@ fn children(raw: &Raw, range: Range<u64>, boundary: &[u8], max: usize) -> io::Re
     let (mut offset, mut line_break, mut at_line_start) = (range.start, 0, true);
     let mut line = Vec::new();
     let piece_size = (boundary.len() as u64 + 256).max(4096);
+    let start_of_delimiter = [b"--", boundary].concat();
     while found.len() <= max {
+        if at_line_start {
+            let chunk = reader.fill_buf()?;
+            let passed = pass_over(chunk, &start_of_delimiter);
+            if passed > 0 {
+                line_break = if chunk[..passed].ends_with(b"\r\n") { 2 } else { 1 };
+                offset += passed as u64;
+                reader.consume(passed);
+                continue;
+            }
+        }
         line.clear();
         let read = (&mut reader).take(piece_size).read_until(b'\n', &mut line)?;
         if read == 0 {
@@ -419,6 +430,21 @@ fn children(raw: &Raw, range: Range<u64>, boundary: &[u8], max: usize) -> io::Re
     }
     found.extend(open.filter(|&start| start < range.end).map(|start| start..range.end));
     Ok(found)
+}
+
+/// Bytes of whole lines at the start of `chunk` that are no delimiters; the rest must be looked at closely.
+fn pass_over(chunk: &[u8], start_of_delimiter: &[u8]) -> usize {
+    let mut passed = 0;
+    loop {
+        let rest = &chunk[passed..];
+        if rest.len() < start_of_delimiter.len() || rest.starts_with(start_of_delimiter) {
+            return passed;
+        }
+        match memchr::memchr(b'\n', rest) {
+            Some(at) => passed += at + 1,
+            None => return passed,
+        }
+    }
 }
 
 /// `Some(true)` for the closing delimiter, `Some(false)` for one between parts.

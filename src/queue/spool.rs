@@ -30,7 +30,9 @@ impl Spool {
         let path = self.directory.join(format!("{:032x}.eml", fastrand::u128(..)));
         let keep = move || -> io::Result<Kept> {
             let kept = Kept { path, stays: false };
-            name(&file, &kept.path)?;
+            // Named before it is synced: a journal takes both at once then, and the directory has nothing left to write.
+            // A crash between the two leaves an orphan.
+            name(&file, &kept.path)?.sync_all()?;
             if let Some(directory) = kept.path.parent() {
                 File::open(directory)?.sync_all()?;
             }
@@ -96,20 +98,20 @@ impl Drop for Kept {
     }
 }
 
-/// Syncs and links; where the file has no way to a name (it was unlinked, or the file system cannot), copies it.
-fn name(file: &File, path: &Path) -> io::Result<()> {
-    file.sync_all()?;
+/// Links; where the file has no way to a name (it was unlinked, or the file system cannot), copies it. The answer is the
+/// file with the name, not yet synced.
+fn name(file: &Arc<File>, path: &Path) -> io::Result<Arc<File>> {
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     let follow = AtFlags::AT_SYMLINK_FOLLOW;
     match nix::unistd::linkat(AT_FDCWD, descriptor.as_str(), AT_FDCWD, path, follow) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(Arc::clone(file)),
         Err(nix::Error::ENOSPC) => Err(nix::Error::ENOSPC.into()),
         Err(_) => {
             let mut copy = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             let length = file.metadata()?.len();
-            let raw = Raw::File { file: Arc::new(file.try_clone()?), length };
+            let raw = Raw::File { file: Arc::clone(file), length };
             io::copy(&mut raw.reader(0..length), &mut copy)?;
-            copy.sync_all()
+            Ok(Arc::new(copy))
         }
     }
 }
