@@ -382,32 +382,37 @@ fn body_digest(raw: &Raw, offset: u64) -> io::Result<blake3::Hash> {
     }
 }
 
-/// The bytes without white space, eight at a time: base64 has little of it, and text so much that a branch for each byte
-/// would be guessed wrong.
+/// The bytes without white space, eight at a time: text has so much of it that a branch for each byte would be guessed
+/// wrong.
 fn compact(chunk: &[u8], dense: &mut Vec<u8>) {
-    const EACH: u64 = u64::MAX / 0xff;
     dense.clear();
     dense.resize(chunk.len() + 8, 0);
     let (groups, rest) = chunk.as_chunks::<8>();
     let mut length = 0;
     for group in groups {
-        let word = u64::from_le_bytes(*group);
-        // The high bit of each byte that is below 0x21, and perhaps of some above: those that may be white space.
-        let (kept, count) = if word.wrapping_sub(EACH * 0x21) & !word & (EACH * 0x80) == 0 {
-            (*group, 8)
-        } else {
-            let (mut kept, mut count) = ([0; 8], 0);
-            for &b in group {
-                kept[count & 7] = b;
-                count += usize::from(!is_space(b));
-            }
-            (kept, count)
-        };
-        dense[length..length + 8].copy_from_slice(&kept);
-        length += count;
+        let mut word = u64::from_le_bytes(*group);
+        let mut spaces = b" \t\r\n".iter().fold(0, |spaces, &space| spaces | matches(word, space));
+        let mut left = group.len();
+        while spaces != 0 {
+            let run = spaces.trailing_zeros() as usize / 8;
+            dense[length..length + 8].copy_from_slice(&word.to_le_bytes());
+            length += run;
+            left -= run + 1;
+            word = word >> (8 * run) >> 8;
+            spaces = spaces >> (8 * run) >> 8;
+        }
+        dense[length..length + 8].copy_from_slice(&word.to_le_bytes());
+        length += left;
     }
     dense.truncate(length);
     dense.extend(rest.iter().filter(|&&b| !is_space(b)));
+}
+
+/// The high bit of each byte of `word` that is `byte`.
+fn matches(word: u64, byte: u8) -> u64 {
+    const LOW: u64 = u64::MAX / 0xff * 0x7f;
+    let different = word ^ (u64::MAX / 0xff * u64::from(byte));
+    !(((different & LOW) + LOW) | different | LOW)
 }
 
 #[cfg(test)]

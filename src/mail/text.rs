@@ -62,9 +62,11 @@ pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
 pub fn unix_lines(text: &str) -> String {
     let mut lines = String::with_capacity(text.len());
     let mut from = 0;
-    for at in memchr::memmem::find_iter(text.as_bytes(), "\r\n") {
-        lines.push_str(&text[from..at]);
-        from = at + 1;
+    for at in memchr::memchr_iter(b'\r', text.as_bytes()) {
+        if text.as_bytes().get(at + 1) == Some(&b'\n') {
+            lines.push_str(&text[from..at]);
+            from = at + 1;
+        }
     }
     lines.push_str(&text[from..]);
     lines
