@@ -72,5 +72,8 @@ fn activity_json(parcel: Parcel) -> String {
     serde_json::to_string(black_box(&parcel.activities[0])).unwrap()
 }
 
-library_benchmark_group!(name = pure, benchmarks = [head_parsing, address_reading, rules, activity, activity_json]);
+library_benchmark_group!(
+    name = pure,
+    benchmarks = [head_parsing, address_reading, rules, activity, activity_json]
+);
 main!(library_benchmark_groups = pure);

@@ -92,11 +92,8 @@ fn parcels(count: u64) -> Vec<Parcel> {
 }
 
 fn queue(directory: &std::path::Path) -> Arc<Queue> {
-    let settings = Settings {
-        path: directory.join("queue.db"),
-        spool: directory.join("spool"),
-        max_items: u64::MAX,
-    };
+    let settings =
+        Settings { path: directory.join("queue.db"), spool: directory.join("spool"), max_items: u64::MAX };
     Arc::new(Queue::open(&settings, SystemTime::now()).unwrap())
 }
 

@@ -37,6 +37,7 @@ use support::{
 };
 
 const OTHER: &str = "dora@elsewhere.test";
+const PIPE: &str = "pipe(8) to curl";
 const MY: &str = "mycompany@severamail.test";
 
 fn runs() -> usize {
@@ -252,17 +253,37 @@ fn run_all(load: &Load, expected: char) -> Figures {
     figures
 }
 
-/// A measured load: figures, and microseconds of CPU for a message.
-fn measure(filter: &Filter, load: &Load, expected: char) -> (Figures, f64) {
-    let all = (0..runs())
-        .map(|_| {
-            let before = cpu(filter.pid);
-            let figures = run_all(load, expected);
-            let used = (cpu(filter.pid) - before).as_secs_f64() * 1e6 / load.messages as f64;
-            (figures, used)
-        })
-        .collect();
-    median(all, |(figures, _)| figures.per_second)
+/// What is measured of a filter.
+struct Case<'a> {
+    filter: &'a Filter,
+    recipient: &'static str,
+    connections: usize,
+    messages: u64,
+    expected: char,
+}
+
+/// The figures of each run, and microseconds of CPU for a message.
+type Measured = Vec<(Figures, f64)>;
+
+/// Runs the cases by turns, so that a machine that has other things to do for a while does it to all of them.
+fn by_turns<const N: usize>(cases: &[Case<'_>; N]) -> [Measured; N] {
+    let mut measured = [const { Vec::new() }; N];
+    for _ in 0..runs() {
+        for (case, measured) in cases.iter().zip(&mut measured) {
+            let load = load_for(case.filter, case.recipient, case.connections, case.messages, 4096);
+            let before = cpu(case.filter.pid);
+            let figures = run_all(&load, case.expected);
+            let used = (cpu(case.filter.pid) - before).as_secs_f64() * 1e6 / case.messages as f64;
+            measured.push((figures, used));
+        }
+    }
+    measured
+}
+
+/// The median of the ratios of runs that followed each other.
+fn ratio(ours: &Measured, theirs: &Measured) -> f64 {
+    let ratios = ours.iter().zip(theirs).map(|((ours, _), (theirs, _))| ours.per_second / theirs.per_second);
+    median(ratios.collect(), |ratio| *ratio)
 }
 
 fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16) {
@@ -271,97 +292,92 @@ fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16)
         "{:<34} {:<18} {:>5} {:>10} {:>9} {:>9} {:>9} {:>8}",
         "", "mail", "conn", "messages/s", "p50 ms", "p95 ms", "p99 ms", "CPU us"
     ));
-    let row = |report: &mut Report,
-               filter: &Filter,
-               recipient: &str,
-               connections: usize,
-               messages: u64,
-               expected: char| {
-        let load = load_for(filter, recipient, connections, messages, 4096);
-        let (figures, used) = measure(filter, &load, expected);
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let what = if recipient == MY { "integration, 4 KB" } else { "other" };
+    let row = |report: &mut Report, case: &Case<'_>, measured: &Measured| {
+        let ms = |of: fn(&Figures) -> Duration| {
+            median(measured.iter().map(|(figures, _)| of(figures).as_secs_f64() * 1e3).collect(), |ms| *ms)
+        };
+        let (p50, p95, p99) = (ms(|f| f.p50), ms(|f| f.p95), ms(|f| f.p99));
+        let rate = median(measured.iter().map(|(figures, _)| figures.per_second).collect(), |rate| *rate);
+        let used = median(measured.iter().map(|(_, used)| *used).collect(), |used| *used);
+        let what = if case.recipient == MY { "integration, 4 KB" } else { "other" };
+        let (name, connections) = (case.filter.name, case.connections);
         report.line(&format!(
-            "{:<34} {what:<18} {connections:>5} {:>10.0} {:>9.2} {:>9.2} {:>9.2} {used:>8.0}",
-            filter.name,
-            figures.per_second,
-            ms(figures.p50),
-            ms(figures.p95),
-            ms(figures.p99)
+            "{name:<34} {what:<18} {connections:>5} {rate:>10.0} {p50:>9.2} {p95:>9.2} {p99:>9.2} {used:>8.0}"
         ));
-        report.json.push(json!({"filter": filter.name, "mail": what, "connections": connections,
-            "per_second": figures.per_second, "p50_ms": ms(figures.p50), "p95_ms": ms(figures.p95), "p99_ms": ms(figures.p99),
-            "cpu_us": used}));
-        (figures, used)
+        report
+            .json
+            .push(json!({"filter": name, "mail": what, "connections": connections, "per_second": rate,
+            "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "cpu_us": used}));
+        (p99, used)
     };
-    let counts = [(1, 5_000), (16, 40_000), (64, 40_000)];
-    let mut ours_other = Vec::new();
-    let mut ours = Vec::new();
-    for (connections, messages) in counts {
+    let peers = c.map(|c| (start_c(c, scratch, "data"), start_c(c, scratch, "all")));
+    let mut reached = Vec::new();
+    for (connections, messages) in [(1, 5_000), (16, 40_000), (64, 40_000)] {
         let filter = start_ours(&[]);
-        ours_other.push(row(report, &filter, OTHER, connections, messages * 2, 'a'));
-        ours.push(row(report, &filter, MY, connections, messages, 'd'));
+        let other =
+            |filter, messages| Case { filter, recipient: OTHER, connections, messages, expected: 'a' };
+        let integration =
+            |filter, messages| Case { filter, recipient: MY, connections, messages, expected: 'd' };
+        let (ours_other, ours) = (other(&filter, messages * 2), integration(&filter, messages));
+        let (p99, used) = match &peers {
+            Some((data, all)) => {
+                let cases = [ours_other, other(data, messages)];
+                let figures = by_turns(&cases);
+                let _ = cases.iter().zip(&figures).map(|(case, f)| row(report, case, f)).collect::<Vec<_>>();
+                reached.push(("other mail", "accepts at DATA", connections, ratio(&figures[0], &figures[1])));
+                let cases = [ours, integration(all, messages)];
+                let figures = by_turns(&cases);
+                let rows: Vec<_> = cases.iter().zip(&figures).map(|(case, f)| row(report, case, f)).collect();
+                reached.push(("integration mail", "reads all", connections, ratio(&figures[0], &figures[1])));
+                rows[0]
+            }
+            None => {
+                let cases = [ours_other, ours];
+                let figures = by_turns(&cases);
+                row(report, &cases[0], &figures[0]);
+                row(report, &cases[1], &figures[1])
+            }
+        };
+        if connections == 16 {
+            reached.push(("p99", "ms", connections, p99));
+            reached.push(("CPU", "us", connections, used));
+        }
     }
-    let Some(c) = c else {
+    if peers.is_none() {
         report.line("C peers: missing (no cc, or no libmilter)");
-        return;
-    };
-    let (data, all) = (start_c(c, scratch, "data"), start_c(c, scratch, "all"));
-    let mut theirs_other = Vec::new();
-    let mut theirs = Vec::new();
-    for (connections, messages) in counts {
-        theirs_other.push(row(report, &data, OTHER, connections, messages, 'a'));
-        theirs.push(row(report, &all, MY, connections, messages, 'd'));
     }
     match start_python(scratch, &format!("http://127.0.0.1:{backend}/")) {
-        Some(python) => drop(row(report, &python, MY, 16, 3000, 'd')),
+        Some(filter) => {
+            let case =
+                [Case { filter: &filter, recipient: MY, connections: 16, messages: 3000, expected: 'd' }];
+            row(report, &case[0], &by_turns(&case)[0]);
+        }
         None => report.line("pymilter: missing (python3-milter)"),
     }
     report.line("");
-    let ratio = |ours: &(Figures, f64), theirs: &(Figures, f64)| ours.0.per_second / theirs.0.per_second;
-    report.reach(
-        "other mail, 16 connections / C that accepts at DATA",
-        ratio(&ours_other[1], &theirs_other[1]),
-        "x",
-        Some(2.5),
-        None,
-    );
-    report.reach(
-        "other mail, 64 connections / C that accepts at DATA",
-        ratio(&ours_other[2], &theirs_other[2]),
-        "x",
-        Some(2.5),
-        None,
-    );
-    report.reach(
-        "integration, 1 connection / C that reads all",
-        ratio(&ours[0], &theirs[0]),
-        "x",
-        Some(1.0),
-        None,
-    );
-    report.reach(
-        "integration, 16 connections / C that reads all",
-        ratio(&ours[1], &theirs[1]),
-        "x",
-        Some(1.5),
-        None,
-    );
-    report.reach(
-        "integration, 64 connections / C that reads all",
-        ratio(&ours[2], &theirs[2]),
-        "x",
-        Some(1.5),
-        None,
-    );
-    report.reach(
-        "integration, 16 connections, p99",
-        ours[1].0.p99.as_secs_f64() * 1e3,
-        "ms",
-        None,
-        Some(10.0),
-    );
-    report.reach("integration, 16 connections, CPU of a message", ours[1].1, "us", None, Some(80.0));
+    for (what, against, connections, value) in reached {
+        match (what, connections) {
+            ("p99", _) => {
+                report.reach("integration mail, 16 connections, p99", value, against, None, Some(10.0))
+            }
+            ("CPU", _) => report.reach(
+                "integration mail, 16 connections, CPU of a message",
+                value,
+                against,
+                None,
+                Some(80.0),
+            ),
+            _ => {
+                let least = match (what, connections) {
+                    (_, 1) => 1.0,
+                    ("other mail", _) => 2.5,
+                    _ => 1.5,
+                };
+                let what = format!("{what}, {connections} connections / C that {against}");
+                report.reach(&what, value, "x", Some(least), None);
+            }
+        }
+    }
 }
 
 /// Files of that size, written and synced by as many threads: what a disk gives.
@@ -514,37 +530,41 @@ fn courier(report: &mut Report) {
     report.reach("drain of 1,000,000 / drain of 10,000", rates[1] / rates[0], "x", Some(0.9), None);
 }
 
-/// Messages a second through a Postfix, the median.
-fn smtp(world: &World, to: &str, messages: usize) -> f64 {
-    let all = (0..runs())
-        .map(|_| {
-            let started = Instant::now();
-            let status = Command::new("/usr/sbin/smtp-source")
-                .args([
-                    "-s",
-                    "20",
-                    "-m",
-                    &messages.to_string(),
-                    "-l",
-                    "4096",
-                    "-f",
-                    "anna@mycompany.test",
-                    "-t",
-                    to,
-                ])
-                .args(["-S", "rate", &format!("inet:127.0.0.1:{}", world.postfix.port)])
-                .status()
-                .unwrap();
-            assert!(status.success());
-            let elapsed = started.elapsed();
-            wait_for("Postfix to empty its queue", || world.postfix.queued().is_empty().then_some(()));
-            messages as f64 / elapsed.as_secs_f64()
-        })
-        .collect();
-    median(all, |rate| *rate)
+/// Messages of a run through Postfix.
+const THROUGH: usize = 4000;
+
+/// A Postfix with or without a filter, to be measured.
+struct Through {
+    name: &'static str,
+    world: World,
+    to: &'static str,
+    messages: usize,
+    _peer: Option<Filter>,
+    /// The filter's process, if there is one.
+    pid: Option<u32>,
 }
 
-fn through_postfix(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16) {
+impl Through {
+    /// Messages a second, once: to the end of the queue where it is Postfix's pipe that delivers, else to the last reply.
+    /// And microseconds of the filter's CPU for a message.
+    fn measure(&self, to_the_end: bool) -> (f64, f64) {
+        let before = self.pid.map(cpu);
+        let started = Instant::now();
+        let status = Command::new("/usr/sbin/smtp-source")
+            .args(["-s", "20", "-l", "4096", "-f", "anna@mycompany.test", "-t", self.to, "-S", "rate"])
+            .args(["-m", &self.messages.to_string(), &format!("inet:127.0.0.1:{}", self.world.postfix.port)])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let accepted = started.elapsed();
+        wait_for("Postfix to empty its queue", || self.world.postfix.queued().is_empty().then_some(()));
+        let elapsed = if to_the_end { started.elapsed() } else { accepted };
+        let used = self.pid.zip(before).map_or(0.0, |(pid, before)| (cpu(pid) - before).as_secs_f64());
+        (self.messages as f64 / elapsed.as_secs_f64(), used * 1e6 / self.messages as f64)
+    }
+}
+
+fn through_postfix(report: &mut Report, c: Option<&Path>, backend: u16) {
     report.line("\n## Through Postfix: smtp-source -s 20 -l 4096, in_flow_delay = 0, transport discard\n");
     let discard = |milter: &str| -> Vec<String> {
         [
@@ -565,47 +585,48 @@ fn through_postfix(report: &mut Report, c: Option<&Path>, scratch: &Path, backen
             ..Options::default()
         })
     };
-    let mut rates = std::collections::BTreeMap::new();
-    let mut row = |report: &mut Report, name: &'static str, rate: f64| {
-        report.line(&format!("{name:<52} {rate:>8.0} messages/s"));
-        report.json.push(json!({"through_postfix": name, "per_second": rate}));
-        rates.insert(name, rate);
+    let ours = || {
+        let config = vec![
+            ("backend", "retry_first = \"1h\"".to_owned()),
+            ("backend", "retry_max = \"1h\"".to_owned()),
+        ];
+        World::with(Options { postfix: discard("ours"), without_sink: true, config, ..Options::default() })
     };
-    row(report, "no milter", smtp(&plain(""), OTHER, 4000));
-    let config = vec![
-        ("backend", "retry_first = \"1h\"".to_owned()),
-        ("backend", "retry_max = \"1h\"".to_owned()),
-        ("log", "level = \"info\"".to_owned()),
-    ];
-    let ours =
-        World::with(Options { postfix: discard("ours"), without_sink: true, config, ..Options::default() });
-    row(report, "activity-milter, other mail", smtp(&ours, OTHER, 4000));
-    row(report, "activity-milter, integration mail, durable", smtp(&ours, MY, 4000));
-    drop(ours);
-    if let Some(c) = c {
-        for (what, name) in [
-            ("data", "C, accepts at DATA, other mail"),
-            ("all", "C, reads all and discards, integration mail"),
-        ] {
-            let world = plain("");
-            let socket = world.root.join("postfix/queue/activity-milter");
-            let peer = start_c(c, &socket, what);
+    let through = |name, world: World, to, peer: Option<Filter>| {
+        if let Some(peer) = &peer {
             world.postfix.set("smtpd_milters", &peer.socket);
             world.postfix.reload();
-            row(report, name, smtp(&world, if what == "data" { OTHER } else { MY }, 4000));
         }
+        let pid = peer.as_ref().map(|peer| peer.pid);
+        Through { name, world, to, messages: THROUGH, _peer: peer, pid }
+    };
+    let through_ours = |name, to| {
+        let mut world = ours();
+        let pid = Some(world.milter().id());
+        Through { pid, ..through(name, world, to, None) }
+    };
+    let socket = |world: &World| world.root.join("postfix/queue/activity-milter");
+    let mut all = vec![
+        through("no milter", plain(""), OTHER, None),
+        through_ours("activity-milter, other mail", OTHER),
+    ];
+    if let Some(c) = c {
+        let world = plain("");
+        let peer = start_c(c, &socket(&world), "data");
+        all.push(through("C, accepts at DATA, other mail", world, OTHER, Some(peer)));
     }
-    let world = plain("");
+    all.push(through_ours("activity-milter, integration mail, durable", MY));
+    if let Some(c) = c {
+        let world = plain("");
+        let peer = start_c(c, &socket(&world), "all");
+        all.push(through("C, reads all and discards, integration mail", world, MY, Some(peer)));
+    }
     let url = format!("http://127.0.0.1:{backend}/");
-    match start_python(&world.root.join("postfix/queue/activity-milter"), &url) {
-        Some(python) => {
-            world.postfix.set("smtpd_milters", &python.socket);
-            world.postfix.reload();
-            row(report, "pymilter, parses and POSTs", smtp(&world, MY, 2000));
-        }
+    let world = plain("");
+    match start_python(&socket(&world), &url) {
+        Some(python) => all.push(through("pymilter, parses and POSTs", world, MY, Some(python))),
         None => report.line("pymilter: missing (python3-milter)"),
     }
-    drop(world);
     if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok() {
         let world = plain("");
         let script = world.root.join("pipe.sh");
@@ -615,32 +636,28 @@ fn through_postfix(report: &mut Report, c: Option<&Path>, scratch: &Path, backen
         world.postfix.set("relay_transport", "curl:");
         world.postfix.set("curl_destination_recipient_limit", "1");
         world.postfix.reload();
-        // It is done when the queue is empty: smtpd alone would only count what is accepted.
-        let started = Instant::now();
-        const MESSAGES: usize = 600;
-        let status = Command::new("/usr/sbin/smtp-source")
-            .args([
-                "-s",
-                "20",
-                "-m",
-                &MESSAGES.to_string(),
-                "-l",
-                "4096",
-                "-f",
-                "anna@mycompany.test",
-                "-t",
-                MY,
-            ])
-            .arg(format!("inet:127.0.0.1:{}", world.postfix.port))
-            .status();
-        assert!(status.unwrap().success());
-        wait_for("Postfix to empty its queue", || world.postfix.queued().is_empty().then_some(()));
-        row(report, "pipe(8) to curl", MESSAGES as f64 / started.elapsed().as_secs_f64());
+        all.push(Through { messages: 600, ..through(PIPE, world, MY, None) });
     } else {
         report.line("pipe(8) to curl: missing (curl)");
     }
+    let mut rates = std::collections::BTreeMap::<_, Vec<(f64, f64)>>::new();
+    for _ in 0..runs() {
+        for case in &all {
+            rates.entry(case.name).or_default().push(case.measure(case.name == PIPE));
+        }
+    }
+    report.line(&format!("{:<52} {:>10} {:>14}", "", "messages/s", "CPU us, filter"));
+    for case in &all {
+        let rate = median(rates[case.name].iter().map(|(rate, _)| *rate).collect(), |rate| *rate);
+        let used = median(rates[case.name].iter().map(|(_, used)| *used).collect(), |used| *used);
+        report.line(&format!("{:<52} {rate:>10.0} {used:>14.0}", case.name));
+        report.json.push(json!({"through_postfix": case.name, "per_second": rate, "cpu_us": used}));
+    }
     report.line("");
-    let ratio = |a: &str, b: &str| Some(rates.get(a)? / rates.get(b)?);
+    let ratio = |ours: &str, theirs: &str| {
+        let pairs = rates.get(ours)?.iter().zip(rates.get(theirs)?);
+        Some(median(pairs.map(|((ours, _), (theirs, _))| ours / theirs).collect(), |ratio| *ratio))
+    };
     for (what, ours, theirs, least) in [
         (
             "integration mail / C that reads all and discards",
@@ -648,12 +665,7 @@ fn through_postfix(report: &mut Report, c: Option<&Path>, scratch: &Path, backen
             "C, reads all and discards, integration mail",
             1.0,
         ),
-        (
-            "integration mail / pipe(8) to curl",
-            "activity-milter, integration mail, durable",
-            "pipe(8) to curl",
-            5.0,
-        ),
+        ("integration mail / pipe(8) to curl", "activity-milter, integration mail, durable", PIPE, 5.0),
         (
             "other mail / C that accepts at DATA",
             "activity-milter, other mail",
@@ -666,7 +678,6 @@ fn through_postfix(report: &mut Report, c: Option<&Path>, scratch: &Path, backen
             None => report.line(&format!("through Postfix: {what}: peer missing")),
         }
     }
-    let _ = scratch;
 }
 
 /// Loads a directory file of that many addresses: seconds to load it, and nanoseconds to look one up.
@@ -791,7 +802,7 @@ fn main() {
         courier(&mut report);
     }
     if wanted("postfix") {
-        through_postfix(&mut report, c.as_deref(), scratch.path(), backend);
+        through_postfix(&mut report, c.as_deref(), backend);
     }
     if wanted("directory") {
         directory(&mut report);

@@ -225,8 +225,7 @@ impl Walk<'_> {
                 || place.parent == Parent::None)
             && (place.parent != Parent::Related || place.first);
         if shown {
-            let (text, verbatim, complete) =
-                self.text(cut, head.content_type.get("charset").as_deref())?;
+            let (text, verbatim, complete) = self.text(cut, head.content_type.get("charset").as_deref())?;
             let is_html = head.is("text/html");
             let slot = if is_html { &mut self.body.html } else { &mut self.body.text };
             match slot {

@@ -627,10 +627,11 @@ fn insert(
     if !puts.contains(&Put::New) {
         return Ok(puts);
     }
+    let items = puts.iter().filter(|&&put| put == Put::New).map(|_| 1_u32).sum::<u32>();
     let Message { body, spool, cuts, text } = message;
     database
-        .prepare_cached("INSERT INTO message (body, spool, cuts, text) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![body, spool, cuts, text])?;
+        .prepare_cached("INSERT INTO message (body, spool, cuts, text, items) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![body, spool, cuts, text, (items > 1).then_some(items)])?;
     let message = database.last_insert_rowid();
     let mut seen = database.prepare_cached("INSERT INTO seen (key, item) VALUES (?1, ?2)")?;
     let mut item = database.prepare_cached(
@@ -679,11 +680,14 @@ fn remove(database: &Connection, id: i64, forget_at: i64) -> rusqlite::Result<Op
     database
         .prepare_cached("UPDATE seen SET forget_at = ?2, item = NULL WHERE key = ?1")?
         .execute(params![key, forget_at])?;
+    let others = database
+        .prepare_cached("UPDATE message SET items = items - 1 WHERE id = ?1 AND items > 1")?
+        .execute([message])?;
+    if others > 0 {
+        return Ok(None);
+    }
     let spool: Option<Option<String>> = database
-        .prepare_cached(
-            "DELETE FROM message WHERE id = ?1
-             AND NOT EXISTS (SELECT 1 FROM item WHERE message = ?1) RETURNING spool",
-        )?
+        .prepare_cached("DELETE FROM message WHERE id = ?1 RETURNING spool")?
         .query_row([message], |row| row.get(0))
         .optional()?;
     Ok(spool.flatten())
@@ -904,19 +908,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let queue = open(dir.path());
         queue.put(parcel(dir.path(), 1, 1, &["a"]).await, NOW).await.unwrap();
+        let large = parcel(dir.path(), 2, MEMORY_PER_MESSAGE * 2, &["b", "c"]).await;
+        queue.put(large, NOW + Duration::from_millis(1)).await.unwrap();
         drop(queue);
         let database = Connection::open(settings(dir.path()).path).unwrap();
         database
             .execute_batch(
-                "ALTER TABLE message DROP COLUMN text; ALTER TABLE seen DROP COLUMN item;
+                "ALTER TABLE message DROP COLUMN text; ALTER TABLE message DROP COLUMN items;
+                 ALTER TABLE seen DROP COLUMN item; CREATE INDEX item_message ON item (message);
                  DROP INDEX item_turn; DROP INDEX item_held; ALTER TABLE item DROP COLUMN notified;
                  PRAGMA user_version = 1;",
             )
             .unwrap();
         drop(database);
         let queue = open(dir.path());
-        let (leases, _) = queue.take(10, Turn::default(), NOW, LEASE).await.unwrap();
-        assert_eq!(leases.len(), 1);
+        let (leases, _) = queue.take(10, Turn::default(), NOW + LEASE, LEASE).await.unwrap();
+        assert_eq!(leases.len(), 3);
+        // A message of several items lasts as long as the last of them.
+        for (lease, left) in leases[1..].iter().zip([1, 0]) {
+            queue.finish(lease.id, Finish::Taken, NOW).await.unwrap();
+            assert_eq!(spooled(dir.path()), left);
+        }
+        // Who comes back by its key: known, and found.
+        let again = queue.put(parcel(dir.path(), 1, 1, &["a"]).await, NOW).await.unwrap();
+        assert_eq!(again, [Put::Known]);
+        let key = leases[0].activity.key.to_string();
+        let ledger = Ledger::open(&settings(dir.path())).unwrap();
+        let found = ledger.list(&Filter { keys: vec![key[..12].to_owned()], ..Filter::default() }).unwrap();
+        assert_eq!(found.len(), 1);
         queue.finish(leases[0].id, Finish::Held { reason: "x".to_owned() }, NOW).await.unwrap();
         let untold = queue.untold(10).await.unwrap();
         assert_eq!(untold.len(), 1);

@@ -18,11 +18,7 @@ pub(super) fn json(mut activity: Activity, text: Option<Cut>) -> Result<String, 
 }
 
 /// The activity, and its JSON as it was accepted.
-pub(super) fn whole(
-    json: String,
-    text: Option<&str>,
-    raw: &Raw,
-) -> Result<(Activity, String), StorageError> {
+pub(super) fn whole(json: String, text: Option<&str>, raw: &Raw) -> Result<(Activity, String), StorageError> {
     let json = match text {
         None => json,
         Some(cut) => {

@@ -52,12 +52,18 @@ const VERSION_2: &str = "
 ";
 
 /// What version 3 changed, to write less for each message: a text that stands in the message is kept once (`text` says
-/// where), and an item is found by its key through `seen`, not through a second index of random keys.
+/// where), an item is found by its key through `seen`, not through a second index of random keys, and a message knows how
+/// many items it still has (none: one), so that no index need say it.
 const VERSION_3: &str = "
     ALTER TABLE message ADD COLUMN text TEXT;
     ALTER TABLE seen ADD COLUMN item INTEGER;
     UPDATE seen SET item = (SELECT id FROM item WHERE item.key = seen.key) WHERE forget_at IS NULL;
     DROP INDEX item_key;
+    ALTER TABLE message ADD COLUMN items INTEGER;
+    UPDATE message SET items = several.items
+        FROM (SELECT message, count(*) AS items FROM item GROUP BY message HAVING count(*) > 1) AS several
+        WHERE message.id = several.message;
+    DROP INDEX item_message;
 ";
 
 /// Sets the connection up and makes or checks the tables.
