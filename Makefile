@@ -32,9 +32,12 @@ check:
 	packaging/check-licences
 
 # Rates and memory beside other filters, one table: RUNS=3, ONLY=protocol,courier,... WRITE=1 for docs/benchmarks.md.
+# Then the parts alone, in time and in instructions.
 bench: deps
 	packaging/install-deps bench
 	$(CARGO) bench --bench peers
+	$(CARGO) bench --bench parts
+	GUNGRAUN_RUNNER=$(CURDIR)/target/tools/bin/gungraun-runner $(CARGO) bench --bench counts
 
 # target/debian/*.deb, target/generate-rpm/*.rpm: the same sources give the same bytes.
 deb rpm:

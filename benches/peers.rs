@@ -814,6 +814,10 @@ fn main() {
     }
 }
 
+/// What stands between these in the page is written by [`write`].
+const MEASURED: &str = "<!-- measured -->";
+const END_MEASURED: &str = "<!-- end of measured -->";
+
 /// `docs/benchmarks.md`, with the machine, the date and the commit.
 fn write(lines: &str) {
     let out = |program: &str, args: &[&str]| {
@@ -823,10 +827,9 @@ fn write(lines: &str) {
     };
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
-    let text = format!(
-        "# Benchmarks\n\nWritten by `WRITE=1 make bench`: everything in one run, so the ratios count and the numbers do not. The load\n\
-         generator, Postfix and the filters share the cores. Each figure is the median of {} runs.\n\n\
-         - Machine: {} cores, {}, Linux {}\n- Date: {}\n- Commit: {}\n- {}\n\n```text{lines}```\n",
+    let measured = format!(
+        "{MEASURED}\n- Runs: {}, of which the medians are shown\n- Machine: {} cores, {}, Linux {}\n- Date: {}\n- Commit: {}\n\
+         - {}\n\n```text{lines}```\n{END_MEASURED}",
         runs(),
         thread::available_parallelism().map_or(0, usize::from),
         model.trim_start_matches([' ', '\t', ':']),
@@ -835,5 +838,9 @@ fn write(lines: &str) {
         out("git", &["rev-parse", "--short", "HEAD"]),
         out("postconf", &["-d", "mail_version"]).replace("mail_version =", "Postfix"),
     );
-    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md"), text).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(MEASURED).unwrap();
+    let (_, after) = rest.split_once(END_MEASURED).unwrap();
+    fs::write(path, [before, &measured, after].concat()).unwrap();
 }

@@ -55,7 +55,8 @@ pub struct Body {
     pub files: Vec<FilePart>,
     /// Where the body starts in the raw message, in bytes.
     pub offset: u64,
-    /// Where `text` stands in the raw message as it is, but for the line ends ([`unix_lines`]); none if it was decoded.
+    /// Where `text` stands in the raw message as it is, but for the line ends ([`Raw::verbatim`]); none if it was
+    /// decoded.
     pub verbatim: Option<Cut>,
 }
 
