@@ -487,6 +487,8 @@ fn backlog(count: u64, port: u16) -> World {
         ))
         .unwrap();
     drop(database);
+    // What the kernel still has to write would be written while the courier is measured.
+    File::open(world.root.join("queue/queue.db")).unwrap().sync_all().unwrap();
     let text = fs::read_to_string(world.config_path()).unwrap();
     let from = text.split("url = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     fs::write(world.config_path(), text.replace(&from, &format!("http://127.0.0.1:{port}/"))).unwrap();

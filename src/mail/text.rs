@@ -59,7 +59,7 @@ pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
 }
 
 /// The same text with a bare LF at the end of each line.
-pub fn unix_lines(text: &str) -> String {
+pub(super) fn unix_lines(text: &str) -> String {
     let mut lines = String::with_capacity(text.len());
     let mut from = 0;
     for at in memchr::memchr_iter(b'\r', text.as_bytes()) {
