@@ -498,21 +498,24 @@ fn backlog(count: u64, port: u16) -> World {
 fn courier(report: &mut Report) {
     report.line("\n## Courier, to a backend that takes everything\n");
     let mut rates = Vec::new();
-    // The same number is drained of both, so that only the backlog differs.
-    let backlogs = std::env::var("BACKLOGS").unwrap_or_else(|_| "60000,1000000".to_owned());
+    // The same numbers are drained of both, one after the other, so that only the backlog differs.
+    let backlogs = std::env::var("BACKLOGS").unwrap_or_else(|_| format!("{},1000000", 60_000 * runs()));
     for count in backlogs.split(',').map(|count| count.parse::<u64>().unwrap()) {
         let (port, taken) = start_backend();
         let mut world = backlog(count, port);
         let started = Instant::now();
         world.start_quiet_milter();
         let ready = started.elapsed().as_secs_f64();
-        let (from, at) = (taken.load(Ordering::Relaxed), Instant::now());
-        let goal = count.min(60_000);
-        wait_for("the courier", || (taken.load(Ordering::Relaxed) >= goal).then_some(()));
-        let rate = (goal - from) as f64 / at.elapsed().as_secs_f64();
+        let each = (count / runs() as u64).min(60_000);
+        let drained = (1..=runs() as u64).map(|run| {
+            let (from, at) = (taken.load(Ordering::Relaxed), Instant::now());
+            wait_for("the courier", || (taken.load(Ordering::Relaxed) >= each * run).then_some(()));
+            (taken.load(Ordering::Relaxed) - from) as f64 / at.elapsed().as_secs_f64()
+        });
+        let rate = median(drained.collect(), |rate| *rate);
         let pid = world.milter().id();
         report.line(&format!(
-            "{count:>9} waiting: ready after {ready:.2} s, the first {goal} at {rate:.0}/s, resident {:.0} MiB",
+            "{count:>9} waiting: ready after {ready:.2} s, {each} and {each} at {rate:.0}/s, resident {:.0} MiB",
             memory(pid, "VmRSS")
         ));
         if count == 1_000_000 {
@@ -528,7 +531,7 @@ fn courier(report: &mut Report) {
         rates.push(rate);
     }
     report.reach("courier, 4 KB activities to a local backend", rates[0], "/s", Some(3000.0), None);
-    report.reach("the first 60,000 of 1,000,000 / 60,000", rates[1] / rates[0], "x", Some(0.9), None);
+    report.reach("a backlog of 1,000,000 / a small one", rates[1] / rates[0], "x", Some(0.9), None);
 }
 
 /// Messages of a run through Postfix.
