@@ -252,11 +252,7 @@ impl Ledger {
             self.database.query_row(&sql, [id], |row| {
                 Ok((entry(row)?, (row.get(11)?, row.get(12)?, row.get(13)?, row.get(14)?, row.get(15)?)))
             })?;
-        let raw = match (body, spool) {
-            (Some(body), _) => Raw::from(body),
-            (None, Some(name)) => self.spool.open(&name)?,
-            (None, None) => return Err(StorageError("the queue's row has no message".to_owned()).into()),
-        };
+        let raw = self.spool.message(body, spool)?;
         let (activity, json) = row::whole(json, text.as_deref(), &raw)?;
         let cuts = serde_json::from_str(&cuts).map_err(row::damaged)?;
         Ok(Item { activity, cuts, entry, json, raw })

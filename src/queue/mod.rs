@@ -369,11 +369,7 @@ impl Queue {
     }
 
     fn lease(&self, row: DueRow) -> Result<Lease, StorageError> {
-        let raw = match (row.body, row.spool) {
-            (Some(body), _) => Raw::from(body),
-            (None, Some(name)) => self.spool.open(&name)?,
-            (None, None) => return Err(StorageError("the queue's row has no message".to_owned())),
-        };
+        let raw = self.spool.message(row.body, row.spool)?;
         let (activity, json) = row::whole(row.activity, row.text.as_deref(), &raw)?;
         Ok(Lease {
             id: row.id,
@@ -741,6 +737,15 @@ mod tests {
         Arc::new(Queue::open(&settings(directory), NOW).unwrap())
     }
 
+    const ENVELOPE: Envelope = Envelope {
+        sender: None,
+        recipients: Vec::new(),
+        queue_id: None,
+        client: None,
+        login: None,
+        intake: Intake::Milter,
+    };
+
     /// A message for tenants, each by name or as `name/project`.
     async fn parcel(directory: &Path, id: u32, body_bytes: usize, targets: &[&str]) -> Parcel {
         let head = format!("Subject: s\r\nMessage-ID: <{id}@x>\r\n");
@@ -749,14 +754,6 @@ mod tests {
         spill.push(head.as_bytes()).await.unwrap();
         spill.push(b"Content-Type: image/png\r\n\r\n").await.unwrap();
         spill.push(&vec![b'x'; body_bytes]).await.unwrap();
-        let envelope = Envelope {
-            sender: None,
-            recipients: Vec::new(),
-            queue_id: None,
-            client: None,
-            login: None,
-            intake: Intake::Milter,
-        };
         let parties = targets.iter().map(|target| target.split_once('/').unwrap_or((target, "")));
         let parties = parties.map(|(tenant, project)| Parties {
             tenant: TenantRef { id: tenant.to_owned(), prefix: tenant.to_owned() },
@@ -768,7 +765,7 @@ mod tests {
                 .then(|| ProjectRef { id: project.to_owned(), number: project.to_owned() }),
         });
         let head = Head::parse(head.as_bytes()).unwrap();
-        Parcel::build(parties.collect(), &envelope, &head, spill.finish().await.unwrap(), NOW).unwrap()
+        Parcel::build(parties.collect(), &ENVELOPE, &head, spill.finish().await.unwrap(), NOW).unwrap()
     }
 
     fn spooled(directory: &Path) -> usize {
@@ -948,14 +945,6 @@ mod tests {
     async fn a_text_that_stands_in_the_message_is_kept_once() {
         let dir = tempfile::tempdir().unwrap();
         let queue = open(dir.path());
-        let envelope = Envelope {
-            sender: None,
-            recipients: Vec::new(),
-            queue_id: None,
-            client: None,
-            login: None,
-            intake: Intake::Milter,
-        };
         let multipart = "multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n";
         let encoded = "text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\ncaf=C3=A9 text\r\n";
         for (id, (rest, once)) in [
@@ -980,7 +969,7 @@ mod tests {
                 project: None,
             };
             let head = Head::parse(head.as_bytes()).unwrap();
-            let parcel = Parcel::build(vec![parties], &envelope, &head, raw, NOW).unwrap();
+            let parcel = Parcel::build(vec![parties], &ENVELOPE, &head, raw, NOW).unwrap();
             let expected = serde_json::to_string(&parcel.activities[0]).unwrap();
             assert!(expected.contains("text"), "{expected}");
             assert_eq!(parcel.verbatim.is_some(), once, "{rest}");

@@ -41,8 +41,17 @@ impl Spool {
         Ok(tokio::task::spawn_blocking(keep).await.map_err(io::Error::other)??)
     }
 
+    /// The message of a row: its bytes, or the file it names.
+    pub(super) fn message(&self, body: Option<Vec<u8>>, name: Option<String>) -> Result<Raw, StorageError> {
+        match (body, name) {
+            (Some(body), _) => Ok(Raw::from(body)),
+            (None, Some(name)) => self.open(&name),
+            (None, None) => Err(StorageError("the queue's row has no message".to_owned())),
+        }
+    }
+
     /// Opens a kept message.
-    pub(super) fn open(&self, name: &str) -> Result<Raw, StorageError> {
+    fn open(&self, name: &str) -> Result<Raw, StorageError> {
         let path = self.directory.join(name);
         let open = || -> io::Result<Raw> {
             let file = File::open(&path)?;
