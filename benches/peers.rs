@@ -323,7 +323,9 @@ fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16)
             Some((data, all)) => {
                 let cases = [ours_other, other(data, messages)];
                 let figures = by_turns(&cases);
-                let _ = cases.iter().zip(&figures).map(|(case, f)| row(report, case, f)).collect::<Vec<_>>();
+                for (case, figures) in cases.iter().zip(&figures) {
+                    row(report, case, figures);
+                }
                 reached.push(("other mail", "accepts at DATA", connections, ratio(&figures[0], &figures[1])));
                 let cases = [ours, integration(all, messages)];
                 let figures = by_turns(&cases);
@@ -753,9 +755,9 @@ struct Arguments {
 
 impl Arguments {
     fn from_command_line() -> Option<Self> {
-        let mut arguments = std::env::args();
-        let load = std::env::args().nth(1).is_some_and(|argument| argument == "load");
-        load.then(|| clap::Parser::parse_from(arguments.by_ref().skip(1)))
+        let mut arguments = std::env::args().skip(1).peekable();
+        let load = arguments.peek().is_some_and(|argument| argument == "load");
+        load.then(|| clap::Parser::parse_from(arguments))
     }
 
     /// Prints the figures as JSON.
