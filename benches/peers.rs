@@ -2,7 +2,7 @@
 //! and the numbers do not. Prints a table, JSON (`target/bench.json`), and with `WRITE=1` also `docs/benchmarks.md`.
 //!
 //! A peer that cannot be built here is reported as missing. `RUNS` (3): runs of which the median counts. `ONLY=courier,…`:
-//! only these parts (`BACKLOGS=10000,30000` for other sizes of the courier's): `protocol`, `large`, `memory`, `courier`, `start`, `postfix`, `directory`.
+//! only these parts (`BACKLOGS=10000,30000` for other sizes of the courier's): `protocol`, `large`, `memory`, `courier`, `enqueue`, `postfix`, `directory`.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a panic is this program's way to fail
 
@@ -475,13 +475,14 @@ fn backlog(count: u64, port: u16) -> World {
         .execute_batch(&format!(
             "PRAGMA synchronous = OFF;
              BEGIN;
-             CREATE TEMP TABLE n AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {}) SELECT n FROM n;
+             CREATE TEMP TABLE n AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {})
+                 SELECT n, 'b3:' || lower(hex(randomblob(32))) AS key FROM n;
              INSERT INTO message (id, body, cuts, text) SELECT n + 10, body, cuts, text FROM n, (SELECT * FROM message LIMIT 1);
              INSERT INTO item (id, key, message, tenant, activity, due, accepted_at)
-                 SELECT n + 10, printf('b3:%064x', n), n + 10, printf('t-%d', n % 100),
-                        replace(activity, (SELECT key FROM item), printf('b3:%064x', n)), due + n % 1000, accepted_at
-                 FROM n, (SELECT * FROM item LIMIT 1);
-             INSERT INTO seen (key, item) SELECT printf('b3:%064x', n), n + 10 FROM n;
+                 SELECT n + 10, n.key, n + 10, printf('t-%d', n % 100),
+                        replace(activity, first.key, n.key), due + n % 1000, accepted_at
+                 FROM n, (SELECT * FROM item LIMIT 1) AS first;
+             INSERT INTO seen (key, item) SELECT key, n + 10 FROM n ORDER BY key;
              UPDATE item SET due = accepted_at, attempts = 0;
              COMMIT;
              PRAGMA wal_checkpoint(TRUNCATE);",
@@ -534,6 +535,29 @@ fn courier(report: &mut Report) {
     }
     report.reach("courier, 4 KB activities to a local backend", rates[0], "/s", Some(3000.0), None);
     report.reach("a backlog of 1,000,000 / a small one", rates[1] / rates[0], "x", Some(0.9), None);
+}
+
+/// Integration mail into a queue that a million wait in, beside an empty one.
+fn enqueue(report: &mut Report) {
+    report.line("\n## Into a queue of 1,000,000, 16 connections, 4 KB\n");
+    let mut world = backlog(1_000_000, free_port());
+    world.start_quiet_milter();
+    let (socket, pid) = (world.milter_listen(), world.milter().id());
+    let full = Filter { name: "1,000,000 queued", socket, pid, _child: None, _world: Some(world) };
+    let empty = Filter { name: "empty", ..start_ours(&[]) };
+    let case = |filter| Case { filter, recipient: MY, connections: 16, messages: 20_000, expected: 'd' };
+    let [into_full, into_empty] = by_turns(&[case(&full), case(&empty)]);
+    for (name, measured) in [(full.name, &into_full), (empty.name, &into_empty)] {
+        let rate = median(measured.iter().map(|(figures, _)| figures.per_second).collect(), |rate| *rate);
+        report.line(&format!("{name:<20} {rate:>10.0}/s"));
+    }
+    report.reach(
+        "into a queue of 1,000,000 / into an empty one",
+        ratio(&into_full, &into_empty),
+        "x",
+        Some(0.8),
+        None,
+    );
 }
 
 /// Messages of a run through Postfix.
@@ -806,6 +830,9 @@ fn main() {
     }
     if wanted("courier") {
         courier(&mut report);
+    }
+    if wanted("enqueue") {
+        enqueue(&mut report);
     }
     if wanted("postfix") {
         through_postfix(&mut report, c.as_deref(), backend);
