@@ -200,7 +200,7 @@ impl Session {
                     transaction.other_recipients = true;
                     transaction.shadowed.push(target);
                 } else {
-                    metrics::recipient("integration");
+                    metrics::integration_recipient();
                     transaction.in_flight.get_or_insert_with(|| service.hold());
                     transaction.targets.push((path.to_owned(), target));
                 }
@@ -467,7 +467,7 @@ impl Transaction {
             let address = recipient.as_ref().map(|r| &r.address);
             return self.refuse_recipient(service, Reason::NotIntegrationAddress.into(), address);
         }
-        metrics::recipient("other");
+        metrics::other_recipient();
         self.other_recipients = true;
         self.envelope.recipients.extend(recipient);
         Step::Continue

@@ -151,7 +151,7 @@ pub fn stripped(queue_id: &str, tenant: &str, reply: &Reply) {
 pub fn recorded(who: &Who<'_>, project: Option<&str>, key: &str, known: bool) {
     let Who { queue_id, tenant, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
-    metrics::message("record", "");
+    metrics::recorded();
     recent::count(|step| step.recorded += 1);
     event!(
         info,
@@ -193,7 +193,7 @@ pub fn would_record(queue_id: &str, tenant: &str, project: Option<&str>) {
 
 /// A message without integration recipient; counted among debug lines, for a busy server has nothing else.
 pub fn passed(queue_id: &str) {
-    metrics::message("pass", "");
+    metrics::passed();
     recent::count(|step| step.passed += 1);
     event!(debug, PASSED, queue_id, verdict = "pass", "passed");
 }
