@@ -43,9 +43,12 @@ pub fn is_blank(text: &str) -> bool {
     })
 }
 
-/// Decodes `bytes` by the charset a part names; an unknown or absent one is tried as UTF-8, then as Windows-1252.
+/// Decodes `bytes` by the charset a part names; an unknown or absent one is tried as UTF-8, then as Windows-1252. So is
+/// US-ASCII: who declares it and sends bytes of eight bits has said nothing about those.
 pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
-    let charset = charset.filter(|name| !name.is_empty());
+    let says_something =
+        |name: &&str| !["", "us-ascii", "ascii"].iter().any(|n| name.eq_ignore_ascii_case(n));
+    let charset = charset.filter(says_something);
     // Most text is this, and needs no table.
     if charset.is_some_and(|name| name.eq_ignore_ascii_case("utf-8"))
         && let Ok(text) = std::str::from_utf8(bytes)
@@ -104,6 +107,22 @@ mod tests {
             (b" =?broken", "=?broken"),
         ] {
             assert_eq!(decode_unstructured(value), expected, "{}", value.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_charset_that_cannot_be_true_is_none() {
+        for (bytes, charset, expected) in [
+            (&b"na\xc3\xafve"[..], Some("US-ASCII"), "na\u{ef}ve"),
+            (b"na\xc3\xafve", Some("ascii"), "na\u{ef}ve"),
+            (b"na\xefve", Some("us-ascii"), "na\u{ef}ve"),
+            (b"na\xc3\xafve", Some("x-unheard-of"), "na\u{ef}ve"),
+            (b"na\xc3\xafve", Some(""), "na\u{ef}ve"),
+            (b"na\xc3\xafve", None, "na\u{ef}ve"),
+            // A charset that says something is believed.
+            (b"na\xc3\xafve", Some("iso-8859-1"), "na\u{c3}\u{af}ve"),
+        ] {
+            assert_eq!(decode_charset(bytes, charset), expected, "{} {charset:?}", bytes.escape_ascii());
         }
     }
 
