@@ -28,9 +28,9 @@ fn inject(world: &mut World, fault: &str) -> Process {
 fn file_and_directory_are_synced_before_the_row_is_committed() {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
-    let calls = "trace=fsync,fdatasync,linkat,unlink,openat";
+    let calls = "trace=fsync,fdatasync,linkat,pwrite64";
     let wrapper =
-        ["strace", "-f", "-y", "-s", "300", "-e", calls, "-o", trace.to_str().unwrap()].map(str::to_owned);
+        ["strace", "-f", "-y", "-s", "5000", "-e", calls, "-o", trace.to_str().unwrap()].map(str::to_owned);
     let world = World::with(Options { wrapper: wrapper.into(), ..Options::default() });
     let before = fs::read_to_string(&trace).unwrap().len();
     assert!(world.mail("anna@mycompany.test", MY, &large("synced")).1.starts_with("250"));
@@ -46,8 +46,11 @@ fn file_and_directory_are_synced_before_the_row_is_committed() {
     let file = find("sync of the spool file", &["fsync(", "/queue/spool/#"]);
     let name = find("name for the spool file", &["linkat(", "/queue/spool/", ".eml"]);
     let parent = find("sync of the spool directory", &["fsync(", "/queue/spool>"]);
-    let row = find("sync of the log that has the row", &["sync(", "queue.db-wal>"]);
+    let kept = calls[name].split("/queue/spool/").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let row = find("row that names the file", &["pwrite64(", "queue.db-wal>", kept]);
     assert!(file < row && name < parent && parent < row, "{file} {name} {parent} {row}: {calls:#?}");
+    let synced = calls[row..].iter().any(|line| line.contains("sync(") && line.contains("queue.db-wal>"));
+    assert!(synced, "{calls:#?}");
 }
 
 #[test]

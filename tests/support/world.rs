@@ -25,13 +25,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program that writes its standard error to the file `log`.
+    /// Starts a program that writes what it says to the file `log`.
     pub fn start(command: &mut Command, log: &Path) -> Self {
         let from = fs::metadata(log).map_or(0, |meta| usize::try_from(meta.len()).unwrap());
         let file = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         // A group of its own, so that what it starts (strace starts the service) can be ended with it.
-        // No standard output: a process that is kept running would keep the reader of a pipe waiting.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).process_group(0);
+        // Not to our own output: a process that is kept running would keep the reader of a pipe waiting.
+        let output = file.try_clone().unwrap();
+        command.stdin(Stdio::null()).stdout(output).stderr(file).process_group(0);
         let child = command.spawn().unwrap();
         Self { child, log: log.to_owned(), from }
     }
@@ -253,9 +254,13 @@ impl World {
         if self.options.http_directory {
             command.arg("--directory").arg(self.root.join("directory.toml"));
         }
-        self.sink = Some(Process::start(&mut command, &self.root.join("sink.log")));
-        let port = self.sink_port;
-        wait_for("the sink to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let mut sink = Process::start(&mut command, &self.root.join("sink.log"));
+        // Not by connecting: whoever listens there would do.
+        wait_for("the sink to listen", || {
+            sink.assert_running();
+            sink.log().contains("listening on").then_some(())
+        });
+        self.sink = Some(sink);
     }
 
     pub fn start_milter(&mut self) {
