@@ -280,6 +280,11 @@ fn by_turns<const N: usize>(cases: &[Case<'_>; N]) -> [Measured; N] {
     measured
 }
 
+/// The median of messages a second.
+fn rate(measured: &Measured) -> f64 {
+    median(measured.iter().map(|(figures, _)| figures.per_second).collect(), |rate| *rate)
+}
+
 /// The median of the ratios of runs that followed each other.
 fn ratio(ours: &Measured, theirs: &Measured) -> f64 {
     let ratios = ours.iter().zip(theirs).map(|((ours, _), (theirs, _))| ours.per_second / theirs.per_second);
@@ -297,7 +302,7 @@ fn protocol(report: &mut Report, c: Option<&Path>, scratch: &Path, backend: u16)
             median(measured.iter().map(|(figures, _)| of(figures).as_secs_f64() * 1e3).collect(), |ms| *ms)
         };
         let (p50, p95, p99) = (ms(|f| f.p50), ms(|f| f.p95), ms(|f| f.p99));
-        let rate = median(measured.iter().map(|(figures, _)| figures.per_second).collect(), |rate| *rate);
+        let rate = rate(measured);
         let used = median(measured.iter().map(|(_, used)| *used).collect(), |used| *used);
         let what = if case.recipient == MY { "integration, 4 KB" } else { "other" };
         let (name, connections) = (case.filter.name, case.connections);
@@ -548,7 +553,7 @@ fn enqueue(report: &mut Report) {
     let case = |filter| Case { filter, recipient: MY, connections: 16, messages: 20_000, expected: 'd' };
     let [into_full, into_empty] = by_turns(&[case(&full), case(&empty)]);
     for (name, measured) in [(full.name, &into_full), (empty.name, &into_empty)] {
-        let rate = median(measured.iter().map(|(figures, _)| figures.per_second).collect(), |rate| *rate);
+        let rate = rate(measured);
         report.line(&format!("{name:<20} {rate:>10.0}/s"));
     }
     report.reach(

@@ -278,8 +278,9 @@ fn parse_plain(bytes: &[u8]) -> Option<Address> {
     if !(short(local) && short(domain) && plain_local && domain.split(|&b| b == b'.').all(plain_label)) {
         return None;
     }
-    let text = |part: &[u8]| String::from_utf8(part.to_vec()).ok();
-    Some(Address::of_parts(text(local)?, Domain(text(&domain.to_ascii_lowercase())?)))
+    let local = String::from_utf8(local.to_vec()).ok()?;
+    let domain = String::from_utf8(domain.to_ascii_lowercase()).ok()?;
+    Some(Address::of_parts(local, Domain(domain)))
 }
 
 fn parse_any(bytes: &[u8]) -> Result<Address, AddressError> {

@@ -59,6 +59,15 @@ impl Process {
         assert!(ended.is_none(), "it ended: {}", self.log());
     }
 
+    /// Waits until these words are in its log; it must not end before.
+    #[track_caller]
+    pub fn wait_to_say(&mut self, words: &str) {
+        wait_for(words, || {
+            self.assert_running();
+            self.log().contains(words).then_some(())
+        });
+    }
+
     /// Waits until it has ended; the exit code.
     pub fn wait(&mut self) -> Option<i32> {
         wait_for("a process to end", || self.child.try_wait().unwrap()).code()
@@ -256,10 +265,7 @@ impl World {
         }
         let mut sink = Process::start(&mut command, &self.root.join("sink.log"));
         // Not by connecting: whoever listens there would do.
-        wait_for("the sink to listen", || {
-            sink.assert_running();
-            sink.log().contains("listening on").then_some(())
-        });
+        sink.wait_to_say("listening on");
         self.sink = Some(sink);
     }
 
@@ -269,10 +275,7 @@ impl World {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("--config").arg(self.config_path()).arg("serve");
         let mut milter = Process::start(&mut command, &self.root.join("milter.log"));
-        wait_for("the milter to start", || {
-            milter.assert_running();
-            milter.log().contains("started").then_some(())
-        });
+        milter.wait_to_say("started");
         self.milter = Some(milter);
     }
 
