@@ -9,7 +9,7 @@ use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
     intake::{Live, Policy, Service, Session, Shadow, Step},
     mail::{Address, Budget, Domain, Intake},
-    rules::{Addressing, Mixed, Project, Record, Tenant, Texts},
+    rules::{Addressing, Mixed, Project, Record, Role, Tenant, Texts},
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
 
@@ -70,7 +70,7 @@ async fn play(service: Live, sender: &str, recipients: &[&str], head: &str) -> S
 
 fn line(record: &Record) -> String {
     let parties = &record.parties;
-    let field = record.roles.iter().find(|role| role.role == "owner").unwrap().field.as_str();
+    let field = record.people.iter().find(|part| part.role == Role::Owner).unwrap().field.as_str();
     let customer = parties.customer.as_ref().map(|c| format!(" @{}", c.id)).unwrap_or_default();
     let project = parties.project.as_ref().map(|p| format!(" #{}", p.number)).unwrap_or_default();
     let people: Vec<_> = parties

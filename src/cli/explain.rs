@@ -7,7 +7,7 @@ use crate::backend::HttpBackend;
 use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
 use crate::mail::{Budget, Intake, fields};
-use crate::rules::{Reply, Role};
+use crate::rules::{Part, Reply};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use std::{
@@ -67,7 +67,7 @@ struct ReplyWord {
 
 #[derive(Debug, Serialize)]
 struct Explained {
-    people: Vec<Role>,
+    people: Vec<Part>,
     activity: Activity,
 }
 
@@ -175,7 +175,7 @@ async fn run(
         explanation.conclude(step);
         return Ok(explanation);
     }
-    let people: Vec<_> = session.records().iter().map(|record| record.roles.clone()).collect();
+    let people: Vec<_> = session.records().iter().map(|record| record.people.clone()).collect();
     for piece in body.chunks(64 * 1024) {
         session.body(piece).await?;
     }
@@ -230,9 +230,9 @@ fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
     }
     for explained in &explanation.activities {
         writeln!(out, "people:")?;
-        for role in &explained.people {
-            let field = role.field.as_str();
-            writeln!(out, "  {:<9} {} ({field}): {}", role.role, role.address, role.why)?;
+        for part in &explained.people {
+            let field = part.field.as_str();
+            writeln!(out, "  {:<9} {} ({field}): {}", part.role.as_str(), part.address, part.why)?;
         }
         let json = serde_json::to_string_pretty(&explained.activity).map_err(|_| std::fmt::Error)?;
         writeln!(out, "activity: {json}")?;

@@ -7,18 +7,16 @@
 //! Fails: [`HeadError`] if there is not one readable field, or more bytes than [`MAX_HEAD_BYTES`].
 
 use super::{
-    address::{Mailbox, parse_list},
-    text::decode_unstructured,
+    address_list::{Mailbox, parse_list},
+    date,
+    encoded_word::decode_unstructured,
+    message_id,
 };
-use mail_parser::parsers::MessageStream;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Largest head read, in bytes. Postfix itself cuts a single field at 100 KiB (`header_size_limit`); ten such
 /// fields are no mail that a person wrote.
 pub const MAX_HEAD_BYTES: usize = 1024 * 1024;
-
-/// Ids kept of References and In-Reply-To: the newest say where a thread belongs.
-const MAX_REFERENCES: usize = 100;
 
 /// Decoded header fields.
 #[derive(Clone, Debug, Default)]
@@ -91,15 +89,15 @@ impl Head {
         } else if is("Bcc") {
             self.bcc.extend(parse_list(value));
         } else if is("Date") && self.identity[1].is_empty() {
-            self.date = date(value);
+            self.date = date::parse(value);
             self.identity[1] = value.to_vec();
         } else if is("Message-ID") && self.identity[0].is_empty() {
-            self.message_id = ids(value).into_iter().next();
+            self.message_id = message_id::parse(value).into_iter().next();
             self.identity[0] = value.to_vec();
         } else if is("In-Reply-To") {
-            self.in_reply_to = ids(value);
+            self.in_reply_to = message_id::parse(value);
         } else if is("References") {
-            self.references = ids(value);
+            self.references = message_id::parse(value);
         }
     }
 }
@@ -129,28 +127,6 @@ pub fn fields(raw: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 fn line_end(bytes: &[u8], from: usize) -> usize {
     bytes[from..].iter().position(|&b| b == b'\n').map_or(bytes.len(), |n| from + n + 1)
-}
-
-/// A Date value (RFC 5322, section 3.3, obsolete forms included).
-fn date(value: &[u8]) -> Option<SystemTime> {
-    let field = [value.trim_ascii(), b"\n"].concat();
-    let parsed = MessageStream::new(&field).parse_date();
-    let date = parsed.as_datetime().filter(|d| d.is_valid())?;
-    let seconds = u64::try_from(date.to_timestamp()).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-}
-
-/// Message ids of a field, without brackets and white space (RFC 5322, section 3.6.4).
-fn ids(value: &[u8]) -> Vec<String> {
-    let field = [value.trim_ascii(), b"\n"].concat();
-    let parsed = MessageStream::new(&field).parse_id();
-    let found: Vec<String> = match (parsed.as_text_list(), parsed.as_text()) {
-        (Some(list), _) => list.iter().map(|id| super::one_line(id)).collect(),
-        (None, Some(id)) => vec![super::one_line(id)],
-        (None, None) => Vec::new(),
-    };
-    let skip = found.len().saturating_sub(MAX_REFERENCES);
-    found.into_iter().skip(skip).filter(|id| !id.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! mail-parser's own reading loses a name when a fold follows `filename=` (Exchange writes that) and decodes the
 //! pieces of RFC 2231 one by one, which tears characters apart. Here pieces are joined first, then decoded.
 
-use super::text::{decode_charset, decode_unstructured};
+use super::{charset::decode_charset, encoded_word::decode_unstructured};
 
 /// A field value cut into its leading token (`text/plain`, `attachment`) and its parameters.
 #[derive(Debug, Default)]

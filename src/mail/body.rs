@@ -9,15 +9,16 @@
 //! MIME bomb. Here the structure is walked by offsets; mail-parser decodes charsets and encodings.
 
 use super::{
-    decode::Encoding,
+    charset::decode_charset,
+    content_type::Parameters,
+    encoded_word::decode_unstructured,
+    file_name::safe_name,
     head::{MAX_HEAD_BYTES, fields},
-    is_blank,
-    parameters::Parameters,
-    spill::Raw,
-    text::{decode_charset, decode_unstructured, one_line, unix_lines},
+    raw::{Cut, Raw},
+    text::{is_blank, one_line, unix_lines},
+    transfer_encoding::Encoding,
 };
 use mail_parser::decoders::html::html_to_text;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
@@ -77,17 +78,6 @@ pub struct FilePart {
     pub content_id: Option<String>,
     /// Where the bytes lie.
     pub cut: Cut,
-}
-
-/// A stretch of the raw message and how it is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cut {
-    /// First byte.
-    pub offset: u64,
-    /// Length in bytes, encoded.
-    pub length: u64,
-    /// Transfer encoding.
-    pub encoding: Encoding,
 }
 
 /// Reads the parts of a message.
@@ -454,29 +444,6 @@ fn delimiter(line: &[u8], boundary: &[u8]) -> Option<bool> {
     rest.trim_ascii().is_empty().then_some(last)
 }
 
-/// The last path component, without control and direction characters, cut to `max` bytes with its extension kept.
-fn safe_name(name: &str, max: usize) -> String {
-    let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let clean: String = name
-        .chars()
-        .filter(|c| !c.is_control())
-        .filter(|c| !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
-        .collect();
-    let clean = clean.trim();
-    if clean.chars().all(|c| c == '.') {
-        return String::new();
-    }
-    if clean.len() <= max {
-        return clean.to_owned();
-    }
-    let extension = clean.rfind('.').map(|dot| &clean[dot..]).filter(|e| e.len() <= 16).unwrap_or_default();
-    let mut keep = max - extension.len();
-    while !clean.is_char_boundary(keep) {
-        keep -= 1;
-    }
-    format!("{}{extension}", &clean[..keep])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -554,21 +521,5 @@ mod tests {
         assert_eq!(names(&body(&format!("Subject: x\n\n{long}"))), Vec::<&str>::new());
         let longer = body(&format!("Subject: x\n\n{long}y"));
         assert_eq!((longer.text.unwrap().len(), longer.files[0].size), (long.len(), long.len() as u64 + 1));
-    }
-
-    #[test]
-    fn names_are_safe() {
-        for (given, expected) in [
-            ("../../etc/passwd", "passwd"),
-            ("C:\\x\\y.doc", "y.doc"),
-            ("a\u{0}b\r\nc.txt", "abc.txt"),
-            ("..", ""),
-            ("exe\u{202e}fdp.exe", "exefdp.exe"),
-            ("åäö.pdf", "åäö.pdf"),
-        ] {
-            assert_eq!(safe_name(given, 200), expected);
-        }
-        let long = safe_name(&format!("{}.pdf", "å".repeat(300)), 200);
-        assert!(long.len() <= 200 && long.ends_with("å.pdf"));
     }
 }

@@ -1,0 +1,110 @@
+//! The activities of one message, built.
+
+use super::{
+    contract::{Activity, EnvelopeRef, FileRef, Parties, SCHEMA},
+    key::{Key, body_digest},
+};
+use crate::mail::{self, Address, Body, Cut, Envelope, FilePart, Head, Raw};
+use std::{io, time::SystemTime};
+
+/// The activities of one accepted message, with everything their delivery needs.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// One for each target.
+    pub activities: Vec<Activity>,
+    /// Where the bytes of `activity.files` lie, in the same order; shared by all activities of the message.
+    pub cuts: Vec<Cut>,
+    /// Where the text of all activities stands in `raw` as it is, but for the line ends; none if it was decoded.
+    pub verbatim: Option<Cut>,
+    /// The message.
+    pub raw: Raw,
+    /// Keys of the bare address of tenants whose project is among the activities. It adds nothing beside a project
+    /// (DESIGN section 1), also when it comes later and through the other door, as an automatic BCC does.
+    pub covered: Vec<Key>,
+}
+
+impl Parcel {
+    /// Builds the activities of one message; reads it once for its parts and once for its key.
+    /// # Errors
+    /// Those of reading `raw`.
+    pub fn build(
+        parties: Vec<Parties>,
+        envelope: &Envelope,
+        head: &Head,
+        raw: Raw,
+        received_at: SystemTime,
+    ) -> io::Result<Self> {
+        let body = mail::read_body(&raw, &mail::LIMITS)?;
+        let digest = body_digest(&raw, body.offset)?;
+        let verbatim = body.verbatim;
+        let cuts = body.files.iter().map(|file| file.cut).collect();
+        let covered = parties
+            .iter()
+            .filter(|parties| parties.project.is_some())
+            .map(|parties| Key::digest(&parties.tenant.id, None, head, &digest))
+            .collect();
+        let activities = parties
+            .into_iter()
+            .map(|parties| activity(parties, envelope, head, &body, &digest, received_at))
+            .collect();
+        Ok(Self { activities, cuts, verbatim, raw, covered })
+    }
+}
+
+fn activity(
+    parties: Parties,
+    envelope: &Envelope,
+    head: &Head,
+    body: &Body,
+    digest: &blake3::Hash,
+    received_at: SystemTime,
+) -> Activity {
+    let project_id = parties.project.as_ref().map(|project| project.id.as_str());
+    let tenant_id = parties.tenant.id.clone();
+    let rfc3339 = |time| humantime::format_rfc3339_seconds(time).to_string();
+    Activity {
+        key: Key::digest(&parties.tenant.id, project_id, head, digest),
+        schema: SCHEMA,
+        tenant: parties.tenant,
+        activity_type: parties.activity_type,
+        subject: head.subject.clone().unwrap_or_default(),
+        sent_at: rfc3339(head.date.unwrap_or(received_at)),
+        received_at: rfc3339(received_at),
+        owner: parties.owner,
+        participants: parties.participants,
+        customer: parties.customer,
+        project: parties.project,
+        text: body.text.clone(),
+        html: body.html.clone(),
+        message_id: head.message_id.clone(),
+        in_reply_to: head.in_reply_to.clone(),
+        references: head.references.clone(),
+        files: body.files.iter().enumerate().map(file_ref).collect(),
+        envelope: EnvelopeRef {
+            sender: envelope.sender.as_ref().map(Address::to_string),
+            recipients: recipients_for(&tenant_id, envelope),
+            queue_id: envelope.queue_id.clone(),
+            client: envelope.client.clone(),
+            login: envelope.login.clone(),
+            intake: envelope.intake.as_str().to_owned(),
+        },
+    }
+}
+
+/// A tenant need not learn which other companies got a copy: their integration addresses are left out.
+fn recipients_for(tenant: &str, envelope: &Envelope) -> Vec<String> {
+    let shown = envelope.recipients.iter().filter(|r| r.tenant.as_deref().is_none_or(|id| id == tenant));
+    shown.map(|r| r.address.to_string()).collect()
+}
+
+fn file_ref((index, file): (usize, &FilePart)) -> FileRef {
+    FileRef {
+        part: format!("file-{}", index + 1),
+        name: file.name.clone(),
+        content_type: file.content_type.clone(),
+        size: file.size,
+        sha256: file.sha256.clone(),
+        inline: file.inline,
+        content_id: file.content_id.clone(),
+    }
+}

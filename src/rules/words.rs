@@ -1,0 +1,189 @@
+//! The words the rules decide with.
+
+use super::reply::{Reply, Texts};
+use crate::activity::{Field, Parties};
+use crate::mail::{Address, Head};
+use serde::Serialize;
+
+/// An organisation with an integration address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The directory's id.
+    pub id: String,
+    /// Local part of its address, without project number, lower case.
+    pub prefix: String,
+    /// A name for people.
+    pub name: String,
+    /// Whether mail to it is taken.
+    pub active: bool,
+    /// Default activity type.
+    pub activity_type: String,
+    /// Whether its mail is only judged and logged (`mode = "shadow"`).
+    pub shadow: bool,
+}
+
+/// A project or sales case of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Project {
+    /// The directory's id.
+    pub id: String,
+    /// The number written before the prefix.
+    pub number: String,
+    /// The customer the project is for.
+    pub customer: Option<String>,
+}
+
+/// What an integration recipient resolves to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Whose activity it becomes.
+    pub tenant: Tenant,
+    /// The project it is linked to.
+    pub project: Option<Project>,
+    /// The recipient it came from.
+    pub address: Address,
+}
+
+/// What the directory says of an address; nothing at all means unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Person {
+    /// The user with this address.
+    pub user: Option<User>,
+    /// Contact persons with this address.
+    pub contacts: Vec<Contact>,
+}
+
+/// A person with a login at the tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The directory's id.
+    pub id: String,
+    /// The directory's name.
+    pub name: Option<String>,
+}
+
+/// A contact person of a customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// The directory's id.
+    pub id: String,
+    /// The directory's name.
+    pub name: Option<String>,
+    /// The customer's id.
+    pub customer_id: String,
+}
+
+/// Somebody whom the message names: the addresses the directory is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correspondent {
+    /// The address, in the spelling found first.
+    pub address: Address,
+    /// The name beside it.
+    pub name: Option<String>,
+    /// Where it was found first.
+    pub field: Field,
+}
+
+/// What happens to a transaction that also has other recipients, or other tenants, when one tenant's rule fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mixed {
+    /// The whole message is refused, so that the sender learns it.
+    #[default]
+    Reject,
+    /// The tenant's recipients are taken out, the rest goes on.
+    Strip,
+    /// Each recipient has an answer of its own, as in LMTP (RFC 2033, section 4.2): nobody's refusal touches another.
+    Each,
+}
+
+/// The people of one tenant.
+#[derive(Clone, Debug)]
+pub struct Party<'a> {
+    /// Its targets, in the order of RCPT.
+    pub targets: &'a [Target],
+    /// What its directory says of each correspondent, in their order.
+    pub people: &'a [Person],
+}
+
+/// Everything a decision needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The decoded head.
+    pub head: &'a Head,
+    /// Who is named, as [`correspondents`] gives them.
+    pub correspondents: &'a [Correspondent],
+    /// One entry for each tenant.
+    pub parties: &'a [Party<'a>],
+    /// True if the transaction has recipients that are no integration addresses.
+    pub other_recipients: bool,
+    /// What to do with a mixed transaction.
+    pub mixed: Mixed,
+    /// The texts of replies.
+    pub texts: &'a Texts,
+}
+
+/// What becomes of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Record these activities; none of [`Mixed::Reject`] is partly refused.
+    Record {
+        /// One for each tenant and project.
+        records: Vec<Record>,
+        /// Tenant id and reply of each refusal: with [`Mixed::Strip`] only the log hears of it, with [`Mixed::Each`]
+        /// the tenant's recipients do, and `records` may be empty.
+        refused: Vec<(String, Reply)>,
+    },
+    /// Refuse the message.
+    Refuse(Reply),
+}
+
+/// One activity to be recorded, and why everybody is what they are in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Owner, participants, links.
+    pub parties: Parties,
+    /// One line for each correspondent.
+    pub people: Vec<Part>,
+}
+
+/// What somebody is in an activity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The user it belongs to.
+    Owner,
+    /// Another user.
+    User,
+    /// A contact person of the one customer concerned.
+    Contact,
+    /// Anybody else.
+    External,
+    /// Not listed.
+    None,
+}
+
+impl Role {
+    /// The name in `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::User => "user",
+            Self::Contact => "contact",
+            Self::External => "external",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Why a person is what they are in an activity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// The address.
+    pub address: String,
+    /// Where it was found.
+    pub field: Field,
+    /// What they are.
+    pub role: Role,
+    /// In words.
+    pub why: String,
+}
