@@ -203,6 +203,8 @@ struct MessageText {
     unknown_project: UnknownProjectText,
     /// Most integration recipients of one message; default 100.
     max_recipients: Spanned<usize>,
+    /// Most people of one message that are looked up and listed; default 1000.
+    max_people: Spanned<usize>,
 }
 
 impl Default for MessageText {
@@ -215,6 +217,7 @@ impl Default for MessageText {
             after_accept: AfterAcceptText::Discard,
             unknown_project: UnknownProjectText::Reject,
             max_recipients: Spanned::new(0..0, 100),
+            max_people: Spanned::new(0..0, 1000),
         }
     }
 }
@@ -607,6 +610,7 @@ impl ConfigText {
         let policy = Policy {
             max_size: self.message.max_size.0.0,
             max_recipients: at_least_one(source, self.message.max_recipients)?,
+            max_people: at_least_one(source, self.message.max_people)?,
             mixed: match self.message.mixed_recipients {
                 MixedText::Reject => Mixed::Reject,
                 MixedText::Strip => Mixed::Strip,

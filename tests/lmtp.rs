@@ -70,6 +70,7 @@ async fn a_directory_that_cannot_answer_defers() {
         Policy {
             max_size: 1 << 20,
             max_recipients: 10,
+            max_people: 1000,
             mixed: Mixed::Reject,
             keep_after_accept: false,
             unlinked_projects: false,

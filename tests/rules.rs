@@ -17,6 +17,7 @@ fn policy() -> Policy {
     Policy {
         max_size: 1 << 20,
         max_recipients: 100,
+        max_people: 1000,
         mixed: Mixed::Reject,
         keep_after_accept: false,
         unlinked_projects: false,

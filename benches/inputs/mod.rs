@@ -3,9 +3,10 @@
 use activity_milter::{
     activity::{Parcel, Parties, Raw},
     directory::{Directory, FileDirectory},
-    mail::{Address, Domain, Envelope, Head, Intake, Recipient},
+    mail::{Address, Domain, Envelope, Head, Intake, LIMITS, Reader, Recipient},
     rules::{
-        Addressing, Case, Correspondent, Mixed, Party, Person, Target, Texts, Verdict, correspondents, decide,
+        Addressing, Case, Correspondents, Mixed, Party, Person, Target, Texts, Verdict, correspondents,
+        decide,
     },
 };
 use base64::Engine;
@@ -94,7 +95,7 @@ pub struct Mail {
     pub envelope: Envelope,
     pub targets: Vec<Target>,
     pub people: Vec<Person>,
-    pub correspondents: Vec<Correspondent>,
+    pub correspondents: Correspondents,
     pub texts: Texts,
     pub raw: Raw,
 }
@@ -116,8 +117,8 @@ impl Mail {
             login: None,
             intake: Intake::Milter,
         };
-        let correspondents = correspondents(&head, &envelope, &addressing());
-        let addresses: Vec<Address> = correspondents.iter().map(|c| c.address.clone()).collect();
+        let correspondents = correspondents(&head, &envelope, &addressing(), 1000);
+        let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
         let directory = directory();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (target, people) = runtime.block_on(async {
@@ -159,6 +160,8 @@ impl Mail {
 
     /// The activities.
     pub fn build(&self, parties: Vec<Parties>) -> Parcel {
-        Parcel::build(parties, &self.envelope, &self.head, self.raw.clone(), SystemTime::UNIX_EPOCH).unwrap()
+        let Raw::Memory(bytes) = &self.raw else { panic!("the message is in memory") };
+        let body = Reader::whole(bytes, LIMITS);
+        Parcel::build(parties, &self.envelope, &self.head, body, self.raw.clone(), SystemTime::UNIX_EPOCH)
     }
 }

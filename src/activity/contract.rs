@@ -2,6 +2,7 @@
 
 use super::key::Key;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The version of the JSON document.
 pub const SCHEMA: u32 = 1;
@@ -15,8 +16,10 @@ pub struct Parties {
     pub activity_type: String,
     /// The user it belongs to.
     pub owner: Owner,
-    /// Everybody else, in the order From, To, Cc, Bcc, envelope.
-    pub participants: Vec<Participant>,
+    /// Everybody else, in the order From, Sender, To, Cc, Bcc, envelope; shared by the activities of a tenant.
+    pub participants: Arc<[Participant]>,
+    /// How many more people the message names than were looked at.
+    pub people_omitted: usize,
     /// The customer it is linked to.
     pub customer: Option<CustomerRef>,
     /// The project it is linked to.
@@ -44,15 +47,18 @@ pub struct Activity {
     /// The user it belongs to.
     pub owner: Owner,
     /// Everybody else.
-    pub participants: Vec<Participant>,
+    pub participants: Arc<[Participant]>,
+    /// How many more people the message names than were looked up and listed; 0 but for messages to a great many.
+    #[serde(default)]
+    pub people_omitted: usize,
     /// The customer it is linked to, or null.
     pub customer: Option<CustomerRef>,
     /// The project it is linked to, or null.
     pub project: Option<ProjectRef>,
     /// Plain text, or null.
-    pub text: Option<String>,
+    pub text: Option<Arc<str>>,
     /// HTML as sent, or null.
-    pub html: Option<String>,
+    pub html: Option<Arc<str>>,
     /// Message-ID without brackets, or null.
     pub message_id: Option<String>,
     /// Ids of In-Reply-To.
@@ -107,13 +113,15 @@ pub enum Kind {
 pub enum Field {
     /// The From field, or the envelope sender where From names nobody.
     From,
-    /// A To field.
+    /// The Sender field, or the newest Resent-From and Resent-Sender.
+    Sender,
+    /// A To or Resent-To field.
     To,
-    /// A Cc field.
+    /// A Cc or Resent-Cc field.
     Cc,
-    /// A Bcc field.
+    /// A Bcc or Resent-Bcc field.
     Bcc,
-    /// Only the envelope.
+    /// Only the envelope, or the login.
     Envelope,
 }
 
@@ -122,6 +130,7 @@ impl Field {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::From => "from",
+            Self::Sender => "sender",
             Self::To => "to",
             Self::Cc => "cc",
             Self::Bcc => "bcc",

@@ -2,10 +2,10 @@
 
 use super::{
     contract::{Activity, EnvelopeRef, FileRef, Parties, SCHEMA},
-    key::{Key, body_digest},
+    key::Key,
 };
-use crate::mail::{self, Address, Body, Cut, Envelope, FilePart, Head, Raw};
-use std::{io, time::SystemTime};
+use crate::mail::{Address, Body, Cut, Envelope, FilePart, Head, Raw};
+use std::{sync::Arc, time::SystemTime};
 
 /// The activities of one accepted message, with everything their delivery needs.
 #[derive(Clone, Debug)]
@@ -24,46 +24,55 @@ pub struct Parcel {
 }
 
 impl Parcel {
-    /// Builds the activities of one message; reads it once for its parts and once for its key.
-    /// # Errors
-    /// Those of reading `raw`.
+    /// Builds the activities of one message.
     pub fn build(
         parties: Vec<Parties>,
         envelope: &Envelope,
         head: &Head,
+        body: Body,
         raw: Raw,
         received_at: SystemTime,
-    ) -> io::Result<Self> {
-        let body = mail::read_body(&raw, &mail::LIMITS)?;
-        let digest = body_digest(&raw, body.offset)?;
-        let verbatim = body.verbatim;
+    ) -> Self {
+        let content = Content {
+            text: body.text.map(Arc::from),
+            html: body.html.map(Arc::from),
+            files: body.files.iter().enumerate().map(file_ref).collect(),
+            digest: body.digest,
+        };
         let cuts = body.files.iter().map(|file| file.cut).collect();
         let covered = parties
             .iter()
             .filter(|parties| parties.project.is_some())
-            .map(|parties| Key::digest(&parties.tenant.id, None, head, &digest))
+            .map(|parties| Key::digest(&parties.tenant.id, None, head, &content.digest))
             .collect();
         let activities = parties
             .into_iter()
-            .map(|parties| activity(parties, envelope, head, &body, &digest, received_at))
+            .map(|parties| activity(parties, envelope, head, &content, received_at))
             .collect();
-        Ok(Self { activities, cuts, verbatim, raw, covered })
+        Self { activities, cuts, verbatim: body.verbatim, raw, covered }
     }
+}
+
+/// What all activities of a message share.
+struct Content {
+    text: Option<Arc<str>>,
+    html: Option<Arc<str>>,
+    files: Vec<FileRef>,
+    digest: [u8; 32],
 }
 
 fn activity(
     parties: Parties,
     envelope: &Envelope,
     head: &Head,
-    body: &Body,
-    digest: &blake3::Hash,
+    content: &Content,
     received_at: SystemTime,
 ) -> Activity {
     let project_id = parties.project.as_ref().map(|project| project.id.as_str());
     let tenant_id = parties.tenant.id.clone();
     let rfc3339 = |time| humantime::format_rfc3339_seconds(time).to_string();
     Activity {
-        key: Key::digest(&parties.tenant.id, project_id, head, digest),
+        key: Key::digest(&parties.tenant.id, project_id, head, &content.digest),
         schema: SCHEMA,
         tenant: parties.tenant,
         activity_type: parties.activity_type,
@@ -72,14 +81,15 @@ fn activity(
         received_at: rfc3339(received_at),
         owner: parties.owner,
         participants: parties.participants,
+        people_omitted: parties.people_omitted,
         customer: parties.customer,
         project: parties.project,
-        text: body.text.clone(),
-        html: body.html.clone(),
+        text: content.text.clone(),
+        html: content.html.clone(),
         message_id: head.message_id.clone(),
         in_reply_to: head.in_reply_to.clone(),
         references: head.references.clone(),
-        files: body.files.iter().enumerate().map(file_ref).collect(),
+        files: content.files.clone(),
         envelope: EnvelopeRef {
             sender: envelope.sender.as_ref().map(Address::to_string),
             recipients: recipients_for(&tenant_id, envelope),

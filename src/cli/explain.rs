@@ -6,7 +6,7 @@ use crate::activity::Activity;
 use crate::backend::HttpBackend;
 use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
-use crate::mail::{Budget, Intake, fields};
+use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply};
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -16,7 +16,11 @@ use std::{
     io::{self, Read},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
+
+/// What Postfix shows of a field to a milter, in bytes.
+const MAX_FIELD_BYTES: usize = 60_000;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -43,6 +47,14 @@ struct Explanation {
     /// The reply to the message, if it is refused.
     reply: Option<ReplyWord>,
     activities: Vec<Explained>,
+    /// How many more people the message names than were looked up.
+    people_omitted: usize,
+    /// Elements of address fields that are no address.
+    addresses_skipped: usize,
+    /// Address fields that Postfix cuts for milters.
+    fields_cut: usize,
+    /// Where each part of the message went.
+    parts: Vec<PartWord>,
     /// What Postfix is told to do with the message.
     postfix: Option<String>,
 }
@@ -65,9 +77,41 @@ struct ReplyWord {
     text: String,
 }
 
+/// Where one part of the message went.
+#[derive(Debug, Serialize)]
+struct PartWord {
+    section: String,
+    content_type: String,
+    encoding: &'static str,
+    size: u64,
+    /// `text`, `html`, `file-1`, …
+    went: Vec<String>,
+}
+
+impl From<&ReadPart> for PartWord {
+    fn from(part: &ReadPart) -> Self {
+        let place = part.place;
+        let mut went = Vec::new();
+        if place.text {
+            went.push("text".to_owned());
+        }
+        if place.html {
+            went.push("html".to_owned());
+        }
+        went.extend(place.file.map(|file| format!("file-{}", file + 1)));
+        Self {
+            section: part.section.clone(),
+            content_type: part.content_type.clone(),
+            encoding: part.encoding.as_str(),
+            size: part.size,
+            went,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Explained {
-    people: Vec<Part>,
+    people: Arc<[Part]>,
     activity: Activity,
 }
 
@@ -109,8 +153,8 @@ fn read(path: &std::path::Path) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// Cuts a message into head and body at the first empty line; line ends become CRLF, as SMTP has them.
-fn cut(message: &[u8]) -> (Vec<u8>, Vec<u8>) {
+/// Line ends become CRLF, as SMTP has them.
+fn with_crlf(message: &[u8]) -> Vec<u8> {
     let mut crlf = Vec::with_capacity(message.len() + message.len() / 40);
     for line in message.split_inclusive(|&b| b == b'\n') {
         match line.strip_suffix(b"\n") {
@@ -121,16 +165,15 @@ fn cut(message: &[u8]) -> (Vec<u8>, Vec<u8>) {
             None => crlf.extend_from_slice(line),
         }
     }
-    if crlf.starts_with(b"\r\n") {
-        return (Vec::new(), crlf.split_off(2));
-    }
-    match crlf.windows(4).position(|window| window == b"\r\n\r\n") {
-        Some(at) => {
-            let body = crlf.split_off(at + 4);
-            (crlf, body)
-        }
-        None => (crlf, Vec::new()),
-    }
+    crlf
+}
+
+/// A field as Postfix shows it to a milter: not more than 60,000 bytes of it, folds as LF.
+fn shown_to_milter(value: &[u8]) -> Vec<u8> {
+    let value = value.strip_suffix(b"\r\n").unwrap_or(value);
+    let mut shown: Vec<u8> = value.iter().copied().filter(|&b| b != b'\r').collect();
+    shown.truncate(MAX_FIELD_BYTES);
+    shown
 }
 
 async fn run(
@@ -158,28 +201,39 @@ async fn run(
         });
     }
     if explanation.recipients.iter().all(|recipient| recipient.outcome == "refused") {
-        explanation.verdict = "reject";
+        // What is refused for now is tried again, and so may be the message.
+        let deferred = |recipient: &RecipientWord| recipient.reply.as_ref().is_some_and(|r| r.code < 500);
+        let any = explanation.recipients.iter().any(deferred);
+        explanation.verdict = if any { "defer" } else { "reject" };
         return Ok(explanation);
     }
     if session.data()? == Step::Pass {
         explanation.conclude(Step::Pass);
         return Ok(explanation);
     }
-    let (head, body) = cut(message);
-    for (name, value) in fields(&head) {
-        let value = value.strip_suffix(b"\r\n").unwrap_or(value);
-        session.header(name, value)?;
+    let crlf = with_crlf(message);
+    let (head, body) = header_end(&crlf);
+    let (head, body) = (&crlf[..head], &crlf[body..]);
+    for (name, value) in fields(head) {
+        session.header(name, &shown_to_milter(value))?;
     }
     let step = session.end_of_header().await?;
     if step != Step::Continue {
         explanation.conclude(step);
         return Ok(explanation);
     }
-    let people: Vec<_> = session.records().iter().map(|record| record.people.clone()).collect();
+    let people: Vec<_> = session.records().iter().map(|record| Arc::clone(&record.people)).collect();
+    if let Some(left_out) = session.left_out() {
+        explanation.people_omitted = left_out.omitted;
+        explanation.addresses_skipped = left_out.skipped;
+        explanation.fields_cut = left_out.cut_fields;
+    }
     for piece in body.chunks(64 * 1024) {
         session.body(piece).await?;
     }
-    match session.end().await? {
+    let (end, _) = session.end().await?;
+    explanation.parts = session.parts().iter().map(PartWord::from).collect();
+    match end {
         End::Step(step) => explanation.conclude(step),
         End::Record { parcel, then, .. } => {
             let explained = people.into_iter().zip(parcel.activities);
@@ -228,11 +282,32 @@ fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
     if let Some(reply) = &explanation.reply {
         writeln!(out, "reply: {} {} {}", reply.code, reply.status, reply.text)?;
     }
+    if explanation.addresses_skipped > 0 {
+        writeln!(out, "address fields: {} elements are no address", explanation.addresses_skipped)?;
+    }
+    if explanation.fields_cut > 0 {
+        writeln!(
+            out,
+            "address fields: {} are cut by Postfix, without their last element",
+            explanation.fields_cut
+        )?;
+    }
+    if !explanation.parts.is_empty() {
+        writeln!(out, "parts:")?;
+    }
+    for part in &explanation.parts {
+        let PartWord { section, content_type, encoding, size, went } = part;
+        let went = if went.is_empty() { "nowhere".to_owned() } else { went.join(", ") };
+        writeln!(out, "  {section:<9} {content_type}, {size} bytes, encoding {encoding}: {went}")?;
+    }
     for explained in &explanation.activities {
         writeln!(out, "people:")?;
-        for part in &explained.people {
+        for part in explained.people.iter() {
             let field = part.field.as_str();
             writeln!(out, "  {:<9} {} ({field}): {}", part.role.as_str(), part.address, part.why)?;
+        }
+        if explanation.people_omitted > 0 {
+            writeln!(out, "  … and {} more, who were not looked up", explanation.people_omitted)?;
         }
         let json = serde_json::to_string_pretty(&explained.activity).map_err(|_| std::fmt::Error)?;
         writeln!(out, "activity: {json}")?;

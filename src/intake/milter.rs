@@ -175,7 +175,7 @@ async fn end_of_message(cx: &mut EomContext<Connection>, desk: Desk) -> Status {
 }
 
 async fn conclude(session: &mut Session, desk: &Desk) -> Result<Step, Fault> {
-    let end = session.end().await?;
+    let (end, _) = session.end().await?;
     Ok(record(session.service(), desk, end).await.step)
 }
 

@@ -13,7 +13,7 @@ mod session;
 
 pub use listener::{BindError, Listen, Listener, SocketSettings, default_socket};
 pub use service::{LOOK_UP_TIME, Live, Policy, Service, Shadow};
-pub use session::{End, Fault, Session, Step};
+pub use session::{End, Fault, Recall, Session, Step};
 
 use crate::activity::{Activity, Key, Parcel};
 use crate::courier::{Desk, Given};
@@ -76,9 +76,11 @@ impl Summary {
 
 /// Records what a message came to and says how the transaction ends.
 pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
-    let (parcel, queue_id, then, _in_flight) = match end {
+    let (parcel, queue_id, then, _in_flight, _reserved) = match end {
         End::Step(step) => return step.into(),
-        End::Record { parcel, queue_id, then, in_flight } => (parcel, queue_id, then, in_flight),
+        End::Record { parcel, queue_id, then, in_flight, reserved } => {
+            (parcel, queue_id, then, in_flight, reserved)
+        }
     };
     let bytes = parcel.raw.len();
     let sender = parcel.activities.first().and_then(|activity| activity.envelope.sender.clone());

@@ -4,11 +4,12 @@
 //! Promise: the directory has five seconds for each question; a directory that cannot answer defers.
 //! Fails: [`Unavailable`], and reasons of the table of replies.
 
+use super::Fault;
 use crate::directory::{Directory, Unavailable};
 use crate::mail::{Address, Budget, Head};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Correspondent, Mixed, Party, Project, Reason, Target, Tenant, Texts, Verdict,
+    self, Addressing, Case, Correspondents, Mixed, Party, Project, Reason, Target, Tenant, Texts, Verdict,
 };
 use arc_swap::ArcSwap;
 use std::{
@@ -19,6 +20,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::Semaphore;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// Time for the directory at RCPT and at end of header; Postfix waits 30 s (`milter_command_timeout`).
@@ -34,6 +36,8 @@ pub struct Policy {
     pub max_size: u64,
     /// Most integration recipients of one message.
     pub max_recipients: usize,
+    /// Most people of one message that are looked up and listed.
+    pub max_people: usize,
     /// What a failed rule does to a mixed transaction.
     pub mixed: Mixed,
     /// Leave recorded messages to Postfix instead of discarding them.
@@ -73,8 +77,15 @@ pub struct Service {
     flow: Arc<Flow>,
 }
 
+/// Large messages that are parsed at once, each on a thread that may block: as many as leave a core to everybody else.
+fn parsers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
+}
+
 /// What a reload does not touch.
 struct Flow {
+    /// Who may parse a large message.
+    parsers: Arc<Semaphore>,
     draining: AtomicBool,
     /// Counts messages with a target; a token lives in each transaction and goes with it.
     in_flight: TaskTracker,
@@ -127,6 +138,7 @@ impl Service {
         spool: PathBuf,
     ) -> Self {
         let flow = Arc::new(Flow {
+            parsers: Arc::new(Semaphore::new(parsers())),
             draining: AtomicBool::new(false),
             in_flight: TaskTracker::new(),
             sessions: TaskTracker::new(),
@@ -156,6 +168,21 @@ impl Service {
         self.flow.sessions.close();
         let _ = tokio::time::timeout(LINGER, self.flow.sessions.wait()).await;
         self.flow.in_flight.len()
+    }
+
+    /// Does work that takes longer than an async worker may be held, when its turn comes.
+    /// # Errors
+    /// The work panicked.
+    pub(super) async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let turn = Arc::clone(&self.flow.parsers).acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(|error| Fault::Internal(error.to_string()))
     }
 
     /// Counts a session for as long as the token lives.
@@ -240,12 +267,12 @@ impl Service {
         &self,
         targets: &[Target],
         head: &Head,
-        correspondents: &[Correspondent],
+        correspondents: &Correspondents,
         other_recipients: bool,
         mixed: Mixed,
     ) -> Result<Verdict, Unavailable> {
         let groups = by_tenant(targets);
-        let addresses: Vec<Address> = correspondents.iter().map(|c| c.address.clone()).collect();
+        let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
         let ask = async {
             let mut people = Vec::new();
             for group in &groups {

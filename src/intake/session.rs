@@ -5,21 +5,29 @@
 //! Fails: a [`Fault`] for a command out of order; trouble of ours becomes a reply of 4xx.
 
 use super::service::{Live, Policy, Refusal, Service};
-use crate::activity::Parcel;
+use crate::activity::{Key, Parcel};
 use crate::mail::{
-    Address, Envelope, Head, Intake, MAX_HEAD_BYTES, Raw, Recipient, Reservation, Spill, SpillError,
-    domain_of, parse_path,
+    Address, Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, ReadPart, Reader, Recipient,
+    Reservation, Spill, SpillError, domain_of, parse_path,
 };
 use crate::observe::{events, metrics};
-use crate::rules::{self, Addressing, Correspondent, Mixed, Reason, Record, Reply, Target, Verdict};
+use crate::rules::{self, Addressing, Correspondents, Mixed, Reason, Record, Reply, Target, Verdict};
 use std::{
     collections::{BTreeMap, HashSet},
     ffi::{CStr, CString},
-    io,
     sync::Arc,
     time::SystemTime,
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// Largest head, and most text, that is parsed where it arrives; more goes to a thread that may block.
+const PARSED_INLINE: usize = 64 * 1024;
+
+/// Bytes of body that are read before another session has its turn.
+const PIECE: usize = 64 * 1024;
+
+/// Bytes of text in all activities of a message together.
+const TEXT_OF_ALL: usize = 8 * 1024 * 1024;
 
 /// What the protocol answers to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +59,29 @@ pub enum End {
         then: Step,
         /// Shows the drain that this message still wants its answer.
         in_flight: Option<TaskTrackerToken>,
+        /// Memory that the message has, until it is answered.
+        reserved: Reservation,
     },
+}
+
+/// Whom a head names without being listed.
+#[derive(Clone, Copy, Debug)]
+pub struct LeftOut {
+    /// People beyond `message.max_people`.
+    pub omitted: usize,
+    /// Elements that are no address.
+    pub skipped: usize,
+    /// Fields that Postfix has cut.
+    pub cut_fields: usize,
+}
+
+/// A recipient that the rules refuse, unless the e-mail is known: it may have come by the milter, whose sender had a login.
+#[derive(Clone, Debug)]
+pub struct Recall {
+    /// Index among [`Session::targets`].
+    pub target: usize,
+    /// The e-mail's key for this target.
+    pub key: Key,
 }
 
 /// A command came where it cannot.
@@ -74,6 +104,10 @@ pub struct Session {
     /// The one the transaction began with.
     service: Arc<Service>,
     stage: Stage,
+    /// Where each part of the last message went.
+    parts: Vec<ReadPart>,
+    /// Whom the head names without being listed.
+    left_out: Option<LeftOut>,
     _counted: TaskTrackerToken,
 }
 
@@ -109,6 +143,8 @@ struct RawHead {
 struct Decided {
     head: Head,
     records: Vec<Record>,
+    /// Reads the body as it arrives; none where nobody wants to know.
+    reader: Option<Reader>,
     /// Replies by the ids of tenants for whom nothing is recorded although the message goes on: with the milter their
     /// recipients are taken out (`strip`), with LMTP they have these answers.
     refused: BTreeMap<String, Reply>,
@@ -120,7 +156,14 @@ impl Session {
     /// A session without a transaction.
     pub fn new(live: Live) -> Self {
         let service = live.now();
-        Self { _counted: service.session(), service, live, stage: Stage::Idle }
+        Self {
+            _counted: service.session(),
+            service,
+            live,
+            stage: Stage::Idle,
+            parts: Vec::new(),
+            left_out: None,
+        }
     }
 
     /// The service the session belongs to.
@@ -267,11 +310,27 @@ impl Session {
         let Stage::Header(transaction, raw) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             return Err(Fault::OutOfOrder("end of header"));
         };
-        let head = match (raw.failed, Head::parse(&raw.bytes)) {
-            (None, Ok(head)) => head,
-            (failed, _) => return Ok(self.refuse(&transaction, failed.unwrap_or(Reason::UnreadableHead))),
+        let RawHead { bytes, mut reserved, failed } = raw;
+        if let Some(reason) = failed {
+            return Ok(self.refuse(&transaction, reason));
+        }
+        let read = match read_head(&self.service, &transaction, bytes, &mut reserved).await? {
+            Ok(read) => read,
+            Err(reason) => return Ok(self.refuse(&transaction, reason)),
         };
-        let correspondents = rules::correspondents(&head, &transaction.envelope, &self.service.addressing);
+        let ReadHead { bytes, head, correspondents, reader } = read;
+        let left_out = LeftOut {
+            omitted: correspondents.omitted,
+            skipped: correspondents.skipped,
+            cut_fields: head.cut_fields,
+        };
+        events::people_left_out(
+            transaction.queue_id(),
+            left_out.omitted,
+            left_out.skipped,
+            left_out.cut_fields,
+        );
+        self.left_out = Some(left_out);
         self.judge_shadowed(&transaction, &head, &correspondents).await;
         if transaction.targets.is_empty() {
             return Ok(Step::Pass);
@@ -294,26 +353,31 @@ impl Session {
             Ok(Verdict::Record { records, refused }) => {
                 for (tenant, reply) in &refused {
                     match mixed {
+                        // Whether the e-mail is known shows at its end.
+                        Mixed::Each if reply.reason == Reason::NoUser => {}
                         Mixed::Each => transaction.log_refusal(Some(tenant), None, "end-of-header", reply),
                         Mixed::Strip | Mixed::Reject => {
                             events::stripped(transaction.queue_id(), tenant, reply)
                         }
                     }
                 }
-                (records, refused.into_iter().collect())
+                (records, refused.into_iter().collect::<BTreeMap<_, _>>())
             }
         };
+        drop(reserved); // the buffer has its own from here on
         let mut spill = Spill::new(&self.service.spool, self.service.policy.max_size, &self.service.budget);
-        let mut failed = spill.push(&raw.bytes).await.err();
+        let mut failed = spill.push(&bytes).await.err();
         if failed.is_none() {
             failed = spill.push(b"\r\n").await.err();
         }
-        self.stage = Stage::Body(transaction, Box::new(Decided { head, records, refused, spill, failed }));
+        let reader = Some(reader);
+        self.stage =
+            Stage::Body(transaction, Box::new(Decided { head, records, reader, refused, spill, failed }));
         Ok(Step::Continue)
     }
 
     /// Logs what would become of the message for tenants in shadow mode.
-    async fn judge_shadowed(&self, transaction: &Transaction, head: &Head, correspondents: &[Correspondent]) {
+    async fn judge_shadowed(&self, transaction: &Transaction, head: &Head, correspondents: &Correspondents) {
         let Some(first) = transaction.shadowed.first() else { return };
         let (queue_id, others) = (transaction.queue_id(), transaction.other_recipients);
         let mixed = self.service.policy.mixed;
@@ -339,49 +403,86 @@ impl Session {
     /// A fault for a command out of order.
     pub async fn body(&mut self, piece: &[u8]) -> Result<Step, Fault> {
         let Stage::Body(_, decided) = &mut self.stage else { return Err(Fault::OutOfOrder("body")) };
-        if decided.failed.is_none() && !decided.records.is_empty() {
-            decided.failed = decided.spill.push(piece).await.err();
+        for (index, piece) in piece.chunks(PIECE).enumerate() {
+            if index > 0 {
+                tokio::task::yield_now().await;
+            }
+            decided.take(piece).await;
         }
         Ok(Step::Continue)
     }
 
     /// End of message: builds the activities.
     /// # Errors
-    /// A fault for a command out of order, or if the message cannot be read back.
-    pub async fn end(&mut self) -> Result<End, Fault> {
+    /// A fault for a command out of order, or of ours.
+    pub async fn end(&mut self) -> Result<(End, Vec<Recall>), Fault> {
         let (mut transaction, decided) = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Body(transaction, decided) => (transaction, *decided),
             _ => return Err(Fault::OutOfOrder("end of message")),
         };
-        let Decided { head, records, refused, spill, failed } = decided;
+        let Decided { head, records, reader, refused, spill, failed } = decided;
         let then = transaction.after_accept(&self.service.policy, &refused);
-        if records.is_empty() {
-            return Ok(End::Step(then));
+        let recalled = transaction.recalled(&refused);
+        if records.is_empty() && recalled.is_empty() {
+            return Ok((End::Step(then), Vec::new()));
         }
-        let raw = match failed {
-            None => spill.finish().await,
-            Some(error) => Err(error),
+        let (raw, mut reserved) = match failed {
+            None => match spill.finish().await {
+                Ok(finished) => finished,
+                Err(error) => return Ok((End::Step(self.fail(&transaction, error)), Vec::new())),
+            },
+            Some(error) => return Ok((End::Step(self.fail(&transaction, error)), Vec::new())),
         };
-        let raw = match raw {
-            Ok(raw) => raw,
-            Err(error) => {
-                let reason = match error {
-                    SpillError::Busy => Reason::Busy,
-                    SpillError::TooLarge => Reason::TooLarge,
-                    SpillError::Io(error) => {
-                        events::fault(transaction.queue_id(), "body", &error);
-                        Reason::StorageFailing
-                    }
-                };
-                return Ok(End::Step(self.refuse(&transaction, reason)));
-            }
-        };
+        let Some(reader) = reader else { return Err(Fault::Internal("the body was not read".to_owned())) };
+        let held = reader.held();
+        let needed = taken_by_text(held, records.len());
+        if let Err(error) = reserved.grow_to(reserved.taken() + needed) {
+            return Ok((End::Step(self.fail(&transaction, error)), Vec::new()));
+        }
         let queue_id = transaction.queue_id().to_owned();
         let in_flight = transaction.in_flight.take();
-        let parcel = build(records, transaction, head, raw)
-            .await
-            .map_err(|error| Fault::Internal(error.to_string()))?;
-        Ok(End::Record { parcel, queue_id, then, in_flight })
+        let parties: Vec<_> = records.into_iter().map(|record| record.parties).collect();
+        let build = move || {
+            let body = reader.finish();
+            let recall = |(target, tenant, project): (usize, String, Option<String>)| Recall {
+                target,
+                key: Key::digest(&tenant, project.as_deref(), &head, &body.digest),
+            };
+            let recalls: Vec<Recall> = recalled.into_iter().map(recall).collect();
+            let parts = body.parts.clone();
+            let parcel = Parcel::build(parties, &transaction.envelope, &head, body, raw, SystemTime::now());
+            (parcel, recalls, parts)
+        };
+        let (parcel, recalls, parts) =
+            if held > PARSED_INLINE { self.service.apart(build).await? } else { build() };
+        if parcel.activities.is_empty() {
+            return Ok((End::Step(then), recalls));
+        }
+        self.parts = parts;
+        Ok((End::Record { parcel, queue_id, then, in_flight, reserved }, recalls))
+    }
+
+    /// Whom the last head names without being listed, for `explain`.
+    pub fn left_out(&self) -> Option<LeftOut> {
+        self.left_out
+    }
+
+    /// Where each part of the last message went, for `explain`.
+    pub fn parts(&self) -> &[ReadPart] {
+        &self.parts
+    }
+
+    /// Refuses or defers a message whose bytes could not be kept.
+    fn fail(&self, transaction: &Transaction, error: SpillError) -> Step {
+        let reason = match error {
+            SpillError::Busy => Reason::Busy,
+            SpillError::TooLarge => Reason::TooLarge,
+            SpillError::Io(error) => {
+                events::fault(transaction.queue_id(), "body", &error);
+                Reason::StorageFailing
+            }
+        };
+        self.refuse(transaction, reason)
     }
 
     /// The transaction is over, whatever it had come to.
@@ -399,9 +500,19 @@ impl Session {
     }
 
     /// Why nothing is recorded for the recipient, for each of [`Session::targets`]; nothing before the end of the header.
-    pub fn refusals(&self) -> Vec<Option<Reason>> {
+    pub fn refusals(&self) -> Vec<Option<Reply>> {
         let Stage::Body(transaction, decided) = &self.stage else { return Vec::new() };
-        let refused = |target: &Target| decided.refused.get(&target.tenant.id).map(|reply| reply.reason);
+        let texts = &self.service.texts;
+        let omitted = self.left_out.map_or(0, |left_out| left_out.omitted);
+        let refused = |target: &Target| {
+            let reason = decided.refused.get(&target.tenant.id)?.reason;
+            Some(match reason {
+                Reason::NoUser => {
+                    rules::no_user_reply(texts, &target.address, self.service.policy.max_people, omitted)
+                }
+                reason => texts.reply(reason, Some(&target.address)),
+            })
+        };
         transaction.targets.iter().map(|(_, target)| refused(target)).collect()
     }
 
@@ -427,6 +538,22 @@ impl Session {
         let recipient = target.address.to_string();
         transaction.log_refusal(Some(&target.tenant.id), Some(&recipient), "message", &reply);
         Step::Refuse(reply)
+    }
+}
+
+impl Decided {
+    /// Takes a piece of the body: to be kept if something is recorded, to be read in any case.
+    async fn take(&mut self, piece: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
+        let Some(reader) = &mut self.reader else { return };
+        reader.push(piece);
+        let kept = async {
+            self.spill.also_hold(reader.held())?;
+            if self.records.is_empty() { Ok(()) } else { self.spill.push(piece).await }
+        };
+        self.failed = kept.await.err();
     }
 }
 
@@ -459,6 +586,21 @@ impl Transaction {
         let sender = self.envelope.sender.as_ref().map(Address::to_string);
         let who = events::Who { queue_id: self.queue_id(), tenant, sender: sender.as_deref(), recipient };
         events::refused(&who, stage, reply);
+    }
+
+    /// What LMTP's recipients without a user are known by, if they are: index among the targets, tenant and project.
+    fn recalled(&self, refused: &BTreeMap<String, Reply>) -> Vec<(usize, String, Option<String>)> {
+        if self.envelope.intake != Intake::Lmtp {
+            return Vec::new();
+        }
+        let no_user = |target: &Target| {
+            refused.get(&target.tenant.id).is_some_and(|reply| reply.reason == Reason::NoUser)
+        };
+        let targets = self.targets.iter().enumerate().filter(|(_, (_, target))| no_user(target));
+        let word = |(index, (_, target)): (usize, &(CString, Target))| {
+            (index, target.tenant.id.clone(), target.project.as_ref().map(|project| project.id.clone()))
+        };
+        targets.map(word).collect()
     }
 
     /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.
@@ -521,14 +663,57 @@ impl Transaction {
     }
 }
 
-/// Builds the parcel; a spooled message is read on a thread that may block.
-async fn build(records: Vec<Record>, transaction: Transaction, head: Head, raw: Raw) -> io::Result<Parcel> {
-    let parties = records.into_iter().map(|record| record.parties).collect();
-    let build = move |raw: Raw| Parcel::build(parties, &transaction.envelope, &head, raw, SystemTime::now());
-    match raw {
-        Raw::Memory(_) => build(raw),
-        Raw::File { .. } => {
-            tokio::task::spawn_blocking(move || build(raw)).await.map_err(io::Error::other)?
-        }
+/// Memory that the text of a message may need while its activities are made: decoded, as text of HTML, and in the JSON of
+/// each activity.
+fn taken_by_text(held: usize, activities: usize) -> u64 {
+    (held * (3 + 2 * activities)) as u64
+}
+
+/// A head, read.
+struct ReadHead {
+    bytes: Vec<u8>,
+    head: Head,
+    correspondents: Correspondents,
+    reader: Reader,
+}
+
+/// Reads the head; a large one on a thread that may block.
+async fn read_head(
+    service: &Arc<Service>,
+    transaction: &Transaction,
+    bytes: Vec<u8>,
+    reserved: &mut Reservation,
+) -> Result<Result<ReadHead, Reason>, Fault> {
+    let large = bytes.len() > PARSED_INLINE;
+    // Fields, digests and people, beside the bytes.
+    if large && reserved.grow_to(4 * bytes.len() as u64).is_err() {
+        return Ok(Err(Reason::Busy));
     }
+    let limits = limits_for(transaction.targets.len());
+    if !large {
+        return Ok(parse_head(service, &transaction.envelope, bytes, limits));
+    }
+    let (envelope, of) = (transaction.envelope.clone(), Arc::clone(service));
+    service.apart(move || parse_head(&of, &envelope, bytes, limits)).await
+}
+
+fn parse_head(
+    service: &Service,
+    envelope: &Envelope,
+    bytes: Vec<u8>,
+    limits: Limits,
+) -> Result<ReadHead, Reason> {
+    let mut head = Head::parse(&bytes).map_err(|_| Reason::UnreadableHead)?;
+    let correspondents =
+        rules::correspondents(&head, envelope, &service.addressing, service.policy.max_people);
+    head.forget_recipients();
+    // The empty line goes between.
+    let reader = Reader::new(&bytes, bytes.len() as u64 + 2, limits);
+    Ok(ReadHead { bytes, head, correspondents, reader })
+}
+
+/// The text of all activities of a message together has a limit too; what is longer is a file all the same.
+fn limits_for(targets: usize) -> Limits {
+    let share = TEXT_OF_ALL / targets.max(1);
+    Limits { text_bytes: LIMITS.text_bytes.min(share), ..LIMITS }
 }

@@ -18,6 +18,38 @@ pub struct Mailbox {
     pub address: Address,
 }
 
+/// An element of an address list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// A mailbox.
+    Mailbox(Mailbox),
+    /// Something that is no address.
+    Skipped,
+}
+
+/// What a From field says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct From {
+    /// Its mailboxes.
+    pub mailboxes: Vec<Mailbox>,
+    /// Elements that are no address.
+    pub skipped: usize,
+    /// Two readings name different mailboxes.
+    pub ambiguous: bool,
+}
+
+pub fn mailboxes(value: &[u8], _fallback: Option<&str>) -> impl Iterator<Item = Element> {
+    parse_list(value).into_iter().map(Element::Mailbox)
+}
+
+pub fn read_from(value: &[u8], _fallback: Option<&str>) -> From {
+    From { mailboxes: parse_list(value), skipped: 0, ambiguous: false }
+}
+
+pub fn is_cut(_value: &[u8]) -> bool {
+    false
+}
+
 /// Parses the value of an address header: mailboxes and groups (RFC 5322, section 3.4), obsolete forms included.
 ///
 /// An element that is no address is left out; the others are not harmed by it.
@@ -84,7 +116,7 @@ fn display_name(phrase: &[u8]) -> Option<String> {
         }
         i += 1;
     }
-    let name = decode_unstructured(&plain).split_whitespace().collect::<Vec<_>>().join(" ");
+    let name = decode_unstructured(&plain, None).split_whitespace().collect::<Vec<_>>().join(" ");
     if is_blank(&name) { None } else { Some(name) }
 }
 

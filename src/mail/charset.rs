@@ -21,6 +21,10 @@ pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
     }
 }
 
+pub(super) fn decode_cut(bytes: &[u8], charset: Option<&str>) -> String {
+    decode_charset(bytes, charset)
+}
+
 /// Bytes without a declared charset. ISO-2022-JP announces itself by an escape sequence; other 8-bit text that
 /// is not UTF-8 is read as Windows-1252, what old Western mailers mean when they say nothing.
 pub(super) fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {

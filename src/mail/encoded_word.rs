@@ -6,7 +6,7 @@ use mail_parser::parsers::MessageStream;
 /// Decodes an unstructured header value (RFC 5322, section 2.2.1) with its encoded words (RFC 2047).
 ///
 /// Folds become single spaces; whatever control character remains, also out of an encoded word, becomes a space.
-pub(super) fn decode_unstructured(value: &[u8]) -> String {
+pub(super) fn decode_unstructured(value: &[u8], _fallback: Option<&str>) -> String {
     let utf8 = to_utf8(value);
     // The parser looks for the line end that closes a field; without one it answers nothing.
     let mut field = Vec::with_capacity(utf8.len() + 1);
@@ -35,7 +35,7 @@ mod tests {
             (b"", ""),
             (b" =?broken", "=?broken"),
         ] {
-            assert_eq!(decode_unstructured(value), expected, "{}", value.escape_ascii());
+            assert_eq!(decode_unstructured(value, None), expected, "{}", value.escape_ascii());
         }
     }
 }

@@ -1,15 +1,18 @@
 //! The header fields that the rules need, decoded (RFC 5322, section 3.6).
 //!
 //! In: the raw head, exactly as received. Out: a [`Head`].
-//! Promise: the first Subject counts (mail-parser's accessors give the last of repeated fields, so fields are cut
-//! here and only their values are handed to it); every To, Cc and Bcc field counts; From fields are counted, so that
-//! the rules can refuse several.
+//! Promise: of repeated fields the first counts, but every To, Cc and Bcc field and their Resent- forms; From fields are
+//! counted, so that the rules can refuse several. Lists of recipients stay as they are until somebody reads them
+//! ([`AddressFields`]), so that a list without end costs no memory.
 //! Fails: [`HeadError`] if there is not one readable field, or more bytes than [`MAX_HEAD_BYTES`].
 
 use super::{
-    address_list::{Mailbox, parse_list},
+    address_list::{self, Element, Mailbox},
+    content_type::Parameters,
     date,
+    digest::is_space,
     encoded_word::decode_unstructured,
+    field::fields,
     message_id,
 };
 use std::time::SystemTime;
@@ -18,6 +21,14 @@ use std::time::SystemTime;
 /// fields are no mail that a person wrote.
 pub const MAX_HEAD_BYTES: usize = 1024 * 1024;
 
+/// Bytes of each identifying field that count. Postfix cuts a field for milters at 60,000 raw bytes, and not for LMTP;
+/// where it cuts depends on the folds, so white space goes first.
+const MAX_IDENTITY_BYTES: usize = 30_000;
+
+/// Mailboxes of From, Sender, Resent-From and Resent-Sender that are kept of each: RFC 5322, section 3.6.2 allows many,
+/// and nobody writes more than a few.
+const MAX_SENDERS: usize = 1000;
+
 /// Decoded header fields.
 #[derive(Clone, Debug, Default)]
 pub struct Head {
@@ -25,14 +36,32 @@ pub struct Head {
     pub subject: Option<String>,
     /// How many From fields there are (RFC 5322, section 3.6 allows one).
     pub from_fields: usize,
+    /// True if two readings of From name different mailboxes: a filter before us may have looked at the other one.
+    pub from_is_ambiguous: bool,
     /// Mailboxes of From.
     pub from: Vec<Mailbox>,
-    /// Mailboxes of all To fields.
-    pub to: Vec<Mailbox>,
-    /// Mailboxes of all Cc fields.
-    pub cc: Vec<Mailbox>,
-    /// Mailboxes of all Bcc fields.
-    pub bcc: Vec<Mailbox>,
+    /// Mailboxes of the first Sender.
+    pub sender: Vec<Mailbox>,
+    /// Mailboxes of Resent-From in the newest block (RFC 5322, section 3.6.6).
+    pub resent_from: Vec<Mailbox>,
+    /// Mailboxes of Resent-Sender in the newest block.
+    pub resent_sender: Vec<Mailbox>,
+    /// All To fields.
+    pub to: AddressFields,
+    /// All Cc fields.
+    pub cc: AddressFields,
+    /// All Bcc fields.
+    pub bcc: AddressFields,
+    /// All Resent-To fields.
+    pub resent_to: AddressFields,
+    /// All Resent-Cc fields.
+    pub resent_cc: AddressFields,
+    /// All Resent-Bcc fields.
+    pub resent_bcc: AddressFields,
+    /// Elements of the senders' fields that are no address.
+    pub skipped: usize,
+    /// Address fields that Postfix has cut; they lack their last element.
+    pub cut_fields: usize,
     /// The moment the Date field names, if it can be read and lies after 1970.
     pub date: Option<SystemTime>,
     /// Message-ID without angle brackets.
@@ -41,8 +70,24 @@ pub struct Head {
     pub in_reply_to: Vec<String>,
     /// Ids of References.
     pub references: Vec<String>,
-    /// Raw values of the fields that identify an e-mail: Message-ID, Date, From, Subject.
-    pub identity: [Vec<u8>; 4],
+    /// What identifies an e-mail: Message-ID, Date, From, To, Cc, Subject, each without white space and cut at
+    /// [`MAX_IDENTITY_BYTES`]. A To or Cc without any mailbox counts as absent: Postfix may add one.
+    pub identity: [Vec<u8>; 6],
+}
+
+/// Fields of one kind with addresses in them, as they were received.
+#[derive(Clone, Debug, Default)]
+pub struct AddressFields {
+    values: Vec<Vec<u8>>,
+    /// Charset of raw bytes of eight bits that are no UTF-8.
+    fallback: Option<String>,
+}
+
+impl AddressFields {
+    /// Reads the elements, one at a time.
+    pub fn elements(&self) -> impl Iterator<Item = Element> {
+        self.values.iter().flat_map(|value| address_list::mailboxes(value, self.fallback.as_deref()))
+    }
 }
 
 /// Why a head cannot be used.
@@ -62,71 +107,201 @@ impl Head {
         if raw.len() > MAX_HEAD_BYTES {
             return Err(HeadError::TooLarge);
         }
-        let mut head = Self::default();
+        let mut taking = Taking { head: Self::default(), fallback: fallback(raw), seen: Seen::default() };
         let mut any = false;
         for (name, value) in fields(raw) {
             any = true;
-            head.take(name, value);
+            taking.field(name, value);
         }
-        if any { Ok(head) } else { Err(HeadError::NoField) }
+        if any { Ok(taking.head) } else { Err(HeadError::NoField) }
     }
+}
 
-    fn take(&mut self, name: &[u8], value: &[u8]) {
+impl Head {
+    /// Drops the lists of recipients, once they are read.
+    pub fn forget_recipients(&mut self) {
+        for list in [
+            &mut self.to,
+            &mut self.cc,
+            &mut self.bcc,
+            &mut self.resent_to,
+            &mut self.resent_cc,
+            &mut self.resent_bcc,
+        ] {
+            *list = AddressFields::default();
+        }
+    }
+}
+
+/// The charset that the body names, for fields of eight bits that do not say theirs.
+fn fallback(raw: &[u8]) -> Option<String> {
+    if raw.is_ascii() {
+        return None;
+    }
+    let content_type = fields(raw).find(|(name, _)| name.eq_ignore_ascii_case(b"Content-Type"));
+    content_type.and_then(|(_, value)| Parameters::parse(value).get("charset"))
+}
+
+/// Fields of which the first counts.
+#[derive(Default)]
+struct Seen {
+    sender: bool,
+    in_reply_to: bool,
+    references: bool,
+    block: Block,
+}
+
+/// The newest block of Resent- fields: they are put before what is there (RFC 5322, section 3.6.6), so it ends at the
+/// first other field, or where one of them comes again.
+#[derive(Default)]
+enum Block {
+    #[default]
+    Before,
+    In {
+        from: bool,
+        sender: bool,
+        date: bool,
+        id: bool,
+    },
+    Behind,
+}
+
+struct Taking {
+    head: Head,
+    fallback: Option<String>,
+    seen: Seen,
+}
+
+impl Taking {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        if name.len() > 7 && name[..7].eq_ignore_ascii_case(b"Resent-") {
+            return self.resent(&name[7..], value);
+        }
+        if matches!(self.seen.block, Block::In { .. }) {
+            self.seen.block = Block::Behind;
+        }
+        let head = &mut self.head;
         if is("Subject") {
-            if self.subject.is_none() {
-                self.subject = Some(decode_unstructured(value));
-                self.identity[3] = value.to_vec();
+            if head.subject.is_none() {
+                head.subject = Some(decode_unstructured(value, self.fallback.as_deref()));
+                identify(&mut head.identity[5], value);
             }
         } else if is("From") {
-            self.from_fields += 1;
-            self.from.extend(parse_list(value));
-            self.identity[2].extend_from_slice(value);
+            head.from_fields += 1;
+            let from = address_list::read_from(value, self.fallback.as_deref());
+            head.from_is_ambiguous |= from.ambiguous;
+            head.skipped += from.skipped;
+            head.cut_fields += usize::from(address_list::is_cut(value));
+            let room = MAX_SENDERS.saturating_sub(head.from.len());
+            head.from.extend(from.mailboxes.into_iter().take(room));
+            identify(&mut head.identity[2], value);
+        } else if is("Sender") {
+            if !std::mem::replace(&mut self.seen.sender, true) {
+                self.head.sender = self.senders(value);
+            }
         } else if is("To") {
-            self.to.extend(parse_list(value));
+            let to = self.recipients(value);
+            identify_list(&mut self.head.identity[3], &to);
+            self.head.to.add(to, &self.fallback);
         } else if is("Cc") {
-            self.cc.extend(parse_list(value));
+            let cc = self.recipients(value);
+            identify_list(&mut self.head.identity[4], &cc);
+            self.head.cc.add(cc, &self.fallback);
         } else if is("Bcc") {
-            self.bcc.extend(parse_list(value));
-        } else if is("Date") && self.identity[1].is_empty() {
-            self.date = date::parse(value);
-            self.identity[1] = value.to_vec();
-        } else if is("Message-ID") && self.identity[0].is_empty() {
-            self.message_id = message_id::parse(value).into_iter().next();
-            self.identity[0] = value.to_vec();
+            let bcc = self.recipients(value);
+            self.head.bcc.add(bcc, &self.fallback);
+        } else if is("Date") && head.identity[1].is_empty() {
+            head.date = date::parse(value);
+            identify(&mut head.identity[1], value);
+        } else if is("Message-ID") && head.identity[0].is_empty() {
+            head.message_id = message_id::parse(value).into_iter().next();
+            identify(&mut head.identity[0], value);
         } else if is("In-Reply-To") {
-            self.in_reply_to = message_id::parse(value);
-        } else if is("References") {
-            self.references = message_id::parse(value);
+            if !std::mem::replace(&mut self.seen.in_reply_to, true) {
+                head.in_reply_to = message_id::parse(value);
+            }
+        } else if is("References") && !std::mem::replace(&mut self.seen.references, true) {
+            head.references = message_id::parse(value);
         }
+    }
+
+    /// A field whose name goes on with `name` behind `Resent-`.
+    fn resent(&mut self, name: &[u8], value: &[u8]) {
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        if matches!(self.seen.block, Block::Before) {
+            self.seen.block = Block::In { from: false, sender: false, date: false, id: false };
+        }
+        if let Block::In { from, sender, date, id } = &mut self.seen.block {
+            let once = match () {
+                () if is("From") => Some(from),
+                () if is("Sender") => Some(sender),
+                () if is("Date") => Some(date),
+                () if is("Message-ID") => Some(id),
+                () => None,
+            };
+            if once.is_some_and(|seen| std::mem::replace(seen, true)) {
+                self.seen.block = Block::Behind;
+            }
+        }
+        let newest = matches!(self.seen.block, Block::In { .. });
+        if is("From") && newest {
+            self.head.resent_from = self.senders(value);
+        } else if is("Sender") && newest {
+            self.head.resent_sender = self.senders(value);
+        } else if is("To") {
+            let to = self.recipients(value);
+            self.head.resent_to.add(to, &self.fallback);
+        } else if is("Cc") {
+            let cc = self.recipients(value);
+            self.head.resent_cc.add(cc, &self.fallback);
+        } else if is("Bcc") {
+            let bcc = self.recipients(value);
+            self.head.resent_bcc.add(bcc, &self.fallback);
+        }
+    }
+
+    fn senders(&mut self, value: &[u8]) -> Vec<Mailbox> {
+        self.head.cut_fields += usize::from(address_list::is_cut(value));
+        let mut mailboxes = Vec::new();
+        for element in address_list::mailboxes(value, self.fallback.as_deref()) {
+            match element {
+                Element::Mailbox(mailbox) if mailboxes.len() < MAX_SENDERS => mailboxes.push(mailbox),
+                Element::Mailbox(_) => {}
+                Element::Skipped => self.head.skipped += 1,
+            }
+        }
+        mailboxes
+    }
+
+    fn recipients(&mut self, value: &[u8]) -> Vec<u8> {
+        self.head.cut_fields += usize::from(address_list::is_cut(value));
+        value.to_vec()
     }
 }
 
-/// Cuts a head into (name, value) pairs; folds stay in the value. Lines that belong to no field are left out:
-/// an mbox `From ` line, or what a broken client put before its first field.
-pub fn fields(raw: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let mut rest = raw;
-    std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            let mut end = line_end(rest, 0);
-            while end < rest.len() && matches!(rest[end], b' ' | b'\t') {
-                end = line_end(rest, end);
-            }
-            let (field, after) = rest.split_at(end);
-            rest = after;
-            if let Some(colon) = field.iter().position(|&b| b == b':') {
-                let name = field[..colon].trim_ascii_end();
-                if !name.is_empty() && name.iter().all(u8::is_ascii_graphic) {
-                    return Some((name, &field[colon + 1..]));
-                }
-            }
+impl AddressFields {
+    fn add(&mut self, value: Vec<u8>, fallback: &Option<String>) {
+        if self.values.is_empty() {
+            self.fallback.clone_from(fallback);
         }
-        None
-    })
+        self.values.push(value);
+    }
 }
 
-fn line_end(bytes: &[u8], from: usize) -> usize {
-    bytes[from..].iter().position(|&b| b == b'\n').map_or(bytes.len(), |n| from + n + 1)
+/// Adds a field to what identifies the e-mail. Line feeds are not in it otherwise, and keep fields apart.
+fn identify(identity: &mut Vec<u8>, value: &[u8]) {
+    if !identity.is_empty() {
+        identity.push(b'\n');
+    }
+    identity.extend(value.iter().copied().filter(|&b| !is_space(b)).take(MAX_IDENTITY_BYTES));
+}
+
+fn identify_list(identity: &mut Vec<u8>, value: &[u8]) {
+    let is_mailbox = |element| matches!(element, Element::Mailbox(_));
+    if address_list::mailboxes(value, None).any(is_mailbox) {
+        identify(identity, value);
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +315,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(head.subject.as_deref(), Some("first"));
-        assert_eq!((head.from_fields, head.from.len(), head.to.len()), (2, 2, 2));
+        assert_eq!((head.from_fields, head.from.len(), head.to.elements().count()), (2, 2, 2));
     }
 
     #[test]

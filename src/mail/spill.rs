@@ -48,12 +48,14 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Makes sure that at least `bytes` are taken in all.
+    /// Makes sure that at least `bytes` are taken in all. Who is alone gets what he asks for: what one message needs is
+    /// bounded by other limits, and a message that is always too large for an idle service would never come in.
     /// # Errors
     /// [`SpillError::Busy`] if others have the rest.
     pub fn grow_to(&mut self, bytes: u64) -> Result<(), SpillError> {
         let more = bytes.saturating_sub(self.taken);
-        let fits = |used: u64| used.checked_add(more).filter(|&sum| sum <= self.budget.limit);
+        let (own, limit) = (self.taken, self.budget.limit);
+        let fits = |used: u64| used.checked_add(more).filter(|&sum| more == 0 || sum <= limit || used == own);
         match self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
             Ok(_) => {
                 self.taken += more;
@@ -61,6 +63,13 @@ impl Reservation {
             }
             Err(_) => Err(SpillError::Busy),
         }
+    }
+}
+
+impl Reservation {
+    /// Bytes taken.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 }
 
@@ -90,6 +99,8 @@ pub struct Spill {
     memory: Vec<u8>,
     file: Option<File>,
     written: u64,
+    /// Bytes of memory that are kept beside the message.
+    beside: usize,
     reserved: Reservation,
     max_size: u64,
     directory: PathBuf,
@@ -102,10 +113,19 @@ impl Spill {
             memory: Vec::new(),
             file: None,
             written: 0,
+            beside: 0,
             reserved: budget.reserve(),
             max_size,
             directory: directory.to_owned(),
         }
+    }
+
+    /// Takes memory for what is kept beside the bytes: decoded text, say.
+    /// # Errors
+    /// [`SpillError::Busy`].
+    pub fn also_hold(&mut self, bytes: usize) -> Result<(), SpillError> {
+        self.beside = bytes;
+        self.reserved.grow_to((self.memory.len() + self.beside) as u64)
     }
 
     /// Adds a piece.
@@ -118,7 +138,7 @@ impl Spill {
         if !self.memory.is_empty() && self.memory.len() + piece.len() > MEMORY_PER_MESSAGE {
             self.flush().await?;
         }
-        self.reserved.grow_to((self.memory.len() + piece.len()) as u64)?;
+        self.reserved.grow_to((self.memory.len() + piece.len() + self.beside) as u64)?;
         self.memory.extend_from_slice(piece);
         if self.memory.len() > MEMORY_PER_MESSAGE {
             self.flush().await?;
@@ -126,17 +146,19 @@ impl Spill {
         Ok(())
     }
 
-    /// The whole message; bytes in a file are written, not yet synced.
+    /// The whole message, and the memory that it has, to be kept until the message is answered; bytes in a file are
+    /// written, not yet synced.
     /// # Errors
     /// [`SpillError::Io`].
-    pub async fn finish(mut self) -> Result<Raw, SpillError> {
+    pub async fn finish(mut self) -> Result<(Raw, Reservation), SpillError> {
         if self.file.is_some() {
             self.flush().await?;
         }
-        Ok(match self.file.take() {
+        let raw = match self.file.take() {
             Some(file) => Raw::File { file: Arc::new(file), length: self.written },
             None => Raw::from(std::mem::take(&mut self.memory)),
-        })
+        };
+        Ok((raw, self.reserved))
     }
 
     /// Writes the memory to the file, on a thread that may block: a slow disk must not stop other sessions.
@@ -194,10 +216,12 @@ mod tests {
             for _ in 0..pieces {
                 spill.push(&piece).await.unwrap();
             }
-            let raw = spill.finish().await.unwrap();
+            let (raw, reserved) = spill.finish().await.unwrap();
             assert_eq!(matches!(raw, Raw::File { .. }), in_file);
             assert_eq!(content(&raw), piece.repeat(pieces));
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+            assert!(budget.used.load(Ordering::Relaxed) > 0, "taken until the answer");
+            drop(reserved);
         }
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
@@ -214,6 +238,12 @@ mod tests {
         assert!(matches!(second.push(&[0]).await, Err(SpillError::Busy)));
         drop(spill);
         second.push(&[0]).await.unwrap();
+        // Alone: more than all there is, and then nobody else gets any.
+        second.also_hold(200).unwrap();
+        let mut third = Spill::new(directory.path(), 60, &budget);
+        assert!(matches!(third.push(&[0]).await, Err(SpillError::Busy)));
+        drop(second);
+        third.push(&[0]).await.unwrap();
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ pub fn is_blank(text: &str) -> bool {
 }
 
 /// The same text with a bare LF at the end of each line.
-pub(super) fn unix_lines(text: &str) -> String {
+pub(super) fn plain_lines(text: &str) -> String {
     let mut lines = String::with_capacity(text.len());
     let mut from = 0;
     for at in memchr::memchr_iter(b'\r', text.as_bytes()) {
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn lines_end_as_on_unix() {
         for text in ["", "a", "\r\n", "a\r\n\r\nb\rc\n\r", "\r\r\n", "é\r\nö"] {
-            assert_eq!(unix_lines(text), text.replace("\r\n", "\n"));
+            assert_eq!(plain_lines(text), text.replace("\r\n", "\n"));
         }
     }
 

@@ -1,19 +1,20 @@
 //! Content-Transfer-Encoding (RFC 2045, section 6), undone piece by piece, so that a part's size costs no memory.
 //!
-//! In: a reader over the encoded bytes. Out: decoded pieces, handed to a sink.
-//! Promise: memory is one buffer, whatever the part's size; damaged encoding yields what can be had, never an error.
+//! In: the encoded bytes, in pieces of any size. Out: decoded pieces, handed to a sink, and where clear text begins that
+//! somebody put behind the encoded lines.
+//! Promise: memory is one piece and one line, whatever the part's size; damaged encoding yields what can be had, never an
+//! error; the same bytes come out however they are cut into pieces.
 //! Fails: only as the reader or the sink fails.
 
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use mail_parser::decoders::quoted_printable::quoted_printable_decode;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead};
 
-/// Longest piece of a quoted-printable line decoded at once, in bytes; the format allows 76.
-const MAX_LINE: u64 = 64 * 1024;
+/// Longest line that is kept until its end has come, in bytes. The formats allow 76; a longer line is decoded in pieces.
+const MAX_LINE: usize = 64 * 1024;
 
 /// How a part's bytes are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,43 +26,189 @@ pub enum Encoding {
     Base64,
     /// RFC 2045, section 6.7.
     QuotedPrintable,
+    /// `x-uuencode`: POSIX.1-2017, uuencode.
+    Uuencode,
 }
+
+/// Where decoded bytes go.
+type Sink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 
 impl Encoding {
     /// Reads the value of a Content-Transfer-Encoding field.
-    pub(super) fn parse(value: &str) -> Self {
-        match value.trim().to_ascii_lowercase().as_str() {
+    pub(super) fn parse(value: &[u8]) -> Self {
+        match String::from_utf8_lossy(value).trim().to_ascii_lowercase().as_str() {
             "base64" => Self::Base64,
             "quoted-printable" => Self::QuotedPrintable,
             _ => Self::Identity,
         }
     }
 
+    /// The name in `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Identity => "none",
+            Self::Base64 => "base64",
+            Self::QuotedPrintable => "quoted-printable",
+            Self::Uuencode => "x-uuencode",
+        }
+    }
+
+    /// True if the first bytes of a part are what the encoding writes; false: the part is in the clear, whatever its
+    /// header says. `whole`: there is no more of it.
+    pub(super) fn fits(self, start: &[u8], whole: bool) -> bool {
+        match self {
+            Self::Identity | Self::QuotedPrintable => true,
+            Self::Uuencode => begin_line(start).is_some(),
+            Self::Base64 => looks_like_base64(start, whole),
+        }
+    }
+
     /// Decodes all of `reader` into `sink`.
     /// # Errors
     /// Those of `reader` and `sink`; the first one ends it.
-    pub fn decode(
-        self,
-        mut reader: impl BufRead,
-        sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        match self {
-            Self::Identity => identity(&mut reader, sink),
-            Self::Base64 => base64(&mut reader, sink),
-            Self::QuotedPrintable => quoted_printable(&mut reader, sink),
+    pub fn decode(self, mut reader: impl BufRead, sink: &mut Sink<'_>) -> io::Result<()> {
+        let mut decoder = Decoder::new(self);
+        loop {
+            let chunk = reader.fill_buf()?;
+            if chunk.is_empty() {
+                return decoder.finish(sink);
+            }
+            let length = chunk.len();
+            decoder.push(chunk, sink)?;
+            reader.consume(length);
         }
     }
 }
 
-fn identity(reader: &mut impl BufRead, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    loop {
-        let chunk = reader.fill_buf()?;
-        if chunk.is_empty() {
+/// Undoes one part's encoding.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    /// Bytes of the part before `carry`.
+    passed: u64,
+    /// The start of a line whose end has not come.
+    carry: Vec<u8>,
+    /// Where the clear text begins, from the start of the part, and what of it was given here already; nothing is decoded
+    /// from there on.
+    clear: Option<(u64, Vec<u8>)>,
+    scheme: Scheme,
+}
+
+#[derive(Debug)]
+enum Scheme {
+    Identity,
+    Base64(Base64),
+    QuotedPrintable(Vec<u8>),
+    Uuencode(Uuencode),
+}
+
+impl Decoder {
+    pub(super) fn new(encoding: Encoding) -> Self {
+        let scheme = match encoding {
+            Encoding::Identity => Scheme::Identity,
+            Encoding::Base64 => Scheme::Base64(Base64::default()),
+            Encoding::QuotedPrintable => Scheme::QuotedPrintable(Vec::new()),
+            Encoding::Uuencode => Scheme::Uuencode(Uuencode::default()),
+        };
+        Self { passed: 0, carry: Vec::new(), clear: None, scheme }
+    }
+
+    /// Decodes a piece.
+    /// # Errors
+    /// Those of the sink.
+    pub(super) fn push(&mut self, piece: &[u8], sink: &mut Sink<'_>) -> io::Result<()> {
+        if matches!(self.scheme, Scheme::Identity) {
+            return sink(piece);
+        }
+        if let Some((_, rest)) = &mut self.clear {
+            rest.extend_from_slice(piece);
             return Ok(());
         }
-        sink(chunk)?;
-        let length = chunk.len();
-        reader.consume(length);
+        if self.carry.is_empty() {
+            let used = self.lines(piece, false, sink)?;
+            self.carry.extend_from_slice(&piece[used..]);
+            return Ok(());
+        }
+        if memchr::memchr(b'\n', piece).is_none() && self.carry.len() + piece.len() <= MAX_LINE {
+            self.carry.extend_from_slice(piece);
+            return Ok(());
+        }
+        let mut joined = std::mem::take(&mut self.carry);
+        joined.extend_from_slice(piece);
+        let used = self.lines(&joined, false, sink)?;
+        joined.drain(..used);
+        self.carry = joined;
+        Ok(())
+    }
+
+    /// Decodes what is left.
+    /// # Errors
+    /// Those of the sink.
+    pub(super) fn finish(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
+        let rest = std::mem::take(&mut self.carry);
+        if self.clear.is_none() {
+            self.lines(&rest, true, sink)?;
+            if let Scheme::Base64(base64) = &mut self.scheme
+                && self.clear.is_none()
+            {
+                base64.emit(true, sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where clear text begins behind the encoded one, in bytes from the start, and what of it was pushed; once.
+    pub(super) fn take_clear(&mut self) -> Option<(u64, Vec<u8>)> {
+        let (at, rest) = self.clear.as_mut()?;
+        let rest = std::mem::take(rest);
+        (!rest.is_empty()).then_some((*at, rest))
+    }
+
+    /// The name that an `x-uuencode` part gives itself.
+    pub(super) fn own_name(&self) -> Option<&str> {
+        match &self.scheme {
+            Scheme::Uuencode(uuencode) => uuencode.name.as_deref().filter(|name| !name.is_empty()),
+            _ => None,
+        }
+    }
+
+    /// Decodes the whole lines at the start of `bytes`, or all; the answer is how much was used.
+    fn lines(&mut self, bytes: &[u8], all: bool, sink: &mut Sink<'_>) -> io::Result<usize> {
+        let whole = if all { bytes.len() } else { memchr::memrchr(b'\n', bytes).map_or(0, |at| at + 1) };
+        let overlong = !all && bytes.len() - whole > MAX_LINE;
+        let (mut used, clear) = match &mut self.scheme {
+            Scheme::Identity => (whole, None),
+            Scheme::Base64(base64) => {
+                // A piece of an overlong line is as good as a line here.
+                let whole = if overlong { bytes.len() } else { whole };
+                (whole, base64.lines(&bytes[..whole], sink)?)
+            }
+            Scheme::QuotedPrintable(decoded) => {
+                quoted_printable(&bytes[..whole], decoded, sink)?;
+                (whole, None)
+            }
+            Scheme::Uuencode(uuencode) => (whole, uuencode.lines(&bytes[..whole], sink)?),
+        };
+        if overlong && used < bytes.len() {
+            if let Scheme::QuotedPrintable(decoded) = &mut self.scheme {
+                // Neither an escape nor the blanks before a line break may be torn apart.
+                let rest = &bytes[used..];
+                let cut = rest.trim_ascii_end().len();
+                let escape = rest[..cut].iter().rev().take(2).position(|&b| b == b'=').map_or(0, |n| n + 1);
+                let blanks = rest.len() - cut;
+                // Blanks without end are content.
+                let cut = if blanks > MAX_LINE / 2 { rest.len() } else { cut - escape };
+                escapes(&rest[..cut], decoded, sink)?;
+                used += cut;
+            } else {
+                used = bytes.len();
+            }
+        }
+        if let Some(at) = clear {
+            self.clear = Some((self.passed + at as u64, bytes[at..].to_vec()));
+            used = bytes.len();
+        }
+        self.passed += used as u64;
+        Ok(used)
     }
 }
 
@@ -73,26 +220,101 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::RequireNone),
 );
 
-/// Base64 as it arrives, and what it decodes to.
-#[derive(Default)]
-struct Group {
+/// Encoded bytes that are decoded at once.
+const BLOCK: usize = 16 * 1024;
+
+/// Base64 as it arrives. Padding ends a group, so that texts glued together decode one after the other; a line that is
+/// not all of the alphabet, behind the end of the encoded text, is no base64 any more: a list's footer, say.
+#[derive(Debug, Default)]
+struct Base64 {
+    /// Characters of the alphabet, line ends taken out.
     encoded: Vec<u8>,
     decoded: Vec<u8>,
+    /// Padding was seen.
+    padded: bool,
+    /// A blank line came after the last encoded one.
+    blank: bool,
+    first_line: usize,
+    last_line: usize,
 }
 
-impl Group {
-    /// Decodes whole groups of four, or everything.
-    fn emit(&mut self, all: bool, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        self.decoded.clear();
-        let mut ready = self.ready(all);
-        if BASE64.decode_vec(&self.encoded[..ready], &mut self.decoded).is_err() {
-            // Characters outside the alphabet are skipped, as RFC 2045, section 6.8 asks; few messages have any.
-            self.encoded.retain(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
-            self.decoded.clear();
-            ready = self.ready(all);
-            let _ = BASE64.decode_vec(&self.encoded[..ready], &mut self.decoded); // nothing is left that could fail
+impl Base64 {
+    /// Decodes whole lines; the answer is where clear text begins.
+    fn lines(&mut self, bytes: &[u8], sink: &mut Sink<'_>) -> io::Result<Option<usize>> {
+        let mut start = 0;
+        while start < bytes.len() {
+            let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at + 1);
+            let line = bytes[start..end].trim_ascii();
+            if line.is_empty() {
+                self.blank = self.last_line > 0;
+            } else if self.padded || self.blank || self.last_line < self.first_line || line.contains(&b'=') {
+                if !self.careful(line, sink)? {
+                    self.emit(true, sink)?;
+                    return Ok(Some(start));
+                }
+            } else {
+                // The usual line, looked at when its block is decoded.
+                self.encoded.extend_from_slice(line);
+                self.note(line.len());
+            }
+            if self.encoded.len() >= BLOCK {
+                self.emit(false, sink)?;
+            }
+            start = end;
         }
-        self.encoded.drain(..if all { self.encoded.len() } else { ready });
+        Ok(None)
+    }
+
+    fn note(&mut self, length: usize) {
+        if self.first_line == 0 {
+            self.first_line = length;
+        }
+        self.last_line = length;
+        self.blank = false;
+    }
+
+    /// Takes a line that may be the last or come after it; false if it is clear text.
+    fn careful(&mut self, line: &[u8], sink: &mut Sink<'_>) -> io::Result<bool> {
+        let pure = line.iter().all(|&b| is_base64(b) || b == b'=');
+        self.emit(false, sink)?;
+        let complete = self.encoded.is_empty();
+        let ended = self.padded || (complete && (self.blank || self.last_line < self.first_line));
+        // Behind padding only what could be another base64 text goes on.
+        if ended && self.last_line > 0 && (!pure || (self.padded && !line.len().is_multiple_of(4))) {
+            return Ok(false);
+        }
+        for (index, group) in line.split(|&b| b == b'=').enumerate() {
+            if index > 0 && !self.encoded.is_empty() {
+                self.emit(true, sink)?;
+                self.padded = true;
+            }
+            self.encoded.extend_from_slice(group);
+        }
+        self.note(line.len());
+        Ok(true)
+    }
+
+    /// Decodes whole groups of four, or everything.
+    fn emit(&mut self, all: bool, sink: &mut Sink<'_>) -> io::Result<()> {
+        let ready = self.ready(all);
+        let room = base64_simd::STANDARD_NO_PAD.estimated_decoded_length(ready);
+        self.decoded.resize(room, 0);
+        let quick = base64_simd::Out::from_slice(&mut self.decoded);
+        let quick = base64_simd::STANDARD_NO_PAD.decode(&self.encoded[..ready], quick).map(|out| out.len());
+        match quick {
+            Ok(length) => {
+                self.decoded.truncate(length);
+                self.encoded.drain(..if all { self.encoded.len() } else { ready });
+            }
+            Err(_) => {
+                // Characters outside the alphabet are skipped, as RFC 2045, section 6.8 asks; few messages have any.
+                self.encoded.retain(|&b| is_base64(b));
+                let ready = self.ready(all);
+                self.decoded.clear();
+                let _ = BASE64.decode_vec(&self.encoded[..ready], &mut self.decoded); // nothing is left that could fail
+                self.encoded.drain(..if all { self.encoded.len() } else { ready });
+            }
+        }
         if self.decoded.is_empty() { Ok(()) } else { sink(&self.decoded) }
     }
 
@@ -103,52 +325,149 @@ impl Group {
     }
 }
 
-/// Padding ends a group, so that base64 texts glued together (some gateways append a footer that way) decode one after
-/// the other.
-fn base64(reader: &mut impl BufRead, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut group = Group::default();
-    loop {
-        let chunk = reader.fill_buf()?;
-        if chunk.is_empty() {
-            return group.emit(true, sink);
+fn is_base64(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')
+}
+
+/// Text in the clear has blanks between words, signs and letters that base64 does not have, one in six or so; damaged
+/// base64 has a few.
+fn looks_like_base64(start: &[u8], whole: bool) -> bool {
+    let (mut good, mut foreign) = (0_usize, 0_usize);
+    for line in start.split(|&b| b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
+        let ours = line.iter().filter(|&&b| is_base64(b) || b == b'=').count();
+        // A whole line of base64 and clear text behind it: the decoder knows where it ends.
+        if ours == line.len() && line.len() % 4 == 0 && (good > 0 || line.len() >= 8) && foreign == 0 {
+            return true;
         }
-        let mut rest = chunk;
-        while let Some(at) = memchr::memchr3(b'\r', b'\n', b'=', rest) {
-            group.encoded.extend_from_slice(&rest[..at]);
-            if rest[at] == b'=' {
-                group.emit(true, sink)?;
+        good += ours;
+        foreign += line.len() - ours;
+    }
+    if foreign == 0 {
+        // "Hello" has no length that base64 could have.
+        return !(whole && good % 4 == 1);
+    }
+    foreign * 16 <= good
+}
+
+/// Decodes lines of quoted-printable. A `=` that begins no escape stays (RFC 2045, section 6.7, note 1 at the end).
+fn quoted_printable(bytes: &[u8], decoded: &mut Vec<u8>, sink: &mut Sink<'_>) -> io::Result<()> {
+    let mut start = 0;
+    decoded.clear();
+    while start < bytes.len() {
+        let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at + 1);
+        let line = &bytes[start..end];
+        let text = line.trim_ascii_end();
+        let line_break = match (line.ends_with(b"\r\n"), line.ends_with(b"\n")) {
+            (true, _) => &b"\r\n"[..],
+            (false, true) => b"\n",
+            (false, false) => b"",
+        };
+        // A form feed at the end of a line is content.
+        let text =
+            &line[..text.len() + line[text.len()..].iter().rposition(|&b| b == 0x0c).map_or(0, |at| at + 1)];
+        match text.strip_suffix(b"=") {
+            // At the very end there is nothing that it could join: it is a soft break all the same.
+            Some(text) => unescape(text, decoded),
+            None => {
+                unescape(text, decoded);
+                decoded.extend_from_slice(line_break);
             }
-            rest = &rest[at + 1..];
         }
-        group.encoded.extend_from_slice(rest);
-        group.emit(false, sink)?;
-        let length = chunk.len();
-        reader.consume(length);
+        start = end;
+    }
+    if decoded.is_empty() { Ok(()) } else { sink(decoded) }
+}
+
+/// Decodes a stretch within a line.
+fn escapes(bytes: &[u8], decoded: &mut Vec<u8>, sink: &mut Sink<'_>) -> io::Result<()> {
+    decoded.clear();
+    unescape(bytes, decoded);
+    if decoded.is_empty() { Ok(()) } else { sink(decoded) }
+}
+
+fn unescape(text: &[u8], decoded: &mut Vec<u8>) {
+    let hex = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut rest = text;
+    while let Some(at) = memchr::memchr(b'=', rest) {
+        decoded.extend_from_slice(&rest[..at]);
+        rest = match rest[at + 1..] {
+            [high, low, ref after @ ..] => match (hex(high), hex(low)) {
+                (Some(high), Some(low)) => {
+                    decoded.push(high << 4 | low);
+                    after
+                }
+                _ => {
+                    decoded.push(b'=');
+                    &rest[at + 1..]
+                }
+            },
+            _ => {
+                decoded.push(b'=');
+                &rest[at + 1..]
+            }
+        };
+    }
+    decoded.extend_from_slice(rest);
+}
+
+/// Where an `x-uuencode` text stands.
+#[derive(Debug, Default)]
+struct Uuencode {
+    begun: bool,
+    name: Option<String>,
+    decoded: Vec<u8>,
+}
+
+impl Uuencode {
+    /// Decodes whole lines; the answer is where clear text begins, behind `end`.
+    fn lines(&mut self, bytes: &[u8], sink: &mut Sink<'_>) -> io::Result<Option<usize>> {
+        let mut start = 0;
+        self.decoded.clear();
+        let mut clear = None;
+        while start < bytes.len() {
+            let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |at| start + at + 1);
+            let line = bytes[start..end].trim_ascii_end();
+            start = end;
+            if !self.begun {
+                if let Some(name) = begin_line(line) {
+                    self.begun = true;
+                    self.name = Some(String::from_utf8_lossy(name).into_owned());
+                }
+            } else if line == b"end" {
+                clear = Some(end);
+                break;
+            } else {
+                uu_line(line, &mut self.decoded);
+            }
+        }
+        if !self.decoded.is_empty() {
+            sink(&self.decoded)?;
+        }
+        Ok(clear)
     }
 }
 
-fn quoted_printable(
-    reader: &mut impl BufRead,
-    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut line = Vec::new();
-    loop {
-        let carried = line.len();
-        let read = io::Read::take(&mut *reader, MAX_LINE).read_until(b'\n', &mut line)?;
-        let cut = if read == 0 || line.ends_with(b"\n") {
-            line.len()
-        } else {
-            // An overlong line was cut: an escape must not be torn apart.
-            line.len() - line.iter().rev().take(2).position(|&b| b == b'=').map_or(0, |n| n + 1)
-        };
-        let decoded = quoted_printable_decode(&line[..cut]);
-        // A line with a bad escape is passed on as it is: the reader sees more than with nothing.
-        sink(decoded.as_deref().unwrap_or(&line[..cut]))?;
-        line.drain(..cut);
-        if read == 0 || (carried == line.len() && cut == 0) {
-            return Ok(());
-        }
+/// The file name of the first line that is not blank, if that is `begin MODE NAME`.
+fn begin_line(text: &[u8]) -> Option<&[u8]> {
+    let line = text.split(|&b| b == b'\n').map(<[u8]>::trim_ascii).find(|line| !line.is_empty())?;
+    let rest = line.strip_prefix(b"begin ")?.trim_ascii_start();
+    let mode = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let name = rest.get(mode..)?;
+    ((3..=4).contains(&mode) && (name.is_empty() || name[0] == b' ')).then(|| name.trim_ascii())
+}
+
+/// A line: its length, then groups of four characters from blank to grave accent. Blanks at the end may be lost.
+fn uu_line(line: &[u8], decoded: &mut Vec<u8>) {
+    let value = |b: u8| b.wrapping_sub(b' ') & 0x3f;
+    let Some((&first, groups)) = line.split_first() else { return };
+    let length = usize::from(value(first));
+    let end = decoded.len() + length;
+    for group in groups.chunks(4) {
+        let at = |index: usize| u32::from(group.get(index).copied().map_or(0, value));
+        let bits = at(0) << 18 | at(1) << 12 | at(2) << 6 | at(3);
+        decoded.extend_from_slice(&bits.to_be_bytes()[1..]);
     }
+    decoded.resize(end, 0);
 }
 
 #[cfg(test)]
@@ -172,9 +491,13 @@ mod tests {
         for (encoding, encoded, expected) in [
             (Encoding::Base64, &b"aGVs\r\nbG8g\r\nd29ybGQ=\r\n"[..], &b"hello world"[..]),
             (Encoding::Base64, b"aGVsbG8=IHdvcmxk", b"hello world"),
+            (Encoding::Base64, b"aGVsbG8=\r\nIHdvcmxk\r\n", b"hello world"),
             (Encoding::Base64, b"aG!Vs bG8", b"hello"),
             (Encoding::QuotedPrintable, b"caf=C3=A9 =\r\nau lait  \r\nend", b"caf\xc3\xa9 au lait\r\nend"),
             (Encoding::QuotedPrintable, b"100% =ZZ bad\r\nok=20", b"100% =ZZ bad\r\nok "),
+            (Encoding::QuotedPrintable, b"50% =  h=C3=A4lft=\r\nen =", b"50% =  h\xc3\xa4lften "),
+            (Encoding::QuotedPrintable, b"=3D3D ==41 =4", b"=3D =A =4"),
+            (Encoding::Uuencode, b"begin 644 hej.csv\r\n#:&5J\r\n`\r\nend\r\n", b"hej"),
             (Encoding::Identity, b"as\0is\xff", b"as\0is\xff"),
         ] {
             for buffer in [1, 2, 3, 5, 64] {
@@ -184,14 +507,87 @@ mod tests {
     }
 
     #[test]
+    fn random_bytes_in_random_lines_come_back() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for round in 0..300 {
+            let bytes: Vec<u8> = (0..random.usize(..300)).map(|_| random.u8(..)).collect();
+            let width = 4 * random.usize(1..20);
+            let text = base64::prelude::BASE64_STANDARD.encode(&bytes);
+            let lines: Vec<u8> = text
+                .as_bytes()
+                .chunks(width)
+                .flat_map(|line| [line, if round % 2 == 0 { b"\r\n" } else { b"\n" }].concat())
+                .collect();
+            assert_eq!(decode(Encoding::Base64, &lines, random.usize(1..100)), bytes);
+            let escaped: String = bytes.iter().map(|b| format!("={b:02X}")).collect();
+            let soft =
+                escaped.as_bytes().chunks(3 * random.usize(1..20)).collect::<Vec<_>>().join(&b"=\r\n"[..]);
+            assert_eq!(decode(Encoding::QuotedPrintable, &soft, random.usize(1..100)), bytes);
+        }
+    }
+
+    #[test]
+    fn clear_text_behind_base64_is_found() {
+        let clear = |encoding, text: &[u8]| {
+            let mut found = Vec::new();
+            for size in [1, 3, 7, 1000] {
+                let (mut decoder, mut out) = (Decoder::new(encoding), Vec::new());
+                let mut sink = |piece: &[u8]| {
+                    out.extend_from_slice(piece);
+                    Ok(())
+                };
+                text.chunks(size).for_each(|piece| decoder.push(piece, &mut sink).unwrap());
+                decoder.finish(&mut sink).unwrap();
+                let at = decoder.take_clear().map(|(at, _)| usize::try_from(at).unwrap());
+                let rest = at.map(|at| text[at..].to_vec()).unwrap_or_default();
+                found.push((out, rest));
+            }
+            assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{found:?}");
+            found.remove(0)
+        };
+        for (text, footer) in [
+            // Padded, and the footer at once.
+            ("aGVsbG8=\r\n-- \r\nSales list\r\n", "-- \r\nSales list\r\n"),
+            // Not padded: a blank line, or a short last line.
+            ("aGVsbG9v\r\n\r\n____\r\nhttps://l.test\r\n", "____\r\nhttps://l.test\r\n"),
+            ("aGVsbG9vaGVsbG9v\r\naGVsbG9v\r\nSee you: Bo\r\n", "See you: Bo\r\n"),
+            // Words that are of the alphabet.
+            ("aGVsbG8=\r\n\r\nRegards\r\nBo Berg\r\n", "Regards\r\nBo Berg\r\n"),
+            ("aGVsbG8=\r\n", ""),
+        ] {
+            let (decoded, rest) = clear(Encoding::Base64, text.as_bytes());
+            assert_eq!((rest.as_slice(), decoded.starts_with(b"hello")), (footer.as_bytes(), true), "{text}");
+        }
+        let uu = clear(Encoding::Uuencode, b"begin 644 a\n#:&5J\n`\nend\nbye\n");
+        assert_eq!(uu, (b"hej".to_vec(), b"bye\n".to_vec()));
+    }
+
+    #[test]
+    fn clear_text_that_says_it_is_base64_is_seen() {
+        for (text, fits) in [
+            ("aGVsbG8gd29ybGQhISEhISEhISEhISEhISEh\r\n", true),
+            ("aGVs!bG8gd29ybGQhISEhISEhISEhISEhISEh\r\n", true),
+            ("Hej Bo, see you on Monday.\r\n", false),
+            ("Hello", false),
+            ("%PDF-1.4\n%\u{e2}\u{e3}", false),
+            ("", true),
+            ("SGVq\r\n\r\n-- \r\nA footer of several words\r\n", false),
+            ("SGVqIEJv\r\n\r\n-- \r\nA footer of several words\r\n", true),
+        ] {
+            assert_eq!(Encoding::Base64.fits(text.as_bytes(), true), fits, "{text}");
+        }
+    }
+
+    #[test]
     fn an_overlong_line_keeps_its_escapes() {
-        let max = MAX_LINE as usize;
-        for pad in [max - 3, max - 2, max - 1, max] {
+        for pad in [MAX_LINE - 3, MAX_LINE - 2, MAX_LINE - 1, MAX_LINE, 3 * MAX_LINE] {
             let encoded = [&b"a".repeat(pad)[..], b"=41=42"].concat();
-            assert_eq!(
-                decode(Encoding::QuotedPrintable, &encoded, 4096),
-                [&b"a".repeat(pad)[..], b"AB"].concat()
-            );
+            for buffer in [4096, 1 << 20] {
+                assert_eq!(
+                    decode(Encoding::QuotedPrintable, &encoded, buffer),
+                    [&b"a".repeat(pad)[..], b"AB"].concat()
+                );
+            }
         }
     }
 }

@@ -168,6 +168,13 @@ pub fn recorded(who: &Who<'_>, project: Option<&str>, key: &str, known: bool) {
     );
 }
 
+/// Some of whom the message names were not looked at: too many, no addresses, or cut off by Postfix. Nothing if all were.
+pub fn people_left_out(queue_id: &str, omitted: usize, skipped: usize, cut_fields: usize) {
+    if omitted + skipped + cut_fields > 0 {
+        limited!(info, PEOPLE_LEFT_OUT, queue_id, omitted, skipped, cut_fields, "not everybody is listed");
+    }
+}
+
 /// Shadow mode: this reply would have been given.
 pub fn would_refuse(queue_id: &str, tenant: Option<&str>, stage: &'static str, reply: &Reply) {
     metrics::message(if reply.is_deferral() { "would_defer" } else { "would_reject" }, reply.reason.as_str());

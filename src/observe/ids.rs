@@ -34,6 +34,8 @@ ids! {
     ACCEPT_FAILED = "f554b7de5fea19f2d9dcf3b361856efa";
     /// A recipient or message was refused or deferred.
     REFUSED = "7853e6e6f08a696fd7da2d8d2d5d1913";
+    /// Not everybody whom a message names is listed.
+    PEOPLE_LEFT_OUT = "3710181b77df0364bf5633cfbb73b2fe";
     /// A refusal the sender does not hear of.
     STRIPPED = "4a411d421bc6055978a79fb43f14c5b1";
     /// An activity is on disk, or with the backend.

@@ -304,11 +304,19 @@ impl Queue {
 
     async fn store(&self, parcel: Parcel, now: SystemTime) -> Result<Vec<Put>, StorageError> {
         let text = parcel.verbatim.filter(|_| matches!(parcel.raw, Raw::Memory(_)));
-        let mut rows = Vec::with_capacity(parcel.activities.len());
-        for activity in parcel.activities {
-            let (key, tenant) = (activity.key.to_string(), activity.tenant.id.clone());
-            rows.push((key, tenant, row::json(activity, text)?));
-        }
+        let (activities, small) = (parcel.activities, parcel.raw.len() <= WORDED_AT_ONCE);
+        let word = move || -> Result<Vec<(String, String, String)>, StorageError> {
+            let row = |activity: Activity| {
+                let (key, tenant) = (activity.key.to_string(), activity.tenant.id.clone());
+                Ok((key, tenant, row::json(activity, text)?))
+            };
+            activities.into_iter().map(row).collect()
+        };
+        let rows = if small {
+            word()?
+        } else {
+            tokio::task::spawn_blocking(word).await.map_err(io::Error::other)??
+        };
         let cuts = serde_json::to_string(&parcel.cuts).map_err(row::damaged)?;
         let text = text.map(|cut| serde_json::to_string(&cut)).transpose().map_err(row::damaged)?;
         // File and directory are synced here, before the row that names the file can be committed.
@@ -339,6 +347,18 @@ impl Queue {
             kept.stay();
         }
         Ok(puts)
+    }
+
+    /// Whether each of these keys was recorded or covered, in their order.
+    /// # Errors
+    /// [`StorageError`].
+    pub async fn known(&self, keys: Vec<String>) -> Result<Vec<bool>, StorageError> {
+        self.writer
+            .write(move |database| {
+                let mut known = database.prepare_cached("SELECT 1 FROM seen WHERE key = ?1")?;
+                keys.iter().map(|key| known.exists([key])).collect()
+            })
+            .await
     }
 
     /// Leases up to `limit` activities that are due, one of each tenant by turns. Until `lease` is over nobody else
@@ -565,6 +585,9 @@ impl Queue {
     }
 }
 
+/// Largest message, in bytes, whose activities become JSON where they are; others hold a thread that may block.
+const WORDED_AT_ONCE: u64 = 64 * 1024;
+
 /// Room for activities, taken before they are stored; what was not used is given back.
 struct Room<'a> {
     queue: &'a Queue,
@@ -724,7 +747,7 @@ fn lock(path: &Path) -> Result<fs::File, OpenError> {
 mod tests {
     use super::*;
     use crate::activity::{Owner, Parties, ProjectRef, TenantRef};
-    use crate::mail::{Budget, Envelope, Head, Intake, MEMORY_PER_MESSAGE, Spill};
+    use crate::mail::{Budget, Envelope, Head, Intake, LIMITS, MEMORY_PER_MESSAGE, Reader, Spill};
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
     const LEASE: Duration = Duration::from_secs(60);
@@ -759,13 +782,17 @@ mod tests {
             tenant: TenantRef { id: tenant.to_owned(), prefix: tenant.to_owned() },
             activity_type: "Email".to_owned(),
             owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
-            participants: Vec::new(),
+            participants: Arc::default(),
+            people_omitted: 0,
             customer: None,
             project: (!project.is_empty())
                 .then(|| ProjectRef { id: project.to_owned(), number: project.to_owned() }),
         });
         let head = Head::parse(head.as_bytes()).unwrap();
-        Parcel::build(parties.collect(), &ENVELOPE, &head, spill.finish().await.unwrap(), NOW).unwrap()
+        let (raw, _) = spill.finish().await.unwrap();
+        let mut bytes = Vec::new();
+        raw.reader(0..raw.len()).read_to_end(&mut bytes).unwrap();
+        Parcel::build(parties.collect(), &ENVELOPE, &head, Reader::whole(&bytes, LIMITS), raw, NOW)
     }
 
     fn spooled(directory: &Path) -> usize {
@@ -958,18 +985,21 @@ mod tests {
         .enumerate()
         {
             let head = format!("Subject: \"text\":null\r\nMessage-ID: <{id}@x>\r\n");
-            let raw = Raw::from(format!("{head}Content-Type: {rest}").into_bytes());
+            let message = format!("{head}Content-Type: {rest}");
             let parties = parcel(dir.path(), 1, 1, &["a"]).await.activities.remove(0);
             let parties = Parties {
                 tenant: parties.tenant,
                 activity_type: parties.activity_type,
                 owner: parties.owner,
                 participants: parties.participants,
+                people_omitted: 0,
                 customer: None,
                 project: None,
             };
             let head = Head::parse(head.as_bytes()).unwrap();
-            let parcel = Parcel::build(vec![parties], &ENVELOPE, &head, raw, NOW).unwrap();
+            let body = Reader::whole(message.as_bytes(), LIMITS);
+            let raw = Raw::from(message.into_bytes());
+            let parcel = Parcel::build(vec![parties], &ENVELOPE, &head, body, raw, NOW);
             let expected = serde_json::to_string(&parcel.activities[0]).unwrap();
             assert!(expected.contains("text"), "{expected}");
             assert_eq!(parcel.verbatim.is_some(), once, "{rest}");

@@ -1,16 +1,22 @@
 //! The decision.
 
 use super::{
-    reply::{Reason, Reply},
-    words::{Case, Correspondent, Mixed, Part, Party, Person, Record, Role, Target, Verdict},
+    reply::{Reason, Reply, Texts},
+    words::{
+        Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role, Standing,
+        Target, User, Verdict,
+    },
 };
 use crate::activity::{CustomerRef, Field, Kind, Owner, Participant, Parties, ProjectRef, TenantRef};
-use crate::mail::{self, Head};
-use std::collections::{BTreeSet, HashSet};
+use crate::mail::{self, Address, Head};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 /// Checks what holds for the message whatever its tenants are: a readable sender and a subject.
 pub fn check_head(head: &Head) -> Option<Reason> {
-    if head.from_fields > 1 {
+    if head.from_fields > 1 || head.from_is_ambiguous {
         return Some(Reason::AmbiguousFrom);
     }
     match &head.subject {
@@ -44,12 +50,30 @@ pub fn decide(case: &Case<'_>) -> Verdict {
 /// One tenant's part of the message: an activity for each project, or one without.
 fn decide_for(case: &Case<'_>, party: &Party<'_>) -> Result<Vec<Record>, (String, Reply)> {
     let Some(first) = party.targets.first() else { return Ok(Vec::new()) };
-    let refuse = |reason| (first.tenant.id.clone(), case.texts.reply(reason, Some(&first.address)));
+    let refuse = |reply| (first.tenant.id.clone(), reply);
     if let Some(reason) = check_head(case.head) {
-        return Err(refuse(reason));
+        return Err(refuse(case.texts.reply(reason, Some(&first.address))));
     }
-    let owner = owner_of(case.correspondents, party.people).ok_or_else(|| refuse(Reason::NoUser))?;
-    Ok(distinct(party.targets).into_iter().map(|target| record(case, party, target, owner)).collect())
+    let owner =
+        owner_of(case.correspondents, party.people).ok_or_else(|| refuse(no_user(case, &first.address)))?;
+    // Made once, however many projects there are.
+    let cast = Cast::of(case, party, &owner);
+    Ok(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
+}
+
+/// Nobody is a user; where not all were looked at, the text says so.
+fn no_user(case: &Case<'_>, address: &Address) -> Reply {
+    let Correspondents { people, omitted, .. } = case.correspondents;
+    no_user_reply(case.texts, address, people.len(), *omitted)
+}
+
+/// The reply to a message in which none of the first `looked_up` people is a user, and `omitted` were not looked at.
+pub fn no_user_reply(texts: &Texts, address: &Address, looked_up: usize, omitted: usize) -> Reply {
+    let note = match omitted {
+        0 => String::new(),
+        _ => format!("only the first {looked_up} people were looked up"),
+    };
+    texts.reply_noting(Reason::NoUser, Some(address), &note)
 }
 
 /// One target for each project; the bare address adds nothing beside a project address.
@@ -63,127 +87,162 @@ fn distinct(targets: &[Target]) -> Vec<&Target> {
         .collect()
 }
 
-/// The index of the user who owns: the first one in the order From, To, Cc, Bcc, envelope. A sender who is a user
-/// comes first in it by himself.
-fn owner_of(correspondents: &[Correspondent], people: &[Person]) -> Option<usize> {
-    correspondents.iter().zip(people).position(|(_, person)| person.user.is_some())
+/// The user who owns.
+struct OwningUser<'a> {
+    correspondent: &'a Correspondent,
+    user: &'a User,
 }
 
-fn record(case: &Case<'_>, party: &Party<'_>, target: &Target, owner: usize) -> Record {
-    let customers: BTreeSet<&str> = party
-        .people
-        .iter()
-        .filter(|person| person.user.is_none())
-        .flat_map(|person| person.contacts.iter().map(|contact| contact.customer_id.as_str()))
-        .collect();
-    let mut seat = Seats { customers: &customers, owner, taken: HashSet::new(), participants: Vec::new() };
-    // The owner sits first, so that a second address of the same user finds the seat taken.
-    if let Some(user) = party.people.get(owner).and_then(|p| p.user.as_ref()) {
-        seat.taken.insert(format!("user {}", user.id));
-    }
-    let people = case
-        .correspondents
-        .iter()
-        .zip(party.people)
-        .enumerate()
-        .map(|(index, (correspondent, person))| seat.place(index, correspondent, person))
-        .collect();
-    let contact_customer = match customers.len() {
-        1 => customers.first().map(|id| (*id).to_owned()),
-        _ => None,
-    };
-    // The project's customer counts only where no contact says otherwise.
-    let project_customer = target.project.as_ref().and_then(|p| p.customer.clone());
-    let customer = if customers.is_empty() { project_customer } else { contact_customer };
-    let participants = seat.participants;
-    let parties = Parties {
-        tenant: TenantRef { id: target.tenant.id.clone(), prefix: target.tenant.prefix.clone() },
-        activity_type: target.tenant.activity_type.clone(),
-        owner: owner_ref(case, party, owner),
-        participants,
-        customer: customer.map(|id| CustomerRef { id }),
-        project: target.project.as_ref().map(|p| ProjectRef { id: p.id.clone(), number: p.number.clone() }),
-    };
-    Record { parties, people }
+/// The first user in the order of [`super::correspondents()`]: who may be the sender comes first in it, so the first of
+/// them who is a user counts as the sender, and else the first user among the recipients owns.
+fn owner_of<'a>(correspondents: &'a Correspondents, people: &'a [Person]) -> Option<OwningUser<'a>> {
+    let mut both = correspondents.people.iter().zip(people);
+    both.find_map(|(correspondent, person)| {
+        person.user.as_ref().map(|user| OwningUser { correspondent, user })
+    })
 }
 
-fn owner_ref(case: &Case<'_>, party: &Party<'_>, owner: usize) -> Owner {
-    let correspondent = &case.correspondents[owner];
-    let user = party.people[owner].user.as_ref();
-    Owner {
-        user_id: user.map(|u| u.id.clone()).unwrap_or_default(),
-        address: correspondent.address.to_string(),
-        name: user.and_then(|u| u.name.clone()).or_else(|| correspondent.name.clone()),
+/// Everybody's place in the activities of one tenant.
+struct Cast<'a> {
+    customers: BTreeSet<&'a str>,
+    people_omitted: usize,
+    participants: Arc<[Participant]>,
+    parts: Arc<[Part]>,
+}
+
+impl<'a> Cast<'a> {
+    fn of(case: &Case<'a>, party: &Party<'a>, owner: &OwningUser<'_>) -> Self {
+        let people = || case.correspondents.people.iter().zip(party.people);
+        let customers: BTreeSet<&str> = people()
+            .filter(|(correspondent, person)| person.user.is_none() && counts_as_contact(correspondent))
+            .flat_map(|(_, person)| person.contacts.iter().map(|contact| contact.customer_id.as_str()))
+            .collect();
+        let omitted = case.correspondents.omitted;
+        let mut seats =
+            Seats { customers: &customers, omitted, owner, taken: HashSet::new(), participants: Vec::new() };
+        // The owner sits first, so that a second address of the same user finds the seat taken.
+        seats.taken.insert(format!("user {}", owner.user.id));
+        let parts = people().map(|(correspondent, person)| seats.place(correspondent, person)).collect();
+        let participants = seats.participants.into();
+        Self { customers, people_omitted: omitted, participants, parts }
     }
+
+    fn record(&self, target: &Target, owner: &OwningUser<'_>) -> Record {
+        // Among those who were omitted there may be contacts of another customer.
+        let contact_customer = match (self.customers.len(), self.people_omitted) {
+            (1, 0) => self.customers.first().map(|id| (*id).to_owned()),
+            _ => None,
+        };
+        // The project's customer counts only where no contact says otherwise.
+        let project_customer = target.project.as_ref().and_then(|p| p.customer.clone());
+        let customer = if self.customers.is_empty() { project_customer } else { contact_customer };
+        let parties = Parties {
+            tenant: TenantRef { id: target.tenant.id.clone(), prefix: target.tenant.prefix.clone() },
+            activity_type: target.tenant.activity_type.clone(),
+            owner: Owner {
+                user_id: owner.user.id.clone(),
+                address: owner.correspondent.address.to_string(),
+                name: owner.user.name.clone().or_else(|| owner.correspondent.name.clone()),
+            },
+            participants: Arc::clone(&self.participants),
+            people_omitted: self.people_omitted,
+            customer: customer.map(|id| CustomerRef { id }),
+            project: target
+                .project
+                .as_ref()
+                .map(|p| ProjectRef { id: p.id.clone(), number: p.number.clone() }),
+        };
+        Record { parties, people: Arc::clone(&self.parts) }
+    }
+}
+
+/// A login or an envelope sender is somebody only as a user.
+fn counts_as_contact(correspondent: &Correspondent) -> bool {
+    correspondent.standing != Standing::SenderIfUser || correspondent.listed.is_some()
 }
 
 /// Gives everybody one place: by address, and by who they are, because a person may have several addresses.
 struct Seats<'a> {
     customers: &'a BTreeSet<&'a str>,
-    owner: usize,
+    omitted: usize,
+    owner: &'a OwningUser<'a>,
     taken: HashSet<String>,
     participants: Vec<Participant>,
 }
 
 impl Seats<'_> {
-    fn place(&mut self, index: usize, correspondent: &Correspondent, person: &Person) -> Part {
-        let role = |role, why: String| Part {
-            address: correspondent.address.to_string(),
-            field: correspondent.field,
-            role,
-            why,
+    fn place(&mut self, correspondent: &Correspondent, person: &Person) -> Part {
+        let (field, role, why) = match (&person.user, person.contacts.first()) {
+            (Some(user), contact) => self.user(correspondent, user, contact.is_some()),
+            (None, Some(contact)) if counts_as_contact(correspondent) => self.contact(correspondent, contact),
+            (None, _) => self.stranger(correspondent),
         };
-        if let Some(user) = &person.user {
-            let also = if person.contacts.is_empty() {
-                ""
-            } else {
-                "; also a contact, but a user counts as a user only"
+        Part { address: correspondent.address.to_string(), field, role, why }
+    }
+
+    fn user(
+        &mut self,
+        correspondent: &Correspondent,
+        user: &User,
+        is_contact: bool,
+    ) -> (Field, Role, String) {
+        let field = correspondent.field;
+        let also = if is_contact { "; also a contact, but a user counts as a user only" } else { "" };
+        if std::ptr::eq(correspondent, self.owner.correspondent) {
+            let why = match (correspondent.standing, field) {
+                (Standing::Recipient, _) => {
+                    "the sender is no user, and this is the first user among the recipients"
+                }
+                (Standing::Sender, _) => "the sender is a user",
+                (Standing::SenderIfKnown, _) => "From is no user, and who sent it for him is",
+                (Standing::SenderIfUser, _) => "From is no user, and the login or envelope sender is",
             };
-            if index == self.owner {
-                let why = match correspondent.field {
-                    Field::From => "the sender is a user",
-                    _ => "the sender is no user, and this is the first user among the recipients",
-                };
-                return role(Role::Owner, format!("user {}: {why}{also}", user.id));
-            }
-            if !self.taken.insert(format!("user {}", user.id)) {
-                return role(Role::None, format!("user {} is listed already, by another address", user.id));
-            }
-            self.sit(correspondent, Kind::User, Some(&user.id), None, user.name.as_ref());
-            return role(Role::User, format!("user {}{also}", user.id));
+            return (field, Role::Owner, format!("user {}: {why}{also}", user.id));
         }
-        match person.contacts.first() {
-            Some(contact) if self.customers.len() == 1 => {
-                if !self.taken.insert(format!("contact {}", contact.id)) {
-                    return role(
-                        Role::None,
-                        format!("contact {} is listed already, by another address", contact.id),
-                    );
-                }
-                let customer = Some(contact.customer_id.as_str());
-                self.sit(correspondent, Kind::Contact, Some(&contact.id), customer, contact.name.as_ref());
-                role(Role::Contact, format!("contact {} of customer {}", contact.id, contact.customer_id))
-            }
-            Some(contact) => {
-                if !self.taken.insert(format!("contact {}", contact.id)) {
-                    return role(
-                        Role::None,
-                        format!("contact {} is listed already, by another address", contact.id),
-                    );
-                }
-                self.sit(correspondent, Kind::External, None, None, contact.name.as_ref());
-                let customers = self.customers.iter().copied().collect::<Vec<_>>().join(", ");
-                role(
-                    Role::External,
-                    format!(
-                        "contact {}, but the contacts belong to several customers ({customers})",
-                        contact.id
-                    ),
-                )
+        if !self.taken.insert(format!("user {}", user.id)) {
+            return (field, Role::None, format!("user {} is listed already, by another address", user.id));
+        }
+        self.sit(correspondent, field, Kind::User, Some(&user.id), None, user.name.as_ref());
+        (field, Role::User, format!("user {}{also}", user.id))
+    }
+
+    fn contact(&mut self, correspondent: &Correspondent, contact: &Contact) -> (Field, Role, String) {
+        let field = match correspondent.standing {
+            Standing::SenderIfUser => correspondent.listed.unwrap_or(correspondent.field),
+            _ => correspondent.field,
+        };
+        let id = &contact.id;
+        if !self.taken.insert(format!("contact {id}")) {
+            return (field, Role::None, format!("contact {id} is listed already, by another address"));
+        }
+        if self.omitted > 0 {
+            self.sit(correspondent, field, Kind::External, None, None, contact.name.as_ref());
+            let why = format!("contact {id}, but not all people were looked up, and no customer is linked");
+            return (field, Role::External, why);
+        }
+        if self.customers.len() == 1 {
+            let customer = Some(contact.customer_id.as_str());
+            self.sit(correspondent, field, Kind::Contact, Some(id), customer, contact.name.as_ref());
+            return (field, Role::Contact, format!("contact {id} of customer {}", contact.customer_id));
+        }
+        self.sit(correspondent, field, Kind::External, None, None, contact.name.as_ref());
+        let customers = self.customers.iter().copied().collect::<Vec<_>>().join(", ");
+        let why = format!("contact {id}, but the contacts belong to several customers ({customers})");
+        (field, Role::External, why)
+    }
+
+    fn stranger(&mut self, correspondent: &Correspondent) -> (Field, Role, String) {
+        match correspondent.listed {
+            Some(field) => {
+                self.sit(correspondent, field, Kind::External, None, None, None);
+                (field, Role::External, "neither a user nor a contact".to_owned())
             }
             None => {
-                self.sit(correspondent, Kind::External, None, None, None);
-                role(Role::External, "neither a user nor a contact".to_owned())
+                let why = match correspondent.standing {
+                    Standing::SenderIfUser => "a login or envelope sender counts only as a user",
+                    _ => "neither a user nor a contact, and named only as who sent it for another",
+                };
+                (correspondent.field, Role::None, why.to_owned())
             }
         }
     }
@@ -191,6 +250,7 @@ impl Seats<'_> {
     fn sit(
         &mut self,
         correspondent: &Correspondent,
+        field: Field,
         kind: Kind,
         id: Option<&str>,
         customer_id: Option<&str>,
@@ -202,7 +262,7 @@ impl Seats<'_> {
             customer_id: customer_id.map(str::to_owned),
             address: correspondent.address.to_string(),
             name: name.or(correspondent.name.as_ref()).cloned(),
-            field: correspondent.field,
+            field,
         });
     }
 }

@@ -15,9 +15,9 @@ mod words;
 
 pub use addressing::{Addressing, Reading};
 pub use correspondents::correspondents;
-pub use decide::{check_head, decide};
+pub use decide::{check_head, decide, no_user_reply};
 pub use reply::{MAX_TEXT_BYTES, Reason, Reply, Texts, check_text};
 pub use words::{
-    Case, Contact, Correspondent, Mixed, Part, Party, Person, Project, Record, Role, Target, Tenant, User,
-    Verdict,
+    Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Project, Record, Role,
+    Standing, Target, Tenant, User, Verdict,
 };

@@ -68,7 +68,7 @@ reasons! {
         "<{address}>: neither the sender nor any recipient is a user of this company's system. Send from a registered address";
     /// End of header: several From fields.
     AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
-        "<{address}>: the message has several From fields, so its sender is not clear";
+        "<{address}>: the From field of the message can be read in several ways, or is there several times, so its sender is not clear";
     /// End of header: not one field can be read, or the head is too large.
     UnreadableHead = 550, 5 . 6 . 0, "unreadable-head",
         "<{address}>: the header of the message cannot be read";
@@ -166,6 +166,21 @@ impl Texts {
     /// The reply for a reason, about an integration address where one is known.
     pub fn reply(&self, reason: Reason, address: Option<&Address>) -> Reply {
         self.reply_with(reason, address, "")
+    }
+
+    /// The reply, with a note of ours behind its text.
+    pub fn reply_noting(&self, reason: Reason, address: Option<&Address>, note: &str) -> Reply {
+        let mut reply = self.reply(reason, address);
+        let tail = format!(" [{reason}]");
+        if !note.is_empty()
+            && let Some(line) = reply.lines.first_mut()
+            && let Some(text) = line.strip_suffix(&tail)
+        {
+            let mut text = format!("{text} ({})", printable(note));
+            text.truncate(MAX_TEXT_BYTES - tail.len());
+            *line = text + &tail;
+        }
+        reply
     }
 
     /// The reply, with what somebody else said: made printable ASCII, accents dropped, at most 200 characters.

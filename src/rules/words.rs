@@ -4,6 +4,7 @@ use super::reply::{Reply, Texts};
 use crate::activity::{Field, Parties};
 use crate::mail::{Address, Head};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// An organisation with an integration address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +81,36 @@ pub struct Correspondent {
     pub address: Address,
     /// The name beside it.
     pub name: Option<String>,
+    /// What the place where it was found first makes of them.
+    pub standing: Standing,
     /// Where it was found first.
     pub field: Field,
+    /// Where it was found first among those who take part whether anybody knows them or not.
+    pub listed: Option<Field>,
+}
+
+/// What the place of an address makes of a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// May be the sender, and takes part in any case: From.
+    Sender,
+    /// May be the sender, and takes part if the directory knows them: Sender, Resent-From, Resent-Sender.
+    SenderIfKnown,
+    /// May be the sender, and takes part if they are a user: the login, the envelope sender.
+    SenderIfUser,
+    /// Takes part in any case.
+    Recipient,
+}
+
+/// Everybody whom a message names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Correspondents {
+    /// Those who are looked up, senders first.
+    pub people: Vec<Correspondent>,
+    /// How many more there are.
+    pub omitted: usize,
+    /// Elements of address lists that are no address.
+    pub skipped: usize,
 }
 
 /// What happens to a transaction that also has other recipients, or other tenants, when one tenant's rule fails.
@@ -111,7 +140,7 @@ pub struct Case<'a> {
     /// The decoded head.
     pub head: &'a Head,
     /// Who is named, as [`correspondents`] gives them.
-    pub correspondents: &'a [Correspondent],
+    pub correspondents: &'a Correspondents,
     /// One entry for each tenant.
     pub parties: &'a [Party<'a>],
     /// True if the transaction has recipients that are no integration addresses.
@@ -142,8 +171,8 @@ pub enum Verdict {
 pub struct Record {
     /// Owner, participants, links.
     pub parties: Parties,
-    /// One line for each correspondent.
-    pub people: Vec<Part>,
+    /// One line for each correspondent; shared by the activities of a tenant.
+    pub people: Arc<[Part]>,
 }
 
 /// What somebody is in an activity.

@@ -6,7 +6,7 @@ use activity_milter::{
     activity::{Activity, Owner, Parcel, Parties, Raw, TenantRef},
     backend::{ClientSettings, Credentials, Delivery, HttpBackend, Settings as BackendSettings},
     courier::{self, Controls, Settings},
-    mail::{Envelope, Head, Intake},
+    mail::{Envelope, Head, Intake, LIMITS, Reader},
     queue::{Counts, Queue, Settings as QueueSettings},
 };
 use std::{
@@ -134,11 +134,14 @@ pub fn parcel_for(tenant: &str, id: usize) -> Parcel {
         tenant: TenantRef { id: tenant.to_owned(), prefix: tenant.to_owned() },
         activity_type: "Email".to_owned(),
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
-        participants: Vec::new(),
+        participants: Arc::default(),
+        people_omitted: 0,
         customer: None,
         project: None,
     };
-    Parcel::build(vec![parties], &envelope, &head, Raw::from(text.into_bytes()), SystemTime::now()).unwrap()
+    let body = Reader::whole(text.as_bytes(), LIMITS);
+    let raw = Raw::from(text.into_bytes());
+    Parcel::build(vec![parties], &envelope, &head, body, raw, SystemTime::now())
 }
 
 /// The same as one attempt sees it.

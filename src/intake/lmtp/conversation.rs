@@ -3,7 +3,7 @@
 use super::wire::{Content, Gone, IDLE, Line, Wire};
 use crate::activity::{Activity, Key};
 use crate::courier::Desk;
-use crate::intake::{Concluded, END_TIME, End, Fault, Live, Session, Step, record};
+use crate::intake::{Concluded, END_TIME, End, Fault, Live, Recall, Session, Step, record};
 use crate::mail::Intake;
 use crate::observe::{events, metrics::OpenSession};
 use crate::rules::{Reason, Reply, Target};
@@ -362,12 +362,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 }
             },
         };
-        let refusal = |index: usize| message.refusals.get(index).copied().flatten();
+        let (outcome, known) = match outcome {
+            Ok((activities, known)) => (Ok(activities), known),
+            Err(reason) => (Err(reason), Vec::new()),
+        };
+        // Postfix has the recipients of one message in one order, and so have we.
+        let known = |index: usize| known.iter().find(|recall| recall.target == index);
+        let refusal = |index: usize| message.refusals.get(index).and_then(Option::as_ref);
         targets
             .iter()
             .enumerate()
             .map(|(index, target)| match (refusal(index), &outcome) {
-                (Some(reason), _) => Err(about(reason, target)),
+                (Some(_), Ok(_)) if let Some(recall) = known(index) => Ok(recall.key.clone()),
+                (Some(reply), _) => {
+                    if reply.reason == Reason::NoUser {
+                        // Only now is it known that the milter has not recorded the e-mail.
+                        self.log_refusal(target, reply);
+                    }
+                    Err(reply.clone())
+                }
                 (None, Err(reason)) => Err(about(*reason, target)),
                 (None, Ok(activities)) => match activity_of(activities, target) {
                     None => Err(about(Reason::InternalError, target)),
@@ -378,13 +391,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             .collect()
     }
 
-    /// Records the message; its activities, each with its refusal if there is one.
-    async fn store(&mut self) -> Result<Vec<(Activity, Option<Reply>)>, Reason> {
-        let end = self.session.end().await.map_err(|fault| self.fault("end-of-message", &fault).reason)?;
+    /// Records the message; its activities, each with its refusal if there is one, and which of the recipients without a
+    /// user have got the e-mail already.
+    async fn store(&mut self) -> Result<Stored, Reason> {
+        let ended = self.session.end().await.map_err(|fault| self.fault("end-of-message", &fault).reason);
+        let (end, recalls) = ended?;
         let activities = match &end {
             End::Record { parcel, .. } => parcel.activities.clone(),
             End::Step(_) => Vec::new(),
         };
+        let known =
+            recall(&self.desk, recalls).await.map_err(|fault| self.fault("end-of-message", &fault).reason)?;
         let Concluded { step, mut refused } = record(self.session.service(), &self.desk, end).await;
         if let Step::Refuse(reply) = step
             && refused.is_empty()
@@ -396,13 +413,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             Some(refused.swap_remove(at).1)
         };
         let refusals: Vec<_> = activities.iter().map(|activity| &activity.key).map(refusal).collect();
-        Ok(activities.into_iter().zip(refusals).collect())
+        Ok((activities.into_iter().zip(refusals).collect(), known))
+    }
+
+    fn log_refusal(&self, target: &Target, reply: &Reply) {
+        let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
+        let (tenant, recipient) = (Some(target.tenant.id.as_str()), target.address.to_string());
+        let who = events::Who { queue_id, tenant, recipient: Some(&recipient), ..events::Who::default() };
+        events::refused(&who, "end-of-message", reply);
     }
 
     fn fault(&self, stage: &'static str, fault: &Fault) -> Reply {
         events::fault(self.session.queue_id(), stage, fault);
         self.session.service().texts.reply(Reason::InternalError, None)
     }
+}
+
+/// Activities with their refusals, and recipients whose e-mail is known.
+type Stored = (Vec<(Activity, Option<Reply>)>, Vec<Recall>);
+
+/// Those of the keys that the queue knows: the milter saw the same e-mail, and who had logged in there. Where there is no
+/// queue, nothing is known.
+async fn recall(desk: &Desk, recalls: Vec<Recall>) -> Result<Vec<Recall>, Fault> {
+    let Desk::Queue(queue) = desk else { return Ok(Vec::new()) };
+    if recalls.is_empty() {
+        return Ok(recalls);
+    }
+    let keys = recalls.iter().map(|recall| recall.key.to_string()).collect();
+    let known = queue.known(keys).await.map_err(|error| Fault::Internal(error.to_string()))?;
+    Ok(recalls.into_iter().zip(known).filter_map(|(recall, known)| known.then_some(recall)).collect())
 }
 
 /// A message being received.
@@ -414,7 +453,7 @@ struct Message {
     /// Refused as a whole.
     failed: Option<Reply>,
     /// Refused for one recipient, by the index of the recipient.
-    refusals: Vec<Option<Reason>>,
+    refusals: Vec<Option<Reply>>,
 }
 
 impl Default for Message {

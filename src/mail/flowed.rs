@@ -1,0 +1,4 @@
+//! Flowed text.
+pub(super) fn unflow(text: &str, _delsp: bool) -> String {
+    text.to_owned()
+}
