@@ -17,10 +17,14 @@ fn root() -> PathBuf {
 
 /// The least configuration: explain needs no queue, no socket and no backend.
 fn config(directory: &Path) -> PathBuf {
+    config_with(directory, &root().join("directory.toml"))
+}
+
+fn config_with(directory: &Path, people: &Path) -> PathBuf {
     let path = directory.join("activity-milter.toml");
     let text = format!(
         "integration_domains = [\"severamail.test\"]\n[directory]\npath = \"{}\"\n[backend]\nurl = \"http://127.0.0.1:1/\"\n[log]\nlevel = \"error\"\n",
-        root().join("directory.toml").display()
+        people.display()
     );
     fs::write(&path, text).unwrap();
     path
@@ -83,6 +87,83 @@ fn golden_pairs() {
     }
     assert!(pairs >= 15, "the corpus is there");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What of `expected` is not in `found`: objects are compared by the keys that are expected, arrays element by element.
+fn missing(expected: &Value, found: &Value, at: &str, wrong: &mut Vec<String>) {
+    match (expected, found) {
+        (Value::Object(expected), Value::Object(_)) => {
+            for (key, value) in expected {
+                missing(value, &found[key], &format!("{at}.{key}"), wrong);
+            }
+        }
+        (Value::Array(expected), Value::Array(found)) if expected.len() == found.len() => {
+            for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
+                missing(expected, found, &format!("{at}[{index}]"), wrong);
+            }
+        }
+        // Either is right.
+        (Value::Object(either), found) if either.contains_key("either") => {
+            let options = either["either"].as_array().unwrap();
+            let fits = |option| {
+                let mut wrong = Vec::new();
+                missing(option, found, at, &mut wrong);
+                wrong.is_empty()
+            };
+            if !options.iter().any(fits) {
+                wrong.push(format!("{at}: expected one of {options:?}, found {found}"));
+            }
+        }
+        (expected, found) if expected == found => {}
+        (expected, found) => wrong.push(format!("{at}: expected {expected}, found {found}")),
+    }
+}
+
+/// Kinds of odd mail, a folder each: a message `NAME.eml`, and in `NAME.json` the envelope and what must come out of it.
+/// `different_keys.txt` names messages, a group a line, that are different e-mails.
+#[test]
+fn kinds_of_odd_mail() {
+    let scratch = tempfile::tempdir().unwrap();
+    let cases = root().join("messages/cases");
+    let config = config_with(scratch.path(), &cases.join("directory.toml"));
+    let (mut wrong, mut pairs) = (Vec::new(), 0);
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(&cases).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|path| path.is_dir());
+    folders.sort();
+    for folder in &folders {
+        let mut keys = std::collections::BTreeMap::new();
+        let mut names: Vec<PathBuf> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.retain(|path| path.extension().is_some_and(|extension| extension == "eml"));
+        assert!(names.len() >= 5, "{}: a given message and four variants", folder.display());
+        names.sort();
+        for message in names {
+            pairs += 1;
+            let path = message.with_extension("json");
+            let text =
+                fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let pair: Value =
+                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let recipients: Vec<_> =
+                pair["recipients"].as_array().unwrap().iter().map(|r| r.as_str().unwrap()).collect();
+            let found = explain(&config, &message, pair["sender"].as_str().unwrap(), &recipients);
+            let name = message.file_name().unwrap().to_str().unwrap().to_owned();
+            let at = format!("{}/{name}", folder.file_name().unwrap().to_str().unwrap());
+            missing(&pair["expect"], &found, &at, &mut wrong);
+            keys.insert(name, found["activities"][0]["activity"]["key"].clone());
+        }
+        for group in fs::read_to_string(folder.join("different_keys.txt")).unwrap_or_default().lines() {
+            let group: Vec<&Value> = group.split_whitespace().map(|name| &keys[name]).collect();
+            for (index, key) in group.iter().enumerate() {
+                if group[..index].contains(key) {
+                    wrong.push(format!("{}: two e-mails have one key {key}", folder.display()));
+                }
+            }
+        }
+    }
+    assert!(pairs >= 200, "the corpus is there");
+    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]

@@ -686,4 +686,123 @@ mod tests {
         let longer = body(&format!("Subject: x\n\n{long}y"));
         assert_eq!((longer.text.unwrap().len(), longer.files[0].size), (long.len(), long.len() as u64 + 1));
     }
+
+    /// A part in random dress; `leaves` gets what each leaf says.
+    fn random_part(random: &mut fastrand::Rng, depth: usize, leaves: &mut Vec<String>) -> String {
+        let number = leaves.len();
+        if depth < 4 && random.u8(..10) < 4 {
+            let boundary = format!("b{}", random.u32(..));
+            let kind = ["mixed", "alternative", "related", "signed", "report", "digest"][random.usize(..6)];
+            let mut part =
+                format!("Content-Type: multipart/{kind}; boundary=\"{boundary}\"\r\n\r\npreamble\r\n");
+            for _ in 0..random.usize(1..4) {
+                part += &format!("--{boundary}\r\n{}\r\n", random_part(random, depth + 1, leaves));
+            }
+            return if random.u8(..10) < 9 { part + &format!("--{boundary}--\r\nepilogue") } else { part };
+        }
+        let says = format!("leaf number {number}, {}.", random.u32(..));
+        let mut head = match random.u8(..9) {
+            0 => String::new(),
+            1 => "Content-Type: text/plain; charset=utf-8\r\n".to_owned(),
+            2 => "Content-Type: text/html\r\n".to_owned(),
+            3 => "Content-Type: text/x-amp-html\r\n".to_owned(),
+            4 => format!("Content-Type: image/png; name=\"{number}.png\"\r\n"),
+            5 => "Content-Type: pdf; name=x.pdf\r\n".to_owned(),
+            6 => "Content-Type: multipart/mixed\r\n".to_owned(),
+            7 => "Content-Type: text/plain; name=a.txt\r\n".to_owned(),
+            _ => "Content-Type: message/rfc822\r\n".to_owned(),
+        };
+        head +=
+            ["", "Content-Disposition: inline\r\n", "Content-Disposition: attachment\r\n"][random.usize(..3)];
+        leaves.push(says.clone());
+        let says = match random.u8(..4) {
+            0 => {
+                head += "Content-Transfer-Encoding: base64\r\n";
+                base64::Engine::encode(&base64::prelude::BASE64_STANDARD, says)
+            }
+            1 => {
+                head += "Content-Transfer-Encoding: quoted-printable\r\n";
+                says.replace(',', "=2C")
+            }
+            2 => {
+                head += "Content-Transfer-Encoding: base64\r\n";
+                says // it says so, and is not
+            }
+            _ => says,
+        };
+        format!("{head}\r\n{says}")
+    }
+
+    /// Everything that a body shows or carries.
+    fn content(body: &Body, message: &[u8]) -> String {
+        let raw = crate::mail::Raw::from(message.to_vec());
+        let mut all =
+            [body.text.clone(), body.html.clone()].into_iter().flatten().collect::<Vec<_>>().join("\n");
+        for file in &body.files {
+            let (mut bytes, mut hash) = (Vec::new(), Sha256::new());
+            raw.decode(file.cut, &mut |piece| {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
+            hash.update(&bytes);
+            let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!((file.size, &file.sha256), (bytes.len() as u64, &hex), "{}", file.name);
+            all.push('\n');
+            all.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        all
+    }
+
+    #[test]
+    fn each_leaf_stands_in_text_html_or_files() {
+        let mut random = fastrand::Rng::with_seed(15);
+        for _ in 0..3000 {
+            let mut leaves = Vec::new();
+            let message = format!("Subject: s\r\n{}", random_part(&mut random, 0, &mut leaves)).into_bytes();
+            let body = Reader::whole(&message, LIMITS);
+            let all = content(&body, &message);
+            for leaf in &leaves {
+                assert!(
+                    all.contains(leaf.as_str()),
+                    "{leaf} is lost of\n{}\n{body:#?}",
+                    String::from_utf8_lossy(&message)
+                );
+            }
+            let size = random.usize(1..50);
+            let (head, start) = header_end(&message);
+            let mut reader = Reader::new(&message[..head], start as u64, LIMITS);
+            message[start..].chunks(size).for_each(|piece| reader.push(piece));
+            assert_eq!(reader.finish(), body);
+        }
+    }
+
+    #[test]
+    fn damaged_messages_are_read_alike_in_pieces_and_files_are_what_is_said_of_them() {
+        let mut random = fastrand::Rng::with_seed(16);
+        for _ in 0..3000 {
+            let mut message =
+                format!("Subject: s\r\n{}", random_part(&mut random, 0, &mut Vec::new())).into_bytes();
+            for _ in 0..random.usize(1..6) {
+                let at = random.usize(..message.len());
+                match random.u8(..4) {
+                    0 => message[at] = random.u8(..),
+                    1 => drop(message.remove(at)),
+                    2 => message.insert(at, *random.choice(b"\r\n-=\0 ;:b").unwrap()),
+                    _ => message.truncate(at.max(20)),
+                }
+            }
+            let body = Reader::whole(&message, LIMITS);
+            content(&body, &message);
+            let (head, start) = header_end(&message);
+            let mut reader = Reader::new(&message[..head], start as u64, LIMITS);
+            let size = random.usize(1..20);
+            message[start..].chunks(size).for_each(|piece| reader.push(piece));
+            assert_eq!(reader.finish(), body, "{} by {size}", message.escape_ascii());
+            for part in &body.parts {
+                let somewhere = part.place.text || part.place.html || part.place.file.is_some();
+                assert!(somewhere, "{part:?} of {}", message.escape_ascii());
+            }
+        }
+    }
 }
