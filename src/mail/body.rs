@@ -15,7 +15,7 @@ use super::{
     file_name::safe_name,
     head::{MAX_HEAD_BYTES, fields},
     raw::{Cut, Raw},
-    text::{is_blank, one_line, unix_lines},
+    text::{is_blank, one_line, plain_lines},
     transfer_encoding::Encoding,
 };
 use mail_parser::decoders::html::html_to_text;
@@ -261,7 +261,7 @@ impl Walk<'_> {
         }
         let text = decode_charset(&bytes, charset);
         let verbatim = complete && cut.encoding == Encoding::Identity && text.as_bytes() == bytes;
-        Ok((unix_lines(&text), verbatim, complete))
+        Ok((plain_lines(&text), verbatim, complete))
     }
 
     fn file(&mut self, head: &PartHead, cut: Cut, place: Place) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! Promise: reading holds one buffer, whatever the size.
 //! Fails: as the file fails.
 
-use super::{text::unix_lines, transfer_encoding::Encoding};
+use super::{text::plain_lines, transfer_encoding::Encoding};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -84,7 +84,7 @@ impl Raw {
     pub fn verbatim(&self, cut: Cut) -> io::Result<String> {
         let mut text = String::new();
         self.reader(cut.offset..cut.offset.saturating_add(cut.length)).read_to_string(&mut text)?;
-        Ok(unix_lines(&text))
+        Ok(plain_lines(&text))
     }
 
     /// Decodes a cut into `sink`.
