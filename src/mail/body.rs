@@ -6,7 +6,7 @@
 //! Fails: only as reading the raw message fails.
 //!
 //! Why not one call of mail-parser: it decodes the whole message into memory at once, 16 to 18 times its size for a
-//! MIME bomb. Here the structure is walked by offsets; mail-parser decodes charsets and encodings.
+//! MIME bomb. Here the structure is walked by offsets; mail-parser decodes the transfer encodings.
 
 use super::{
     charset::decode_charset,
@@ -14,11 +14,11 @@ use super::{
     encoded_word::decode_unstructured,
     file_name::safe_name,
     head::{MAX_HEAD_BYTES, fields},
+    html::to_text,
     raw::{Cut, Raw},
     text::{is_blank, one_line, plain_lines},
     transfer_encoding::Encoding,
 };
-use mail_parser::decoders::html::html_to_text;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
@@ -104,7 +104,7 @@ pub fn read_body(raw: &Raw, limits: &Limits) -> io::Result<Body> {
         }];
     }
     if body.text.is_none() {
-        body.text = body.html.as_deref().map(html_to_text).filter(|text| !is_blank(text));
+        body.text = body.html.as_deref().map(to_text).filter(|text| !is_blank(text));
     }
     Ok(body)
 }

@@ -40,9 +40,15 @@ pub(super) fn decode_undeclared(bytes: &[u8], fallback: Option<&str>) -> String 
 
 /// Decodes the beginning of a longer text. A character that the cut tore leaves nothing behind, nor does it make the
 /// rest look like another charset.
+#[allow(dead_code)] // the body's reader calls it
 pub(super) fn decode_cut(bytes: &[u8], charset: Option<&str>) -> String {
     let whole = match charset.and_then(charset_of) {
         None | Some(Charset::Utf8 | Charset::Ascii) => &bytes[..bytes.len() - torn(bytes)],
+        // A run of UTF-7 that is too short for a character looks like text.
+        Some(Charset::Utf7) => {
+            let tail = bytes.len().saturating_sub(3);
+            &bytes[..memchr::memchr(b'+', &bytes[tail..]).map_or(bytes.len(), |at| tail + at)]
+        }
         Some(_) => bytes,
     };
     decode_charset(whole, charset)
@@ -316,6 +322,8 @@ fn own_name(key: &str) -> Option<Charset> {
         "koi8u" | "koi8ru" => listed(encoding_rs::KOI8_U),
         "macroman" | "macintosh" | "mac" | "macosroman" => listed(encoding_rs::MACINTOSH),
         "maccyrillic" | "macukraine" | "macukrainian" => listed(encoding_rs::X_MAC_CYRILLIC),
+        "latin9" | "latin0" => listed(encoding_rs::ISO_8859_15),
+        "latin10" => listed(encoding_rs::ISO_8859_16),
         "ansi" => listed(encoding_rs::WINDOWS_1252),
         _ => None,
     }
@@ -349,8 +357,8 @@ fn code_page(key: &str) -> Option<Charset> {
     let digits = key.find(|c: char| c.is_ascii_digit())?;
     let (vendor, number) = key.split_at(digits);
     let vendors = [
-        "", "cp", "cs", "csibm", "cspc", "ms", "win", "windows", "mswin", "ibm", "dos", "oem", "ccsid",
-        "codepage",
+        "", "cp", "cs", "csibm", "cspc", "ms", "win", "windows", "mswin", "mscp", "ibm", "dos", "oem",
+        "ccsid", "codepage",
     ];
     if !vendors.contains(&vendor) {
         return None;
@@ -434,7 +442,7 @@ mod tests {
             (b"\xe8\xa6\x8b\xe7\xa9\x8d", Some("utf-7"), "見積"),
             (b"na\xefve", Some("iso-2022-jp"), "naïve"),
             (b"Dear Bo, hello", Some("utf-16"), "Dear Bo, hello"),
-            ("見積書をお送りします。".as_bytes(), Some("gb2312"), "見積書をお送りします。"),
+            ("見積 €".as_bytes(), Some("euc-jp"), "見積 €"),
             // A charset that says something is believed.
             (b"na\xc3\xafve", Some("iso-8859-1"), "na\u{c3}\u{af}ve"),
             (b"na\xc3\xafve", Some("iso-8859-15"), "na\u{c3}\u{af}ve"),

@@ -15,6 +15,7 @@ struct Line<'a> {
 }
 
 /// Undoes `format=flowed`; `delsp`: the space that says "goes on" is not part of the text (section 4.2).
+#[allow(dead_code)] // the body's reader calls it
 pub(super) fn unflow(text: &str, delsp: bool) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     // The quote depth of the paragraph that is not ended yet.

@@ -16,6 +16,7 @@ pub(super) fn iso_2022_kr_as_euc_kr(bytes: &[u8]) -> Vec<u8> {
         rest = after;
         match byte {
             b'\x1b' if after.starts_with(b"$)C") => rest = &after[3..], // the announcer says nothing more
+            b'\x1b' if b"$)C".starts_with(after) => rest = &[],
             b'\x0e' => korean = true,
             b'\x0f' => korean = false,
             b'\r' | b'\n' => {
