@@ -19,6 +19,7 @@ mod flowed;
 mod head;
 mod html;
 mod message_id;
+mod page;
 mod raw;
 mod seven_bit;
 mod spill;
