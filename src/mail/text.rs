@@ -25,15 +25,27 @@ pub fn is_blank(text: &str) -> bool {
     })
 }
 
-/// The same text with a bare LF at the end of each line.
+/// The same text with a bare LF at the end of each line and no control character but tab and line feed.
+///
+/// CR LF is one line end, however many CR stand before the LF (gateways double them); a CR alone is one too. U+0000
+/// and the other C0 controls and DEL are left out: what stores text (PostgreSQL, XML) often refuses them.
 pub(super) fn plain_lines(text: &str) -> String {
+    let unwelcome = |byte: &u8| (*byte < b' ' && !matches!(byte, b'\t' | b'\n')) || *byte == 0x7f;
+    let bytes = text.as_bytes();
+    let Some(first) = bytes.iter().position(unwelcome) else { return text.to_owned() };
     let mut lines = String::with_capacity(text.len());
-    let mut from = 0;
-    for at in memchr::memchr_iter(b'\r', text.as_bytes()) {
-        if text.as_bytes().get(at + 1) == Some(&b'\n') {
-            lines.push_str(&text[from..at]);
-            from = at + 1;
+    let (mut from, mut at) = (0, first);
+    while at < bytes.len() {
+        lines.push_str(&text[from..at]);
+        from = at + 1;
+        if bytes[at] == b'\r' {
+            let run = bytes[at..].iter().take_while(|byte| **byte == b'\r').count();
+            from = at + run;
+            if bytes.get(from) != Some(&b'\n') {
+                lines.extend(std::iter::repeat_n('\n', run));
+            }
         }
+        at = bytes[from..].iter().position(unwelcome).map_or(bytes.len(), |next| from + next);
     }
     lines.push_str(&text[from..]);
     lines
@@ -44,10 +56,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_end_as_on_unix() {
-        for text in ["", "a", "\r\n", "a\r\n\r\nb\rc\n\r", "\r\r\n", "é\r\nö"] {
-            assert_eq!(plain_lines(text), text.replace("\r\n", "\n"));
+    fn lines_end_as_on_unix_and_hold_no_controls() {
+        for (text, expected) in [
+            ("", ""),
+            ("a", "a"),
+            ("\r\n", "\n"),
+            ("a\r\n\r\nb\rc\n\r", "a\n\nb\nc\n\n"),
+            ("a\r\r\nb", "a\nb"),
+            ("a\r\rb", "a\n\nb"),
+            ("é\r\nö", "é\nö"),
+            ("Pris\0lista\u{1} \u{b}\u{c}\u{1b}[1m\u{7f}\tklar", "Prislista [1m\tklar"),
+            ("\0\r\0\n", "\n\n"),
+            ("\u{85}\u{a0}", "\u{85}\u{a0}"),
+        ] {
+            assert_eq!(plain_lines(text), expected, "{}", text.escape_debug());
         }
+        assert_eq!(plain_lines(&"\r".repeat(1_000_000)).len(), 1_000_000);
     }
 
     #[test]
