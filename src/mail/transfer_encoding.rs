@@ -4,6 +4,7 @@
 //! Promise: memory is one buffer, whatever the part's size; damaged encoding yields what can be had, never an error.
 //! Fails: only as the reader or the sink fails.
 
+use super::comment::Comments;
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -25,14 +26,20 @@ pub enum Encoding {
     Base64,
     /// RFC 2045, section 6.7.
     QuotedPrintable,
+    /// What `uuencode` of POSIX writes, in mail under the names x-uuencode, x-uue and uue.
+    Uuencode,
 }
 
 impl Encoding {
-    /// Reads the value of a Content-Transfer-Encoding field.
-    pub(super) fn parse(value: &str) -> Self {
-        match value.trim().to_ascii_lowercase().as_str() {
-            "base64" => Self::Base64,
-            "quoted-printable" => Self::QuotedPrintable,
+    /// Reads the raw value of a Content-Transfer-Encoding field: its first token, without comments, quotes, and what
+    /// follows a semicolon or comma. Names that can mean only one thing count as it (`base-64`, `quoted_printable`).
+    pub(super) fn parse(value: &[u8]) -> Self {
+        match token(value).as_slice() {
+            b"base64" => Self::Base64,
+            name if name.starts_with(b"quotedprint") => Self::QuotedPrintable,
+            b"uu" | b"xuu" | b"uue" | b"xuue" | b"uuencode" | b"xuuencode" | b"uuencoded" | b"xuuencoded" => {
+                Self::Uuencode
+            }
             _ => Self::Identity,
         }
     }
@@ -46,11 +53,31 @@ impl Encoding {
         sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         match self {
-            Self::Identity => identity(&mut reader, sink),
+            Self::Identity | Self::Uuencode => identity(&mut reader, sink),
             Self::Base64 => base64(&mut reader, sink),
             Self::QuotedPrintable => quoted_printable(&mut reader, sink),
         }
     }
+}
+
+/// Longest name looked at, in bytes; the longest known has 15.
+const MAX_TOKEN: usize = 32;
+
+/// Letters and digits of the first word, lower case; a blank inside `base 64` and `quoted printable` is none.
+fn token(value: &[u8]) -> Vec<u8> {
+    let (mut comments, mut name, mut i) = (Comments::of(value), Vec::new(), 0);
+    while let Some(&b) = value.get(i) {
+        i += 1;
+        match b {
+            // An unclosed comment was cut off.
+            b'(' => i = comments.end(i - 1).unwrap_or(value.len()),
+            b if b.is_ascii_alphanumeric() && name.len() < MAX_TOKEN => name.push(b.to_ascii_lowercase()),
+            b';' | b',' if !name.is_empty() => break,
+            b if b.is_ascii_whitespace() && !matches!(name.as_slice(), b"" | b"base" | b"quoted") => break,
+            _ => {}
+        }
+    }
+    name
 }
 
 fn identity(reader: &mut impl BufRead, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
@@ -165,6 +192,87 @@ mod tests {
             })
             .unwrap();
         out
+    }
+
+    #[test]
+    fn names_in_all_forms_seen() {
+        for (encoding, values) in [
+            (
+                Encoding::Base64,
+                &[
+                    " base64\r\n",
+                    "BASE64",
+                    "base64;",
+                    "base64; charset=x",
+                    "base64,8bit",
+                    "\"base64\"",
+                    "'base64'",
+                    "(a (b)) base64 (c)",
+                    "base64(c)",
+                    "base64 (c",
+                    "base64 8bit",
+                    "base-64",
+                    "base_64",
+                    "base64.",
+                    "BASE 64",
+                    "\r\n\tbase64",
+                    ";base64",
+                    "Base64:",
+                ][..],
+            ),
+            (
+                Encoding::QuotedPrintable,
+                &[
+                    "quoted-printable",
+                    "Quoted-Printable ;",
+                    "quoted_printable",
+                    "quotedprintable",
+                    "quoted printable",
+                    "\"quoted-printable\"",
+                    "quoted-printable (RFC 2045)",
+                    "quoted-printable.",
+                    "quoted-\r\n printable",
+                    "quoted-print",
+                ],
+            ),
+            (
+                Encoding::Uuencode,
+                &["x-uuencode", "uuencode", "X-UUE", "uue", "x-uu", "x-uuencode; name=a", "(c)uuencode"],
+            ),
+            (
+                Encoding::Identity,
+                &[
+                    "",
+                    " ",
+                    "7bit",
+                    "8bit",
+                    "8-bit",
+                    "8bits",
+                    "binary",
+                    "x-unknown",
+                    "base32",
+                    "8bit base64",
+                    "7bit, base64",
+                    "(base64)",
+                    "base64base64",
+                    "(",
+                    "quoted",
+                    "base",
+                ],
+            ),
+        ] {
+            for value in values {
+                assert_eq!(Encoding::parse(value.as_bytes()), encoding, "{value:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_values_cost_their_length() {
+        for pattern in ["(", "()", ";", " ", "base ", "a", "\"", "(\\"] {
+            let value = pattern.repeat((1 << 20) / pattern.len());
+            assert_eq!(Encoding::parse(value.as_bytes()), Encoding::Identity);
+        }
     }
 
     #[test]
