@@ -360,7 +360,7 @@ fn part_head(bytes: &[u8]) -> PartHead {
         match name.to_ascii_lowercase().as_slice() {
             b"content-type" if !head.declared => {
                 let parsed = Parameters::parse(value);
-                if parsed.value.contains('/') {
+                if parsed.media_type().is_some() {
                     (head.content_type, head.declared) = (parsed, true);
                 }
             }
