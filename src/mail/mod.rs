@@ -10,6 +10,7 @@ mod address;
 mod address_list;
 mod body;
 mod charset;
+mod comment;
 mod content_type;
 mod date;
 mod digest;

@@ -112,9 +112,9 @@ impl PartHead {
         let token = |name: &str| {
             content_type.get(name).map(|token| cut(one_line(&token))).filter(|token| !token.is_empty())
         };
-        match media_type(&content_type.value) {
+        match content_type.media_type().filter(|name| name.len() <= MAX_TOKEN_BYTES) {
             Some(media_type) => {
-                self.media_type = media_type;
+                self.media_type = media_type.to_owned();
                 self.declared = true;
             }
             None if self.name.is_some()
@@ -148,15 +148,6 @@ impl PartHead {
     pub(super) fn is_message(&self) -> bool {
         self.is("message/rfc822") || self.is("message/global")
     }
-}
-
-/// A media type as it may stand in an activity.
-fn media_type(value: &str) -> Option<String> {
-    let (kind, subtype) = value.split_once('/')?;
-    let token = |text: &str| {
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&b))
-    };
-    (token(kind) && token(subtype) && value.len() <= MAX_TOKEN_BYTES).then(|| value.to_owned())
 }
 
 /// An id without brackets (RFC 2392, section 2).

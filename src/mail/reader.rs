@@ -627,7 +627,7 @@ mod tests {
              Content-Type: application/pdf\nContent-Disposition: attachment; filename=\"../../o.pdf\"\n\npdf\n--m--\n",
         );
         assert_eq!((body.text.as_deref(), body.html.as_deref()), (Some("plain"), Some("<p>html</p>")));
-        assert_eq!(names(&body), ["l.png", "o.pdf"]);
+        assert_eq!(names(&body), ["l.png", ".._.._o.pdf"]);
         let image = &body.files[0];
         assert_eq!((image.size, image.inline, image.content_id.as_deref()), (5, true, Some("l@x")));
         assert_eq!(image.sha256, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");

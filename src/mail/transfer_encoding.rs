@@ -6,6 +6,7 @@
 //! error; the same bytes come out however they are cut into pieces.
 //! Fails: only as the reader or the sink fails.
 
+use super::comment::Comments;
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -34,11 +35,15 @@ pub enum Encoding {
 type Sink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 
 impl Encoding {
-    /// Reads the value of a Content-Transfer-Encoding field.
+    /// Reads the raw value of a Content-Transfer-Encoding field: its first token, without comments, quotes, and what
+    /// follows a semicolon or comma. Names that can mean only one thing count as it (`base-64`, `quoted_printable`).
     pub(super) fn parse(value: &[u8]) -> Self {
-        match String::from_utf8_lossy(value).trim().to_ascii_lowercase().as_str() {
-            "base64" => Self::Base64,
-            "quoted-printable" => Self::QuotedPrintable,
+        match token(value).as_slice() {
+            b"base64" => Self::Base64,
+            name if name.starts_with(b"quotedprint") => Self::QuotedPrintable,
+            b"uu" | b"xuu" | b"uue" | b"xuue" | b"uuencode" | b"xuuencode" | b"uuencoded" | b"xuuencoded" => {
+                Self::Uuencode
+            }
             _ => Self::Identity,
         }
     }
@@ -78,6 +83,26 @@ impl Encoding {
             reader.consume(length);
         }
     }
+}
+
+/// Longest name looked at, in bytes; the longest known has 15.
+const MAX_TOKEN: usize = 32;
+
+/// Letters and digits of the first word, lower case; a blank inside `base 64` and `quoted printable` is none.
+fn token(value: &[u8]) -> Vec<u8> {
+    let (mut comments, mut name, mut i) = (Comments::of(value), Vec::new(), 0);
+    while let Some(&b) = value.get(i) {
+        i += 1;
+        match b {
+            // An unclosed comment was cut off.
+            b'(' => i = comments.end(i - 1).unwrap_or(value.len()),
+            b if b.is_ascii_alphanumeric() && name.len() < MAX_TOKEN => name.push(b.to_ascii_lowercase()),
+            b';' | b',' if !name.is_empty() => break,
+            b if b.is_ascii_whitespace() && !matches!(name.as_slice(), b"" | b"base" | b"quoted") => break,
+            _ => {}
+        }
+    }
+    name
 }
 
 /// Undoes one part's encoding.
@@ -247,7 +272,7 @@ impl Base64 {
             let line = bytes[start..end].trim_ascii();
             if line.is_empty() {
                 self.blank = self.last_line > 0;
-            } else if self.padded || self.blank || self.last_line < self.first_line || line.contains(&b'=') {
+            } else if self.padded || self.blank || line.len() != self.first_line || line.ends_with(b"=") {
                 if !self.careful(line, sink)? {
                     self.emit(true, sink)?;
                     return Ok(Some(start));
@@ -275,12 +300,17 @@ impl Base64 {
 
     /// Takes a line that may be the last or come after it; false if it is clear text.
     fn careful(&mut self, line: &[u8], sink: &mut Sink<'_>) -> io::Result<bool> {
-        let pure = line.iter().all(|&b| is_base64(b) || b == b'=');
+        let foreign = line.iter().filter(|&&b| !(is_base64(b) || b == b'=')).count();
+        let pure = foreign == 0;
         self.emit(false, sink)?;
         let complete = self.encoded.is_empty();
         let ended = self.padded || (complete && (self.blank || self.last_line < self.first_line));
         // Behind padding only what could be another base64 text goes on.
         if ended && self.last_line > 0 && (!pure || (self.padded && !line.len().is_multiple_of(4))) {
+            return Ok(false);
+        }
+        // Damage is a character or two; words have blanks and signs in them.
+        if self.last_line > 0 && complete && foreign * 16 > line.len() {
             return Ok(false);
         }
         for (index, group) in line.split(|&b| b == b'=').enumerate() {
@@ -587,6 +617,79 @@ mod tests {
                     decode(Encoding::QuotedPrintable, &encoded, buffer),
                     [&b"a".repeat(pad)[..], b"AB"].concat()
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn names_in_all_forms_seen() {
+        for (encoding, values) in [
+            (
+                Encoding::Base64,
+                &[
+                    " base64\r\n",
+                    "BASE64",
+                    "base64;",
+                    "base64; charset=x",
+                    "base64,8bit",
+                    "\"base64\"",
+                    "'base64'",
+                    "(a (b)) base64 (c)",
+                    "base64(c)",
+                    "base64 (c",
+                    "base64 8bit",
+                    "base-64",
+                    "base_64",
+                    "base64.",
+                    "BASE 64",
+                    "\r\n\tbase64",
+                    ";base64",
+                    "Base64:",
+                ][..],
+            ),
+            (
+                Encoding::QuotedPrintable,
+                &[
+                    "quoted-printable",
+                    "Quoted-Printable ;",
+                    "quoted_printable",
+                    "quotedprintable",
+                    "quoted printable",
+                    "\"quoted-printable\"",
+                    "quoted-printable (RFC 2045)",
+                    "quoted-printable.",
+                    "quoted-\r\n printable",
+                    "quoted-print",
+                ],
+            ),
+            (
+                Encoding::Uuencode,
+                &["x-uuencode", "uuencode", "X-UUE", "uue", "x-uu", "x-uuencode; name=a", "(c)uuencode"],
+            ),
+            (
+                Encoding::Identity,
+                &[
+                    "",
+                    " ",
+                    "7bit",
+                    "8bit",
+                    "8-bit",
+                    "8bits",
+                    "binary",
+                    "x-unknown",
+                    "base32",
+                    "8bit base64",
+                    "7bit, base64",
+                    "(base64)",
+                    "base64base64",
+                    "(",
+                    "quoted",
+                    "base",
+                ],
+            ),
+        ] {
+            for value in values {
+                assert_eq!(Encoding::parse(value.as_bytes()), encoding, "{value:?}");
             }
         }
     }
