@@ -15,40 +15,29 @@ use activity_milter::{
 use std::{fs, hint::black_box, process::Command};
 
 /// Bytes of the smaller input.
-const SIZE: usize = 12_000;
+const SIZE: usize = 3_000;
 
 /// What a stranger may repeat. The tables of parsers are made of these characters.
 const PATTERNS: &[&str] = &[
     "=?aa?q?_",
     "=?utf-8?b?w6Q=?= ",
     "=?utf-8?q?=C3?==?utf-8?q?=A4?=",
-    "=?",
-    "?=",
     "(",
     "(\"[<,",
-    "\\(",
     "\"",
     "<",
-    "<,",
-    "a@b.test,",
     "a@b.test ",
     "Bo <bo@b.test> ",
-    ";",
-    ";a=b",
     ";a*0=b",
-    "a=\"",
     " . ",
     "\u{200b}\u{a0}",
-    "=",
     "=\r\n",
     "\r\n--b\r\n",
-    "\r\n--",
     "\r\n ",
     "<div>",
     "<td><table>",
     "<!--",
     "&",
-    "\u{e5}\u{e4}",
     "\x1b$B",
     "+AOQ-",
     "~{<:Ky~}",
@@ -98,9 +87,22 @@ fn message((_, before, behind): Place, pattern: &str, bytes: usize) -> Vec<u8> {
     [before, &pattern.repeat(bytes / pattern.len()), behind].concat().into_bytes()
 }
 
-/// What is counted: all that happens to a message before the queue.
+/// What is counted.
 #[inline(never)]
-fn measured_read(message: &[u8], addressing: &Addressing) {
+fn measured(input: &Input, addressing: &Addressing) {
+    match input {
+        Input::Message(message) => read(message, addressing),
+        Input::Value(value) => values(value),
+    }
+}
+
+enum Input {
+    Message(Vec<u8>),
+    Value(String),
+}
+
+/// All that happens to a message before the queue.
+fn read(message: &[u8], addressing: &Addressing) {
     let (head, body) = header_end(message);
     let parsed = Head::parse(&message[..head]).unwrap_or_default();
     black_box(correspondents(&parsed, &envelope(), addressing, 1000));
@@ -110,8 +112,7 @@ fn measured_read(message: &[u8], addressing: &Addressing) {
 }
 
 /// The parsers of single values.
-#[inline(never)]
-fn measured_values(value: &str) {
+fn values(value: &str) {
     black_box(Address::parse(value).is_ok());
     black_box(parse_path(value.as_bytes()).is_ok());
     black_box(domain_of(value.as_bytes()));
@@ -130,7 +131,7 @@ fn envelope() -> Envelope {
     }
 }
 
-/// Runs under Valgrind, which writes one count for each call of a `measured_` function.
+/// Runs under Valgrind, which writes one count for each call of [`measured`].
 #[test]
 #[ignore = "run by twice_the_input_is_twice_the_cost under Valgrind"]
 fn measure() {
@@ -141,13 +142,21 @@ fn measure() {
     for pattern in PATTERNS {
         for place in PLACES {
             for bytes in [SIZE, 2 * SIZE] {
-                measured_read(&message(*place, pattern, bytes), &addressing);
+                measured(&Input::Message(message(*place, pattern, bytes)), &addressing);
             }
         }
         for bytes in [SIZE, 2 * SIZE] {
-            measured_values(&format!("{}@x.test", pattern.repeat(bytes / pattern.len())));
+            let value = format!("{}@x.test", pattern.repeat(bytes / pattern.len()));
+            measured(&Input::Value(value), &addressing);
         }
     }
+}
+
+/// Pattern and place of each pair of calls.
+fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PATTERNS.iter().flat_map(|pattern| {
+        PLACES.iter().map(|(name, ..)| *name).chain(["value"]).map(move |name| (*pattern, name))
+    })
 }
 
 #[test]
@@ -155,27 +164,26 @@ fn twice_the_input_is_twice_the_cost() {
     let scratch = tempfile::tempdir().unwrap();
     let counts = scratch.path().join("counts");
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--toggle-collect=*measured_*", "--dump-after=*measured_*"])
+        .arg("--tool=callgrind")
+        .args(["--toggle-collect=cost::measured", "--dump-before=cost::measured"])
         .arg(format!("--callgrind-out-file={}", counts.display()))
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "measure", "--ignored", "--test-threads=1"])
         .output()
         .expect("valgrind is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let count = |number: usize| -> u64 {
-        let text = fs::read_to_string(scratch.path().join(format!("counts.{number}"))).unwrap();
+    let calls = 2 * names().count();
+    // What a call costs is written before the next one begins, and at the end.
+    let count = |call: usize| -> u64 {
+        let name = if call + 1 == calls { "counts".to_owned() } else { format!("counts.{}", call + 2) };
+        let text = fs::read_to_string(scratch.path().join(name)).unwrap();
         let totals = text.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
         totals.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    let names = || {
-        PATTERNS
-            .iter()
-            .flat_map(|p| PLACES.iter().map(|(name, ..)| *name).chain(["value"]).map(move |n| (*p, n)))
     };
     let mut wrong = Vec::new();
     let mut most = 0.0_f64;
     for (index, (pattern, place)) in names().enumerate() {
-        let (once, twice) = (count(2 * index + 1), count(2 * index + 2));
+        let (once, twice) = (count(2 * index), count(2 * index + 1));
         assert!(once > 1000, "{pattern:?} in {place}: nothing was counted");
         // What is near nothing grows in steps of buffers.
         let ratio = twice as f64 / once as f64;
