@@ -11,7 +11,7 @@
 //! who keeps to the RFC. A tidy text of a name, `"eve@evil.test" <anna@…>`, is common and therefore none of our business.
 
 use super::{
-    address::{Address, domain_of, parse_written},
+    address::{Address, parse_written},
     address_list::{Element, ListReader, Mailbox, Quotes, is_cut},
     encoded_word::Atoms,
 };
@@ -198,7 +198,11 @@ impl<'a> Grammar<'a> {
         self.phrase.any = true;
         self.phrase.ends_in_address = address;
         self.phrase.addresses += usize::from(address);
-        self.phrase.bare += usize::from(atom.is_none() && !quoted && !address);
+        // `A. anna@…` may be one local part (RFC 5322, section 4.4), so `A.` is no name here.
+        let dotted = word.ends_with(b".");
+        if atom.is_none() && !quoted && !address {
+            self.phrase.bare += if dotted { 2 } else { 1 };
+        }
         Some(())
     }
 
@@ -246,7 +250,7 @@ fn is_tidy_address(spec: &[u8]) -> bool {
     let (local, domain) = (&spec[..at], &spec[at + 1..]);
     let local = match local {
         [b'"', inner @ .., b'"'] => inner,
-        _ if local.iter().any(|&b| b == b' ' || b == b'"') => return false,
+        _ if local.starts_with(b".") || local.contains(&b' ') || local.contains(&b'"') => return false,
         _ => local,
     };
     let domain = match domain {
@@ -301,20 +305,17 @@ fn piece(seen: &mut Seen, token: &[u8]) -> ControlFlow<()> {
     if let Ok(address) = parse_written(token) {
         return seen.add_address(&address);
     }
-    match (token.first(), token.last()) {
-        (Some(b'@'), Some(b'@')) => ControlFlow::Continue(()),
-        // The route or the domain of somebody; `Anna @work` is neither.
-        (Some(b'@'), _) => match domain_of(token) {
-            Some(domain) if domain.as_str().contains('.') => seen.add(None, Some(domain.as_str())),
-            _ => ControlFlow::Continue(()),
-        },
-        (_, Some(b'@')) => {
-            let local = String::from_utf8_lossy(&token[..token.len() - 1]).to_lowercase();
-            seen.add(Some(&local), None)
-        }
-        // Neither one address nor none.
-        _ => ControlFlow::Break(()),
+    if memchr::memchr_iter(b'@', token).nth(1).is_some() {
+        return ControlFlow::Break(()); // an `@` of two readings
     }
+    let mut halves = token.split(|&b| b == b'@').map(|half| half.escape_ascii().to_string().to_lowercase());
+    let (local, domain) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+    // A domain alone is the route or the rest of somebody; `Anna @work` is neither.
+    if local.is_empty() && !domain.contains('.') {
+        return ControlFlow::Continue(());
+    }
+    let some = |half: String| (!half.is_empty()).then_some(half);
+    seen.add(some(local).as_deref(), some(domain).as_deref())
 }
 
 #[cfg(test)]
@@ -365,6 +366,7 @@ mod tests {
             b"<eve@evil.test, anna@mycompany.test>",
             b"<\"eve@evil.test> \"@mycompany.test>",
             b"A. anna@mycompany.test",
+            b"anna .b@mycompany.test",
             b"<eve@evil.test >anna@mycompany.test",
             b"<anna@mycompany.test> <eve@evil.test",
             b"[<eve@evil.test>] <anna@mycompany.test>",
@@ -423,7 +425,7 @@ mod tests {
             (b"Anna 19\" rack <anna@mycompany.test>", &["anna@mycompany.test"]),
             (b"Aalto, Anna <anna@mycompany.test>", &["anna@mycompany.test"]),
             (b"[EXT] Anna <anna@mycompany.test>;", &["anna@mycompany.test"]),
-            (b"Anna @work, (x <anna@mycompany.test>", &["anna@mycompany.test"]),
+            (b"Anna A @work, (x <anna@mycompany.test>", &["anna@mycompany.test"]),
             (b"<anna@mycompany.test><ANNA@mycompany.test>", &["anna@mycompany.test", "ANNA@mycompany.test"]),
             (b"anna . aalto @ x . test", &["anna.aalto@x.test"]),
             (b"\xe2\x80\x8banna@mycompany.test", &["anna@mycompany.test"]),
@@ -491,7 +493,6 @@ mod tests {
             "=?utf-8?Q?",
             "?=",
             "=3C",
-            "@",
             "'",
         ];
         let (mut clear, mut two) = (0, 0);
