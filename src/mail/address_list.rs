@@ -319,20 +319,30 @@ fn is_empty(bytes: &[u8]) -> bool {
 }
 
 /// The largest field Postfix shows to milters, and with milters stores; and what it stores without (its default
-/// `header_size_limit`), in bytes, the name included.
+/// `header_size_limit`), in bytes, the name included, a line end for one.
 const CUTS: [usize; 2] = [60_000, 102_400];
 
-/// Longest name of an address field with its colon, `Resent-Sender:`, and the blank that libmilter may take off.
+/// The most tokens that Postfix reads of a field whose addresses it rewrites (its `header_address_token_limit`).
+const MAX_TOKENS: usize = 10_240;
+
+/// How many of them may be gone: Postfix repairs the torn end, and in doing so takes a dot off or puts quotes round it.
+const TOKENS_REPAIRED: usize = 4;
+
+/// Longest name of an address field with its colon, `Resent-Sender:`, and the blank that libmilter takes off.
 const MAX_FIELD_NAME_BYTES: usize = 15;
 
 /// Longest line that Postfix sends by SMTP and LMTP; it puts a line end and a blank behind as many bytes.
 const SENT_LINE_BYTES: usize = 998;
 
-/// True if Postfix cut this field, so that its last element is torn.
+/// True if Postfix cut this field: what stands behind its last comma is torn, or is nothing.
+///
+/// Seen with Postfix 3.7: a field is cut at its limit, or, if a fold lies in the last tenth before it, at that fold.
+/// Cleanup rewrites fields of local clients; it then reads so many tokens, and begins each line but the first by a tab
+/// that does not count. LMTP breaks long lines, and what it puts in does not count either.
 pub fn is_cut(value: &[u8]) -> bool {
     let value = value.strip_suffix(b"\n").unwrap_or(value);
     let value = value.strip_suffix(b"\r").unwrap_or(value);
-    if value.len() + MAX_FIELD_NAME_BYTES < CUTS[0] {
+    if value.len() < MAX_TOKENS - TOKENS_REPAIRED {
         return false;
     }
     let (mut length, mut tabs) = (0, 0);
@@ -350,9 +360,27 @@ pub fn is_cut(value: &[u8]) -> bool {
             None => {}
         }
     }
-    // The tabs that Postfix puts before lines whose addresses it rewrote come behind the cut.
-    let near = |length: usize, cut: usize| (cut - MAX_FIELD_NAME_BYTES..=cut).contains(&length);
-    CUTS.iter().any(|&cut| near(length, cut) || near(length - tabs, cut))
+    let at_a_fold = value.trim_ascii_end().ends_with(b",");
+    let is_at = |length: usize, cut: usize| {
+        let room = if at_a_fold { cut / 10 } else { 0 };
+        (cut - room - MAX_FIELD_NAME_BYTES..=cut).contains(&length)
+    };
+    CUTS.iter().any(|&cut| is_at(length, cut) || is_at(length - tabs, cut))
+        || tabs > 0 && (MAX_TOKENS - TOKENS_REPAIRED..=MAX_TOKENS).contains(&tokens(value))
+}
+
+/// How many tokens Postfix counts: special characters, and what stands between them (RFC 822, section 3.3).
+fn tokens(value: &[u8]) -> usize {
+    let mut lexer = Lexer { atoms: Atoms::default(), ..Lexer::new(value, Quotes::Strict) };
+    let (mut count, mut i, mut in_atom) = (0, 0, false);
+    while i < value.len() {
+        let (token, end) = lexer.token(i);
+        let b = value[i];
+        let atom = token == Token::Byte && !b.is_ascii_whitespace() && !b"()<>@,;:.[]\"".contains(&b);
+        count += usize::from(!b.is_ascii_whitespace() && !(atom && in_atom));
+        (in_atom, i) = (atom, end);
+    }
+    count
 }
 
 /// How a quote that may be an inch mark is taken.
@@ -829,10 +857,41 @@ mod tests {
         let folded = list.replace(", ", ",\n ");
         assert!(is_cut(&folded.as_bytes()[..60_000 - 4]));
         let longer = (0..7000).map(|n| format!("bo{n:06}@acme.test")).collect::<Vec<_>>().join(", ");
-        for length in [0, 1000, 59_900, 60_001, 70_000, 102_300] {
+        for length in [0, 1000, 53_000, 59_905, 60_001, 70_000, 102_300] {
             assert!(!is_cut(&longer.as_bytes()[..length]), "{length}");
         }
         assert!(is_cut(&longer.as_bytes()[..102_400 - 4]));
+    }
+
+    #[test]
+    fn a_field_that_was_cut_elsewhere() {
+        // At a fold, so that nothing is torn; with the tabs of rewritten lines.
+        for fold in [",\n ", ",\r\n ", ",\n\t"] {
+            let mut list = (0..2850).map(|n| format!("bo{n:06}@acme.test")).collect::<Vec<_>>().join(fold);
+            assert!(!is_cut(list.as_bytes()), "{}", fold.escape_debug());
+            list.push(',');
+            assert!(is_cut(list.as_bytes()), "{}", fold.escape_debug());
+            assert_eq!(mailboxes(list.as_bytes(), None).count(), 2850);
+        }
+        // Of 1,706 addresses of six tokens each the next has four left, and Postfix takes the dot off.
+        let list = (0..1706).map(|n| format!("bo{n:06}@acme.test")).collect::<Vec<_>>().join(", ");
+        for (list, cut) in [
+            (list.clone(), false),
+            (list.replace(", ", ",\n\t"), false),
+            (format!("{list},\n\tbo001706@acme"), true),
+            (format!("{list}, bo001706@acme"), false),
+        ] {
+            assert_eq!(is_cut(list.as_bytes()), cut);
+            assert_eq!(
+                mailboxes(list.as_bytes(), None).filter_map(Element::mailbox).count(),
+                1706 + usize::from(list.ends_with("acme") && !cut)
+            );
+        }
+        let quoted =
+            (0..1137).map(|n| format!("\"Berg, Bo\" <bo{n:06}@acme.test>")).collect::<Vec<_>>().join(",\n\t");
+        let quoted = format!("{quoted},\n\t\"Berg, Bo <bo001137\"@acme.test");
+        assert_eq!(tokens(quoted.as_bytes()), 10_238);
+        assert_eq!(mailboxes(quoted.as_bytes(), None).count(), 1137);
     }
 
     #[test]
