@@ -17,7 +17,6 @@
 use super::seven_bit::{hz_as_gbk, iso_2022_kr_as_euc_kr, utf_7};
 use encoding_rs::{CoderResult, Encoding};
 use oem_cp::{code_table::DECODING_TABLE_CP_MAP, code_table_type::TableType};
-use std::borrow::Cow;
 
 /// Decodes `bytes` by the charset a part names; an unknown or absent one as [`decode_undeclared`] without a fallback.
 pub(super) fn decode_charset(bytes: &[u8], charset: Option<&str>) -> String {
@@ -399,11 +398,6 @@ fn code_page(key: &str) -> Option<Charset> {
         28591..=28606 => listed_name(&format!("iso-8859-{}", page - 28590)),
         _ => DECODING_TABLE_CP_MAP.get(&page).map(Charset::Oem),
     }
-}
-
-/// For callers that know nothing of fallbacks yet.
-pub(super) fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
-    decode_undeclared(bytes, None).into()
 }
 
 #[cfg(test)]

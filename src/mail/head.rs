@@ -13,7 +13,7 @@ use super::{
     digest::is_space,
     encoded_word::decode_unstructured,
     field::fields,
-    message_id,
+    from, message_id,
 };
 use std::time::SystemTime;
 
@@ -189,7 +189,7 @@ impl Taking {
             }
         } else if is("From") {
             head.from_fields += 1;
-            let from = address_list::read_from(value, self.fallback.as_deref());
+            let from = from::read_from(value, self.fallback.as_deref());
             head.from_is_ambiguous |= from.ambiguous;
             head.skipped += from.skipped;
             head.cut_fields += usize::from(address_list::is_cut(value));
