@@ -4,6 +4,7 @@
 //! Promise: two spellings of one mailbox (case, quotes, comments, IDN in either form) are equal and hash alike.
 //! Fails: [`AddressError`].
 
+use super::text::is_invisible;
 use icu_normalizer::ComposingNormalizerBorrowed;
 use std::{
     fmt,
@@ -180,7 +181,67 @@ pub fn domain_of(path: &[u8]) -> Option<Domain> {
     Domain::parse(domain.trim_end_matches('>')).ok()
 }
 
-pub(super) fn parse_addr_spec(bytes: &[u8]) -> Result<Address, AddressError> {
+/// How many wrappers are taken off an address: quotes, brackets, `mailto:`.
+const MAX_WRAPPERS: usize = 4;
+
+/// Parses an addr-spec as header fields have it: with invisible characters, quotes, brackets or `mailto:` round it.
+/// # Errors
+/// What is no address, also one with invisible characters inside: nobody typed those.
+pub(super) fn parse_written(bytes: &[u8]) -> Result<Address, AddressError> {
+    if let Some(address) = parse_plain(bytes) {
+        return Ok(address);
+    }
+    let mut spec = trim_invisible(bytes);
+    for _ in 0..MAX_WRAPPERS {
+        match unwrapped(spec) {
+            Some(inner) => spec = trim_invisible(inner),
+            None => break,
+        }
+    }
+    let hidden = |c: char| is_invisible(c) || c.is_whitespace() && !c.is_ascii();
+    if !spec.is_ascii() && std::str::from_utf8(spec).is_ok_and(|text| text.contains(hidden)) {
+        return Err(AddressError::BadLocalPart);
+    }
+    // `"Bo Berg"bo@acme.test`: a name that lost its blank is not half of a local part.
+    let glued = |end: usize| spec.get(end + 1).is_some_and(|&b| is_atext(b) || !b.is_ascii());
+    if spec.first() == Some(&b'"') && end_of(spec, 0, b'"').is_some_and(glued) {
+        return Err(AddressError::BadLocalPart);
+    }
+    parse_addr_spec(spec)
+}
+
+/// White space and invisible characters off both ends, a no-break space of Latin-1 included.
+fn trim_invisible(bytes: &[u8]) -> &[u8] {
+    if bytes.is_ascii() {
+        return bytes.trim_ascii();
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c)).as_bytes(),
+        Err(_) => {
+            let seen = |b: &u8| !b.is_ascii_whitespace() && *b != 0xa0;
+            let start = bytes.iter().position(seen).unwrap_or(bytes.len());
+            let end = bytes.iter().rposition(seen).map_or(start, |last| last + 1);
+            &bytes[start..end]
+        }
+    }
+}
+
+/// What one wrapper holds; none if there is none.
+fn unwrapped(spec: &[u8]) -> Option<&[u8]> {
+    match spec {
+        [b'\'', inner @ .., b'\''] => Some(inner),
+        [b'"', inner @ .., b'"'] if inner.contains(&b'@') && !inner.contains(&b'"') => Some(inner),
+        [b'<', inner @ ..] | [inner @ .., b'>'] => Some(inner),
+        _ => {
+            let (scheme, inner) = spec.split_at_checked("mailto:".len())?;
+            // One that needs decoding (RFC 6068, section 2) is left alone.
+            let plain = scheme.eq_ignore_ascii_case(b"mailto:") && !inner.contains(&b'%');
+            plain.then(|| inner.split(|&b| b == b'?').next().unwrap_or(inner))
+        }
+    }
+}
+
+fn parse_addr_spec(bytes: &[u8]) -> Result<Address, AddressError> {
     if let Some(address) = parse_plain(bytes) {
         return Ok(address);
     }
@@ -188,7 +249,7 @@ pub(super) fn parse_addr_spec(bytes: &[u8]) -> Result<Address, AddressError> {
 }
 
 /// Reads what nearly every address is: a dot-atom and a host name, both ASCII. None: [`parse_any`] must tell.
-fn parse_plain(bytes: &[u8]) -> Option<Address> {
+pub(super) fn parse_plain(bytes: &[u8]) -> Option<Address> {
     let at = bytes.iter().position(|&b| b == b'@')?;
     let (local, domain) = (&bytes[..at], &bytes[at + 1..]);
     let short = |part: &[u8]| (1..=MAX_PART_BYTES).contains(&part.len());
@@ -263,7 +324,7 @@ fn next_to_dot(bytes: &[u8], i: usize) -> bool {
 }
 
 /// Takes comments out (RFC 5322, section 3.2.2) and gives back the last one, for `anna@x (Anna Aalto)`.
-pub(super) fn split_comments(bytes: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+fn split_comments(bytes: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut bare = Vec::with_capacity(bytes.len());
     let mut comment = None;
     let mut closers = Closers::default();
@@ -292,7 +353,7 @@ pub(super) fn split_comments(bytes: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
 /// Finds where quotes, comments and literals end. One that never ends is plain text, and from then on so is every
 /// other of its kind: looking for the end of each anew would cost the square of the length, which a stranger chooses.
 #[derive(Default)]
-pub(super) struct Closers {
+struct Closers {
     no_quote: bool,
     no_comment: bool,
     no_literal: bool,
@@ -300,7 +361,7 @@ pub(super) struct Closers {
 
 impl Closers {
     /// The index that closes what is opened at `open`; none if nothing is opened there, or it never closes.
-    pub(super) fn closing(&mut self, bytes: &[u8], open: usize) -> Option<usize> {
+    fn closing(&mut self, bytes: &[u8], open: usize) -> Option<usize> {
         let (close, given_up) = match bytes[open] {
             b'"' => (b'"', &mut self.no_quote),
             b'(' => (b')', &mut self.no_comment),
@@ -332,7 +393,7 @@ fn end_of(bytes: &[u8], open: usize, close: u8) -> Option<usize> {
     None
 }
 
-pub(super) fn last_unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
+fn last_unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
     let (mut found, mut i) = (None, 0);
     let mut closers = Closers::default();
     while i < bytes.len() {

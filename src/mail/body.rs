@@ -371,7 +371,7 @@ fn part_head(bytes: &[u8]) -> PartHead {
                 let id = id.trim_matches(['<', '>', ' ']);
                 head.content_id = Some(id.to_owned()).filter(|id| !id.is_empty());
             }
-            b"subject" => head.subject = Some(decode_unstructured(value)),
+            b"subject" => head.subject = Some(decode_unstructured(value, None)),
             _ => {}
         }
     }

@@ -68,7 +68,7 @@ impl Parameters {
         Some(match charset {
             Some(charset) => decode_charset(&bytes, Some(&charset)),
             // Encoded words are not allowed here, and everybody writes them.
-            None => decode_unstructured(&bytes),
+            None => decode_unstructured(&bytes, None),
         })
     }
 }

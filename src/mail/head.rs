@@ -7,7 +7,7 @@
 //! Fails: [`HeadError`] if there is not one readable field, or more bytes than [`MAX_HEAD_BYTES`].
 
 use super::{
-    address_list::{Mailbox, parse_list},
+    address_list::{Element, Mailbox, mailboxes},
     date,
     encoded_word::decode_unstructured,
     message_id,
@@ -75,19 +75,19 @@ impl Head {
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         if is("Subject") {
             if self.subject.is_none() {
-                self.subject = Some(decode_unstructured(value));
+                self.subject = Some(decode_unstructured(value, None));
                 self.identity[3] = value.to_vec();
             }
         } else if is("From") {
             self.from_fields += 1;
-            self.from.extend(parse_list(value));
+            self.from.extend(mailboxes(value, None).filter_map(Element::mailbox));
             self.identity[2].extend_from_slice(value);
         } else if is("To") {
-            self.to.extend(parse_list(value));
+            self.to.extend(mailboxes(value, None).filter_map(Element::mailbox));
         } else if is("Cc") {
-            self.cc.extend(parse_list(value));
+            self.cc.extend(mailboxes(value, None).filter_map(Element::mailbox));
         } else if is("Bcc") {
-            self.bcc.extend(parse_list(value));
+            self.bcc.extend(mailboxes(value, None).filter_map(Element::mailbox));
         } else if is("Date") && self.identity[1].is_empty() {
             self.date = date::parse(value);
             self.identity[1] = value.to_vec();

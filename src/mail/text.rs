@@ -16,13 +16,13 @@ pub fn one_line(text: &str) -> String {
 /// Invisible is what Unicode calls default-ignorable (U+200B, U+00AD, U+FEFF, variation selectors, …), and in
 /// addition the blank Braille pattern and the interlinear annotation marks.
 pub fn is_blank(text: &str) -> bool {
-    let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
-    text.chars().all(|c| {
-        c.is_whitespace()
-            || c.is_control()
-            || matches!(c, '\u{2800}' | '\u{FFF9}'..='\u{FFFB}')
-            || ignorable.contains(c)
-    })
+    text.chars().all(|c| c.is_whitespace() || c.is_control() || is_invisible(c))
+}
+
+/// True if the character takes no ink and is neither white space nor a control character.
+pub(super) fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{2800}' | '\u{FFF9}'..='\u{FFFB}')
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
 /// The same text with a bare LF at the end of each line.
