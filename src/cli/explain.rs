@@ -168,11 +168,11 @@ fn with_crlf(message: &[u8]) -> Vec<u8> {
     crlf
 }
 
-/// A field as Postfix shows it to a milter: not more than 60,000 bytes of it, folds as LF.
-fn shown_to_milter(value: &[u8]) -> Vec<u8> {
+/// A field as Postfix shows it to a milter: not more than 60,000 bytes of it, `Name: ` included, folds as LF.
+fn shown_to_milter(name: &[u8], value: &[u8]) -> Vec<u8> {
     let value = value.strip_suffix(b"\r\n").unwrap_or(value);
     let mut shown: Vec<u8> = value.iter().copied().filter(|&b| b != b'\r').collect();
-    shown.truncate(MAX_FIELD_BYTES);
+    shown.truncate(MAX_FIELD_BYTES - name.len().min(MAX_FIELD_BYTES) - 1);
     shown
 }
 
@@ -215,7 +215,7 @@ async fn run(
     let (head, body) = header_end(&crlf);
     let (head, body) = (&crlf[..head], &crlf[body..]);
     for (name, value) in fields(head) {
-        session.header(name, &shown_to_milter(value))?;
+        session.header(name, &shown_to_milter(name, value))?;
     }
     let step = session.end_of_header().await?;
     if step != Step::Continue {

@@ -6,7 +6,7 @@
 //! is linear.
 //! Fails: never; see [`Element::Skipped`].
 //! Why by hand: senders leave out commas, quotes and brackets, and each way to go on must leave the rest of the list
-//! whole. Where there is more than one, who sent a message is not for this file to guess: see the reading of From.
+//! whole. Who sent a message is not to be guessed so: see `from`.
 
 use super::{
     address::{Address, parse_plain, parse_written},
@@ -206,12 +206,17 @@ impl<'a> ListReader<'a> {
         if is_empty(&bare) {
             return self.drop_pending();
         }
+        if memchr::memchr(b'@', &bare).is_none() {
+            return self.skip_pending();
+        }
         match parse_written(&bare) {
             Ok(address) => {
                 self.drop_pending();
                 let name = comment.and_then(|comment| self.name(comment));
                 Some(Element::Mailbox(Mailbox { name, address }))
             }
+            // One word that is no address will not become one.
+            Err(_) if !bare.iter().any(|&b| b.is_ascii_whitespace() || b == b'"') => self.skip_pending(),
             Err(_) => self.start_words(range),
         }
     }
@@ -376,8 +381,10 @@ fn tokens(value: &[u8]) -> usize {
     while i < value.len() {
         let (token, end) = lexer.token(i);
         let b = value[i];
-        let atom = token == Token::Byte && !b.is_ascii_whitespace() && !b"()<>@,;:.[]\"".contains(&b);
-        count += usize::from(!(b.is_ascii_whitespace() || atom && in_atom));
+        let blank = b.is_ascii_whitespace();
+        let atom = token == Token::Byte && !blank && !b"()<>@,;:.[]\"".contains(&b);
+        let goes_on = atom && in_atom;
+        count += usize::from(!blank && !goes_on);
         (in_atom, i) = (atom, end);
     }
     count

@@ -4,6 +4,8 @@
 //! Promise: a line counts as a field exactly where Postfix's `is_header` says so: a name of printable ASCII, blanks, a
 //! colon. What Postfix calls the body is the body here.
 
+use std::borrow::Cow;
+
 /// Cuts a head into (name, value) pairs; folds stay in the value. Lines that belong to no field are left out:
 /// an mbox `From ` line, or what a broken client put before its first field.
 pub fn fields(raw: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -22,6 +24,35 @@ pub fn fields(raw: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         }
         None
     })
+}
+
+/// Longest line that Postfix's SMTP and LMTP clients send (`smtp_line_length_limit`).
+const MAX_SENT_LINE: usize = 998;
+
+/// The value as it was before Postfix's LMTP client broke it: a line that is too long for SMTP gets a line break and a
+/// blank after each 998 bytes, in the middle of whatever stands there. `before` is what stands before the value in its
+/// line: the name and the colon.
+pub(super) fn unbroken(value: &[u8], before: usize) -> Cow<'_, [u8]> {
+    if value.len() + before <= MAX_SENT_LINE {
+        return Cow::Borrowed(value);
+    }
+    let mut whole = Vec::with_capacity(value.len());
+    let (mut from, mut length) = (0, before);
+    for end in memchr::memmem::find_iter(value, b"\r\n ") {
+        length += end - from;
+        whole.extend_from_slice(&value[from..end]);
+        // The blank that was put in does not count to the next line.
+        if length == MAX_SENT_LINE {
+            (from, length) = (end + 3, 0);
+        } else {
+            (from, length) = (end, 0);
+            // The line break itself is no part of the line behind it.
+            whole.extend_from_slice(b"\r\n");
+            from += 2;
+        }
+    }
+    whole.extend_from_slice(&value[from..]);
+    Cow::Owned(whole)
 }
 
 /// Where the body of a message starts that nobody has cut yet, by the rules of Postfix's smtpd and cleanup: lines
@@ -100,6 +131,21 @@ mod tests {
             let (end, start) = header_end(message.as_bytes());
             assert_eq!((&message[..end], &message[start..]), (header, body), "{message:?}");
         }
+    }
+
+    #[test]
+    fn what_lmtp_broke_is_whole_again() {
+        let list = (0..200).map(|n| format!("bo{n}@acme.test")).collect::<Vec<_>>().join(",");
+        for name in ["To:", "Subject: "] {
+            let line = format!("{name}{list}");
+            let broken = line.as_bytes().chunks(998).collect::<Vec<_>>().join(&b"\r\n "[..]);
+            assert_eq!(unbroken(&broken[name.len()..], name.len()).as_ref(), list.as_bytes());
+        }
+        // Folds of the sender stay.
+        for folded in [list.replace(',', ",\r\n "), list.replace(',', ",\r\n\t"), "x".repeat(2000)] {
+            assert_eq!(unbroken(folded.as_bytes(), 3).as_ref(), folded.as_bytes());
+        }
+        assert!(matches!(unbroken(b" a\r\n b", 3), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
     date,
     digest::is_space,
     encoded_word::decode_unstructured,
-    field::fields,
+    field::{fields, unbroken},
     from, message_id,
 };
 use std::time::SystemTime;
@@ -111,7 +111,9 @@ impl Head {
         let mut any = false;
         for (name, value) in fields(raw) {
             any = true;
-            taking.field(name, value);
+            // They lie in one line of `raw`.
+            let before = value.as_ptr() as usize - name.as_ptr() as usize;
+            taking.field(name, &unbroken(value, before));
         }
         if any { Ok(taking.head) } else { Err(HeadError::NoField) }
     }
