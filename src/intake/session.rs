@@ -426,7 +426,7 @@ impl Session {
         if records.is_empty() && recalled.is_empty() {
             return Ok((End::Step(then), Vec::new()));
         }
-        let (raw, mut reserved) = match failed {
+        let (raw, reserved) = match failed {
             None => match spill.finish().await {
                 Ok(finished) => finished,
                 Err(error) => return Ok((End::Step(self.fail(&transaction, error)), Vec::new())),
@@ -435,10 +435,6 @@ impl Session {
         };
         let Some(reader) = reader else { return Err(Fault::Internal("the body was not read".to_owned())) };
         let held = reader.held();
-        let needed = taken_by_text(held, records.len());
-        if let Err(error) = reserved.grow_to(reserved.taken() + needed) {
-            return Ok((End::Step(self.fail(&transaction, error)), Vec::new()));
-        }
         let queue_id = transaction.queue_id().to_owned();
         let in_flight = transaction.in_flight.take();
         let parties: Vec<_> = records.into_iter().map(|record| record.parties).collect();
@@ -550,7 +546,7 @@ impl Decided {
         let Some(reader) = &mut self.reader else { return };
         reader.push(piece);
         let kept = async {
-            self.spill.also_hold(reader.held())?;
+            self.spill.also_hold(taken_by_text(reader.held(), self.records.len()))?;
             if self.records.is_empty() { Ok(()) } else { self.spill.push(piece).await }
         };
         self.failed = kept.await.err();
@@ -663,10 +659,10 @@ impl Transaction {
     }
 }
 
-/// Memory that the text of a message may need while its activities are made: decoded, as text of HTML, and in the JSON of
-/// each activity.
-fn taken_by_text(held: usize, activities: usize) -> u64 {
-    (held * (3 + 2 * activities)) as u64
+/// Memory for the text of a message: as it is held, decoded, and in the JSON of each activity. It is taken while the text
+/// arrives, so that who comes to the end has what the end needs.
+fn taken_by_text(held: usize, activities: usize) -> usize {
+    held * (2 + activities)
 }
 
 /// A head, read.

@@ -227,16 +227,18 @@ impl<'a> Lists<'a> {
 
     /// Clear text behind encoded content goes where that went; behind a file it is text for people all the same.
     fn add_clear_text(&mut self) {
+        let mut behind = vec![None; self.nodes.len()];
         for (index, node) in self.nodes.iter().enumerate() {
-            let Some(before) = node.behind else { continue };
-            let shown = self.text.contains(&before) || self.html.contains(&before);
-            for list in [&mut self.text, &mut self.html] {
-                match list.iter().position(|&part| part == before) {
-                    Some(at) => list.insert(at + 1, index),
-                    None if !shown => list.push(index),
-                    None => {}
-                }
+            if let Some(before) = node.behind {
+                behind[before] = Some(index);
             }
+        }
+        let mut shown = vec![false; self.nodes.len()];
+        self.text.iter().chain(&self.html).for_each(|&part| shown[part] = true);
+        for list in [&mut self.text, &mut self.html] {
+            let with_behind = list.iter().flat_map(|&part| [Some(part), behind[part]]);
+            let beside_files = behind.iter().enumerate().filter(|(before, _)| !shown[*before]);
+            *list = with_behind.chain(beside_files.map(|(_, index)| *index)).flatten().collect();
         }
     }
 
@@ -361,18 +363,25 @@ impl Composer {
         }
     }
 
+    /// Which of the parts are in a list.
+    fn listed(&self, list: &[usize]) -> Vec<bool> {
+        let mut listed = vec![false; self.nodes.len()];
+        list.iter().for_each(|&part| listed[part] = true);
+        listed
+    }
+
     /// What is not shown, or not all of it.
     fn files(&mut self) -> (Vec<FilePart>, Vec<ReadPart>) {
         let (mut files, mut parts): (Vec<FilePart>, Vec<ReadPart>) = (Vec::new(), Vec::new());
         let sections = sections(&self.nodes);
         let unknown = |head: &PartHead| !(head.is("text/plain") || head.is("text/html"));
+        let (in_text, in_html) = (self.listed(&self.text), self.listed(&self.html));
         for (index, section) in sections.into_iter().enumerate() {
             let related =
                 self.nodes[index].parent.is_some_and(|at| self.nodes[at].head.is("multipart/related"));
             let Node { head, leaf, .. } = &mut self.nodes[index];
             let Some(leaf) = leaf else { continue };
-            let text = self.text.contains(&index);
-            let html = self.html.contains(&index);
+            let (text, html) = (in_text[index], in_html[index]);
             let mut place = Place { text, html, file: None };
             if !(text || html) || !leaf.is_complete() || unknown(head) {
                 place.file = Some(files.len());

@@ -94,6 +94,8 @@ struct RawHeader {
     bytes: Vec<u8>,
     /// The start of the line went by already.
     within_line: bool,
+    /// The last line with anything in it ends in a semicolon, so a parameter is to follow.
+    wants_more: bool,
 }
 
 /// What a line turned out to be.
@@ -276,9 +278,11 @@ impl Reader {
             return Some(line.len());
         }
         let goes_on = !header.bytes.is_empty() && is_continuation(line);
-        let unfolded = header.bytes.trim_ascii_end().ends_with(b";");
-        if !(goes_on || is_field(line) || unfolded) {
+        if !(goes_on || is_field(line) || header.wants_more) {
             return self.header_over(position);
+        }
+        if let Some(last) = line.trim_ascii_end().last() {
+            header.wants_more = *last == b';';
         }
         if header.bytes.len() + line.len() < limit {
             if !goes_on && !is_field(line) {

@@ -209,7 +209,7 @@ fn reply(answer: Option<(u8, Vec<u8>)>) -> String {
 #[test]
 fn memory_over_all_sessions_has_a_limit() {
     // Postfix sends a body only when it is complete, so many bodies half way take many milter clients.
-    let (world, address) = with(vec![("message", "memory_limit = \"1 MiB\"".to_owned())]);
+    let (world, address) = with(vec![("message", "memory_limit = \"4 MiB\"".to_owned())]);
     let mut open: Vec<_> = (0..12)
         .map(|i| {
             let mut milter = Milter::connect(address);
@@ -236,7 +236,11 @@ fn memory_over_all_sessions_has_a_limit() {
 
     let answers: Vec<_> = open.iter_mut().map(|milter| milter.ask(b'E', b"").unwrap()).collect();
     let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(command, _)| *command == b'd');
-    assert_eq!((taken.len(), refused.len()), (8, 4), "eight times 120 KB fit into 1 MiB");
+    assert_eq!(
+        (taken.len(), refused.len()),
+        (8, 4),
+        "eight times 120 KB, and what is made of their text, fit into 4 MiB"
+    );
     for answer in refused {
         assert!(reply(Some(answer)).ends_with("[busy]"));
     }

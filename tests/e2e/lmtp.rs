@@ -243,3 +243,32 @@ fn at_the_end_messages_in_flight_are_answered_and_the_others_told() {
     assert_eq!(world.milter().wait(), Some(0));
     world.wait_for_activities(1);
 }
+
+#[test]
+fn an_e_mail_that_the_milter_has_recorded_is_known_though_nobody_here_is_a_user() {
+    let world = world();
+    let message = |id: &str| {
+        format!(
+            "From: Sales <sales@mycompany.test>\nTo: bo@acme.test\nSubject: s\nDate: Mon, 23 Nov 2026 20:00:00 +0200\nMessage-ID: <{id}>\n\nhello\n"
+        )
+    };
+    // The envelope sender is a user; by LMTP, behind a list, it is another one.
+    let (_, answer) =
+        world.mail("anna@mycompany.test", &["mycompany@severamail.test"], message("a").as_bytes());
+    assert_reply(&answer, "250*");
+    let owner = &world.wait_for_activities(1)[0]["owner"];
+    assert_eq!(owner["user_id"], "u-anna", "{owner}");
+    let mut lmtp = world.lmtp();
+    lmtp.command("LHLO x");
+    for (id, expected) in [("a", "250 2.0.0 recorded as b3:*"), ("b", "550 5.7.1 *[no-user]"), ("a", "250*")]
+    {
+        let (_, answer) =
+            lmtp.mail("bounces@list.test", &["mycompany@severamail.test"], message(id).as_bytes());
+        assert_reply(&answer, expected);
+    }
+    // A user's own mail is recorded by either door.
+    let by_user = message("c").replace("sales@", "anna@");
+    let (_, answer) = lmtp.mail("bounces@list.test", &["mycompany@severamail.test"], by_user.as_bytes());
+    assert_reply(&answer, "250*");
+    assert_eq!(world.wait_for_activities(2).len(), 2);
+}

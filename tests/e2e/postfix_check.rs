@@ -137,6 +137,21 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
         (&[("lmtp_rcpt_timeout", "5")], "timeout", "should", "lmtp_rcpt_timeout = 5"),
         (&[("lmtp_data_done_timeout", "60s")], "timeout", "should", "lmtp_data_done_timeout = 60s"),
         (&[("lmtp_line_length_limit", "998")], "long-lines", "should", "lmtp_line_length_limit = 998"),
+        (
+            &[("lmtp_generic_maps", "inline:{ { anna@mycompany.test = a@x.test } }")],
+            "rewriting",
+            "should",
+            "lmtp_generic_maps = inline:",
+        ),
+        (
+            &[
+                ("@receive_override_options", "no_address_mappings"),
+                ("canonical_maps", "inline:{ { anna@mycompany.test = a@x.test } }"),
+            ],
+            "rewriting",
+            "should",
+            "receive_override_options = no_address_mappings",
+        ),
         (&[("message_size_limit", "0")], "size-limit", "should", "message_size_limit = 0"),
         (&[("message_size_limit", "52428801")], "size-limit", "should", "52428801"),
         (

@@ -296,6 +296,7 @@ impl Checks<'_> {
                 self.try_socket(service, Protocol::Lmtp, nexthop);
                 self.lmtp_times(service);
                 self.lmtp_lines(service);
+                self.lmtp_rewriting(service);
                 Ok(true)
             }
             (Some(_), Some(_)) => {
@@ -361,6 +362,42 @@ impl Checks<'_> {
         }
     }
 
+    /// What is rewritten only on the way to LMTP has another key there than at the milter.
+    fn lmtp_rewriting(&mut self, service: &Service) {
+        let name = "lmtp_generic_maps";
+        let value = self.settings.of(service, name).to_owned();
+        if !value.is_empty() && !self.doors.is_empty() {
+            let reason = "addresses are rewritten behind the milter: an e-mail that comes by both ways is another one \
+                          by LMTP, and is recorded twice";
+            let remedy = self.set_for(service, name, "");
+            self.find(Severity::Should, "rewriting", format!("{name} = {value}"), reason, remedy);
+        }
+    }
+
+    /// An smtpd before a content filter that leaves rewriting to the one behind it shows the milter other addresses than
+    /// LMTP sees.
+    fn late_rewriting(&mut self, service: &Service) {
+        let name = "receive_override_options";
+        let options = split(self.settings.of(service, name));
+        let maps =
+            ["canonical_maps", "sender_canonical_maps", "recipient_canonical_maps", "masquerade_domains"];
+        let Some(map) = maps.iter().find(|map| !self.settings.main(map).is_empty()) else { return };
+        if !options.iter().any(|option| option == "no_address_mappings") {
+            return;
+        }
+        let rest: Vec<String> = options.iter().filter(|o| *o != "no_address_mappings").cloned().collect();
+        let reason = format!(
+            "{map} rewrites addresses behind the milter: an e-mail that comes by both ways is another one by LMTP, and is \
+             recorded twice"
+        );
+        let remedy = format!(
+            "{}, or ask the milter in the smtpd behind the content filter instead",
+            self.set_for(service, name, &rest.join(","))
+        );
+        let setting = format!("{}: {name} = {}", service.name, options.join(","));
+        self.find(Severity::Should, "rewriting", setting, &reason, remedy);
+    }
+
     /// Postfix's own defaults, all of them well above ours.
     fn default_time(&self, name: &str) -> &'static str {
         match name {
@@ -417,6 +454,7 @@ impl Checks<'_> {
                 }
             }
             self.try_socket(door.service, Protocol::Milter, milter);
+            self.late_rewriting(door.service);
             self.doors.push(door);
         }
     }
