@@ -92,6 +92,77 @@ type Row = (&'static str, &'static str, &'static [&'static str], &'static str, &
 const MY: &[&str] = &["<mycompany@severamail.test>"];
 
 const TABLE: &[Row] = &[
+    // Who sent it.
+    (
+        "Sender is a user, From is not: the Sender owns, and From takes part",
+        "",
+        MY,
+        "From: sales@mycompany.test\nSender: anna@mycompany.test\nSubject: s\n",
+        "u-anna(sender): external sales@mycompany.test(from)",
+    ),
+    (
+        "the newest block of Resent- fields names a sender, an older one does not",
+        "",
+        MY,
+        "Resent-From: x@nowhere.test\nReceived: by y\nResent-From: anna@mycompany.test\nFrom: z@nowhere.test\nSubject: s\n",
+        "550 5.7.1 no-user",
+    ),
+    (
+        "Resent-From of the newest block is a user",
+        "",
+        MY,
+        "Resent-From: anna@mycompany.test\nFrom: z@nowhere.test\nSubject: s\n",
+        "u-anna(sender): external z@nowhere.test(from)",
+    ),
+    (
+        "the envelope sender is a user: he owns",
+        "anna@mycompany.test",
+        MY,
+        "From: sales@mycompany.test\nSubject: s\n",
+        "u-anna(envelope): external sales@mycompany.test(from)",
+    ),
+    (
+        "an envelope sender who is no user is nobody",
+        "bounces@list.test",
+        MY,
+        "From: anna@mycompany.test\nTo: bo@acme.test\nSubject: s\n",
+        "u-anna(from) @c-acme: contact bo@acme.test(to)",
+    ),
+    (
+        "a contact as envelope sender links no customer",
+        "bo@acme.test",
+        MY,
+        "From: anna@mycompany.test\nSubject: s\n",
+        "u-anna(from): ",
+    ),
+    (
+        "From names nobody and Sender does: the envelope sender is nobody",
+        "cy@nowhere.test",
+        MY,
+        "From: undisclosed\nSender: anna@mycompany.test\nTo: bo@acme.test\nSubject: s\n",
+        "u-anna(sender) @c-acme: contact bo@acme.test(to)",
+    ),
+    (
+        "a user who is the envelope sender and a recipient is listed as recipient",
+        "esa@mycompany.test",
+        MY,
+        "From: anna@mycompany.test\nTo: esa@mycompany.test\nSubject: s\n",
+        "u-anna(from): user esa@mycompany.test(to)",
+    ),
+    (
+        "Resent-To names recipients, of all blocks",
+        "",
+        MY,
+        "Resent-To: bo@acme.test\nReceived: by y\nResent-Cc: carl@else.test\nFrom: anna@mycompany.test\nSubject: s\n",
+        "u-anna(from) @c-acme: contact bo@acme.test(to), external carl@else.test(cc)",
+    ),
+    (
+        "a From of two readings is refused",
+        "",
+        MY,
+        "From: Eve <eve@evil.test> Anna <anna@mycompany.test>\nSubject: s\n",
+        "550 5.6.0 ambiguous-from",
+    ),
     // Targets.
     ("the bare address names the tenant", "a@x.test", MY, "A", "u-anna(from): "),
     (
@@ -244,13 +315,6 @@ const TABLE: &[Row] = &[
         MY,
         "From: nobody\nSubject: s",
         "u-anna(from): ",
-    ),
-    (
-        "with a From field the envelope sender is nobody's",
-        "<anna@mycompany.test>",
-        MY,
-        "N",
-        "550 5.7.1 no-user",
     ),
     (
         "null sender, no From: a recipient owns",
@@ -568,4 +632,25 @@ async fn a_draining_service_takes_no_new_message_and_lets_others_pass() {
     assert_eq!(service.now().drain(Duration::from_secs(1)).await, 0);
     assert_eq!(play(service.clone(), "", MY, ANNA).await, "451 4.3.2 shutting-down");
     assert_eq!(play(service, "", &["<bo@acme.test>"], ANNA).await, "pass");
+}
+
+/// A header with that many strangers in To, then a contact and a user in Cc.
+fn crowd(strangers: usize) -> String {
+    let to: String = (0..strangers).map(|n| format!("To: x{n}@nowhere.test\n")).collect();
+    format!("Subject: s\n{to}Cc: bo@acme.test, anna@mycompany.test\n")
+}
+
+#[tokio::test]
+async fn people_beyond_the_limit_are_counted_and_link_nobody() {
+    let small = || service(Policy { max_people: 10, ..policy() }, file());
+    // All fit.
+    let all = play(small(), "", MY, &crowd(8)).await;
+    assert!(all.starts_with("u-anna(cc) @c-acme: "), "{all}");
+    // The user does not.
+    assert_eq!(play(small(), "", MY, &crowd(9)).await, "550 5.7.1 no-user");
+    // Who may be the sender comes first, however late his field stands; the contact is beyond the limit.
+    let late = format!("{}Sender: anna@mycompany.test\n", crowd(20));
+    let found = play(small(), "", MY, &late).await;
+    assert!(found.starts_with("u-anna(sender): external x0@"), "{found}");
+    assert_eq!(found.matches("external").count(), 9);
 }

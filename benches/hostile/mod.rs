@@ -187,18 +187,31 @@ fn many(report: &mut Report) {
         )
         .into_bytes()
     };
-    let people: String = (0..91_000).map(|n| format!("a{n}@b.test,")).collect();
+    let people: String = (0..80_000).map(|n| format!("a{n}@b.test,")).collect();
     let to = people.as_bytes().chunks(55_000).fold(String::new(), |mut all, piece| {
         let _ = write!(all, "To: {}\r\n", String::from_utf8_lossy(piece));
         all
     });
     let addresses = format!("{FROM}{to}\r\nx\r\n").into_bytes();
+    let names: String = (0..990).map(|n| format!("To: {} <b{n}@c.test>\r\n", "n".repeat(250))).collect();
+    let parts: String = (0..990)
+        .map(|n| {
+            let name = format!("{n}{}", "x".repeat(180));
+            format!(
+                "--b\r\nContent-Type: a/b; name={name}\r\nContent-ID: <{n}{}>\r\n\r\nx\r\n",
+                "i".repeat(240)
+            )
+        })
+        .collect();
+    let words = format!("{FROM}{names}Content-Type: multipart/mixed; boundary=b\r\n\r\n{parts}--b--\r\n")
+        .into_bytes();
     let projects: Vec<String> = (0..20).map(|n| format!("7{n}.{MY}")).collect();
     let twenty: Vec<&str> = projects.iter().map(String::as_str).collect();
     for (name, message, recipients, count) in [
         ("200 x 2.8 MB of text at once", text("plain"), vec![MY], 200),
         ("200 x 2.8 MB of HTML at once", text("html"), vec![MY], 200),
-        ("20 x 1 MB of addresses to 20 projects at once", addresses, twenty, 20),
+        ("20 x 938 KB of addresses to 20 projects at once", addresses, twenty.clone(), 20),
+        ("20 x 990 people and 990 files to 20 projects at once", words, twenty, 20),
     ] {
         let mut world = world();
         let pid = world.milter().id();

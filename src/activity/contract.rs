@@ -66,7 +66,7 @@ pub struct Activity {
     /// Ids of References.
     pub references: Vec<String>,
     /// Attachments and inline files; each is a part of the request.
-    pub files: Vec<FileRef>,
+    pub files: Arc<[FileRef]>,
     /// What SMTP said.
     pub envelope: EnvelopeRef,
 }

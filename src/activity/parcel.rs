@@ -57,7 +57,7 @@ impl Parcel {
 struct Content {
     text: Option<Arc<str>>,
     html: Option<Arc<str>>,
-    files: Vec<FileRef>,
+    files: Arc<[FileRef]>,
     digest: [u8; 32],
 }
 
@@ -89,7 +89,7 @@ fn activity(
         message_id: head.message_id.clone(),
         in_reply_to: head.in_reply_to.clone(),
         references: head.references.clone(),
-        files: content.files.clone(),
+        files: Arc::clone(&content.files),
         envelope: EnvelopeRef {
             sender: envelope.sender.as_ref().map(Address::to_string),
             recipients: recipients_for(&tenant_id, envelope),

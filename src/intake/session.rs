@@ -5,7 +5,7 @@
 //! Fails: a [`Fault`] for a command out of order; trouble of ours becomes a reply of 4xx.
 
 use super::service::{Live, Policy, Refusal, Service};
-use crate::activity::{Key, Parcel};
+use crate::activity::{Key, Parcel, Participant};
 use crate::mail::{
     Address, Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, ReadPart, Reader, Recipient,
     Reservation, Spill, SpillError, domain_of, parse_path,
@@ -143,6 +143,8 @@ struct RawHead {
 struct Decided {
     head: Head,
     records: Vec<Record>,
+    /// Bytes of people and ids, as each activity has them.
+    words: usize,
     /// Reads the body as it arrives; none where nobody wants to know.
     reader: Option<Reader>,
     /// Replies by the ids of tenants for whom nothing is recorded although the message goes on: with the milter their
@@ -370,9 +372,15 @@ impl Session {
         if failed.is_none() {
             failed = spill.push(b"\r\n").await.err();
         }
+        let words = words_of(&head, &records);
+        if failed.is_none() {
+            failed = spill.also_hold(taken(words, records.len())).err();
+        }
         let reader = Some(reader);
-        self.stage =
-            Stage::Body(transaction, Box::new(Decided { head, records, reader, refused, spill, failed }));
+        self.stage = Stage::Body(
+            transaction,
+            Box::new(Decided { head, records, words, reader, refused, spill, failed }),
+        );
         Ok(Step::Continue)
     }
 
@@ -420,7 +428,7 @@ impl Session {
             Stage::Body(transaction, decided) => (transaction, *decided),
             _ => return Err(Fault::OutOfOrder("end of message")),
         };
-        let Decided { head, records, reader, refused, spill, failed } = decided;
+        let Decided { head, records, reader, refused, spill, failed, .. } = decided;
         let then = transaction.after_accept(&self.service.policy, &refused);
         let recalled = transaction.recalled(&refused);
         if records.is_empty() && recalled.is_empty() {
@@ -546,10 +554,15 @@ impl Decided {
         let Some(reader) = &mut self.reader else { return };
         reader.push(piece);
         let kept = async {
-            self.spill.also_hold(taken_by_text(reader.held(), self.records.len()))?;
+            self.spill.also_hold(taken(reader.held() + self.words, self.records.len()))?;
             if self.records.is_empty() { Ok(()) } else { self.spill.push(piece).await }
         };
         self.failed = kept.await.err();
+        if self.failed.is_some() {
+            // Nobody reads on; what it had is for others.
+            self.reader = None;
+            self.spill.give_up();
+        }
     }
 }
 
@@ -659,10 +672,19 @@ impl Transaction {
     }
 }
 
-/// Memory for the text of a message: as it is held, decoded, and in the JSON of each activity. It is taken while the text
-/// arrives, so that who comes to the end has what the end needs.
-fn taken_by_text(held: usize, activities: usize) -> usize {
+/// Memory for what a message says, text, people, ids and files: as it is held, decoded, and in the JSON of each activity.
+/// It is taken as it arrives, so that who comes to the end has what the end needs.
+fn taken(held: usize, activities: usize) -> usize {
     held * (2 + activities)
+}
+
+/// Bytes of people, ids and subject, as each activity has them.
+fn words_of(head: &Head, records: &[Record]) -> usize {
+    let participant = |p: &Participant| 100 + p.address.len() + p.name.as_ref().map_or(0, String::len);
+    let people = |record: &Record| -> usize { record.parties.participants.iter().map(participant).sum() };
+    let ids: usize = head.in_reply_to.iter().chain(&head.references).map(|id| id.len() + 4).sum();
+    // All tenants have the same people.
+    records.first().map_or(0, people) + ids + head.subject.as_ref().map_or(0, String::len)
 }
 
 /// A head, read.

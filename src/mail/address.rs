@@ -266,10 +266,11 @@ pub(super) fn parse_plain(bytes: &[u8]) -> Option<Address> {
 
 fn parse_any(bytes: &[u8]) -> Result<Address, AddressError> {
     let (bare, _) = split_comments(bytes);
-    let mut spec = bare.trim_ascii();
-    if spec.len() > MAX_SPEC_BYTES {
+    if bare.trim_ascii().len() > MAX_SPEC_BYTES {
         return Err(AddressError::TooLong);
     }
+    let bare = one_blank_each(bare.trim_ascii());
+    let mut spec = bare.as_slice();
     if spec.starts_with(b"@") {
         // Source route `@a,@b:local@domain`: accepted and ignored (RFC 5321, section 4.1.1.3).
         let colon = spec.iter().position(|&b| b == b':').ok_or(AddressError::NoLocalPart)?;
@@ -283,6 +284,24 @@ fn parse_any(bytes: &[u8]) -> Result<Address, AddressError> {
     let domain = kept.map(|i| domain[i]).collect();
     let domain = String::from_utf8(domain).map_err(|_| AddressError::BadDomain)?;
     Address::new(local, Domain::parse(&domain)?)
+}
+
+/// Runs of white space outside of quotes become one blank, so that looking past one costs nothing.
+fn one_blank_each(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    let (mut quoted, mut escaped) = (false, false);
+    for &b in bytes {
+        if !quoted && b.is_ascii_whitespace() {
+            if kept.last() != Some(&b' ') {
+                kept.push(b' ');
+            }
+            continue;
+        }
+        quoted ^= b == b'"' && !escaped;
+        escaped = b == b'\\' && !escaped;
+        kept.push(b);
+    }
+    kept
 }
 
 /// Unquotes a local part: dot-atom, quoted string, or the obsolete mix of words and dots. Dots in odd places stay,

@@ -6,7 +6,7 @@
 //! Fails: never.
 
 use super::{
-    charset::{decode_charset, decode_cut},
+    charset::{decode_charset, decode_cut, says_nothing},
     file_name::safe_name,
     flowed, html,
     part::{Disposition, PartHead},
@@ -341,9 +341,9 @@ impl Composer {
         let Node { head, leaf: Some(leaf), .. } = &self.nodes[part] else { return (String::new(), false) };
         let meta;
         let charset = match &head.charset {
-            None if head.is("text/html") => {
+            charset if head.is("text/html") && says_nothing(charset.as_deref()) => {
                 meta = html::meta_charset(&leaf.held);
-                meta.as_deref()
+                meta.as_deref().or(charset.as_deref())
             }
             charset => charset.as_deref(),
         };
@@ -385,7 +385,9 @@ impl Composer {
             let mut place = Place { text, html, file: None };
             if !(text || html) || !leaf.is_complete() || unknown(head) {
                 place.file = Some(files.len());
-                let content_type = if head.is_multipart() || head.media_type.is_empty() {
+                // RFC 2045, section 6.4: what is encoded as nobody can undo has no type.
+                let undone = head.encoding != Encoding::Uuencode || leaf.cut.encoding == Encoding::Uuencode;
+                let content_type = if head.is_multipart() || head.media_type.is_empty() || !undone {
                     "application/octet-stream".to_owned()
                 } else {
                     head.media_type.clone()

@@ -14,7 +14,7 @@
 //! `seven_bit`), and `iso-8859-9` has C1 controls where WHATWG has letters. Why oem_cp for DOS code pages: encoding_rs
 //! has only 866; oem_cp has nothing but tables.
 
-use super::seven_bit::{hz_as_gbk, iso_2022_kr_as_euc_kr, utf_7};
+use super::seven_bit::{hz_as_gbk, iso_2022_jp_as_euc_jp, iso_2022_kr_as_euc_kr, utf_7};
 use encoding_rs::{CoderResult, Encoding};
 use oem_cp::{code_table::DECODING_TABLE_CP_MAP, code_table_type::TableType};
 
@@ -35,6 +35,11 @@ pub(super) fn decode_undeclared(bytes: &[u8], fallback: Option<&str>) -> String 
     }
     let text = marked(bytes, None).unwrap_or_else(|| undeclared(bytes, fallback.and_then(charset_of)));
     without_mark(text)
+}
+
+/// True if the name says nothing about bytes of eight bits: none, one that nobody knows, US-ASCII.
+pub(super) fn says_nothing(charset: Option<&str>) -> bool {
+    matches!(charset.and_then(charset_of), None | Some(Charset::Ascii))
 }
 
 /// Decodes the beginning of a longer text. A character that the cut tore leaves nothing behind, nor does it make the
@@ -76,6 +81,10 @@ impl Charset {
         }
     }
 
+    fn is_japanese(self) -> bool {
+        matches!(self, Self::Listed(encoding) if encoding == encoding_rs::ISO_2022_JP)
+    }
+
     fn is_wide(self) -> bool {
         match self {
             Self::Utf16 | Self::Utf32(_) => true,
@@ -102,7 +111,10 @@ fn decode(bytes: &[u8], charset: Option<Charset>) -> String {
     }
     let Some(charset) = charset else { return undeclared(bytes, None) };
     if charset.is_seven_bit() && !bytes.is_ascii() {
-        return undeclared(bytes, None);
+        // A byte or two of eight bits in what has escape sequences are damage; else the name is wrong.
+        let japanese =
+            charset.is_japanese() && announces_japanese(bytes) && std::str::from_utf8(bytes).is_err();
+        return if japanese { iso_2022_jp(bytes) } else { undeclared(bytes, None) };
     }
     // .NET writes `charset=utf-16` over text of seven bits.
     if charset.is_wide() && bytes.len() > 8 && bytes.iter().all(|b| matches!(b, b'\t'..=b'\r' | b' '..=b'~'))
@@ -118,6 +130,7 @@ fn decode(bytes: &[u8], charset: Option<Charset>) -> String {
         Charset::Iso2022Kr => listed(&iso_2022_kr_as_euc_kr(bytes), encoding_rs::EUC_KR).0,
         Charset::Hz => listed(&hz_as_gbk(bytes), encoding_rs::GBK).0,
         Charset::Oem(table) => oem(bytes, table),
+        Charset::Listed(encoding) if encoding == encoding_rs::ISO_2022_JP => iso_2022_jp(bytes),
         Charset::Listed(encoding) => match listed(bytes, encoding) {
             (_, true) if !encoding.is_single_byte() && std::str::from_utf8(bytes).is_ok() => {
                 utf_8_or_windows(bytes)
@@ -153,7 +166,7 @@ fn marked(bytes: &[u8], charset: Option<Charset>) -> Option<String> {
 
 fn undeclared(bytes: &[u8], fallback: Option<Charset>) -> String {
     if bytes.is_ascii() && announces_japanese(bytes) {
-        return listed(bytes, encoding_rs::ISO_2022_JP).0;
+        return iso_2022_jp(bytes);
     }
     match (utf_8(bytes), fallback) {
         (Some(text), _) => text,
@@ -205,6 +218,10 @@ fn torn(bytes: &[u8]) -> usize {
         Err(error) if error.error_len().is_none() => tail.len() - lead,
         _ => 0,
     }
+}
+
+fn iso_2022_jp(bytes: &[u8]) -> String {
+    listed(&iso_2022_jp_as_euc_jp(bytes), encoding_rs::EUC_JP).0
 }
 
 fn windows_1252(bytes: &[u8]) -> String {

@@ -65,7 +65,7 @@ impl Parameters {
         let mut pieces = Vec::new();
         while let Some(name) = scan.name() {
             let is_name = name.starts_with(b"name") || name.starts_with(b"filename");
-            let value = scan.value(is_name);
+            let value = if name == b"boundary" { scan.boundary() } else { scan.value(is_name) };
             pieces.extend(piece(&name, value));
             if pieces.len() == MAX_PIECES {
                 break;
@@ -102,6 +102,15 @@ impl Parameters {
             "charset" => value.split(word).find(|word| !word.is_empty()).map(str::to_owned),
             _ => Some(value),
         }
+    }
+}
+
+impl Parameters {
+    /// The first value of a parameter that is not cut into pieces, as its bytes stand there: a boundary is held against
+    /// bytes and means nothing.
+    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let plain = |piece: &&Piece| piece.name == name && piece.section.is_none() && !piece.extended;
+        self.pieces.iter().find(plain).map(|piece| piece.value.trim_ascii_end())
     }
 }
 
@@ -282,6 +291,28 @@ impl Scan<'_> {
             _ if is_name => self.unquoted_name(),
             _ => self.unquoted(),
         }
+    }
+
+    /// A boundary; without quotes it goes to the next blank or semicolon, whatever else stands in it.
+    fn boundary(&mut self) -> Vec<u8> {
+        let start = self.skip_blanks(self.at);
+        if matches!(self.text.get(start), None | Some(b'"' | b'(' | b';')) {
+            return self.value(false);
+        }
+        self.at = start;
+        while let Some(b) = self.peek() {
+            let separates = b == b',' || is_blank_byte(b);
+            if b == b';' || separates && self.starts_parameter_behind(false) {
+                break;
+            }
+            // A run of blanks is looked at once; a comment behind it is no part of the boundary.
+            let next = self.skip_blanks(self.at).max(self.at + 1);
+            if is_blank_byte(b) && self.text.get(next) == Some(&b'(') {
+                break;
+            }
+            self.at = next;
+        }
+        self.text[start..self.at].to_vec()
     }
 
     /// A quoted string. Outlook writes Windows paths with single backslashes: only an escaped quote or backslash is an

@@ -14,6 +14,7 @@ use super::{
     address::{Address, parse_written},
     address_list::{Element, ListReader, Mailbox, Quotes, is_cut},
     encoded_word::Atoms,
+    text::is_invisible,
 };
 use std::ops::ControlFlow;
 
@@ -37,7 +38,8 @@ pub fn read_from(value: &[u8], fallback: Option<&str>) -> FromField {
             Element::Skipped => from.skipped += 1,
         }
     }
-    from.ambiguous = !is_well_formed(value) && has_two_addresses(value, &from.mailboxes);
+    let odd = !is_well_formed(value) && has_two_addresses(value, &from.mailboxes);
+    from.ambiguous = odd || has_masked_domain(value);
     from
 }
 
@@ -290,6 +292,22 @@ impl Seen {
     }
 }
 
+/// True if a domain becomes another one by the mapping of UTS 46: letters of full width are ASCII then, and so are full
+/// stops. Who asks DNS for the domain as it stands there finds nobody's policy.
+fn has_masked_domain(value: &[u8]) -> bool {
+    if value.is_ascii() {
+        return false;
+    }
+    let stops = ['\u{3002}', '\u{ff0e}', '\u{ff61}'];
+    let is_masked = |label: &str| {
+        !label.is_ascii() && idna::domain_to_ascii(label).is_ok_and(|ascii| !ascii.starts_with("xn--"))
+    };
+    let tokens = value.split(|&b| b.is_ascii_whitespace() || is_special(b)).map(String::from_utf8_lossy);
+    tokens
+        .filter_map(|token| token.rsplit_once('@').map(|(_, domain)| domain.to_owned()))
+        .any(|domain| domain.contains(stops) || domain.trim_matches(is_invisible).split('.').any(is_masked))
+}
+
 /// True if the raw bytes, whatever is quoted, encoded or a comment in them, hold two addresses, or pieces of two.
 fn has_two_addresses(value: &[u8], mailboxes: &[Mailbox]) -> bool {
     let mut seen = Seen::default();
@@ -325,6 +343,22 @@ mod tests {
     fn addresses(value: &[u8]) -> (Vec<String>, bool) {
         let from = read_from(value, None);
         (from.mailboxes.iter().map(|m| m.address.to_string()).collect(), from.ambiguous)
+    }
+
+    #[test]
+    fn a_domain_in_disguise_is_ambiguous() {
+        for masked in
+            ["anna@\u{ff4d}ycompany.test", "anna@mycompany\u{3002}test", "A <anna@MYCOMPANY\u{ff0e}test>"]
+        {
+            assert!(addresses(masked.as_bytes()).1, "{masked}");
+        }
+        for plain in [
+            "anna@r\u{e4}ksm\u{f6}rg\u{e5}s.test",
+            "\u{c5}sa <asa@R\u{c4}KA.test>",
+            "\u{200b}anna@x.test\u{200b}",
+        ] {
+            assert!(!addresses(plain.as_bytes()).1, "{plain}");
+        }
     }
 
     #[test]

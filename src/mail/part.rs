@@ -80,7 +80,9 @@ impl PartHead {
             } else if is("Content-Disposition") {
                 disposition.get_or_insert_with(|| Parameters::parse(value));
             } else if is("Content-Transfer-Encoding") {
-                encoding.get_or_insert_with(|| Encoding::parse(value));
+                if !value.trim_ascii().is_empty() {
+                    encoding.get_or_insert_with(|| Encoding::parse(value));
+                }
             } else if is("Content-ID") && head.content_id.is_none() {
                 head.content_id = id(&String::from_utf8_lossy(value));
             }
@@ -127,7 +129,8 @@ impl PartHead {
         }
         self.charset = token("charset");
         if self.media_type.starts_with("multipart/") {
-            let boundary = content_type.get("boundary").map(|b| b.trim_end().as_bytes().to_vec());
+            let in_pieces = || content_type.get("boundary").map(|b| b.trim_end().as_bytes().to_vec());
+            let boundary = content_type.bytes("boundary").map(<[u8]>::to_vec).or_else(in_pieces);
             self.boundary = boundary.filter(|b| (1..=MAX_BOUNDARY_BYTES).contains(&b.len()));
             self.start = content_type.get("start").and_then(|start| id(&start));
         }

@@ -45,6 +45,9 @@ pub struct Limits {
 pub const LIMITS: Limits =
     Limits { depth: 20, parts: 1000, text_bytes: 1024 * 1024, part_head_bytes: 64 * 1024 };
 
+/// Bytes for what an activity says of a file beside its name and type, and for the part here.
+const DESCRIBED: usize = 400;
+
 /// Blanks behind a boundary that are still part of the delimiter line; relays add some.
 const MAX_TRAIL: usize = 256;
 
@@ -69,6 +72,8 @@ pub struct Reader {
     part: Option<OpenPart>,
     /// Decoded text that is held.
     held: usize,
+    /// Bytes that describe the parts, in memory and in each activity.
+    described: usize,
     digest: BodyDigest,
 }
 
@@ -138,6 +143,7 @@ impl Reader {
             at_start: true,
             part: None,
             held: 0,
+            described: 0,
             digest: BodyDigest::default(),
         };
         reader.begin(head, None, start);
@@ -146,7 +152,7 @@ impl Reader {
 
     /// Bytes that the reader holds.
     pub fn held(&self) -> usize {
-        self.held + self.carry.len()
+        self.held + self.carry.len() + self.described
     }
 
     /// Reads a piece.
@@ -277,15 +283,19 @@ impl Reader {
             self.header_over(position + line.len() as u64)?;
             return Some(line.len());
         }
-        let goes_on = !header.bytes.is_empty() && is_continuation(line);
-        if !(goes_on || is_field(line) || header.wants_more) {
+        // A parameter at the start of a line: its "name" would have an equals sign in it.
+        let colon = memchr::memchr(b':', line);
+        let is_parameter =
+            header.wants_more && colon.is_none_or(|at| line[..at].iter().any(|b| matches!(b, b'=' | b'"')));
+        let goes_on = !header.bytes.is_empty() && (is_continuation(line) || is_parameter);
+        if !(goes_on || is_field(line)) {
             return self.header_over(position);
         }
         if let Some(last) = line.trim_ascii_end().last() {
             header.wants_more = *last == b';';
         }
         if header.bytes.len() + line.len() < limit {
-            if !goes_on && !is_field(line) {
+            if is_parameter && !is_continuation(line) {
                 header.bytes.push(b' ');
             }
             header.bytes.extend_from_slice(line);
@@ -310,6 +320,8 @@ impl Reader {
     /// Begins a part whose content lies at `position`.
     fn begin(&mut self, head: PartHead, parent: Option<usize>, position: u64) {
         let node = self.nodes.len();
+        let words = [&head.name, &head.content_id, &head.charset].into_iter().flatten();
+        self.described += DESCRIBED + head.media_type.len() + words.map(String::len).sum::<usize>();
         let room = self.room();
         let is_shown = head.media_type.starts_with("text/") || (head.is_multipart() && parent.is_none());
         let is_encoded_whole = head.boundary.is_some() && head.encoding != Encoding::Identity;

@@ -1,5 +1,6 @@
-//! Charsets of seven bits that WHATWG left out and that mail still carries: UTF-7 (RFC 2152), ISO-2022-KR (RFC 1557)
-//! and HZ (RFC 1843).
+//! Charsets of seven bits that mail still carries: UTF-7 (RFC 2152), ISO-2022-KR (RFC 1557), HZ (RFC 1843), which WHATWG
+//! left out, and ISO-2022-JP (RFC 1468), of which it knows a part and forbids what joined words have: two escape
+//! sequences with nothing between.
 //!
 //! In: bytes, all below 0x80. Out: text, or the same text in the charset of eight bits that encoding_rs knows.
 //! Promise: each is one pass; what is torn at the end is dropped, what is no legal sequence stays as it came.
@@ -24,6 +25,60 @@ pub(super) fn iso_2022_kr_as_euc_kr(bytes: &[u8]) -> Vec<u8> {
                 euc.push(byte);
             }
             0x21..=0x7e if korean => euc.push(byte | 0x80),
+            _ => euc.push(byte),
+        }
+    }
+    euc
+}
+
+/// Bytes of ISO-2022-JP as EUC-JP: the second table of kanji (JIS X 0212) and half-width kana included. Bytes of eight
+/// bits, which it has not, become what no charset has.
+pub(super) fn iso_2022_jp_as_euc_jp(bytes: &[u8]) -> Vec<u8> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Table {
+        Ascii,
+        Kanji,
+        MoreKanji,
+        Kana,
+    }
+    const ESCAPES: [(&[u8], Table); 8] = [
+        (b"(B", Table::Ascii),
+        (b"(J", Table::Ascii),
+        (b"$@", Table::Kanji),
+        (b"$B", Table::Kanji),
+        (b"$(@", Table::Kanji),
+        (b"$(B", Table::Kanji),
+        (b"$(D", Table::MoreKanji),
+        (b"(I", Table::Kana),
+    ];
+    let (mut euc, mut table, mut shifted) = (Vec::with_capacity(bytes.len() + 16), Table::Ascii, false);
+    let mut rest = bytes;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let now = if shifted { Table::Kana } else { table };
+        match (byte, after.first()) {
+            (b'\x1b', _) => match ESCAPES.iter().find(|(escape, _)| after.starts_with(escape)) {
+                Some((escape, next)) => (table, rest) = (*next, &after[escape.len()..]),
+                // Torn at the end, or of another standard.
+                None if ESCAPES.iter().any(|(escape, _)| escape.starts_with(after)) => rest = &[],
+                None => {}
+            },
+            (b'\x0e', _) => shifted = true,
+            (b'\x0f', _) => shifted = false,
+            (b'\r' | b'\n', _) => {
+                (table, shifted) = (Table::Ascii, false); // RFC 1468: a line ends in ASCII
+                euc.push(byte);
+            }
+            (0x21..=0x7e, Some(&second @ 0x21..=0x7e)) if matches!(now, Table::Kanji | Table::MoreKanji) => {
+                if now == Table::MoreKanji {
+                    euc.push(0x8f);
+                }
+                euc.extend([byte | 0x80, second | 0x80]);
+                rest = &after[1..];
+            }
+            (0x21..=0x7e, None) if matches!(now, Table::Kanji | Table::MoreKanji) => {} // torn
+            (0x21..=0x5f, _) if now == Table::Kana => euc.extend([0x8e, byte | 0x80]),
+            (0x80.., _) => euc.push(0xff),
             _ => euc.push(byte),
         }
     }

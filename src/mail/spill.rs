@@ -128,6 +128,14 @@ impl Spill {
         self.reserved.grow_to((self.memory.len() + self.beside) as u64)
     }
 
+    /// Forgets everything and gives the memory back: the message will be refused, and others may have it.
+    pub fn give_up(&mut self) {
+        self.memory = Vec::new();
+        self.file = None;
+        self.beside = 0;
+        self.reserved = self.reserved.budget.reserve();
+    }
+
     /// Adds a piece.
     /// # Errors
     /// [`SpillError`]; the message is then incomplete and cannot be used.

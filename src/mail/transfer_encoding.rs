@@ -39,8 +39,11 @@ impl Encoding {
     /// follows a semicolon or comma. Names that can mean only one thing count as it (`base-64`, `quoted_printable`).
     pub(super) fn parse(value: &[u8]) -> Self {
         match token(value).as_slice() {
-            b"base64" => Self::Base64,
-            name if name.starts_with(b"quotedprint") => Self::QuotedPrintable,
+            b"base64" | b"xbase64" | b"b64" => Self::Base64,
+            b"quoteprintable" => Self::QuotedPrintable,
+            name if name.strip_prefix(b"x").unwrap_or(name).starts_with(b"quotedprint") => {
+                Self::QuotedPrintable
+            }
             b"uu" | b"xuu" | b"uue" | b"xuue" | b"uuencode" | b"xuuencode" | b"uuencoded" | b"xuuencoded" => {
                 Self::Uuencode
             }
@@ -304,13 +307,14 @@ impl Base64 {
         let pure = foreign == 0;
         self.emit(false, sink)?;
         let complete = self.encoded.is_empty();
-        let ended = self.padded || (complete && (self.blank || self.last_line < self.first_line));
-        // Behind padding only what could be another base64 text goes on.
-        if ended && self.last_line > 0 && (!pure || (self.padded && !line.len().is_multiple_of(4))) {
-            return Ok(false);
-        }
         // Damage is a character or two; words have blanks and signs in them.
-        if self.last_line > 0 && complete && foreign * 16 > line.len() {
+        let words = foreign * 16 > line.len();
+        // Behind padding only what could be another base64 text goes on; behind a blank line too, a word is a word.
+        let another = pure
+            && line.len().is_multiple_of(4)
+            && (!self.blank || line.len() == self.first_line || line.ends_with(b"="));
+        let clear = (self.padded && !another) || (complete && (words || (self.blank && !pure)));
+        if clear && self.last_line > 0 {
             return Ok(false);
         }
         for (index, group) in line.split(|&b| b == b'=').enumerate() {
@@ -360,23 +364,43 @@ fn is_base64(b: u8) -> bool {
 }
 
 /// Text in the clear has blanks between words, signs and letters that base64 does not have, one in six or so; damaged
-/// base64 has a few.
+/// base64 has a few. A first word may be all of the alphabet, so a short line must also come to text.
 fn looks_like_base64(start: &[u8], whole: bool) -> bool {
-    let (mut good, mut foreign) = (0_usize, 0_usize);
-    for line in start.split(|&b| b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()) {
-        let ours = line.iter().filter(|&&b| is_base64(b) || b == b'=').count();
-        // A whole line of base64 and clear text behind it: the decoder knows where it ends.
-        if ours == line.len() && line.len() % 4 == 0 && (good > 0 || line.len() >= 8) && foreign == 0 {
-            return true;
-        }
-        good += ours;
-        foreign += line.len() - ours;
+    let mut lines = start.split(|&b| b == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let is_pure = |line: &[u8]| line.iter().all(|&b| is_base64(b) || b == b'=');
+    let Some(first) = lines.next() else { return true };
+    let count = |line: &[u8]| line.iter().filter(|&&b| is_base64(b) || b == b'=').count();
+    let (mut good, mut foreign) = (count(first), first.len() - count(first));
+    if foreign == 0 && first.len() >= SURE {
+        return true;
     }
-    if foreign == 0 {
-        // "Hello" has no length that base64 could have.
-        return !(whole && good % 4 == 1);
+    let mut purely = foreign == 0;
+    for line in lines {
+        purely &= is_pure(line);
+        good += count(line);
+        foreign += line.len() - count(line);
     }
-    foreign * 16 <= good
+    if purely {
+        // Nobody leaves padding out but who writes no base64: "Hello", "Thanks".
+        return !whole || good.is_multiple_of(4) || (good % 4 != 1 && says_text(first));
+    }
+    // Clear text may stand behind a short piece of base64, and the decoder knows where that ends.
+    let is_encoded = first.ends_with(b"=") || says_text(first);
+    (is_pure(first) && first.len().is_multiple_of(4) && is_encoded) || foreign * 16 <= good
+}
+
+/// A line this long that is all of the alphabet is no word.
+const SURE: usize = 60;
+
+/// True if a line decodes to text, in UTF-8 or a charset of one byte a letter.
+fn says_text(line: &[u8]) -> bool {
+    let letters: Vec<u8> = line.iter().copied().filter(|&b| is_base64(b)).collect();
+    let Ok(bytes) = BASE64.decode(&letters) else { return false };
+    let control = |c: char| c.is_control() && !matches!(c, '\t' | '\r' | '\n');
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => !text.chars().any(control),
+        Err(_) => !bytes.iter().any(|&b| control(char::from(b))),
+    }
 }
 
 /// Decodes lines of quoted-printable. A `=` that begins no escape stays (RFC 2045, section 6.7, note 1 at the end).
@@ -446,6 +470,8 @@ struct Uuencode {
     begun: bool,
     name: Option<String>,
     decoded: Vec<u8>,
+    /// Bytes that may come out: not more than went in, whatever lengths the lines claim.
+    room: usize,
 }
 
 impl Uuencode {
@@ -467,7 +493,7 @@ impl Uuencode {
                 clear = Some(end);
                 break;
             } else {
-                uu_line(line, &mut self.decoded);
+                uu_line(line, &mut self.decoded, &mut self.room);
             }
         }
         if !self.decoded.is_empty() {
@@ -487,10 +513,12 @@ fn begin_line(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// A line: its length, then groups of four characters from blank to grave accent. Blanks at the end may be lost.
-fn uu_line(line: &[u8], decoded: &mut Vec<u8>) {
+fn uu_line(line: &[u8], decoded: &mut Vec<u8>, room: &mut usize) {
     let value = |b: u8| b.wrapping_sub(b' ') & 0x3f;
     let Some((&first, groups)) = line.split_first() else { return };
-    let length = usize::from(value(first));
+    *room += line.len() + 2;
+    let length = usize::from(value(first)).min(*room);
+    *room -= length;
     let end = decoded.len() + length;
     for group in groups.chunks(4) {
         let at = |index: usize| u32::from(group.get(index).copied().map_or(0, value));
@@ -583,6 +611,10 @@ mod tests {
             ("aGVsbG9vaGVsbG9v\r\naGVsbG9v\r\nSee you: Bo\r\n", "See you: Bo\r\n"),
             // Words that are of the alphabet.
             ("aGVsbG8=\r\n\r\nRegards\r\nBo Berg\r\n", "Regards\r\nBo Berg\r\n"),
+            (
+                "aGVsbG8gdGhlcmU=\r\n\r\nUnsubscribed\r\nfrom the list\r\n",
+                "Unsubscribed\r\nfrom the list\r\n",
+            ),
             ("aGVsbG8=\r\n", ""),
         ] {
             let (decoded, rest) = clear(Encoding::Base64, text.as_bytes());
@@ -599,9 +631,13 @@ mod tests {
             ("aGVs!bG8gd29ybGQhISEhISEhISEhISEhISEh\r\n", true),
             ("Hej Bo, see you on Monday.\r\n", false),
             ("Hello", false),
+            ("Thanks", false),
+            ("Invoices\r\nare attached, Bo. Please look at them.\r\n", false),
+            ("Willkommen12\r\n\r\nDear Bo, here we are.\r\n", false),
+            ("5OT2", true),
             ("%PDF-1.4\n%\u{e2}\u{e3}", false),
             ("", true),
-            ("SGVq\r\n\r\n-- \r\nA footer of several words\r\n", false),
+            ("SGVq\r\n\r\n-- \r\nA footer of several words\r\n", true),
             ("SGVqIEJv\r\n\r\n-- \r\nA footer of several words\r\n", true),
         ] {
             assert_eq!(Encoding::Base64.fits(text.as_bytes(), true), fits, "{text}");

@@ -15,7 +15,7 @@ use std::{
 /// Sender, Resent-From, Resent-Sender, login, envelope sender), then To, Cc, Bcc, their Resent- forms, and the envelope's
 /// recipients. Integration addresses are left out; of more than `max` people the rest is counted.
 ///
-/// From is a person of the activity; the envelope sender stands in for him where From names nobody. The other senders are
+/// From is a person of the activity; the envelope sender stands in for him where neither From nor Sender names anybody. The other senders are
 /// only people if the directory knows them: bounce addresses of lists and forwarders are nobody.
 pub fn correspondents(
     head: &Head,
@@ -38,7 +38,7 @@ pub fn correspondents(
         gathering.add(&login, None, Standing::SenderIfUser, Field::Envelope);
     }
     if let Some(sender) = &envelope.sender {
-        match head.from.is_empty() {
+        match head.from.is_empty() && head.sender.is_empty() {
             true => gathering.add(sender, None, Standing::Sender, Field::From),
             false => gathering.add(sender, None, Standing::SenderIfUser, Field::Envelope),
         }

@@ -186,9 +186,14 @@ impl Seats<'_> {
         user: &User,
         is_contact: bool,
     ) -> (Field, Role, String) {
-        let field = correspondent.field;
+        // Who is a recipient too is listed as one, but for those whom a Sender field names.
+        let is_owner = std::ptr::eq(correspondent, self.owner.correspondent);
+        let field = match (correspondent.standing, correspondent.listed) {
+            (Standing::SenderIfUser, Some(listed)) if !is_owner => listed,
+            _ => correspondent.field,
+        };
         let also = if is_contact { "; also a contact, but a user counts as a user only" } else { "" };
-        if std::ptr::eq(correspondent, self.owner.correspondent) {
+        if is_owner {
             let why = match (correspondent.standing, field) {
                 (Standing::Recipient, _) => {
                     "the sender is no user, and this is the first user among the recipients"

@@ -374,6 +374,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             .enumerate()
             .map(|(index, target)| match (refusal(index), &outcome) {
                 (Some(_), Ok(_)) if let Some(recall) = known(index) => Ok(recall.key.clone()),
+                // Whether the milter has recorded it could not be found out, so Postfix asks again.
+                (Some(reply), Err(reason)) if reply.reason == Reason::NoUser && reason.code() < 500 => {
+                    Err(about(*reason, target))
+                }
                 (Some(reply), _) => {
                     if reply.reason == Reason::NoUser {
                         // Only now is it known that the milter has not recorded the e-mail.
