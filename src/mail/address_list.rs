@@ -48,7 +48,7 @@ impl Element {
 
 /// Reads the value of an address field: mailboxes and groups (RFC 5322, section 3.4), obsolete and odd forms included.
 ///
-/// `fallback` is the charset of raw names (see [`super::encoded_word`]). A field that Postfix cut loses its last element.
+/// `fallback` is the charset of raw names (see `mail::encoded_word`). A field that Postfix cut loses its last element.
 pub fn mailboxes<'a>(value: &'a [u8], fallback: Option<&'a str>) -> ListReader<'a> {
     ListReader::new(value, fallback, Quotes::Guessed)
 }

@@ -71,7 +71,7 @@ pub struct Head {
     /// Ids of References.
     pub references: Vec<String>,
     /// What identifies an e-mail: Message-ID, Date, From, To, Cc, Subject, each without white space and cut at
-    /// [`MAX_IDENTITY_BYTES`]. A To or Cc without any mailbox counts as absent: Postfix may add one.
+    /// 30,000 bytes. A To or Cc without any mailbox counts as absent: Postfix may add one.
     pub identity: [Vec<u8>; 6],
 }
 

@@ -139,7 +139,7 @@ pub struct Party<'a> {
 pub struct Case<'a> {
     /// The decoded head.
     pub head: &'a Head,
-    /// Who is named, as [`correspondents`] gives them.
+    /// Who is named, as [`super::correspondents()`] gives them.
     pub correspondents: &'a Correspondents,
     /// One entry for each tenant.
     pub parties: &'a [Party<'a>],
