@@ -209,7 +209,7 @@ fn reply(answer: Option<(u8, Vec<u8>)>) -> String {
 #[test]
 fn memory_over_all_sessions_has_a_limit() {
     // Postfix sends a body only when it is complete, so many bodies half way take many milter clients.
-    let (world, address) = with(vec![("message", "memory_limit = \"4 MiB\"".to_owned())]);
+    let (world, address) = with(vec![("message", "memory_limit = \"6800 KiB\"".to_owned())]);
     let mut open: Vec<_> = (0..12)
         .map(|i| {
             let mut milter = Milter::connect(address);
@@ -227,7 +227,7 @@ fn memory_over_all_sessions_has_a_limit() {
     late.negotiate(OLD);
     late.envelope(INTEGRATION);
     let field = [b"X-Long\0 ".to_vec(), vec![b'z'; 60_000], vec![0]].concat();
-    (0..2).for_each(|_| assert_eq!(late.ask(b'L', &field).unwrap().0, b'c'));
+    (0..6).for_each(|_| assert_eq!(late.ask(b'L', &field).unwrap().0, b'c'));
     let text = reply(late.ask(b'N', b""));
     assert!(
         text.starts_with("451 4.3.2 <mycompany@severamail.test>: ") && text.ends_with("[busy]"),
@@ -239,7 +239,7 @@ fn memory_over_all_sessions_has_a_limit() {
     assert_eq!(
         (taken.len(), refused.len()),
         (8, 4),
-        "eight times 120 KB, and what is made of their text, fit into 4 MiB"
+        "eight times 120 KB, and what is made of their text, fit into 6.8 MB"
     );
     for answer in refused {
         assert!(reply(Some(answer)).ends_with("[busy]"));

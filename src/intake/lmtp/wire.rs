@@ -17,8 +17,8 @@ pub(super) const MAX_LINE_BYTES: usize = 4096;
 /// Bytes read at a time: a session that waits for a command keeps no more than this.
 const READ_BYTES: usize = 4096;
 
-/// Bytes of content read at a time.
-const READ_CONTENT_BYTES: usize = 64 * 1024;
+/// Bytes of content read at a time: hundreds of sessions have as much each, beside `message.memory_limit`.
+const READ_CONTENT_BYTES: usize = 16 * 1024;
 
 /// How long a client may be silent, or not read our reply (RFC 5321, section 4.5.3.2.7).
 pub(super) const IDLE: Duration = Duration::from_secs(300);
