@@ -319,9 +319,11 @@ fn own_name(key: &str) -> Option<Charset> {
         "hz" | "hzgb2312" | "hzgb" => Some(Charset::Hz),
         "iso2022jp" | "iso2022jp1" | "iso2022jp2" | "iso2022jp3" | "iso2022jpms" | "iso2022jp2004"
         | "csiso2022jp" | "csiso2022jp2" | "jis" | "jis7" | "jisencoding" => listed(encoding_rs::ISO_2022_JP),
-        "sjis" | "shiftjis" | "mskanji" | "windows31j" | "pck" | "sjis0213" | "ms9320213"
-        | "shiftjis2004" => listed(encoding_rs::SHIFT_JIS),
-        "eucjp" | "ujis" | "eucjpms" | "eucjplinux" | "eucjisx0213" => listed(encoding_rs::EUC_JP),
+        "sjis" | "shiftjis" | "mskanji" | "windows31j" | "cswindows31j" | "pck" | "sjis0213"
+        | "ms9320213" | "shiftjis2004" => listed(encoding_rs::SHIFT_JIS),
+        "eucjp" | "ujis" | "eucjpwin" | "eucjpms" | "eucjplinux" | "eucjisx0213" => {
+            listed(encoding_rs::EUC_JP)
+        }
         "euckr" | "ksc5601" | "ksc56011987" | "ksc56011989" | "ksx1001" | "uhc" | "kr" => {
             listed(encoding_rs::EUC_KR)
         }

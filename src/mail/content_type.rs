@@ -71,7 +71,9 @@ impl Parameters {
                 break;
             }
         }
-        Self { value: String::from_utf8_lossy(&value).to_ascii_lowercase(), pieces }
+        let value = String::from_utf8_lossy(&value).to_ascii_lowercase();
+        // Quotes of the wrong kind, or of which one is missing.
+        Self { value: value.trim_matches(['\'', '"', ' ']).to_owned(), pieces }
     }
 
     /// The media type, lower case; none where the leading token is no `type/subtype` (RFC 2045, section 5.1). The
@@ -312,7 +314,8 @@ impl Scan<'_> {
             }
             self.at = next;
         }
-        self.text[start..self.at].to_vec()
+        let value = &self.text[start..self.at];
+        value.strip_suffix(b"\"").unwrap_or(value).to_vec()
     }
 
     /// A quoted string. Outlook writes Windows paths with single backslashes: only an escaped quote or backslash is an

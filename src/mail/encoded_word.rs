@@ -202,7 +202,7 @@ impl Words<'_> {
 fn opener(value: &[u8], start: usize) -> Option<Opener> {
     let charset = start + 2;
     let token = value[charset..].iter().take(MAX_CHARSET_BYTES);
-    let length = token.take_while(|b| b.is_ascii_graphic() && !b"?=<>@,;\"()\\[]".contains(b)).count();
+    let length = token.take_while(|b| b.is_ascii_graphic() && !b"?=<>,;()\\[]".contains(b)).count();
     let coding = match value.get(charset + length..charset + length + 3)? {
         b"?B?" | b"?b?" => Coding::B,
         b"?Q?" | b"?q?" => Coding::Q,

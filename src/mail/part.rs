@@ -90,6 +90,9 @@ impl PartHead {
         head.encoding = encoding.unwrap_or(Encoding::Identity);
         let name = |from: &Option<Parameters>, parameter| {
             let name = from.as_ref().and_then(|parameters| parameters.get(parameter))?;
+            // Quotes of the wrong kind.
+            let bare = name.strip_prefix('\'').and_then(|name| name.strip_suffix('\'')).map(str::to_owned);
+            let name = bare.unwrap_or(name);
             let name = safe_name(&name, MAX_NAME_BYTES);
             (!is_blank(&name)).then_some(name)
         };
@@ -117,6 +120,14 @@ impl PartHead {
         match content_type.media_type().filter(|name| name.len() <= MAX_TOKEN_BYTES) {
             Some(media_type) => {
                 self.media_type = media_type.to_owned();
+                self.declared = true;
+            }
+            // `multipart`, `mixed`, or nothing at all: what has a boundary has parts.
+            None if content_type.bytes("boundary").is_some() => {
+                let kind = content_type.value.trim_matches('/');
+                let known = ["alternative", "related", "signed", "report", "digest"];
+                let kind = if known.contains(&kind) { kind } else { "mixed" };
+                self.media_type = format!("multipart/{kind}");
                 self.declared = true;
             }
             None if self.name.is_some()

@@ -465,13 +465,22 @@ fn unescape(text: &[u8], decoded: &mut Vec<u8>) {
 }
 
 /// Where an `x-uuencode` text stands.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Uuencode {
     begun: bool,
     name: Option<String>,
     decoded: Vec<u8>,
-    /// Bytes that may come out: not more than went in, whatever lengths the lines claim.
+    /// Bytes that may come out: little more than went in, whatever lengths the lines claim.
     room: usize,
+}
+
+/// Bytes that may come out of an `x-uuencode` text beyond those that went in.
+const LOST_BLANKS: usize = 64 * 1024;
+
+impl Default for Uuencode {
+    fn default() -> Self {
+        Self { begun: false, name: None, decoded: Vec::new(), room: LOST_BLANKS }
+    }
 }
 
 impl Uuencode {
@@ -516,6 +525,7 @@ fn begin_line(text: &[u8]) -> Option<&[u8]> {
 fn uu_line(line: &[u8], decoded: &mut Vec<u8>, room: &mut usize) {
     let value = |b: u8| b.wrapping_sub(b' ') & 0x3f;
     let Some((&first, groups)) = line.split_first() else { return };
+    // Relays take blanks at the end of lines away, and some encoders write zero as a blank.
     *room += line.len() + 2;
     let length = usize::from(value(first)).min(*room);
     *room -= length;
@@ -556,6 +566,8 @@ mod tests {
             (Encoding::QuotedPrintable, b"50% =  h=C3=A4lft=\r\nen =", b"50% =  h\xc3\xa4lften "),
             (Encoding::QuotedPrintable, b"=3D3D ==41 =4", b"=3D =A =4"),
             (Encoding::Uuencode, b"begin 644 hej.csv\r\n#:&5J\r\n`\r\nend\r\n", b"hej"),
+            // Blanks at the end of the line were taken away: they are zeros.
+            (Encoding::Uuencode, b"begin 644 f\nM86)C\n \nend\n", &[&b"abc"[..], &[0; 42]].concat()),
             (Encoding::Identity, b"as\0is\xff", b"as\0is\xff"),
         ] {
             for buffer in [1, 2, 3, 5, 64] {
