@@ -430,7 +430,12 @@ impl Reader {
         let Some(part) = &mut self.part else { return };
         let before = part.held.len();
         part.push(bytes);
-        self.held += part.held.len() - before;
+        let grown = part.held.len() - before;
+        self.held += grown;
+        // HTML becomes text too, and an activity has both.
+        if self.nodes[part.node].head.is("text/html") {
+            self.described += grown;
+        }
         self.turn_to_clear_text();
     }
 
