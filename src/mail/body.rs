@@ -7,7 +7,7 @@
 
 use super::{
     charset::{decode_charset, decode_cut, says_nothing},
-    file_name::safe_name,
+    file_name::{MAX_NAME_BYTES, safe_name},
     flowed, html,
     part::{Disposition, PartHead},
     raw::Cut,
@@ -16,9 +16,6 @@ use super::{
 };
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-
-/// Longest file name, in bytes.
-const MAX_NAME_BYTES: usize = 200;
 
 /// What a message says and carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

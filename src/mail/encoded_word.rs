@@ -8,6 +8,7 @@
 use super::{
     charset::{decode_charset, decode_undeclared},
     text::one_line,
+    transfer_encoding::sextet,
 };
 use std::ops::Range;
 
@@ -250,7 +251,7 @@ impl<'a> Run<'a> {
             self.end_digits();
         }
         for &b in text {
-            match digit(b) {
+            match sextet(b) {
                 Some(six) => {
                     self.bits = self.bits << 6 | six;
                     self.digits += 1;
@@ -273,7 +274,7 @@ impl<'a> Run<'a> {
             3 => self.bits & 0x3,
             _ => return true,
         };
-        let digits = text.iter().filter(|&&b| digit(b).is_some() || b == b'=').count();
+        let digits = text.iter().filter(|&&b| sextet(b).is_some() || b == b'=').count();
         spare != 0 || (self.digits + digits).is_multiple_of(4)
     }
 
@@ -337,18 +338,6 @@ impl<'a> Run<'a> {
         self.end_digits();
         self.decode(out);
     }
-}
-
-fn digit(b: u8) -> Option<u32> {
-    let six = match b {
-        b'A'..=b'Z' => b - b'A',
-        b'a'..=b'z' => b - b'a' + 26,
-        b'0'..=b'9' => b - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    };
-    Some(u32::from(six))
 }
 
 fn hex_byte(pair: &[u8]) -> Option<u8> {

@@ -10,6 +10,9 @@ use icu_properties::{CodePointSetData, props::DefaultIgnorableCodePoint};
 /// Longest extension that a cut keeps, with its dot, in bytes.
 const MAX_EXTENSION: usize = 16;
 
+/// Longest file name, in bytes: what file systems take, and some room.
+pub(super) const MAX_NAME_BYTES: usize = 200;
+
 /// `name` as one path component of at most `max` bytes. `/` becomes `_`, because names such as `2026/1001.pdf` say
 /// something before it too; of a Windows path only the last component is kept, the rest is about the sender's disk.
 pub(super) fn safe_name(name: &str, max: usize) -> String {

@@ -5,12 +5,13 @@
 //! says that it is a file.
 
 use super::{
-    content_type::Parameters, field::fields, file_name::safe_name, text::is_blank, text::one_line,
+    content_type::Parameters,
+    field::fields,
+    file_name::{MAX_NAME_BYTES, safe_name},
+    text::is_blank,
+    text::one_line,
     transfer_encoding::Encoding,
 };
-
-/// Longest file name, in bytes: what file systems take, and some room.
-const MAX_NAME_BYTES: usize = 200;
 
 /// Longest media type, charset or content id that is kept, in bytes (RFC 6838, section 4.2 allows 255 for a type).
 const MAX_TOKEN_BYTES: usize = 255;

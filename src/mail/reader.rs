@@ -19,7 +19,7 @@ use super::{
     digest::BodyDigest,
     encoded_word::decode_unstructured,
     field::{fields, header_end, is_continuation, is_empty, is_field},
-    file_name::safe_name,
+    file_name::{MAX_NAME_BYTES, safe_name},
     part::{Disposition, PartHead},
     raw::Cut,
     transfer_encoding::{Decoder, Encoding},
@@ -569,7 +569,9 @@ impl OpenPart {
 
     fn into_leaf(self) -> Leaf {
         let (encoding, own_name) = match &self.decoder {
-            Some((encoding, decoder)) => (*encoding, decoder.own_name().map(|name| safe_name(name, 200))),
+            Some((encoding, decoder)) => {
+                (*encoding, decoder.own_name().map(|name| safe_name(name, MAX_NAME_BYTES)))
+            }
             None => (Encoding::Identity, None),
         };
         let subject = self.head.as_deref().map(|head| {

@@ -9,6 +9,8 @@
 //! Why not mail-parser's UTF-7: it reads `+-` as two characters, eats what follows a run without `-`, and loses a run
 //! that reaches the end.
 
+use super::transfer_encoding::sextet;
+
 /// Bytes of ISO-2022-KR as EUC-KR: between SO and SI each byte has its eighth bit set.
 pub(super) fn iso_2022_kr_as_euc_kr(bytes: &[u8]) -> Vec<u8> {
     let (mut euc, mut korean) = (Vec::with_capacity(bytes.len()), false);
@@ -146,17 +148,6 @@ pub(super) fn utf_7(bytes: &[u8]) -> String {
     }
     text.extend(rest.iter().copied().map(char::from));
     text
-}
-
-fn sextet(byte: u8) -> Option<u32> {
-    Some(u32::from(match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    }))
 }
 
 /// The whole units of UTF-16 in a run of modified base64; the bits left over are padding.
