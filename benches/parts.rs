@@ -10,7 +10,7 @@ use activity_milter::{
     courier::{self, Controls},
     directory::Directory,
     mail::{Address, Head},
-    queue::{Queue, Settings},
+    queue::{self, Queue, Settings, SystemClock},
 };
 use async_trait::async_trait;
 use divan::{Bencher, black_box, counter::ItemsCount};
@@ -19,7 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::{runtime::Runtime, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -91,10 +91,9 @@ fn parcels(count: u64) -> Vec<Parcel> {
         .collect()
 }
 
-fn queue(directory: &std::path::Path) -> Arc<Queue> {
-    let settings =
-        Settings { path: directory.join("queue.db"), spool: directory.join("spool"), max_items: u64::MAX };
-    Arc::new(Queue::open(&settings, SystemTime::now()).unwrap())
+fn queue(directory: &std::path::Path) -> Arc<dyn Queue> {
+    let settings = Settings::new(directory.join("queue.db"), directory.join("spool"));
+    queue::open(&settings, Arc::new(SystemClock)).unwrap()
 }
 
 /// Durable: each put has returned after its sync.
@@ -108,7 +107,7 @@ fn queue_insert(bencher: Bencher<'_, '_>, producers: usize) {
     });
 }
 
-async fn put_all(queue: &Arc<Queue>, parcels: Vec<Parcel>, producers: usize) {
+async fn put_all(queue: &Arc<dyn Queue>, parcels: Vec<Parcel>, producers: usize) {
     let (sender, receiver) = tokio::sync::mpsc::channel(parcels.len());
     for parcel in parcels {
         sender.try_send(parcel).unwrap();
@@ -121,7 +120,7 @@ async fn put_all(queue: &Arc<Queue>, parcels: Vec<Parcel>, producers: usize) {
         tasks.spawn(async move {
             loop {
                 let Some(parcel) = receiver.lock().await.recv().await else { return };
-                queue.put(parcel, SystemTime::now()).await.unwrap();
+                queue.put(parcel).await.unwrap();
             }
         });
     }

@@ -457,8 +457,8 @@ fn in_memory(report: &mut Report) {
     );
 }
 
-/// A world whose queue holds that many activities of 4 KB, put there by one message and copied.
-fn backlog(count: u64, port: u16) -> World {
+/// A world whose queue holds that many activities of 4 KB of so many tenants, put there by one message and copied.
+fn backlog(count: u64, tenants: u32, port: u16) -> World {
     let mut world = World::with(Options {
         without_sink: true,
         without_milter: true,
@@ -466,7 +466,7 @@ fn backlog(count: u64, port: u16) -> World {
         config: vec![
             ("log", "level = \"warn\"".to_owned()),
             ("backend", format!("url = \"http://127.0.0.1:{}/\"", free_port())),
-            ("queue", "max_items = 2000000".to_owned()),
+            ("queue", "max_items = 2000000\nmax_items_per_tenant = 2000000".to_owned()),
         ],
         ..Options::default()
     });
@@ -476,23 +476,23 @@ fn backlog(count: u64, port: u16) -> World {
     run_all(&load_for(&filter, MY, 1, 1, 4096), 'd');
     world.stop_milter();
     let database = rusqlite::Connection::open(world.root.join("queue/queue.db")).unwrap();
-    // As the service would have put them: a message, an item and a key each, due by and by.
+    // As the service would have put them: an item and a key each, due by and by.
     database
         .execute_batch(&format!(
             "PRAGMA synchronous = OFF;
              BEGIN;
-             CREATE TEMP TABLE n AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {})
-                 SELECT n, 'b3:' || lower(hex(randomblob(32))) AS key FROM n;
-             INSERT INTO message (id, body, cuts, text) SELECT n + 10, body, cuts, text FROM n, (SELECT * FROM message LIMIT 1);
-             INSERT INTO item (id, key, message, tenant, activity, due, accepted_at)
-                 SELECT n + 10, n.key, n + 10, printf('t-%d', n % 100),
-                        replace(activity, first.key, n.key), due + n % 1000, accepted_at
+             CREATE TEMP TABLE n AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
+                 SELECT n, randomblob(32) AS key FROM n;
+             INSERT INTO item (id, key, tenant, activity, due, accepted_at, text, cuts, body)
+                 SELECT n + 10, n.key, printf('t-%d', n % {tenants}),
+                        replace(activity, 'b3:' || lower(hex(first.key)), 'b3:' || lower(hex(n.key))),
+                        due + n % 1000, accepted_at, text, cuts, body
                  FROM n, (SELECT * FROM item LIMIT 1) AS first;
-             INSERT INTO seen (key, item) SELECT key, n + 10 FROM n ORDER BY key;
+             INSERT INTO key_0 (key, item) SELECT key, n + 10 FROM n ORDER BY key;
              UPDATE item SET due = accepted_at, attempts = 0;
              COMMIT;
              PRAGMA wal_checkpoint(TRUNCATE);",
-            count - 1
+            rows = count - 1
         ))
         .unwrap();
     drop(database);
@@ -511,7 +511,7 @@ fn courier(report: &mut Report) {
     let backlogs = std::env::var("BACKLOGS").unwrap_or_else(|_| format!("{},1000000", 60_000 * runs()));
     for count in backlogs.split(',').map(|count| count.parse::<u64>().unwrap()) {
         let (port, taken) = start_backend();
-        let mut world = backlog(count, port);
+        let mut world = backlog(count, 100, port);
         let started = Instant::now();
         world.start_quiet_milter();
         let ready = started.elapsed().as_secs_f64();
@@ -546,7 +546,7 @@ fn courier(report: &mut Report) {
 /// Integration mail into a queue that a million wait in, beside an empty one.
 fn enqueue(report: &mut Report) {
     report.line("\n## Into a queue of 1,000,000, 16 connections, 4 KB\n");
-    let mut world = backlog(1_000_000, free_port());
+    let mut world = backlog(1_000_000, 100, free_port());
     world.start_quiet_milter();
     let (socket, pid) = (world.milter_listen(), world.milter().id());
     let full = Filter { name: "1,000,000 queued", socket, pid, _child: None, _world: Some(world) };

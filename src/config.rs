@@ -392,6 +392,13 @@ struct QueueText {
     spool: PathBuf,
     /// Most activities kept; default 1000000.
     max_items: u32,
+    /// Most activities kept of one tenant; default: half of `max_items`, and all of it while there is but one tenant.
+    max_items_per_tenant: Option<u32>,
+    /// Held longer than that, an activity no longer counts against these limits (it is not deleted); default 30d.
+    held_counts: Text<Span>,
+    /// Kept free on the file systems of `path` and `spool`: below it mail is answered 452, so that delivering goes on;
+    /// default 256 MiB, `0` is off.
+    min_free: Text<Size>,
     /// Age at which an activity that still fails is held; default 5 d.
     max_age: Text<Span>,
 }
@@ -410,6 +417,9 @@ impl Default for QueueText {
             path: "/var/lib/activity-milter/queue.db".into(),
             spool: "/var/lib/activity-milter/spool".into(),
             max_items: 1_000_000,
+            max_items_per_tenant: None,
+            held_counts: Text(Span(Duration::from_secs(30 * 24 * 3600))),
+            min_free: Text(Size(256 << 20)),
             max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
         }
     }
@@ -652,6 +662,9 @@ impl ConfigText {
                 path: self.queue.path,
                 spool: self.queue.spool,
                 max_items: u64::from(self.queue.max_items),
+                max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
+                held_counts: self.queue.held_counts.0.0,
+                min_free: self.queue.min_free.0.0,
             },
             admin: self.admin.validate(source)?,
             notify: self.notify.map(|notify| notify.validate(source)).transpose()?,

@@ -104,14 +104,14 @@ enum NotSent {
 }
 
 /// Tells of held activities until `stop`.
-pub async fn run(queue: Arc<Queue>, settings: Settings, stop: CancellationToken) {
+pub async fn run(queue: Arc<dyn Queue>, settings: Settings, stop: CancellationToken) {
     let stopped = stop.clone();
     let work = async {
         loop {
-            let pause = match tell(&queue, &settings).await {
+            let pause = match tell(queue.as_ref(), &settings).await {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => {
-                    queue.held().await;
+                    queue.newly_held().await;
                     GATHER
                 }
                 Err(error) => {
@@ -129,7 +129,7 @@ pub async fn run(queue: Arc<Queue>, settings: Settings, stop: CancellationToken)
 }
 
 /// Tells of the next ones; true if there may be more.
-async fn tell(queue: &Queue, settings: &Settings) -> Result<bool, String> {
+async fn tell(queue: &dyn Queue, settings: &Settings) -> Result<bool, String> {
     let storage = |error: StorageError| error.to_string();
     let untold = queue.untold(AT_ONCE).await.map_err(storage)?;
     let more = untold.len() == AT_ONCE;

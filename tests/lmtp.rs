@@ -7,16 +7,13 @@ use activity_milter::{
     directory::{Directory, People, Unavailable},
     intake::{Listener, Policy, Service, Shadow, SocketSettings, lmtp},
     mail::{Address, Budget, Domain},
-    queue::{self, Queue},
+    queue::{self, SystemClock},
     rules::{Addressing, Mixed, Project, Tenant, Texts},
 };
 use async_trait::async_trait;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::SystemTime,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -58,9 +55,11 @@ impl Directory for Moody {
 async fn a_directory_that_cannot_answer_defers() {
     let directory = tempfile::tempdir().unwrap();
     let spool = directory.path().join("spool");
-    let settings =
-        queue::Settings { path: directory.path().join("queue.db"), spool: spool.clone(), max_items: 10 };
-    let queue = Arc::new(Queue::open(&settings, SystemTime::now()).unwrap());
+    let settings = queue::Settings {
+        max_items: 10,
+        ..queue::Settings::new(directory.path().join("queue.db"), spool.clone())
+    };
+    let queue = queue::open(&settings, Arc::new(SystemClock)).unwrap();
     let moody = Arc::new(Moody { up: AtomicBool::new(false) });
     let service = Service::new(
         Addressing {

@@ -6,12 +6,13 @@
 
 use activity_milter::{
     config::Config,
-    queue::{Counts, Queue, Settings, Turn},
+    queue::{self, Ask, Counts, HandClock, Settings},
     source::Source,
 };
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -35,32 +36,33 @@ async fn queue_files_of_former_releases_are_delivered() {
         }
         let path = directory.path().join("queue.db");
         fs::copy(release.join("queue.db"), &path).unwrap();
-        let queue = std::sync::Arc::new(
-            Queue::open(&Settings { path, spool, max_items: 10 }, SystemTime::now()).unwrap(),
-        );
+        let clock = Arc::new(HandClock::at(SystemTime::now()));
+        let queue = queue::open(&Settings::new(path, spool), clock.clone()).unwrap();
         let counts = queue.counts().await.unwrap();
         assert_eq!(
             Counts { oldest: None, ..counts },
             Counts { waiting: 2, held: 1, oldest: None },
             "{release:?}"
         );
-        let later = SystemTime::now() + Duration::from_secs(3600);
-        let (leases, damaged) =
-            queue.take(10, Turn::default(), later, Duration::from_secs(60)).await.unwrap();
-        assert_eq!((leases.len(), damaged.len()), (2, 0), "{release:?}");
+        clock.pass(Duration::from_secs(3600));
+        let leased = queue.lease(Ask { room: 10, ..Ask::default() }).await.unwrap();
+        assert_eq!(leased.tickets.len(), 2, "{release:?}");
+        let mut items = Vec::new();
+        for ticket in leased.tickets {
+            items.push(queue.open(ticket.item).await.unwrap());
+        }
         // One small, one in the spool, both whole.
-        let sizes: Vec<bool> = leases.iter().map(|lease| lease.raw.len() > 128 * 1024).collect();
+        let sizes: Vec<bool> = items.iter().map(|item| item.raw.len() > 128 * 1024).collect();
         assert!(sizes.contains(&true) && sizes.contains(&false), "{release:?}");
-        for lease in leases {
+        for item in items {
             let mut bytes = 0;
-            lease
-                .raw
-                .decode(lease.raw.whole(), &mut |piece| {
+            item.raw
+                .decode(item.raw.whole(), &mut |piece| {
                     bytes += piece.len() as u64;
                     Ok(())
                 })
                 .unwrap();
-            assert_eq!(bytes, lease.raw.len());
+            assert_eq!(bytes, item.raw.len());
         }
     }
 }

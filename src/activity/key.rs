@@ -36,6 +36,17 @@ impl Key {
         &self.0
     }
 
+    /// The digest, 32 bytes. A text that is no key has the digest of the text, which nothing else has.
+    pub fn bytes(&self) -> [u8; 32] {
+        let hex = self.0.strip_prefix("b3:").and_then(|hex| blake3::Hash::from_hex(hex).ok());
+        *hex.unwrap_or_else(|| blake3::hash(self.0.as_bytes())).as_bytes()
+    }
+
+    /// The key of a digest.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(format!("b3:{}", blake3::Hash::from_bytes(bytes).to_hex()))
+    }
+
     /// Wraps a key that was made before and stored.
     pub fn from_stored(text: String) -> Self {
         Self(text)
@@ -65,6 +76,7 @@ mod tests {
             "Message-ID: <a@x>\r\nDate: Mon, 23 Nov 2026 20:00:00 +0200\r\nFrom: a@x\r\nSubject: s t\r\n";
         let first = key("t-1", None, head, "one two\r\nthree\r\n");
         assert_eq!(first.as_str().len(), 3 + 64);
+        assert_eq!(Key::from_bytes(first.bytes()), first);
         // Folded and re-wrapped on the way, a Received field added: the same e-mail.
         let relayed = format!("Received: by b\r\n{}", head.replace("s t", "s\r\n t"));
         assert_eq!(first, key("t-1", None, &relayed, "one\r\n two\r\nthree"));

@@ -13,7 +13,7 @@ use crate::backend::SecretFile;
 use crate::courier::Controls;
 use crate::intake::Live;
 use crate::observe::{events, metrics};
-use crate::queue::{self, Counts, Entry, Filter, Ledger, LedgerError, Queue, State, TenantCounts};
+use crate::queue::{Change as Changes, Counts, Entry, Filter, Queue, State, StorageError, TenantCounts};
 use axum::{
     Form, Json, Router,
     extract::{Request, State as Shared},
@@ -42,6 +42,9 @@ const NOBODY: &str = "activity-milter-readyz";
 /// Held activities shown on the page.
 const SHOWN: usize = 50;
 
+/// Activities listed at once for a change of all.
+const AT_ONCE: usize = 1000;
+
 /// Settings of the door.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -55,8 +58,8 @@ pub struct Settings {
 pub struct Views {
     /// The service.
     pub live: Live,
-    /// The queue and its files; none in direct mode.
-    pub queue: Option<(Arc<Queue>, queue::Settings)>,
+    /// The queue; none in direct mode.
+    pub queue: Option<Arc<dyn Queue>>,
     /// The courier.
     pub controls: Arc<Controls>,
     /// `milter` and `lmtp`, each with where it listens.
@@ -118,7 +121,7 @@ async fn harden(request: Request, next: Next) -> Response {
 
 async fn metrics_text(Shared(app): Shared<App>) -> Response {
     let counts = match &app.views.queue {
-        Some((queue, _)) => queue.counts().await.unwrap_or_default(),
+        Some(queue) => queue.counts().await.unwrap_or_default(),
         None => Counts::default(),
     };
     let now = SystemTime::now();
@@ -156,7 +159,7 @@ async fn checks(app: &Admin) -> Vec<Check> {
     let in_time = |name: &str| format!("{name}: no answer within {} s", CHECK_TIME.as_secs());
     let queue = match &views.queue {
         None => Ok("direct mode: no queue".to_owned()),
-        Some((queue, _)) => match tokio::time::timeout(CHECK_TIME, queue.try_write()).await {
+        Some(queue) => match tokio::time::timeout(CHECK_TIME, queue.check()).await {
             Ok(Ok(())) => Ok("writable".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(in_time("queue")),
@@ -193,24 +196,18 @@ struct InQueue {
     trouble: Option<String>,
 }
 
-/// Runs a look at the ledger on a thread that may block.
-async fn ledger<T: Send + 'static>(
-    app: &Admin,
-    work: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
-) -> Result<T, String> {
-    let Some((_, settings)) = app.views.queue.clone() else { return Err("direct mode: no queue".to_owned()) };
-    let look = move || Ledger::open(&settings).and_then(|ledger| work(&ledger));
-    let found = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
-    found.map_err(|error| error.to_string())
+/// What waits by tenant, and the first of what is held.
+async fn in_queue(queue: &dyn Queue) -> Result<InQueue, StorageError> {
+    let held = Filter { state: Some(State::Held), limit: Some(SHOWN), ..Filter::default() };
+    Ok(InQueue { tenants: queue.by_tenant().await?, held: queue.list(held).await?, trouble: None })
 }
 
 async fn status(Shared(app): Shared<App>, headers: HeaderMap) -> Response {
-    let held = Filter { state: Some(State::Held), limit: Some(SHOWN), ..Filter::default() };
-    let look = ledger(&app, move |ledger| Ok((ledger.by_tenant()?, ledger.list(&held)?))).await;
-    let queue = match (look, &app.views.queue) {
-        (Ok((tenants, held)), _) => InQueue { tenants, held, trouble: None },
-        (Err(_), None) => InQueue::default(),
-        (Err(error), Some(_)) => InQueue { trouble: Some(error), ..InQueue::default() },
+    let queue = match &app.views.queue {
+        None => InQueue::default(),
+        Some(queue) => in_queue(queue.as_ref())
+            .await
+            .unwrap_or_else(|error| InQueue { trouble: Some(error.to_string()), ..InQueue::default() }),
     };
     let session = app.sessions.of(&headers);
     let may = match (&app.token, &session) {
@@ -270,21 +267,34 @@ async fn change(Shared(app): Shared<App>, headers: HeaderMap, Form(form): Form<C
         return (StatusCode::BAD_REQUEST, Html(page::refused("The page has no such button.")))
             .into_response();
     }
-    let work = move |ledger: &Ledger| {
-        let ids = match id.parse() {
-            Ok(id) => vec![id],
-            Err(_) => {
-                let held = Filter { state: Some(State::Held), ..Filter::default() };
-                ledger.list(&held)?.iter().map(|entry| entry.id).collect()
-            }
-        };
-        if drops { ledger.drop(&ids) } else { ledger.retry(&ids) }
+    let Some(queue) = &app.views.queue else {
+        return (StatusCode::SERVICE_UNAVAILABLE, Html(page::refused("direct mode: no queue")))
+            .into_response();
     };
-    match ledger(&app, work).await {
+    let change = if drops { Changes::Drop } else { Changes::Retry };
+    let changed = match id.parse() {
+        Ok(id) => queue.change(vec![id], change).await,
+        Err(_) => change_held(queue.as_ref(), change).await,
+    };
+    match changed {
         Ok(changed) => {
             events::queue_changed(if drops { "dropped" } else { "retried" }, changed);
             Redirect::to("/#held").into_response()
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Html(page::refused(&error))).into_response(),
+        Err(error) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Html(page::refused(&error.to_string()))).into_response()
+        }
+    }
+}
+
+/// Changes all that are held, a page at a time.
+async fn change_held(queue: &dyn Queue, change: Changes) -> Result<usize, StorageError> {
+    let (mut changed, mut after) = (0, None);
+    loop {
+        let filter = Filter { state: Some(State::Held), after, limit: Some(AT_ONCE), ..Filter::default() };
+        let ids: Vec<i64> = queue.list(filter).await?.iter().map(|entry| entry.id).collect();
+        let Some(last) = ids.last() else { return Ok(changed) };
+        after = Some(*last);
+        changed += queue.change(ids, change.clone()).await?;
     }
 }

@@ -210,13 +210,13 @@ fn held(html: &mut String, held: &[Entry], may: &May) {
     );
     for entry in held {
         let id = entry.id.to_string();
-        let short = escape(entry.key.get(..15).unwrap_or(&entry.key));
+        let short = escape(entry.key.as_str().get(..15).unwrap_or(entry.key.as_str()));
         let _ = write!(
             html,
             "<tr><td>{}<td><code>{}</code><br><code class=dim title=\"{}\">{short}…</code><td>{}<td class=n>{}<td>{}<td class=do>{}{}</tr>",
             escape(&entry.tenant),
             escape(entry.queue_id.as_deref().unwrap_or("–")),
-            escape(&entry.key),
+            escape(entry.key.as_str()),
             age(entry.accepted_at),
             entry.attempts,
             escape(entry.reason.as_deref().unwrap_or_default()),
@@ -272,7 +272,7 @@ mod tests {
     fn strangers_words_are_text_and_buttons_are_for_those_who_may() {
         let entry = Entry {
             id: 7,
-            key: "b3:0123456789abcdef".to_owned(),
+            key: crate::activity::Key::from_stored("b3:0123456789abcdef".to_owned()),
             tenant: "<b>t".to_owned(),
             project: None,
             queue_id: Some("<script>".to_owned()),

@@ -5,10 +5,10 @@ use crate::backend::{Client, HttpBackend};
 use crate::config::{Config, Delivery};
 use crate::directory;
 use crate::intake::{Listen, SocketSettings};
-use crate::queue::{Filter, Ledger};
+use crate::queue::{self, Filter, SystemClock};
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use std::{fs, os::unix::fs::FileTypeExt, path::Path, process::ExitCode, time::Duration};
+use std::{fs, os::unix::fs::FileTypeExt, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 /// Time for the backend and the directory to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,7 +50,8 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
     for socket in [Some(&config.milter), config.lmtp.as_ref()].into_iter().flatten() {
         add(socket.table, place(socket));
     }
-    add("queue", queue(&config));
+    add("queue", queue(&config).await);
+    add("queue disk", disk(&config));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&lines).map_err(super::other)?);
     } else {
@@ -107,7 +108,7 @@ fn place(socket: &SocketSettings) -> Result<String, String> {
     }
 }
 
-fn queue(config: &Config) -> Result<String, String> {
+async fn queue(config: &Config) -> Result<String, String> {
     let path = &config.queue.path;
     if !path.exists() {
         return match config.delivery {
@@ -115,9 +116,32 @@ fn queue(config: &Config) -> Result<String, String> {
             Delivery::Queued => Ok(format!("{}, not there yet: the service makes it", path.display())),
         };
     }
-    let ledger = Ledger::open(&config.queue).map_err(|error| error.to_string())?;
-    ledger.list(&Filter { limit: Some(1), ..Filter::default() }).map_err(|error| error.to_string())?;
-    let counts = ledger.by_tenant().map_err(|error| error.to_string())?;
+    let queue = queue::beside(&config.queue, Arc::new(SystemClock)).map_err(|error| error.to_string())?;
+    queue.list(Filter { limit: Some(1), ..Filter::default() }).await.map_err(|error| error.to_string())?;
+    let counts = queue.by_tenant().await.map_err(|error| error.to_string())?;
     let (waiting, held) = counts.iter().fold((0, 0), |(w, h), counts| (w + counts.waiting, h + counts.held));
     Ok(format!("{}, {waiting} waiting, {held} held", path.display()))
+}
+
+/// The reserve, on each file system that is there already.
+fn disk(config: &Config) -> Result<String, String> {
+    let settings = &config.queue;
+    let mut lines = Vec::new();
+    for (what, place) in
+        [("queue.path", settings.path.parent()), ("queue.spool", Some(settings.spool.as_path()))]
+    {
+        let Some(place) = place.and_then(|place| place.ancestors().find(|place| place.is_dir())) else {
+            continue;
+        };
+        let free = queue::free_bytes(place).map_err(|error| format!("{}: {error}", place.display()))?;
+        let (free, least) = (bytesize::ByteSize(free), bytesize::ByteSize(settings.min_free));
+        if free < least {
+            return Err(format!(
+                "{}: {free} are free, and queue.min_free is {least}: mail is answered 452. Free some space, or lower queue.min_free",
+                place.display()
+            ));
+        }
+        lines.push(format!("{what}: {free} free"));
+    }
+    Ok(lines.join(", "))
 }

@@ -119,7 +119,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve => serve::serve(load(&cli.config)?, &cli.config).await,
             Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
-            Command::Queue(args) => queue::queue(&load(&cli.config)?, args),
+            Command::Queue(args) => queue::queue(&load(&cli.config)?, args).await,
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
             Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,

@@ -5,7 +5,7 @@ use crate::activity::Cut;
 use crate::config::Config;
 use crate::mail::Raw;
 use crate::observe::events;
-use crate::queue::{Entry, Filter, Item, Ledger, State};
+use crate::queue::{self, Change as Changes, Entry, Filter, Item, OpenError, Queue, State, SystemClock};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -14,11 +14,12 @@ use std::{
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-/// Activities changed in one transaction: the service waits no longer than that for the database.
-const AT_ONCE: usize = 200;
+/// Activities listed, or changed, at once.
+const AT_ONCE: usize = 1000;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -120,23 +121,49 @@ impl Which {
             tenant: self.tenant.clone(),
             state: self.state.map(State::from),
             before: self.older_than.map(|age| SystemTime::now() - age),
+            after: None,
             limit,
         }
     }
 }
 
-pub(super) fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
-    let ledger = Ledger::open(&config.queue).map_err(other)?;
+pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
+    let settings = config.queue.clone();
+    let open = move || queue::beside(&settings, Arc::new(SystemClock));
+    let queue: Result<_, OpenError> = tokio::task::spawn_blocking(open).await.map_err(other)?;
+    let queue = queue.map_err(other)?;
+    let queue = queue.as_ref();
     match args.command {
-        Command::List { which, limit, json } => list(&ledger, &which, limit, json),
-        Command::Show { key, json } => show(&ledger, &key, json),
-        Command::Retry(change) => self::change(&ledger, &change, "retried", Ledger::retry),
-        Command::Hold(change) => {
-            self::change(&ledger, &change, "held", |ledger, ids| ledger.hold(ids, "held by hand"))
+        Command::List { which, limit, json } => list(queue, &which, limit, json).await,
+        Command::Show { key, json } => show(queue, &key, json).await,
+        Command::Retry(which) => change(queue, &which, "retried", &Changes::Retry).await,
+        Command::Hold(which) => {
+            change(queue, &which, "held", &Changes::Hold { reason: "held by hand".to_owned() }).await
         }
-        Command::Drop(change) => self::change(&ledger, &change, "dropped", Ledger::drop),
-        Command::Export { which, to } => export(&ledger, &which, &to),
+        Command::Drop(which) => change(queue, &which, "dropped", &Changes::Drop).await,
+        Command::Export { which, to } => export(queue, &which, &to).await,
     }
+}
+
+/// All that a filter lets through, listed page after page: a list of a million in one piece would keep the service's log
+/// from ending.
+async fn all(queue: &dyn Queue, filter: Filter) -> Result<Vec<Entry>, Failure> {
+    let most = filter.limit.unwrap_or(usize::MAX);
+    if !filter.keys.is_empty() {
+        return queue.list(filter).await.map_err(other);
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    while entries.len() < most {
+        let limit = AT_ONCE.min(most - entries.len());
+        let after = entries.last().map(|entry| entry.id);
+        let page = queue.list(Filter { after, limit: Some(limit), ..filter.clone() }).await.map_err(other)?;
+        let is_last = page.len() < limit;
+        entries.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    Ok(entries)
 }
 
 fn rfc3339(time: SystemTime) -> String {
@@ -145,7 +172,7 @@ fn rfc3339(time: SystemTime) -> String {
 
 fn as_json(entry: &Entry) -> Value {
     json!({
-        "key": entry.key, "tenant": entry.tenant, "project": entry.project, "queue_id": entry.queue_id,
+        "key": entry.key.as_str(), "tenant": entry.tenant, "project": entry.project, "queue_id": entry.queue_id,
         "state": entry.state, "attempts": entry.attempts, "accepted_at": rfc3339(entry.accepted_at),
         "due": rfc3339(entry.due), "reason": entry.reason,
     })
@@ -159,9 +186,9 @@ fn say(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn list(ledger: &Ledger, which: &Which, limit: usize, json: bool) -> Result<ExitCode, Failure> {
+async fn list(queue: &dyn Queue, which: &Which, limit: usize, json: bool) -> Result<ExitCode, Failure> {
     // One more shows that there are more.
-    let mut entries = ledger.list(&which.filter((limit > 0).then_some(limit + 1))).map_err(other)?;
+    let mut entries = all(queue, which.filter((limit > 0).then_some(limit + 1))).await?;
     let more = limit > 0 && entries.len() > limit;
     entries.truncate(if limit > 0 { limit } else { usize::MAX });
     if json {
@@ -175,7 +202,7 @@ fn list(ledger: &Ledger, which: &Which, limit: usize, json: bool) -> Result<Exit
             let reason = entry.reason.as_ref().map(|reason| format!("\n    {reason}")).unwrap_or_default();
             text += &format!(
                 "{} {:<9} {} {}{project} attempts {} queue id {}{reason}\n",
-                &entry.key[..entry.key.len().min(19)],
+                entry.key.as_str().get(..19).unwrap_or(entry.key.as_str()),
                 entry.state.as_str(),
                 rfc3339(entry.accepted_at),
                 entry.tenant,
@@ -192,57 +219,60 @@ fn list(ledger: &Ledger, which: &Which, limit: usize, json: bool) -> Result<Exit
 }
 
 /// The one activity whose key begins like that.
-fn the_one(ledger: &Ledger, key: &str) -> Result<Item, Failure> {
+async fn the_one(queue: &dyn Queue, key: &str) -> Result<Entry, Failure> {
     let filter = Filter { keys: vec![key.to_owned()], limit: Some(2), ..Filter::default() };
-    match ledger.list(&filter).map_err(other)?.as_slice() {
-        [] => Err(other(format!("no activity in the queue has a key that begins with {key}"))),
-        [entry] => ledger.item(entry.id).map_err(other),
+    let mut found = queue.list(filter).await.map_err(other)?;
+    match (found.pop(), found.pop()) {
+        (None, _) => Err(other(format!("no activity in the queue has a key that begins with {key}"))),
+        (Some(entry), None) => Ok(entry),
         _ => Err(other(format!("several activities have keys that begin with {key}: give more of it"))),
     }
 }
 
-fn show(ledger: &Ledger, key: &str, json: bool) -> Result<ExitCode, Failure> {
-    let item = the_one(ledger, key)?;
+async fn show(queue: &dyn Queue, key: &str, json: bool) -> Result<ExitCode, Failure> {
+    let Entry { id, key, state, attempts, accepted_at, due, reason, .. } = the_one(queue, key).await?;
+    let item = queue.open(id).await.map_err(other)?;
     if json {
-        say(&(item.json + "\n"))?;
+        say(&(String::from_utf8_lossy(&item.json) + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Entry { key, state, attempts, accepted_at, due, reason, .. } = &item.entry;
     let activity = serde_json::to_string_pretty(&item.activity).map_err(other)?;
+    let due_is = if state == State::Held { "held since" } else { "due" };
     say(&format!(
-        "key: {key}\nstate: {}\nattempts: {attempts}\naccepted: {}\ndue: {}\nreason: {}\nmessage: {} bytes\nactivity: {activity}\n",
+        "key: {key}\nstate: {}\nattempts: {attempts}\naccepted: {}\n{due_is}: {}\nreason: {}\nprogress: {}\nmessage: {} bytes\nactivity: {activity}\n",
         state.as_str(),
-        rfc3339(*accepted_at),
-        rfc3339(*due),
+        rfc3339(accepted_at),
+        rfc3339(due),
         reason.as_deref().unwrap_or("-"),
+        item.note.as_deref().unwrap_or("-"),
         item.raw.len(),
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The ids that are meant; a command without key or filter must say `--all`.
-fn meant(ledger: &Ledger, change: &Change) -> Result<Vec<i64>, Failure> {
-    let Change { which, all } = change;
-    if which.keys.is_empty() && !all {
+async fn meant(queue: &dyn Queue, change: &Change) -> Result<Vec<i64>, Failure> {
+    let Change { which, all: everything } = change;
+    if which.keys.is_empty() && !everything {
         return Err(other("give keys, or --all with or without filters (--state, --tenant, --older-than)"));
     }
     for key in &which.keys {
-        the_one(ledger, key)?;
+        the_one(queue, key).await?;
     }
-    Ok(ledger.list(&which.filter(None)).map_err(other)?.iter().map(|entry| entry.id).collect())
+    Ok(all(queue, which.filter(None)).await?.iter().map(|entry| entry.id).collect())
 }
 
-fn change(
-    ledger: &Ledger,
+async fn change(
+    queue: &dyn Queue,
     change: &Change,
     what: &'static str,
-    work: impl Fn(&Ledger, &[i64]) -> Result<usize, crate::queue::LedgerError>,
+    how: &Changes,
 ) -> Result<ExitCode, Failure> {
-    let ids = meant(ledger, change)?;
+    let ids = meant(queue, change).await?;
     let bar = bar(ids.len());
     let mut changed = 0;
     for chunk in ids.chunks(AT_ONCE) {
-        changed += work(ledger, chunk).map_err(other)?;
+        changed += queue.change(chunk.to_vec(), how.clone()).await.map_err(other)?;
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();
@@ -264,13 +294,13 @@ fn bar(length: usize) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style)
 }
 
-fn export(ledger: &Ledger, which: &Which, to: &Path) -> Result<ExitCode, Failure> {
-    let entries = ledger.list(&which.filter(None)).map_err(other)?;
+async fn export(queue: &dyn Queue, which: &Which, to: &Path) -> Result<ExitCode, Failure> {
+    let entries = all(queue, which.filter(None)).await?;
     let bar = bar(entries.len());
     let mut failed = 0;
     for entry in &entries {
-        let directory = to.join(entry.key.replace(':', "-"));
-        let written = ledger.item(entry.id).map_err(|error| error.to_string());
+        let directory = to.join(entry.key.as_str().replace(':', "-"));
+        let written = queue.open(entry.id).await.map_err(|error| error.to_string());
         if let Err(error) =
             written.and_then(|item| write(&item, &directory).map_err(|error| error.to_string()))
         {

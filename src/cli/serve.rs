@@ -10,7 +10,7 @@ use crate::intake::{Listener, Live, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::notify;
 use crate::observe::{self, events, metrics};
-use crate::queue::{self, Queue};
+use crate::queue::{self, SystemClock};
 use crate::source::SourceError;
 use miette::Report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -180,7 +180,9 @@ async fn run(
             None
         }
         Delivery::Queued | Delivery::Direct => {
-            Some(Arc::new(Queue::open(&config.queue, SystemTime::now()).map_err(other)?))
+            let settings = config.queue.clone();
+            let open = move || queue::open(&settings, Arc::new(SystemClock));
+            Some(tokio::task::spawn_blocking(open).await.map_err(other)?.map_err(other)?)
         }
     };
     let desk = match (config.delivery, &queue) {
@@ -220,7 +222,7 @@ async fn run(
         }
         let views = admin::Views {
             live: live.clone(),
-            queue: queue.clone().map(|queue| (queue, config.queue.clone())),
+            queue: queue.clone(),
             controls: Arc::clone(&controls),
             doors,
             closing: closing.clone(),

@@ -1,7 +1,9 @@
 //! Takes activities from the queue, gives them to the backend, and knows when to try again.
 //!
 //! In: a queue and a backend. Out: every activity taken by the backend once, or held with the reason.
-//! Promise: at most `max_in_flight` attempts at a time; a lease that is not finished comes back by itself.
+//! Promise: at most `max_in_flight` attempts at a time, and at most [`OPEN_AT_A_TIME`] bytes of activities in memory,
+//! whatever waits: a ticket is small, and what it stands for is read when its attempt begins. A lease that is not finished
+//! comes back by itself.
 //! Fails: never; trouble with the backend is a later attempt, trouble with the queue is a log line and a pause.
 //!
 //! When the backend says that our settings are wrong (401, 403, 404, 410, a redirect), or does not answer several
@@ -17,7 +19,7 @@ pub use direct::{Direct, Given};
 
 use crate::backend::{Backend, Delivery, Outcome, Trouble};
 use crate::observe::events;
-use crate::queue::{Finish, Lease, Queue, StorageError, Turn};
+use crate::queue::{Ask, End, Queue, StorageError, Ticket};
 use arc_swap::ArcSwap;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -25,13 +27,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::{Id, JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
-
-/// How long a lease lasts: longer than the longest attempt, so that it ends early only if we are gone.
-const LEASE: Duration = Duration::from_secs(3600);
 
 /// A backend's `Retry-After` is honoured up to this long: a wrong clock there must not park mail for years.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -43,14 +42,23 @@ const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// that it always fails at means nothing, and few that wait are no burden: each has its own growing delay.
 const DOWN_AFTER: usize = 5;
 
-/// Leases that may wait for an attempt, as a multiple of the attempts: what is kept in memory has a limit.
+/// Leases that may wait for an attempt, as a multiple of the attempts.
 const MOST_READY: usize = 4;
+
+/// Bytes of JSON and messages that attempts hold in memory, over all of them.
+pub const OPEN_AT_A_TIME: u64 = 64 << 20;
+
+/// An opened activity takes its bytes so many times: as it is stored, as JSON to be sent, and as what it says.
+const TIMES_OPEN: u64 = 3;
 
 /// Pause after trouble with the queue itself.
 const QUEUE_TROUBLE: Duration = Duration::from_secs(1);
 
-/// How often the queue is asked whether a person has changed something.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Nothing is to be done until something happens.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Pause of an activity that cannot be read now, and of one whose turn comes again at once.
+const UNREADABLE: Duration = Duration::from_secs(10);
 
 /// How often keys are forgotten and free pages given back.
 const TIDY_EVERY: Duration = Duration::from_secs(20);
@@ -102,14 +110,14 @@ impl Controls {
 #[derive(Clone)]
 pub enum Desk {
     /// Into the queue, from which the courier takes them.
-    Queue(Arc<Queue>),
+    Queue(Arc<dyn Queue>),
     /// To the backend at once.
     Direct(Arc<Direct>),
 }
 
 /// Carries activities until `stop`, then finishes the attempts under way.
 pub async fn run(
-    queue: Arc<Queue>,
+    queue: Arc<dyn Queue>,
     backend: Arc<dyn Backend>,
     controls: Arc<Controls>,
     stop: CancellationToken,
@@ -120,6 +128,7 @@ pub async fn run(
         settings: controls.settings.load_full(),
         controls,
         attempts: JoinSet::new(),
+        open: Arc::new(Semaphore::new(permits(OPEN_AT_A_TIME) as usize)),
         tenants: HashMap::new(),
         ready: VecDeque::new(),
         last: String::new(),
@@ -128,7 +137,6 @@ pub async fn run(
     };
     // Beside the loop: giving back a large file's pages takes seconds, and deliveries go on meanwhile.
     let tidy = tokio::spawn(tidy(Arc::clone(&courier.queue), Arc::clone(&courier.controls)));
-    let mut look = tokio::time::interval(LOOK_EVERY);
     let controls = Arc::clone(&courier.controls);
     while !stop.is_cancelled() {
         let wait = match courier.send().await {
@@ -143,11 +151,6 @@ pub async fn run(
             () = courier.queue.arrival() => {}
             () = controls.changed.notified() => courier.change(),
             () = tokio::time::sleep(wait) => {}
-            _ = look.tick() => {
-                if let Err(error) = courier.queue.changed().await {
-                    events::queue_trouble(&error);
-                }
-            }
             Some(done) = courier.attempts.join_next_with_id() => courier.all_ended(done).await,
         }
     }
@@ -159,6 +162,8 @@ pub async fn run(
 /// What one attempt taught about the backend.
 #[derive(Clone, Debug)]
 enum Learned {
+    /// Nothing: it was not asked.
+    Nothing,
     /// It answered about the activity: our settings are right.
     Answers,
     /// Our settings are wrong.
@@ -175,15 +180,17 @@ struct Pause {
 }
 
 struct Courier {
-    queue: Arc<Queue>,
+    queue: Arc<dyn Queue>,
     backend: Arc<dyn Backend>,
     settings: Arc<Settings>,
     controls: Arc<Controls>,
     attempts: JoinSet<Learned>,
+    /// KiB that attempts may still hold.
+    open: Arc<Semaphore>,
     /// Whose activity each attempt carries.
-    tenants: HashMap<Id, String>,
+    tenants: HashMap<Id, Arc<str>>,
     /// Leased, and not begun: leases are taken many at a time, because each taking is a commit.
-    ready: VecDeque<Lease>,
+    ready: VecDeque<Ticket>,
     /// The tenant whose turn was last.
     last: String,
     /// The activities that had no answer since the last answer.
@@ -201,81 +208,82 @@ impl Courier {
             Some(pause) => return Ok(pause.next.duration_since(now).unwrap_or(QUEUE_TROUBLE)),
         };
         if room == 0 {
-            return Ok(LEASE); // until an attempt ends
+            return Ok(IDLE); // until an attempt ends
         }
-        let room = room - self.start(room);
+        let wanted = room - self.start(room);
+        let room = wanted;
         if room == 0 {
-            return Ok(LEASE); // until an attempt ends
+            return Ok(IDLE); // until an attempt ends
         }
         if self.ready.len() >= MOST_READY * self.settings.max_in_flight {
-            return Ok(LEASE); // nobody of those may have another attempt now; the end of one wakes us
+            return Ok(IDLE); // nobody of those may have another attempt now; the end of one wakes us
         }
-        let turn = self.turn();
-        let has_share = turn.without.is_some();
-        let wanted = if self.pause.is_some() { 1 } else { room + self.settings.max_in_flight };
-        let (leases, damaged) = self.queue.take(wanted, turn, now, LEASE).await?;
-        for item in damaged {
-            events::held(item.key.as_str(), "", 0, &item.message);
+        let room = if self.pause.is_some() { 1 } else { room + self.settings.max_in_flight };
+        let ask = Ask { room, after: self.last.clone(), without: self.satisfied() };
+        let leased = self.queue.lease(ask).await?;
+        if let Some(ticket) = leased.tickets.last() {
+            self.last = ticket.tenant.to_string();
         }
-        if let Some(lease) = leases.last() {
-            self.last.clone_from(&lease.tenant);
-        }
-        let more = leases.len() == wanted;
-        self.ready.extend(leases);
-        self.start(room);
+        let more = leased.tickets.len() == room;
+        self.ready.extend(leased.tickets);
+        self.start(wanted);
         if more {
-            return Ok(if self.pause.is_some() { LEASE } else { Duration::ZERO });
+            return Ok(if self.pause.is_some() { IDLE } else { Duration::ZERO });
         }
-        let due = self.queue.next_due().await?;
-        // What is due and was not taken belongs to a tenant that has its share; the end of an attempt wakes us.
-        let overdue = if has_share { LEASE } else { Duration::ZERO };
-        Ok(due.map_or(LEASE, |due| due.duration_since(now).unwrap_or(overdue)))
+        // What is due of tenants that have their share is not asked for: the end of an attempt wakes us.
+        Ok(leased.next_due.unwrap_or(IDLE))
     }
 
-    /// Attempts that one tenant may have at a time: three quarters of all.
+    /// Attempts that one tenant may have at a time: all but an eighth.
     fn share(&self) -> usize {
         let most = self.settings.max_in_flight;
-        if most < 4 { most } else { most - most / 4 }
+        if most < 4 { most } else { most - most.div_ceil(8) }
     }
 
     fn running(&self, tenant: &str) -> usize {
-        self.tenants.values().filter(|running| *running == tenant).count()
+        self.tenants.values().filter(|running| &***running == tenant).count()
     }
 
     /// Starts up to `room` attempts of those that are ready, and of tenants that do not have their share; how many.
     fn start(&mut self, room: usize) -> usize {
         let mut started = 0;
         while started < room {
-            let may = |lease: &Lease| self.running(&lease.tenant) < self.share();
-            let Some(lease) = self.ready.iter().position(may).and_then(|at| self.ready.remove(at)) else {
+            let may = |ticket: &Ticket| self.running(&ticket.tenant) < self.share();
+            let Some(ticket) = self.ready.iter().position(may).and_then(|at| self.ready.remove(at)) else {
                 break;
             };
             let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
-            let (settings, tenant) = (Arc::clone(&self.settings), lease.tenant.clone());
-            let attempt =
-                self.attempts.spawn(async move { attempt(&queue, backend.as_ref(), &settings, lease).await });
+            let (settings, tenant) = (Arc::clone(&self.settings), Arc::clone(&ticket.tenant));
+            let open = Arc::clone(&self.open);
+            let attempt = self.attempts.spawn(async move {
+                let _open = open.acquire_many(permits(ticket.size.saturating_mul(TIMES_OPEN))).await;
+                attempt(queue.as_ref(), backend.as_ref(), &settings, ticket).await
+            });
             self.tenants.insert(attempt.id(), tenant);
             started += 1;
         }
         started
     }
 
-    /// Whose turn it is.
-    fn turn(&self) -> Turn {
-        let ready = self.ready.iter().map(|lease| &lease.tenant);
+    /// Tenants that have their share, of attempts and of what is ready.
+    fn satisfied(&self) -> Vec<String> {
+        let ready = self.ready.iter().map(|ticket| &ticket.tenant);
         let mut counts: HashMap<&str, usize> = HashMap::new();
         self.tenants.values().chain(ready).for_each(|tenant| *counts.entry(tenant).or_default() += 1);
-        let busiest = counts.into_iter().max_by_key(|(_, count)| *count);
-        let without =
-            busiest.filter(|(_, count)| *count >= self.share()).map(|(tenant, _)| tenant.to_owned());
-        Turn { after: self.last.clone(), without }
+        // As many again may be ready as run, so that an attempt that ends has a successor at hand.
+        let enough = 2 * self.share();
+        counts
+            .into_iter()
+            .filter(|(_, count)| *count >= enough)
+            .map(|(tenant, _)| tenant.to_owned())
+            .collect()
     }
 
     /// Gives back what is leased and not begun, so that people see it waiting, and may hold or drop it.
     async fn release(&mut self) {
-        let ids: Vec<i64> = self.ready.drain(..).map(|lease| lease.id).collect();
-        if !ids.is_empty()
-            && let Err(error) = self.queue.release(ids, SystemTime::now()).await
+        let unused: Vec<(Ticket, End)> = self.ready.drain(..).map(|ticket| (ticket, End::Unused)).collect();
+        if !unused.is_empty()
+            && let Err(error) = self.queue.finish(unused).await
         {
             events::queue_trouble(&error); // the leases end by themselves
         }
@@ -318,6 +326,7 @@ impl Courier {
                     events::courier_resumed();
                 }
             }
+            Learned::Nothing => {}
             Learned::Misconfigured(_) | Learned::Unanswered(..) if is_late => {}
             Learned::Misconfigured(reason) => {
                 let next = self.pause_on(&reason);
@@ -353,75 +362,104 @@ impl Courier {
 }
 
 /// Holds what is too old, also while nothing is attempted, and lets the queue clean up, from time to time.
-async fn tidy(queue: Arc<Queue>, controls: Arc<Controls>) {
+async fn tidy(queue: Arc<dyn Queue>, controls: Arc<Controls>) {
     let mut tick = tokio::time::interval(TIDY_EVERY);
     loop {
         tick.tick().await;
-        if let Err(error) = tidy_once(&queue, &controls.settings.load()).await {
+        if let Err(error) = tidy_once(queue.as_ref(), &controls.settings.load()).await {
             events::queue_trouble(&error);
         }
     }
 }
 
-async fn tidy_once(queue: &Queue, settings: &Settings) -> Result<(), StorageError> {
-    let now = SystemTime::now();
+async fn tidy_once(queue: &dyn Queue, settings: &Settings) -> Result<(), StorageError> {
+    let found = queue.upkeep(settings.max_age).await?;
     let reason = too_old(settings, "no attempt was answered");
-    for (key, tenant) in queue.hold_older(now - settings.max_age, &reason).await? {
-        events::held(key.as_str(), &tenant, 0, &reason);
+    for (key, tenant) in &found.too_old {
+        events::held(key.as_str(), tenant, 0, &reason);
     }
-    queue.tidy(now).await
+    events::upkeep(found.jumped, found.mended, found.aside, found.long_log);
+    Ok(())
 }
 
 fn too_old(settings: &Settings, reason: &str) -> String {
     format!("not taken within {}: {reason}", humantime::format_duration(settings.max_age))
 }
 
-async fn attempt(queue: &Queue, backend: &dyn Backend, settings: &Settings, lease: Lease) -> Learned {
-    let Lease { id, tenant, activity, json, cuts, raw, attempts, accepted_at } = lease;
-    let key = activity.key.to_string();
+/// Semaphore permits for so many bytes: KiB, and never more than there are.
+fn permits(bytes: u64) -> u32 {
+    u32::try_from(bytes.min(OPEN_AT_A_TIME) >> 10).unwrap_or(u32::MAX)
+}
+
+async fn attempt(queue: &dyn Queue, backend: &dyn Backend, settings: &Settings, ticket: Ticket) -> Learned {
+    let tenant = Arc::clone(&ticket.tenant);
+    let item = match queue.open(ticket.item).await {
+        Ok(item) => item,
+        Err(error) => return unreadable(queue, ticket, &error).await,
+    };
+    let (attempts, age, key) = (item.attempts, item.age, item.key.to_string());
     let started = tokio::time::Instant::now();
-    let outcome = backend.deliver(&Delivery { activity, json, cuts, raw }).await;
-    let now = SystemTime::now();
-    let age = now.duration_since(accepted_at).unwrap_or_default();
+    let delivery = Delivery { activity: item.activity, json: item.json, cuts: item.cuts, raw: item.raw };
+    let outcome = backend.deliver(&delivery).await;
+    drop(delivery);
     let attempt = attempts + 1;
-    let (finish, learned) = match outcome {
+    let (end, learned) = match outcome {
         Outcome::Taken => {
             events::delivered(&key, &tenant, attempt, started.elapsed());
-            (Finish::Taken, Learned::Answers)
+            (End::Taken, Learned::Answers)
         }
         Outcome::Refused { status, detail } => {
             let reason = if detail.is_empty() { status } else { format!("{status}: {detail}") };
-            (Finish::Held { reason: format!("backend answered {reason}") }, Learned::Answers)
+            (End::Held { reason: format!("backend answered {reason}") }, Learned::Answers)
         }
         Outcome::Misconfigured { reason } => {
             let learned = Learned::Misconfigured(reason.clone());
             let reason = format!("{reason}: see the backend's settings");
-            (Finish::Again { due: now, counts: false, reason }, learned)
+            (End::Again { after: Duration::ZERO, counts: false, reason }, learned)
         }
         Outcome::Again { after, trouble, reason } => {
             let delay = backoff(settings.retry_first, settings.retry_max, attempts);
             let delay = delay.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
             events::deferred(&key, &tenant, attempt, delay, &reason);
             let learned = match trouble {
-                Trouble::Down | Trouble::Busy => Learned::Unanswered(id, reason.clone()),
+                Trouble::Down | Trouble::Busy => Learned::Unanswered(ticket.item, reason.clone()),
                 Trouble::Later => Learned::Answers,
             };
-            (Finish::Again { due: now + delay, counts: true, reason }, learned)
+            (End::Again { after: delay, counts: true, reason }, learned)
         }
     };
-    let finish = match finish {
-        Finish::Again { reason, .. } if age > settings.max_age => {
-            Finish::Held { reason: too_old(settings, &reason) }
+    let end = match end {
+        End::Again { reason, .. } if age > settings.max_age => {
+            End::Held { reason: too_old(settings, &reason) }
         }
-        finish => finish,
+        end => end,
     };
-    if let Finish::Held { reason } = &finish {
+    if let End::Held { reason } = &end {
         events::held(&key, &tenant, attempt, reason);
     }
-    if let Err(error) = queue.finish(id, finish, now).await {
-        events::queue_trouble(&error);
+    if let Err(error) = queue.finish(vec![(ticket, end)]).await {
+        events::queue_trouble(&error); // the queue tries again by itself
     }
     learned
+}
+
+/// What cannot be read says nothing of the backend. Only what nobody will ever read is held for a person.
+async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> Learned {
+    let reason = error.to_string();
+    let end = match error {
+        StorageError::Gone(_) => {
+            events::held("", &ticket.tenant, 0, &reason);
+            End::Held { reason }
+        }
+        _ => {
+            events::queue_trouble(error);
+            End::Again { after: UNREADABLE, counts: false, reason }
+        }
+    };
+    if let Err(error) = queue.finish(vec![(ticket, end)]).await {
+        events::queue_trouble(&error);
+    }
+    Learned::Nothing
 }
 
 /// Exponential, with jitter over its upper half, so that what failed together does not come back together.

@@ -19,12 +19,9 @@ use crate::activity::{Activity, Key, Parcel};
 use crate::courier::{Desk, Given};
 use crate::mail::Address;
 use crate::observe::{events, metrics};
-use crate::queue::{Put, PutError, Queue};
+use crate::queue::{Put, Queue, StorageError};
 use crate::rules::{Addressing, Mixed, Reason, Reply};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant};
 
 /// Time for all work at end of message (DESIGN section 4): below the 300 s of Postfix's `milter_content_timeout` and
 /// the 600 s of its `lmtp_data_done_timeout`.
@@ -88,7 +85,7 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
     let summaries: Vec<Summary> =
         parcel.activities.iter().map(|activity| Summary::of(activity, &service.addressing)).collect();
     let outcomes = match desk {
-        Desk::Queue(queue) => put(queue, parcel, summaries.len(), &queue_id).await,
+        Desk::Queue(queue) => put(queue.as_ref(), parcel, summaries.len(), &queue_id).await,
         Desk::Direct(direct) => {
             direct.give(parcel).await.into_iter().map(|(_, given)| outcome(given)).collect()
         }
@@ -126,18 +123,18 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
 
 /// Into the queue, all or none.
 async fn put(
-    queue: &Arc<Queue>,
+    queue: &dyn Queue,
     parcel: Parcel,
     count: usize,
     queue_id: &str,
 ) -> Vec<Result<Put, (Reason, String)>> {
-    match queue.put(parcel, SystemTime::now()).await {
+    match queue.put(parcel).await {
         Ok(puts) => puts.into_iter().map(Ok).collect(),
         Err(error) => {
             events::fault(queue_id, "end-of-message", &error);
             let reason = match error {
-                PutError::Full(_) => Reason::QueueFull,
-                PutError::Write(_) => Reason::StorageFailing,
+                StorageError::Full(_) => Reason::QueueFull,
+                _ => Reason::StorageFailing,
             };
             vec![Err((reason, String::new())); count]
         }

@@ -303,6 +303,50 @@ pub fn queue_trouble(error: &dyn Display) {
     limited!(error, QUEUE_TROUBLE, %error, "queue trouble");
 }
 
+/// What the queue's upkeep found. `jumped`: the clock leapt forward, or the service was down for so long; `mended`: rows
+/// whose times lay ahead; `aside`: files that nothing needs; `long_log`: bytes of the database's log.
+pub fn upkeep(jumped: Option<Duration>, mended: u64, aside: u64, long_log: Option<u64>) {
+    if let Some(by) = jumped {
+        let by_s = by.as_secs();
+        event!(
+            warn,
+            CLOCK_LEAPT,
+            by_s,
+            "the clock is this much ahead of what was seen last: for a day nothing is held as too old and no key forgotten. Set it right if it is wrong"
+        );
+    }
+    if mended > 0 {
+        event!(warn, TIMES_MENDED, activities = mended, "the clock was ahead: times in the queue are mended");
+    }
+    if aside > 0 {
+        event!(
+            warn,
+            FILES_ASIDE,
+            files = aside,
+            "files in the spool that no activity needs are moved aside for a week"
+        );
+    }
+    if let Some(bytes) = long_log {
+        limited!(
+            warn,
+            LOG_LONG,
+            bytes,
+            "the queue's log is long: another program reads the database and does not end (a backup, sqlite3)"
+        );
+    }
+}
+
+/// The spool has files of messages that belong to other queues than ours: moved away, damaged, or with another path.
+pub fn files_of_others(files: u64, folder: &Path) {
+    event!(
+        warn,
+        FILES_OF_OTHERS,
+        files,
+        folder = %folder.display(),
+        "the spool has messages of another queue: if its database was moved away, restore it, or export them by hand"
+    );
+}
+
 fn verdict(reply: &Reply) -> &'static str {
     if reply.is_deferral() { "defer" } else { "reject" }
 }

@@ -74,6 +74,16 @@ ids! {
     NOTICE_NOT_SENT = "d326fd365aa6d18dd2fbf0b272381034";
     /// The queue's disk or database failed.
     QUEUE_TROUBLE = "c31ee51d3713b02584cacbe0549be0f6";
+    /// The clock leapt forward; nothing is held as too old for a day.
+    CLOCK_LEAPT = "d839d233cc6b62fe0d4fa7fbcaec873c";
+    /// The clock was wrong; times that lay ahead are mended.
+    TIMES_MENDED = "229e4be0d8c7ce0e33c60f46996b1f84";
+    /// Files in the spool that no activity needs are moved aside.
+    FILES_ASIDE = "82a23c5dc7e1362a988e4cc6ab9f345e";
+    /// The spool has files of other queues.
+    FILES_OF_OTHERS = "0db5ca09e3bf1af15ea18cb8b702d944";
+    /// The queue's log is long.
+    LOG_LONG = "7fb44450c0d78c539ded27b81ff95805";
     /// A person changed activities in the queue.
     QUEUE_CHANGED = "91715ad8a2ea7551b1bd61d6510ec632";
 }

@@ -70,7 +70,7 @@ fn the_backends_answer_is_the_smtp_reply() {
     let large = [&eml("plain")[..], &b"a line of some length, and many of them\n".repeat(20_000)].concat();
     assert_reply(&world.mail(ANNA, &[MY], &large).1, "250*");
     world.wait_for_activities(3);
-    assert_eq!(fs::read_dir(world.root.join("queue/spool")).unwrap().count(), 0);
+    assert_eq!(world.spooled(), 0);
 }
 
 #[test]

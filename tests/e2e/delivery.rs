@@ -147,7 +147,5 @@ fn a_message_of_megabytes_goes_through_the_spool_with_its_files() {
     let kept = std::fs::read_dir(world.root.join("sink/files")).unwrap().next().unwrap().unwrap().path();
     assert!(std::fs::read(kept.join("file-1")).unwrap() == file, "the file arrived byte for byte");
     assert!(std::fs::read(kept.join("message.eml")).unwrap().len() > file.len() * 3);
-    wait_for("an empty spool", || {
-        (std::fs::read_dir(world.root.join("queue/spool")).unwrap().count() == 0).then_some(())
-    });
+    wait_for("an empty spool", || (world.spooled() == 0).then_some(()));
 }

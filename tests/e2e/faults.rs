@@ -45,9 +45,10 @@ fn file_and_directory_are_synced_before_the_row_is_committed() {
     };
     let file = find("sync of the spool file", &["fsync(", "/queue/spool/#"]);
     let name = find("name for the spool file", &["linkat(", "/queue/spool/", ".eml"]);
-    let parent = find("sync of the spool directory", &["fsync(", "/queue/spool>"]);
     let kept = calls[name].split("/queue/spool/").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
-    let row = find("row that names the file", &["pwrite64(", "queue.db-wal>", kept]);
+    let folder = format!("/queue/spool/{}>", kept.split('/').next().unwrap());
+    let parent = find("sync of the folder", &["fsync(", &folder]);
+    let row = find("row of the message", &["pwrite64(", "queue.db-wal>", "synced"]);
     assert!(file < row && name < parent && parent < row, "{file} {name} {parent} {row}: {calls:#?}");
     let synced = calls[row..].iter().any(|line| line.contains("sync(") && line.contains("queue.db-wal>"));
     assert!(synced, "{calls:#?}");
@@ -63,7 +64,7 @@ fn a_disk_that_cannot_sync_is_a_452_and_the_retry_is_recorded_once() {
             assert!(matches(&answer, "452 4.3.1 *[storage-failing]"), "{answer}");
         }
     }
-    assert_eq!(fs::read_dir(world.root.join("queue/spool")).unwrap().count(), 0);
+    assert_eq!(world.spooled(), 0);
     for message in [eml("plain"), large("large")] {
         let (_, answer) = world.mail("anna@mycompany.test", MY, &message);
         assert!(answer.starts_with("250"), "{answer}");

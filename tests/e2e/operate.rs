@@ -120,11 +120,11 @@ fn a_large_queue_answers_at_once() {
     database
         .execute_batch(
             "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
-             INSERT INTO item (key, message, tenant, activity, state, due, accepted_at, reason, notified)
-             SELECT printf('b3:%064x', n), message, printf('t-%d', n % 500), activity, n % 100 = 0, due + 86400000, accepted_at, 'x', 1
+             INSERT INTO item (id, key, tenant, activity, state, due, accepted_at, reason, notified, cuts, body)
+             SELECT id + n, unhex(printf('%064x', n)), printf('t-%d', n % 500), activity, n % 100 = 0, due + 86400000,
+                    accepted_at, 'x', 1, cuts, body
              FROM n, item;
-             INSERT INTO seen (key, item) SELECT key, id FROM item WHERE true ON CONFLICT DO NOTHING;
-             UPDATE message SET items = (SELECT count(*) FROM item);",
+             INSERT INTO key_0 (key, item) SELECT key, id FROM item WHERE true ON CONFLICT DO NOTHING;",
         )
         .unwrap();
     drop(database);

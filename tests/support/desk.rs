@@ -7,7 +7,7 @@ use activity_milter::{
     backend::{ClientSettings, Credentials, Delivery, HttpBackend, Settings as BackendSettings},
     courier::{self, Controls, Settings},
     mail::{Envelope, Head, Intake, LIMITS, Reader},
-    queue::{Counts, Queue, Settings as QueueSettings},
+    queue::{self, Clock, Counts, Queue, Settings as QueueSettings, SystemClock},
 };
 use std::{
     sync::Arc,
@@ -20,7 +20,7 @@ pub const DAYS: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// A queue whose courier has not begun.
 pub struct Closed {
-    pub queue: Arc<Queue>,
+    pub queue: Arc<dyn Queue>,
     max_in_flight: usize,
     directory: tempfile::TempDir,
 }
@@ -62,7 +62,7 @@ impl Closed {
 
 /// A queue, a courier at work, and the number of messages put so far.
 pub struct Desk {
-    pub queue: Arc<Queue>,
+    pub queue: Arc<dyn Queue>,
     stop: CancellationToken,
     courier: tokio::task::JoinHandle<()>,
     _directory: tempfile::TempDir,
@@ -75,17 +75,21 @@ impl Desk {
 
     /// A queue whose courier has not begun.
     pub fn closed(max_in_flight: usize) -> Closed {
+        Self::closed_with(max_in_flight, Arc::new(SystemClock))
+    }
+
+    /// With another clock.
+    pub fn closed_with(max_in_flight: usize, clock: Arc<dyn Clock>) -> Closed {
         let directory = tempfile::tempdir().unwrap();
         let (path, spool) = (directory.path().join("queue.db"), directory.path().join("spool"));
-        let settings = QueueSettings { path, spool, max_items: 10_000 };
-        let queue = Arc::new(Queue::open(&settings, SystemTime::now()).unwrap());
+        let queue = queue::open(&QueueSettings::new(path, spool), clock).unwrap();
         Closed { queue, max_in_flight, directory }
     }
 
     pub async fn put(&self, id: usize) -> Activity {
         let parcel = parcel(id);
         let activity = parcel.activities[0].clone();
-        self.queue.put(parcel, SystemTime::now()).await.unwrap();
+        self.queue.put(parcel).await.unwrap();
         activity
     }
 

@@ -343,6 +343,13 @@ impl World {
     }
 
     /// Ends the service and waits until it is gone.
+    /// Messages that lie in files.
+    pub fn spooled(&self) -> usize {
+        let folders = fs::read_dir(self.root.join("queue/spool")).unwrap().flatten();
+        let files = folders.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten().flatten();
+        files.filter(|file| file.path().extension().is_some_and(|extension| extension == "eml")).count()
+    }
+
     pub fn stop_milter(&mut self) {
         self.milter().signal("TERM");
         assert_eq!(self.milter().wait(), Some(0));

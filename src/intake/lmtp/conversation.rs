@@ -443,7 +443,7 @@ async fn recall(desk: &Desk, recalls: Vec<Recall>) -> Result<Vec<Recall>, Fault>
     if recalls.is_empty() {
         return Ok(recalls);
     }
-    let keys = recalls.iter().map(|recall| recall.key.to_string()).collect();
+    let keys = recalls.iter().map(|recall| recall.key.clone()).collect();
     let known = queue.known(keys).await.map_err(|error| Fault::Internal(error.to_string()))?;
     Ok(recalls.into_iter().zip(known).filter_map(|(recall, known)| known.then_some(recall)).collect())
 }

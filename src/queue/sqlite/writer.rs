@@ -1,7 +1,8 @@
 //! One thread that owns the database connection and commits waiting work together.
 //!
-//! In: closures over the connection. Out: their results, once they are committed and synced.
-//! Promise: a result is given back only after the commit; work that fails does not fail its neighbours.
+//! In: closures over the [`Ledger`]. Out: their results, once they are committed and synced.
+//! Promise: a result is given back only after the commit; work that fails does not fail its neighbours. A panic in this
+//! thread ends the process: a service that takes mail and stores none would be worse than one that is started again.
 //!
 //! The essay: `synchronous=FULL` costs one sync for each commit, and a disk does some hundreds or thousands of those
 //! a second, whatever is in them. So the thread takes the first piece of work, then all that waits behind it, and
@@ -13,11 +14,13 @@
 //! connection of its own copies the log while the first goes on; when the log is long (`schema`), the writer copies
 //! the little that is left, and begins the log anew.
 
-use super::StorageError;
+use super::{ledger::Ledger, storage_error};
+use crate::queue::StorageError;
 use rusqlite::Connection;
 use std::{
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
+    time::Instant,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,15 +30,12 @@ const WAITING: usize = 1024;
 /// Pieces committed at once: bounds how long the first of them waits.
 const BATCH: usize = 256;
 
-/// Pages given back to the file system at once: 4 MiB.
-const VACUUM_PAGES: u32 = 1024;
-
 /// Pieces of work after which the log is copied.
 const COPY_AFTER: usize = 128;
 
 /// A piece of work that keeps its result until it may be told.
 trait Work: Send {
-    fn run(&mut self, database: &Connection) -> rusqlite::Result<()>;
+    fn run(&mut self, ledger: &mut Ledger) -> rusqlite::Result<()>;
     fn tell(self: Box<Self>, outcome: Result<(), StorageError>);
 }
 
@@ -45,15 +45,16 @@ struct Task<T, F> {
     reply: oneshot::Sender<Result<T, StorageError>>,
 }
 
-impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for Task<T, F> {
-    fn run(&mut self, database: &Connection) -> rusqlite::Result<()> {
-        self.result = Some((self.work)(database)?);
+impl<T: Send, F: FnMut(&mut Ledger) -> rusqlite::Result<T> + Send> Work for Task<T, F> {
+    fn run(&mut self, ledger: &mut Ledger) -> rusqlite::Result<()> {
+        self.result = Some((self.work)(ledger)?);
         Ok(())
     }
 
     fn tell(self: Box<Self>, outcome: Result<(), StorageError>) {
-        let Self { result, reply, .. } = *self;
-        let result = outcome.and_then(|()| result.ok_or_else(|| StorageError("no result".to_owned())));
+        let Self { result, reply, work } = *self;
+        drop(work); // gives back what it held, before anybody asks for it
+        let result = outcome.and_then(|()| result.ok_or_else(gone));
         // A caller whose deadline is over does not listen any more; the work is done all the same.
         let _ = reply.send(result);
     }
@@ -61,7 +62,8 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Work for Task
 
 enum Request {
     Work(Box<dyn Work>),
-    Vacuum(oneshot::Sender<Result<u32, StorageError>>),
+    /// Gives up to so many free pages back; the answer is how many.
+    Vacuum(u32, oneshot::Sender<Result<u32, StorageError>>),
 }
 
 /// The handle to the thread. The thread ends when the last handle is dropped, after the work that waits.
@@ -73,11 +75,11 @@ pub(super) struct Writer {
 
 impl Writer {
     /// `second`: another connection to the same database.
-    pub(super) fn start(database: Connection, second: Connection) -> Self {
+    pub(super) fn start(ledger: Ledger, second: Connection) -> Self {
         let (requests, inbox) = mpsc::channel(WAITING);
         let (copy, signals) = sync_channel(1);
         let threads = vec![
-            start("queue-writer", move || serve(database, inbox, &copy)),
+            start("queue-writer", move || serve(ledger, inbox, &copy)),
             start("queue-log", move || copy_log(&second, &signals)),
         ];
         Self { requests: Some(requests), threads }
@@ -87,16 +89,16 @@ impl Writer {
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StorageError>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&mut Ledger) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Work(Box::new(Task { work, result: None, reply })), answer).await
     }
 
     /// Gives a bounded number of free pages back; outside a transaction, as SQLite wants it. The answer is how many.
-    pub(super) async fn vacuum(&self) -> Result<u32, StorageError> {
+    pub(super) async fn vacuum(&self, pages: u32) -> Result<u32, StorageError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Vacuum(reply), answer).await
+        self.send(Request::Vacuum(pages, reply), answer).await
     }
 
     async fn send<T>(
@@ -104,11 +106,14 @@ impl Writer {
         request: Request,
         answer: oneshot::Receiver<Result<T, StorageError>>,
     ) -> Result<T, StorageError> {
-        let gone = || StorageError("the queue's writer has stopped".to_owned());
         let requests = self.requests.as_ref().ok_or_else(gone)?;
         requests.send(request).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
+}
+
+fn gone() -> StorageError {
+    StorageError::Other("its thread has stopped".to_owned())
 }
 
 impl Drop for Writer {
@@ -120,8 +125,26 @@ impl Drop for Writer {
     }
 }
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+/// Ends the process if the thread it lives in panics.
+struct EndWithPanic(&'static str);
+
+impl Drop for EndWithPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!(
+                "activity-milter: the thread {} has failed: the process ends, to be started again",
+                self.0
+            );
+            std::process::abort();
+        }
+    }
+}
+
+pub(super) fn start(name: &'static str, work: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _end = EndWithPanic(name);
+        work();
+    });
     thread.expect("a thread can be started while the process starts")
 }
 
@@ -132,7 +155,7 @@ fn copy_log(database: &Connection, signals: &Receiver<()>) {
     }
 }
 
-fn serve(database: Connection, mut inbox: mpsc::Receiver<Request>, copy: &SyncSender<()>) {
+fn serve(mut ledger: Ledger, mut inbox: mpsc::Receiver<Request>, copy: &SyncSender<()>) {
     let mut uncopied = 0;
     let mut batch = Vec::with_capacity(BATCH);
     let mut waiting = Vec::with_capacity(BATCH);
@@ -140,50 +163,56 @@ fn serve(database: Connection, mut inbox: mpsc::Receiver<Request>, copy: &SyncSe
         for request in waiting.drain(..) {
             match request {
                 Request::Work(work) => batch.push(work),
-                Request::Vacuum(reply) => {
-                    let _ = reply.send(vacuum(&database).map_err(StorageError::from));
+                Request::Vacuum(pages, reply) => {
+                    let freed = vacuum(ledger.database(), pages);
+                    let _ = reply.send(freed.map_err(|error| storage_error(&error)));
                 }
             }
         }
         uncopied += batch.len();
-        commit_all(&database, &mut batch);
+        commit_all(&mut ledger, &mut batch);
         if uncopied >= COPY_AFTER && copy.try_send(()).is_ok() {
             uncopied = 0;
         }
     }
 }
 
-fn commit_all(database: &Connection, batch: &mut Vec<Box<dyn Work>>) {
+fn commit_all(ledger: &mut Ledger, batch: &mut Vec<Box<dyn Work>>) {
     if batch.is_empty() {
         return;
     }
-    match commit(database, batch) {
+    match commit(ledger, batch) {
         Ok(()) => batch.drain(..).for_each(|work| work.tell(Ok(()))),
-        Err(error) if batch.len() == 1 => {
-            batch.drain(..).for_each(|work| work.tell(Err(StorageError::from_ref(&error))));
+        Err(error) if batch.len() == 1 || is_everybodys(&error) => {
+            batch.drain(..).for_each(|work| work.tell(Err(storage_error(&error))));
         }
         Err(_) => {
             for work in batch.drain(..) {
                 let mut alone = vec![work];
-                let outcome = commit(database, &mut alone).map_err(StorageError::from);
+                let outcome = commit(ledger, &mut alone).map_err(|error| storage_error(&error));
                 alone.drain(..).for_each(|work| work.tell(outcome.clone()));
             }
         }
     }
 }
 
-fn commit(database: &Connection, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
-    // Rolls back when it is dropped without a commit.
-    let transaction = database.unchecked_transaction()?;
-    for work in batch.iter_mut() {
-        work.run(&transaction)?;
-    }
-    transaction.commit()
+/// An error that each piece would meet again alone, after the same wait.
+fn is_everybodys(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy))
 }
 
-fn vacuum(database: &Connection) -> rusqlite::Result<u32> {
+fn commit(ledger: &mut Ledger, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
+    ledger.begin()?;
+    let done = batch.iter_mut().try_for_each(|work| work.run(ledger)).and_then(|()| ledger.commit());
+    if done.is_err() {
+        ledger.roll_back();
+    }
+    done
+}
+
+fn vacuum(database: &Connection, pages: u32) -> rusqlite::Result<u32> {
     // The pragma frees one page for each row it gives, so it must be stepped to its end.
-    let mut statement = database.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+    let mut statement = database.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut rows = statement.query([])?;
     let mut freed = 0;
     while rows.next()?.is_some() {
@@ -192,8 +221,34 @@ fn vacuum(database: &Connection) -> rusqlite::Result<u32> {
     Ok(freed)
 }
 
-impl StorageError {
-    fn from_ref(error: &rusqlite::Error) -> Self {
-        Self(error.to_string())
+/// So much work of one kind that a slice of it takes about [`SLICE_TIME`].
+#[derive(Debug)]
+pub(super) struct Slice {
+    size: u32,
+    most: u32,
+    began: Instant,
+}
+
+/// What a slice of work may take: somebody's message waits behind it.
+const SLICE_TIME: std::time::Duration = std::time::Duration::from_millis(8);
+
+impl Slice {
+    /// Slices of at most `most`.
+    pub(super) fn of(most: u32) -> Self {
+        Self { size: (most / 4).max(1), most, began: Instant::now() }
+    }
+
+    /// The next one begins: how large it shall be.
+    pub(super) fn begin(&mut self) -> u32 {
+        self.began = Instant::now();
+        self.size
+    }
+
+    /// It is done. Waits for as long as it took, so that others have half of the time.
+    pub(super) async fn done(&mut self) {
+        let took = self.began.elapsed();
+        self.size =
+            if took > SLICE_TIME { self.size / 2 } else { self.size.saturating_mul(2) }.clamp(1, self.most);
+        tokio::time::sleep(took.min(SLICE_TIME * 4)).await;
     }
 }

@@ -1,0 +1,633 @@
+//! What the writer's thread owns: the connection, and what is remembered of the database beside it: leases, turns,
+//! numbers. Every change of the queue is a function here, within a transaction.
+//!
+//! Promise: what is remembered is what was committed. A transaction that fails leaves it as it was; a change by another
+//! process is noticed at the next transaction.
+
+use super::{
+    KEY_MEMORY,
+    disk::Disk,
+    keys::Keys,
+    leases::{Lease, Leases},
+    numbers::Numbers,
+    row::key_of,
+    spool::{Kept, Spool},
+    tally,
+    tally::Tally,
+    turns::Turns,
+    watch::Watch,
+};
+use crate::activity::Key;
+use crate::queue::{Ask, Change, End, LEASE, Leased, Put, StorageError, Ticket};
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Ends that the disk did not take yet, by the items: nobody else is given these.
+pub(super) type Owed = Arc<Mutex<HashMap<i64, (Ticket, End)>>>;
+
+/// An activity to be put.
+pub(super) struct NewRow {
+    pub(super) key: [u8; 32],
+    pub(super) tenant: String,
+    pub(super) activity: String,
+}
+
+/// Its message.
+pub(super) struct Letter {
+    /// The number of the file, of the item if there is one, and else of the message's row.
+    pub(super) number: i64,
+    pub(super) body: Option<Bytes>,
+    pub(super) cuts: String,
+    pub(super) text: Option<String>,
+}
+
+/// What others of this room hand to the thread.
+pub(super) struct Shared {
+    pub(super) numbers: Arc<Numbers>,
+    pub(super) watch: Arc<Watch>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) owed: Owed,
+    pub(super) spool: Spool,
+}
+
+/// The ledger.
+pub(super) struct Ledger {
+    database: Connection,
+    shared: Shared,
+    disk: Disk,
+    /// The service's own; otherwise a command's.
+    is_owner: bool,
+    keys: Keys,
+    keys_before: Keys,
+    turns: Turns,
+    leases: Leases,
+    changes: HashMap<String, tally::Numbers>,
+    /// SQLite's number for the changes of others.
+    version: i64,
+    noticed: bool,
+    /// `tenant.changes` as it was seen.
+    seen: HashMap<String, i64>,
+}
+
+impl Ledger {
+    pub(super) fn new(
+        database: Connection,
+        shared: Shared,
+        disk: Disk,
+        is_owner: bool,
+    ) -> rusqlite::Result<Self> {
+        let keys = Keys::read(&database)?;
+        let (turns, leases) = (Turns::default(), Leases::default());
+        let (changes, seen) = (HashMap::new(), HashMap::new());
+        let mut ledger = Self {
+            database,
+            shared,
+            disk,
+            is_owner,
+            keys,
+            keys_before: keys,
+            turns,
+            leases,
+            changes,
+            version: -1,
+            noticed: false,
+            seen,
+        };
+        ledger.notice_others()?;
+        Ok(ledger)
+    }
+
+    pub(super) fn database(&self) -> &Connection {
+        &self.database
+    }
+
+    /// Begins a transaction.
+    pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
+        // Immediate: a transaction that begins as a reader and writes later may be told "locked" at once.
+        self.database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.keys_before = self.keys;
+        self.notice_others()
+    }
+
+    /// Whether others have changed something since this was asked last.
+    pub(super) fn noticed(&mut self) -> bool {
+        std::mem::take(&mut self.noticed)
+    }
+
+    /// Commits it: numbers of tenants first, once for all that happened.
+    pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
+        self.changes.retain(|_, change| *change != tally::Numbers::default());
+        {
+            let mut update = self.database.prepare_cached(
+                "INSERT INTO tenant (id, waiting, held, aged, changes) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET waiting = waiting + ?2, held = held + ?3, aged = aged + ?4,
+                     changes = changes + ?5",
+            )?;
+            for (tenant, change) in &self.changes {
+                update.execute(params![tenant, change.waiting, change.held, change.aged, !self.is_owner])?;
+            }
+        }
+        self.database.prepare_cached("COMMIT")?.execute([])?;
+        self.leases.committed();
+        self.shared.tally.commit(self.changes.drain());
+        Ok(())
+    }
+
+    /// Undoes it, in memory too.
+    pub(super) fn roll_back(&mut self) {
+        if !self.database.is_autocommit() {
+            let _ = self.database.execute_batch("ROLLBACK");
+        }
+        self.changes.clear();
+        self.keys = self.keys_before;
+        self.leases.roll_back();
+        self.turns.ask_all_again();
+    }
+
+    /// Takes over what another process has changed, if anything.
+    fn notice_others(&mut self) -> rusqlite::Result<()> {
+        let version: i64 =
+            self.database.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        if version == self.version {
+            return Ok(());
+        }
+        let mut tenants =
+            self.database.prepare_cached("SELECT id, waiting, held, aged, changes FROM tenant")?;
+        let mut rows = tenants.query([])?;
+        while let Some(row) = rows.next()? {
+            let (tenant, changes): (String, i64) = (row.get(0)?, row.get(4)?);
+            let numbers = tally::Numbers { waiting: row.get(1)?, held: row.get(2)?, aged: row.get(3)? };
+            self.shared.tally.set(&tenant, numbers);
+            if self.seen.get(&tenant) != Some(&changes) {
+                if numbers.waiting > 0 {
+                    self.turns.ask_again(&tenant);
+                }
+                self.seen.insert(tenant, changes);
+            }
+        }
+        (self.version, self.noticed) = (version, true);
+        Ok(())
+    }
+
+    fn count(&mut self, tenant: &str, change: tally::Numbers) {
+        match self.changes.get_mut(tenant) {
+            Some(of_tenant) => of_tenant.add(change),
+            None => drop(self.changes.insert(tenant.to_owned(), change)),
+        }
+    }
+
+    /// Stores rows that are new, with their message; `kept` is its file. The inner error stores nothing, and fails nobody
+    /// else.
+    pub(super) fn put(
+        &mut self,
+        rows: &[NewRow],
+        letter: &Letter,
+        covered: &[[u8; 32]],
+        kept: &mut Option<Kept>,
+    ) -> rusqlite::Result<Result<Vec<Put>, StorageError>> {
+        let now = self.shared.watch.now();
+        let mut found: Vec<(Put, i64)> = Vec::with_capacity(rows.len());
+        for (at, row) in rows.iter().enumerate() {
+            let twice = rows[..at].iter().any(|before| before.key == row.key);
+            found.push(match Keys::find(&self.database, &row.key)? {
+                _ if twice => (Put::Known, 0),
+                None => (Put::New, 0),
+                Some(item) if self.is_lost(item)? => (Put::Mended, item),
+                Some(item) => (Put::Known, item),
+            });
+        }
+        let stored = found.iter().filter(|(put, _)| *put != Put::Known).count();
+        if stored > 0 {
+            if let Err(full) = self.disk.room(self.shared.watch.running()) {
+                return Ok(Err(full.into()));
+            }
+            if let Some(kept) = kept {
+                kept.stay();
+            }
+            let own = rows.len() == 1 && found[0].0 == Put::New;
+            if !own {
+                let items = (stored > 1).then_some(i64::try_from(stored).unwrap_or(i64::MAX));
+                self.database
+                    .prepare_cached(
+                        "INSERT INTO message (id, body, in_file, cuts, text, items) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    )?
+                    .execute(params![
+                        letter.number,
+                        letter.body.as_deref(),
+                        letter.body.is_none(),
+                        letter.cuts,
+                        letter.text,
+                        items
+                    ])?;
+            }
+            for (row, (put, item)) in rows.iter().zip(&found) {
+                match put {
+                    Put::Known => {}
+                    Put::New => self.insert(row, letter, own, now)?,
+                    Put::Mended => self.mend_item(*item, row, letter.number, now)?,
+                }
+            }
+        }
+        for key in covered {
+            self.keys.write(&self.database, key, 0)?;
+        }
+        Ok(Ok(found.into_iter().map(|(put, _)| put).collect()))
+    }
+
+    /// A new row; `own`: with the message in it.
+    fn insert(&mut self, row: &NewRow, letter: &Letter, own: bool, now: i64) -> rusqlite::Result<()> {
+        let id = if own { letter.number } else { self.shared.numbers.next() };
+        let message = if own { 0 } else { letter.number };
+        self.keys.write(&self.database, &row.key, id)?;
+        self.database
+            .prepare_cached(
+                "INSERT INTO item (id, key, message, tenant, due, accepted_at, in_file, text, cuts, activity, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute(params![
+                id,
+                row.key,
+                message,
+                row.tenant,
+                now,
+                own && letter.body.is_none(),
+                letter.text.as_ref().filter(|_| own),
+                own.then_some(&letter.cuts),
+                row.activity,
+                letter.body.as_deref().filter(|_| own),
+            ])?;
+        self.count(&row.tenant, tally::Numbers { waiting: 1, ..tally::Numbers::default() });
+        self.turns.available(&row.tenant, now, id);
+        Ok(())
+    }
+
+    /// Whether the message of a row is gone: its file is not there.
+    fn is_lost(&self, item: i64) -> rusqlite::Result<bool> {
+        let found: Option<(i64, bool)> = self
+            .database
+            .prepare_cached("SELECT message, in_file FROM item WHERE id = ?1")?
+            .query_row([item], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        match found {
+            None | Some((0, false)) => Ok(false),
+            Some((0, true)) => Ok(self.shared.spool.is_lost(item)),
+            Some((message, _)) => {
+                let in_file: Option<bool> = self
+                    .database
+                    .prepare_cached("SELECT in_file FROM message WHERE id = ?1")?
+                    .query_row([message], |row| row.get(0))
+                    .optional()?;
+                Ok(in_file.is_none_or(|in_file| in_file && self.shared.spool.is_lost(message)))
+            }
+        }
+    }
+
+    /// The same e-mail came once more, after the first one's file was lost: the row gets this message, as if accepted now.
+    fn mend_item(&mut self, item: i64, row: &NewRow, message: i64, now: i64) -> rusqlite::Result<()> {
+        let (old, before) = self
+            .database
+            .prepare_cached("SELECT message, state, aged FROM item WHERE id = ?1")?
+            .query_row([item], |row| Ok((row.get::<_, i64>(0)?, numbers_of(row.get(1)?, row.get(2)?))))?;
+        self.leave_message(old)?;
+        self.database
+            .prepare_cached(
+                "UPDATE item SET message = ?2, activity = ?3, state = 0, due = ?4, accepted_at = ?4, attempts = 0,
+                     aged = 0, held_at = NULL, in_file = 0, text = NULL, cuts = NULL, body = NULL, reason = NULL
+                 WHERE id = ?1",
+            )?
+            .execute(params![item, message, row.activity, now])?;
+        self.count(&row.tenant, moved(before, WAITING));
+        self.turns.available(&row.tenant, now, item);
+        Ok(())
+    }
+
+    /// Leases up to `ask.room` rows.
+    pub(super) fn lease(&mut self, ask: &Ask) -> rusqlite::Result<Leased> {
+        self.end_leases()?;
+        let (now, running) = (self.shared.watch.now(), self.shared.watch.running());
+        let without: HashSet<&str> = ask.without.iter().map(String::as_str).collect();
+        let choice = self.turns.choose(&self.database, &self.leases, now, ask.room, &ask.after, &without)?;
+        let ends = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX / 2);
+        let mut insert = self
+            .database
+            .prepare_cached("INSERT INTO lease (item, fence, until) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET fence = ?2, until = ?3")?;
+        let mut tickets = Vec::with_capacity(choice.rows.len());
+        for row in choice.rows {
+            let fence = self.shared.numbers.next();
+            insert.execute(params![row.id, fence, ends])?;
+            let lease =
+                Lease { fence, tenant: Arc::clone(&row.tenant), due: row.due, until: running + LEASE };
+            self.leases.insert(row.id, lease);
+            let size = u64::try_from(row.size).unwrap_or(0);
+            tickets.push(Ticket { item: row.id, fence, tenant: row.tenant, size });
+        }
+        let wait = |due: i64| Duration::from_millis(u64::try_from(due.saturating_sub(now)).unwrap_or(0));
+        Ok(Leased { tickets, next_due: choice.next.map(wait) })
+    }
+
+    /// Gives back what nobody has finished in time.
+    pub(super) fn end_leases(&mut self) -> rusqlite::Result<usize> {
+        let owed = self.shared.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let over: Vec<i64> = self.leases.over(self.shared.watch.running());
+        let over: Vec<i64> = over.into_iter().filter(|item| !owed.contains_key(item)).collect();
+        drop(owed);
+        for &item in &over {
+            self.give_back(item)?;
+        }
+        Ok(over.len())
+    }
+
+    /// Ends the lease of an item, which is due as before.
+    fn give_back(&mut self, item: i64) -> rusqlite::Result<()> {
+        if let Some(lease) = self.unlease(item)? {
+            self.turns.available(&lease.tenant, lease.due, item);
+        }
+        Ok(())
+    }
+
+    fn unlease(&mut self, item: i64) -> rusqlite::Result<Option<Lease>> {
+        self.database.prepare_cached("DELETE FROM lease WHERE item = ?1")?.execute([item])?;
+        Ok(self.leases.remove(item))
+    }
+
+    /// Ends a lease, if it is still this one; `unused` gets the numbers of files that nothing needs any more.
+    pub(super) fn finish(
+        &mut self,
+        ticket: &Ticket,
+        end: &End,
+        unused: &mut Vec<i64>,
+    ) -> rusqlite::Result<bool> {
+        if self.leases.get(ticket.item, ticket.fence).is_none() {
+            return Ok(false);
+        }
+        let (item, now) = (ticket.item, self.shared.watch.now());
+        match end {
+            End::Unused => {
+                self.give_back(item)?;
+                Ok(true)
+            }
+            End::Taken => {
+                self.unlease(item)?;
+                self.remove(item, unused)
+            }
+            End::Again { after, counts, reason } => {
+                let lease = self.unlease(item)?;
+                let due = now.saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2));
+                let changed = self
+                    .database
+                    .prepare_cached(
+                        "UPDATE item SET due = ?2, attempts = attempts + ?3, reason = ?4 WHERE id = ?1 AND state = 0",
+                    )?
+                    .execute(params![item, due, counts, reason])?;
+                if let Some(lease) = lease {
+                    self.turns.available(&lease.tenant, due, item);
+                }
+                Ok(changed > 0)
+            }
+            End::Held { reason } => {
+                self.unlease(item)?;
+                self.hold(item, reason, true, false)
+            }
+        }
+    }
+
+    /// Holds a row that waits.
+    fn hold(&mut self, item: i64, reason: &str, attempted: bool, told: bool) -> rusqlite::Result<bool> {
+        let tenant: Option<String> = self
+            .database
+            .prepare_cached(
+                "UPDATE item SET state = 1, attempts = attempts + ?2, reason = ?3, held_at = ?4, notified = notified OR ?5
+                 WHERE id = ?1 AND state = 0 RETURNING tenant",
+            )?
+            .query_row(params![item, attempted, reason, self.shared.watch.now(), told], |row| row.get(0))
+            .optional()?;
+        if let Some(tenant) = &tenant {
+            self.count(tenant, moved(WAITING, HELD));
+        }
+        Ok(tenant.is_some())
+    }
+
+    /// Removes a row, and its message if no other row needs it.
+    fn remove(&mut self, item: i64, unused: &mut Vec<i64>) -> rusqlite::Result<bool> {
+        struct Gone {
+            key: Key,
+            tenant: String,
+            was: tally::Numbers,
+            message: i64,
+            in_file: bool,
+        }
+        let gone = self
+            .database
+            .prepare_cached(
+                "DELETE FROM item WHERE id = ?1 RETURNING key, tenant, state, aged, message, in_file",
+            )?
+            .query_row([item], |row| {
+                let (key, tenant) = (key_of(row.get_ref(0)?), row.get(1)?);
+                let was = numbers_of(row.get(2)?, row.get(3)?);
+                Ok(Gone { key, tenant, was, message: row.get(4)?, in_file: row.get(5)? })
+            })
+            .optional()?;
+        let Some(gone) = gone else { return Ok(false) };
+        self.keys.went(&self.database, &gone.key.bytes(), item)?;
+        self.count(&gone.tenant, moved(gone.was, tally::Numbers::default()));
+        if gone.in_file {
+            unused.push(item);
+        }
+        unused.extend(self.leave_message(gone.message)?);
+        Ok(true)
+    }
+
+    /// One row fewer needs this message; the number of its file, if none does.
+    fn leave_message(&self, message: i64) -> rusqlite::Result<Option<i64>> {
+        if message == 0 {
+            return Ok(None);
+        }
+        let others = self
+            .database
+            .prepare_cached("UPDATE message SET items = items - 1 WHERE id = ?1 AND items > 1")?
+            .execute([message])?;
+        if others > 0 {
+            return Ok(None);
+        }
+        let in_file: Option<bool> = self
+            .database
+            .prepare_cached("DELETE FROM message WHERE id = ?1 RETURNING in_file")?
+            .query_row([message], |row| row.get(0))
+            .optional()?;
+        Ok(in_file.filter(|in_file| *in_file).map(|_| message))
+    }
+
+    /// Stores the backend's progress, if the lease is still this one, and prolongs it.
+    pub(super) fn note(&mut self, ticket: &Ticket, note: &str) -> rusqlite::Result<bool> {
+        let Some(mut lease) = self.leases.get(ticket.item, ticket.fence).cloned() else { return Ok(false) };
+        let noted = self
+            .database
+            .prepare_cached("UPDATE item SET note = ?2 WHERE id = ?1")?
+            .execute(params![ticket.item, note])?;
+        let ends = self.shared.watch.now() + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX / 2);
+        self.database
+            .prepare_cached("UPDATE lease SET until = ?2 WHERE item = ?1")?
+            .execute(params![ticket.item, ends])?;
+        lease.until = self.shared.watch.running() + LEASE;
+        self.leases.insert(ticket.item, lease);
+        Ok(noted > 0)
+    }
+
+    /// Changes rows by hand that nobody has leased; how many.
+    pub(super) fn change(
+        &mut self,
+        items: &[i64],
+        change: &Change,
+        unused: &mut Vec<i64>,
+    ) -> rusqlite::Result<usize> {
+        let mut changed = 0;
+        for &item in items {
+            let found: Option<(String, tally::Numbers)> = self
+                .database
+                .prepare_cached(
+                    "SELECT tenant, state, aged FROM item WHERE id = ?1 AND id NOT IN (SELECT item FROM lease)",
+                )?
+                .query_row([item], |row| Ok((row.get(0)?, numbers_of(row.get(1)?, row.get(2)?))))
+                .optional()?;
+            let Some((tenant, was)) = found else { continue };
+            changed += usize::from(match change {
+                Change::Drop => self.remove(item, unused)?,
+                Change::Hold { reason } => self.hold(item, reason, false, true)?, // whoever holds it knows
+                Change::Retry => {
+                    let now = self.shared.watch.now();
+                    self.database
+                        .prepare_cached(
+                            "UPDATE item SET state = 0, due = ?2, attempts = 0, accepted_at = ?2, aged = 0, held_at = NULL
+                             WHERE id = ?1",
+                        )?
+                        .execute(params![item, now])?;
+                    self.count(&tenant, moved(was, WAITING));
+                    self.turns.available(&tenant, now, item);
+                    true
+                }
+            });
+            if !self.is_owner {
+                self.count_as_changed(&tenant)?;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Makes the service look at a tenant again, whose numbers may be the same as before.
+    fn count_as_changed(&self, tenant: &str) -> rusqlite::Result<()> {
+        self.database
+            .prepare_cached("UPDATE tenant SET changes = changes + 1 WHERE id = ?1")?
+            .execute([tenant])?;
+        Ok(())
+    }
+
+    /// Holds those of these rows that still wait, are older than `oldest`, and that nobody has leased.
+    pub(super) fn hold_old(
+        &mut self,
+        items: &[i64],
+        oldest: i64,
+        reason: &str,
+    ) -> rusqlite::Result<Vec<(Key, String)>> {
+        let mut held = Vec::new();
+        for &item in items {
+            let found: Option<(Key, String)> = self
+                .database
+                .prepare_cached(
+                    "SELECT key, tenant FROM item WHERE id = ?1 AND state = 0 AND accepted_at < ?2",
+                )?
+                .query_row(params![item, oldest], |row| Ok((key_of(row.get_ref(0)?), row.get(1)?)))
+                .optional()?;
+            if let Some(found) = found.filter(|_| !self.leases.has(item))
+                && self.hold(item, reason, false, false)?
+            {
+                held.push(found);
+            }
+        }
+        Ok(held)
+    }
+
+    /// Those of these rows that are held no longer count.
+    pub(super) fn age(&mut self, items: &[i64]) -> rusqlite::Result<()> {
+        for item in items {
+            let tenant: Option<String> = self
+                .database
+                .prepare_cached(
+                    "UPDATE item SET aged = 1 WHERE id = ?1 AND state = 1 AND aged = 0 RETURNING tenant",
+                )?
+                .query_row([item], |row| row.get(0))
+                .optional()?;
+            if let Some(tenant) = tenant {
+                self.count(&tenant, moved(HELD, AGED));
+            }
+        }
+        Ok(())
+    }
+
+    /// Mends the times of rows that lie ahead of now: the clock was wrong when they came.
+    pub(super) fn mend_times(&mut self, items: &[i64]) -> rusqlite::Result<usize> {
+        let now = self.shared.watch.now();
+        let mut mended = 0;
+        for item in items {
+            let tenant: Option<String> = self
+                .database
+                .prepare_cached(
+                    "UPDATE item SET due = min(due, ?2), accepted_at = min(accepted_at, ?2), held_at = min(held_at, ?2)
+                     WHERE id = ?1 RETURNING tenant",
+                )?
+                .query_row(params![item, now], |row| row.get(0))
+                .optional()?;
+            if let Some(tenant) = tenant {
+                mended += 1;
+                self.turns.available(&tenant, now, *item);
+            }
+        }
+        self.keys.mend(&self.database, now)?;
+        Ok(mended)
+    }
+
+    /// Notes the newest time, and until when the clock is not believed.
+    pub(super) fn note_time(&mut self) -> rusqlite::Result<()> {
+        self.database
+            .prepare_cached("UPDATE meta SET newest = ?1, distrust = ?2")?
+            .execute([self.shared.watch.now(), self.shared.watch.distrust()])?;
+        Ok(())
+    }
+
+    /// Forgets a slice of old keys; true if there is more to do. They are remembered for [`KEY_MEMORY`] at least.
+    pub(super) fn forget_keys(&mut self) -> rusqlite::Result<bool> {
+        let now = self.shared.watch.now();
+        if !self.keys.is_over(now) || !self.shared.watch.is_trusted() {
+            return Ok(false);
+        }
+        debug_assert!(KEY_MEMORY > Duration::ZERO);
+        self.keys.forget(&self.database, now, &self.shared.numbers)
+    }
+
+    /// Whether there is room on the disk.
+    pub(super) fn room(&mut self) -> Result<(), StorageError> {
+        Ok(self.disk.room(self.shared.watch.running())?)
+    }
+}
+
+const WAITING: tally::Numbers = tally::Numbers { waiting: 1, held: 0, aged: 0 };
+const HELD: tally::Numbers = tally::Numbers { waiting: 0, held: 1, aged: 0 };
+const AGED: tally::Numbers = tally::Numbers { waiting: 0, held: 0, aged: 1 };
+
+fn numbers_of(state: i64, aged: bool) -> tally::Numbers {
+    match (state, aged) {
+        (0, _) => WAITING,
+        (_, false) => HELD,
+        (_, true) => AGED,
+    }
+}
+
+/// The change of the numbers when a row was counted so and is counted so now.
+fn moved(from: tally::Numbers, to: tally::Numbers) -> tally::Numbers {
+    let tally::Numbers { waiting, held, aged } = to;
+    tally::Numbers { waiting: waiting - from.waiting, held: held - from.held, aged: aged - from.aged }
+}

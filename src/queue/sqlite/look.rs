@@ -1,0 +1,309 @@
+//! What there is, read on a connection that writes nothing.
+//!
+//! Promise: a look at a million rows is made in pages by who asks ([`Filter::after`]), because SQLite's log cannot begin
+//! anew while one look lasts.
+
+use super::{
+    row,
+    row::key_of,
+    spool::Spool,
+    watch::{Watch, time},
+};
+use crate::activity::{Key, Raw};
+use crate::queue::{Entry, Filter, Item, State, StorageError, Untold};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::SystemTime,
+};
+
+const COLUMNS: &str = "item.id, key, tenant, json_extract(activity, '$.project.number'),
+    json_extract(activity, '$.envelope.queue_id'), state, until, attempts, accepted_at, due, reason, held_at";
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let (held, until): (bool, Option<i64>) = (row.get(5)?, row.get(6)?);
+    let (due, held_at): (i64, Option<i64>) = (row.get(9)?, row.get(11)?);
+    let (state, due) = match (held, until) {
+        (true, _) => (State::Held, held_at.unwrap_or(due)),
+        (false, Some(until)) => (State::InFlight, until),
+        (false, None) => (State::Waiting, due),
+    };
+    Ok(Entry {
+        id: row.get(0)?,
+        key: key_of(row.get_ref(1)?),
+        tenant: row.get(2)?,
+        project: row.get(3)?,
+        queue_id: row.get(4)?,
+        state,
+        attempts: row.get(7)?,
+        accepted_at: time(row.get(8)?),
+        due: time(due),
+        reason: row.get(10)?,
+    })
+}
+
+/// The rows that a filter lets through.
+pub(super) fn list(database: &Connection, filter: &Filter) -> Result<Vec<Entry>, StorageError> {
+    let mut found = Vec::new();
+    match filter.keys.as_slice() {
+        [] => found = list_of(database, filter, None)?,
+        keys => {
+            for range in keys.iter().filter_map(|key| range(key)) {
+                found.extend(list_of(database, filter, Some(range))?);
+            }
+        }
+    }
+    if let Some(limit) = filter.limit {
+        found.truncate(limit);
+    }
+    Ok(found)
+}
+
+/// The first and the last key that begin like this; none if no key does.
+fn range(beginning: &str) -> Option<([u8; 32], [u8; 32])> {
+    let hex = beginning.strip_prefix("b3:").unwrap_or(beginning);
+    let key = |filler: char| {
+        let padded: String = hex.chars().chain(std::iter::repeat(filler)).take(64).collect();
+        blake3::Hash::from_hex(padded).ok().map(|hash| *hash.as_bytes())
+    };
+    Some((key('0')?, key('f')?)).filter(|_| hex.len() <= 64)
+}
+
+fn list_of(
+    database: &Connection,
+    filter: &Filter,
+    range: Option<([u8; 32], [u8; 32])>,
+) -> Result<Vec<Entry>, StorageError> {
+    // Only the conditions that are asked for, so that each query has the index that suits it.
+    let mut conditions = vec!["item.id > :after"];
+    if range.is_some() {
+        conditions.push(
+            "item.id IN (SELECT item FROM key_0 WHERE key BETWEEN :first AND :last
+                         UNION ALL SELECT item FROM key_1 WHERE key BETWEEN :first AND :last)",
+        );
+    }
+    if filter.tenant.is_some() {
+        conditions.push("(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = :tenant)");
+    }
+    let bare = range.is_none() && filter.tenant.is_none() && filter.before.is_none();
+    conditions.extend(filter.state.map(|state| match state {
+        State::Waiting => "state = 0 AND lease.item IS NULL",
+        State::InFlight => "state = 0 AND item.id IN (SELECT item FROM lease)",
+        // The first of each half of the index: told of, and not.
+        State::Held if bare => {
+            "item.id IN (
+                 SELECT id FROM (SELECT id FROM item INDEXED BY item_held
+                     WHERE state = 1 AND notified = 0 AND id > :after ORDER BY id LIMIT :limit)
+                 UNION ALL
+                 SELECT id FROM (SELECT id FROM item INDEXED BY item_held
+                     WHERE state = 1 AND notified = 1 AND id > :after ORDER BY id LIMIT :limit))"
+        }
+        State::Held => "item.id IN (SELECT id FROM item INDEXED BY item_held WHERE state = 1)",
+    }));
+    if filter.before.is_some() {
+        conditions.push("accepted_at < :before");
+    }
+    let sql = format!(
+        "SELECT {COLUMNS} FROM item LEFT JOIN lease ON lease.item = item.id WHERE {} ORDER BY item.id LIMIT :limit",
+        conditions.join(" AND ")
+    );
+    let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(-1));
+    let (after, before) = (filter.after.unwrap_or(i64::MIN), filter.before.map(super::watch::millis));
+    let mut values: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit), (":after", &after)];
+    if let Some((first, last)) = &range {
+        values.extend([(":first", first as &dyn ToSql), (":last", last)]);
+    }
+    values.extend(filter.tenant.as_ref().map(|tenant| (":tenant", tenant as &dyn ToSql)));
+    values.extend(before.as_ref().map(|before| (":before", before as &dyn ToSql)));
+    let mut statement = database.prepare(&sql)?;
+    Ok(statement.query_map(values.as_slice(), entry)?.collect::<rusqlite::Result<Vec<_>>>()?)
+}
+
+/// A row as the database has it.
+struct Stored {
+    key: Key,
+    activity: String,
+    attempts: u32,
+    accepted_at: i64,
+    note: Option<String>,
+    message: i64,
+    in_file: bool,
+    body: Option<Vec<u8>>,
+    cuts: Option<String>,
+    text: Option<String>,
+}
+
+/// Everything of a row.
+pub(super) fn item(
+    database: &Connection,
+    spool: &Spool,
+    watch: &Watch,
+    item: i64,
+) -> Result<Item, StorageError> {
+    let read = |row: &Row<'_>| {
+        Ok(Stored {
+            key: key_of(row.get_ref(0)?),
+            activity: row.get(1)?,
+            attempts: row.get(2)?,
+            accepted_at: row.get(3)?,
+            note: row.get(4)?,
+            message: row.get(5)?,
+            in_file: row.get(6)?,
+            body: row.get(7)?,
+            cuts: row.get(8)?,
+            text: row.get(9)?,
+        })
+    };
+    let mut stored = database
+        .prepare_cached(
+            "SELECT key, activity, attempts, accepted_at, note, message, in_file, body, cuts, text FROM item WHERE id = ?1",
+        )?
+        .query_row([item], read)
+        .optional()?
+        .ok_or_else(|| StorageError::Gone("the activity is not in the queue any more".to_owned()))?;
+    let mut number = item;
+    if stored.message != 0 {
+        number = stored.message;
+        (stored.in_file, stored.body, stored.cuts, stored.text) = database
+            .prepare_cached("SELECT in_file, body, cuts, text FROM message WHERE id = ?1")?
+            .query_row([number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .optional()?
+            .ok_or_else(|| row::damaged("it has no message"))?;
+    }
+    let raw = match stored.body {
+        Some(body) => Raw::from(body),
+        None if stored.in_file => spool.open(number)?,
+        None => return Err(row::damaged("it has no message")),
+    };
+    let (activity, json) = row::whole(stored.activity, stored.text.as_deref(), &raw)?;
+    let cuts = serde_json::from_str(stored.cuts.as_deref().unwrap_or("[]")).map_err(row::damaged)?;
+    Ok(Item {
+        key: stored.key,
+        activity,
+        json: json.into(),
+        cuts,
+        raw,
+        attempts: stored.attempts,
+        age: watch.age(stored.accepted_at),
+        note: stored.note,
+    })
+}
+
+/// Whether each of these is known.
+pub(super) fn known(database: &Connection, keys: &[Key]) -> Result<Vec<bool>, StorageError> {
+    keys.iter().map(|key| Ok(super::keys::Keys::find(database, &key.bytes())?.is_some())).collect()
+}
+
+/// Held activities of which nobody was told.
+pub(super) fn untold(database: &Connection, limit: usize) -> Result<Vec<Untold>, StorageError> {
+    let untold = database
+        .prepare_cached(
+            "SELECT id, activity, reason FROM item INDEXED BY item_held WHERE state = 1 AND notified = 0
+             ORDER BY id LIMIT ?1",
+        )?
+        .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+            let reason: Option<String> = row.get(2)?;
+            Ok(Untold { id: row.get(0)?, activity: row.get(1)?, reason: reason.unwrap_or_default() })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(untold)
+}
+
+/// When the first row that waits was accepted. `place`: no row before it waits; moved on, so that held rows in front are
+/// walked over once.
+pub(super) fn oldest(
+    database: &mut Connection,
+    place: &AtomicI64,
+) -> Result<Option<SystemTime>, StorageError> {
+    let before = place.load(Ordering::Relaxed);
+    let look = database.transaction()?; // both questions at the same state
+    let first: Option<(i64, i64)> = look
+        .prepare_cached(
+            "SELECT id, accepted_at FROM item NOT INDEXED WHERE id >= ?1 AND state = 0 ORDER BY id LIMIT 1",
+        )?
+        .query_row([before], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let next = match first {
+        Some((id, _)) => id,
+        None => look.query_row("SELECT coalesce(max(id) + 1, 0) FROM item", [], |row| row.get(0))?,
+    };
+    // Unless somebody has set it back meanwhile.
+    let _ = place.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed);
+    Ok(first.map(|(_, accepted_at)| time(accepted_at)))
+}
+
+/// A page of rows behind `after` that wait and were accepted before `oldest`; and the last row looked at, if there may be
+/// more.
+pub(super) fn old(
+    database: &Connection,
+    after: i64,
+    oldest: i64,
+    page: i64,
+) -> Result<(Vec<i64>, Option<i64>), StorageError> {
+    let mut rows = database.prepare_cached(
+        "SELECT id, accepted_at FROM item NOT INDEXED WHERE id > ?1 AND state = 0 ORDER BY id LIMIT ?2",
+    )?;
+    let rows = rows
+        .query_map(params![after, page], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
+    let more =
+        rows.last().map(|(id, _)| *id).filter(|_| i64::try_from(rows.len()).is_ok_and(|count| count == page));
+    let old = rows.into_iter().filter(|(_, accepted_at)| *accepted_at < oldest).map(|(id, _)| id).collect();
+    Ok((old, more))
+}
+
+/// A page of rows behind `after` that are held since before `since` and still count.
+pub(super) fn long_held(
+    database: &Connection,
+    after: i64,
+    told: bool,
+    since: i64,
+    page: i64,
+) -> Result<(Vec<i64>, Option<i64>), StorageError> {
+    let mut rows = database.prepare_cached(
+        "SELECT id, aged = 0 AND coalesce(held_at, due) < ?3 FROM item INDEXED BY item_held
+         WHERE state = 1 AND notified = ?4 AND id > ?1 ORDER BY id LIMIT ?2",
+    )?;
+    let rows = rows
+        .query_map(params![after, page, since, told], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<(i64, bool)>>>()?;
+    let more =
+        rows.last().map(|(id, _)| *id).filter(|_| i64::try_from(rows.len()).is_ok_and(|count| count == page));
+    Ok((rows.into_iter().filter(|(_, long)| *long).map(|(id, _)| id).collect(), more))
+}
+
+/// A page of rows behind `after` whose times lie ahead: accepted after `now`, or due after `latest`.
+pub(super) fn ahead(
+    database: &Connection,
+    after: i64,
+    now: i64,
+    latest: i64,
+    page: i64,
+) -> Result<(Vec<i64>, Option<i64>), StorageError> {
+    let mut rows = database.prepare_cached(
+        "SELECT id, accepted_at > ?3 OR held_at > ?3 OR (state = 0 AND due > ?4) FROM item NOT INDEXED
+         WHERE id > ?1 ORDER BY id LIMIT ?2",
+    )?;
+    let rows = rows
+        .query_map(params![after, page, now, latest], |row| {
+            Ok((row.get(0)?, row.get::<_, Option<bool>>(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<(i64, Option<bool>)>>>()?;
+    let more =
+        rows.last().map(|(id, _)| *id).filter(|_| i64::try_from(rows.len()).is_ok_and(|count| count == page));
+    Ok((rows.into_iter().filter(|(_, ahead)| *ahead == Some(true)).map(|(id, _)| id).collect(), more))
+}
+
+/// Which of these numbers neither a row nor a message with a file has.
+pub(super) fn unnamed(database: &Connection, numbers: Vec<i64>) -> Result<Vec<i64>, StorageError> {
+    let mut named = database.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM item WHERE id = ?1 AND in_file) OR EXISTS (SELECT 1 FROM message WHERE id = ?1 AND in_file)",
+    )?;
+    let mut unnamed = Vec::new();
+    for number in numbers {
+        if !named.query_row([number], |row| row.get::<_, bool>(0))? {
+            unnamed.push(number);
+        }
+    }
+    Ok(unnamed)
+}

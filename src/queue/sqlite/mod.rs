@@ -1,0 +1,533 @@
+//! The queue in one SQLite file and one spool directory, for one machine.
+//!
+//! In and out: as [`Queue`] says. What is written goes through one thread (`writer`), which commits all that waits
+//! together; it owns the [`ledger`](self), which knows leases, turns and numbers without asking the database. Who looks has
+//! connections of its own (`reader`), so that no look waits for a sync and no message waits for a look.
+//! Promise: one process has the queue; commands of others change it beside (`SqliteQueue::beside`), through the same
+//! functions and transactions, and the service notices within a second.
+//! Fails: as [`Queue`] says.
+
+mod disk;
+mod keys;
+mod leases;
+mod ledger;
+mod look;
+mod numbers;
+mod reader;
+mod row;
+mod schema;
+mod spool;
+mod tally;
+mod turns;
+mod upkeep;
+mod watch;
+mod writer;
+
+#[cfg(test)]
+mod proofs;
+
+use super::{
+    Ask, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Leased, OpenError, Put, Queue,
+    Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep, make_directory,
+};
+use crate::activity::{Activity, Key, Parcel, Raw};
+use crate::observe::events;
+use async_trait::async_trait;
+use disk::Disk;
+use ledger::{Ledger, Letter, NewRow, Owed, Shared};
+use numbers::Numbers;
+use reader::Reader;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use spool::Spool;
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+use tally::Tally;
+use tokio::sync::{Notify, Semaphore};
+use watch::Watch;
+use writer::{Slice, Writer};
+
+/// How long another process may hold the database before we give up.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// How often it is asked whether another process has changed something, and whether ends can be written that could not.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Largest message, in bytes, whose activities become JSON where they are; others hold a thread that may block.
+const WORDED_AT_ONCE: u64 = 64 * 1024;
+
+/// Bytes of JSON that may be made or wait to be written, over all messages.
+const WORDED_AT_A_TIME: u64 = 64 << 20;
+
+/// Activities changed by hand in one transaction, at most.
+const CHANGED_AT_ONCE: u32 = 500;
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct SqliteQueue(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    writer: Writer,
+    /// For what attempts need.
+    opener: Reader,
+    /// For lists, which may take long.
+    lister: Reader,
+    spool: Spool,
+    path: PathBuf,
+    /// None for a command.
+    numbers: Option<Arc<Numbers>>,
+    tally: Arc<Tally>,
+    watch: Arc<Watch>,
+    owed: Owed,
+    words: Semaphore,
+    /// No row before this one waits; 0 if that is not known.
+    oldest: Arc<AtomicI64>,
+    held_counts: Duration,
+    upkeep: tokio::sync::Mutex<upkeep::Places>,
+    arrived: Notify,
+    held: Notify,
+    /// Held for as long as the queue is open; the kernel gives them back however we end.
+    _locks: Vec<File>,
+}
+
+impl SqliteQueue {
+    /// Opens or makes the queue, migrates an older one, and gives back the leases of a crashed process.
+    pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let parent = settings.path.parent().filter(|path| !path.as_os_str().is_empty());
+        for directory in [parent.unwrap_or(Path::new(".")), &settings.spool] {
+            make_directory(directory)?;
+        }
+        let mut name = settings.path.as_os_str().to_owned();
+        name.push(".lock");
+        let lock = spool::lock(Path::new(&name), &settings.path)?;
+        // SQLite makes its files with the mode of the database file, so that one is made here, as private as the lock.
+        private_file(&settings.path)?;
+        let wrong = |error: rusqlite::Error| open_error(&settings.path, &error);
+        let mut database = schema::connect(&settings.path).map_err(wrong)?;
+        schema::prepare(&mut database, &settings.path, |folder, files| {
+            Spool::new(&settings.spool, folder).take_over(&settings.spool, files)
+        })?;
+        let spool = Spool::new(&settings.spool, &folder(&database).map_err(wrong)?);
+        let locks = vec![lock, spool.lock()?];
+        let watch = Arc::new(Watch::new(clock));
+        let numbers = Arc::new(recover(&database, &watch).map_err(wrong)?);
+        if let Ok((files, Some(folder))) = spool.of_others(&settings.spool) {
+            events::files_of_others(files, &folder);
+        }
+        let lost = upkeep::Places::after_open(&database, &watch).map_err(wrong)?;
+        Self::start(settings, database, spool, Some(numbers), watch, lost, locks).map_err(wrong)
+    }
+
+    /// The queue of a service that may be running.
+    pub(super) fn beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let path = settings.path.clone();
+        if !path.exists() {
+            return Err(OpenError::Missing(path));
+        }
+        let wrong = |error: rusqlite::Error| open_error(&settings.path, &error);
+        let database =
+            Connection::open_with_flags(&settings.path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
+        database.busy_timeout(BUSY).map_err(wrong)?;
+        match schema::version(&database).map_err(wrong)? {
+            schema::VERSION => {}
+            found if found > schema::VERSION => {
+                return Err(OpenError::Newer { path, found, known: schema::VERSION });
+            }
+            found => return Err(OpenError::Older { path, found, known: schema::VERSION }),
+        }
+        let spool = Spool::new(&settings.spool, &folder(&database).map_err(wrong)?);
+        let watch = Arc::new(Watch::new(clock));
+        Self::start(settings, database, spool, None, watch, upkeep::Places::default(), Vec::new())
+            .map_err(wrong)
+    }
+
+    fn start(
+        settings: &Settings,
+        database: Connection,
+        spool: Spool,
+        numbers: Option<Arc<Numbers>>,
+        watch: Arc<Watch>,
+        places: upkeep::Places,
+        locks: Vec<File>,
+    ) -> rusqlite::Result<Self> {
+        let (tally, owed) = (Tally::new(settings), Owed::default());
+        let another = || -> rusqlite::Result<Connection> {
+            let database = Connection::open_with_flags(&settings.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            database.busy_timeout(BUSY)?;
+            database.pragma_update(None, "query_only", true)?;
+            database.set_prepared_statement_cache_capacity(64);
+            Ok(database)
+        };
+        let (opener, lister) =
+            (Reader::start("queue-opener", another()?), Reader::start("queue-lister", another()?));
+        let is_owner = numbers.is_some();
+        let shared = Shared {
+            numbers: numbers.clone().unwrap_or_else(|| Arc::new(Numbers::none())),
+            watch: Arc::clone(&watch),
+            tally: Arc::clone(&tally),
+            owed: Arc::clone(&owed),
+            spool: spool.clone(),
+        };
+        let second = schema::connect(&settings.path)?;
+        let ledger = Ledger::new(database, shared, Disk::new(settings), is_owner)?;
+        let words = Semaphore::new(usize::try_from(WORDED_AT_A_TIME >> 10).unwrap_or(1));
+        Ok(Self(Arc::new(Inner {
+            writer: Writer::start(ledger, second),
+            opener,
+            lister,
+            spool,
+            path: settings.path.clone(),
+            numbers,
+            tally,
+            watch,
+            owed,
+            words,
+            oldest: Arc::default(),
+            held_counts: settings.held_counts,
+            upkeep: tokio::sync::Mutex::new(places),
+            arrived: Notify::new(),
+            held: Notify::new(),
+            _locks: locks,
+        })))
+    }
+}
+
+/// SQLite would make it with the process's mask.
+fn private_file(path: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    made.map(drop).map_err(|error| OpenError::Directory { path: path.to_owned(), error })
+}
+
+/// The database's own name.
+fn folder(database: &Connection) -> rusqlite::Result<String> {
+    database.query_row("SELECT database FROM meta", [], |row| row.get(0))
+}
+
+/// What a new start does first, in one transaction: leases of the process before are over, numbers begin anew, tenants
+/// are counted again if somebody else has been at the tables.
+fn recover(database: &Connection, watch: &Watch) -> rusqlite::Result<Numbers> {
+    let transaction = database.unchecked_transaction()?;
+    transaction.execute("DELETE FROM lease", [])?;
+    let numbers = Numbers::begin(&transaction)?;
+    if !schema::is_counted(&transaction)? {
+        schema::count(&transaction)?;
+    }
+    let (newest, distrust) = transaction
+        .query_row("SELECT newest, distrust FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let accepted: i64 = transaction.query_row(
+        "SELECT coalesce((SELECT accepted_at FROM item ORDER BY id DESC LIMIT 1), 0)",
+        [],
+        |row| row.get(0),
+    )?;
+    watch.begin(accepted.max(newest), distrust);
+    transaction.execute(
+        "UPDATE meta SET newest = ?1, distrust = ?2, began = iif(generation = 0 AND began = 0, ?1, began)",
+        [watch.now(), watch.distrust()],
+    )?;
+    transaction.commit()?;
+    Ok(numbers)
+}
+
+/// Why a database cannot be opened.
+fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
+    let (path, message) = (path.to_owned(), error.to_string());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Locked(path),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged { path, message },
+        _ => OpenError::Unusable { path, message },
+    }
+}
+
+/// Why the database did not do it, by what the caller does next.
+fn storage_error(error: &rusqlite::Error) -> StorageError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            StorageError::Busy(format!("another program holds the database ({error})"))
+        }
+        _ => StorageError::Other(error.to_string()),
+    }
+}
+
+impl From<rusqlite::Error> for StorageError {
+    fn from(error: rusqlite::Error) -> Self {
+        storage_error(&error)
+    }
+}
+
+/// A file or a thread fails: it may work later.
+fn later(error: io::Error) -> StorageError {
+    StorageError::Other(error.to_string())
+}
+
+impl Inner {
+    fn is_owner(&self) -> Result<&Arc<Numbers>, StorageError> {
+        self.numbers
+            .as_ref()
+            .ok_or_else(|| StorageError::Other("only the service itself may do that".to_owned()))
+    }
+
+    async fn put(self: &Arc<Self>, parcel: Parcel) -> Result<Vec<Put>, StorageError> {
+        let numbers = self.is_owner()?;
+        let tenants: Vec<String> =
+            parcel.activities.iter().map(|activity| activity.tenant.id.clone()).collect();
+        let room = match self.tally.reserve(tenants.clone()) {
+            Ok(room) => room,
+            // Perhaps a person made room, and nobody has looked since.
+            Err(_) => {
+                self.writer.write(|_| Ok(())).await?;
+                self.tally.reserve(tenants)?
+            }
+        };
+        let covered: Vec<[u8; 32]> = parcel.covered.iter().map(Key::bytes).collect();
+        let cuts = serde_json::to_string(&parcel.cuts).map_err(row::damaged)?;
+        let text = parcel.verbatim.filter(|_| matches!(parcel.raw, Raw::Memory(_)));
+        let (raw, activities) = (parcel.raw, parcel.activities);
+        let bytes = activities.iter().map(size_of).sum::<u64>()
+            + if matches!(raw, Raw::Memory(_)) { raw.len() } else { 0 };
+        let permits = u32::try_from(bytes.min(WORDED_AT_A_TIME) >> 10).unwrap_or(u32::MAX);
+        let words =
+            self.words.acquire_many(permits).await.map_err(|error| StorageError::Other(error.to_string()))?;
+        let word = move || -> Result<Vec<NewRow>, StorageError> {
+            let row = |activity: Activity| {
+                let (key, tenant) = (activity.key.bytes(), activity.tenant.id.clone());
+                Ok(NewRow { key, tenant, activity: row::json(activity, text)? })
+            };
+            activities.into_iter().map(row).collect()
+        };
+        let rows = if raw.len() <= WORDED_AT_ONCE {
+            word()?
+        } else {
+            tokio::task::spawn_blocking(word).await.map_err(|error| later(error.into()))??
+        };
+        let text = text.map(|cut| serde_json::to_string(&cut)).transpose().map_err(row::damaged)?;
+        let number = numbers.next();
+        // File and folder are synced here, before the row that names the file can be committed.
+        let (body, mut kept) = match raw {
+            Raw::Memory(bytes) => (Some(bytes), None),
+            Raw::File { file, .. } => {
+                let spool = self.spool.clone();
+                let keep = tokio::task::spawn_blocking(move || spool.keep(&file, number));
+                (None, Some(keep.await.map_err(|error| later(error.into()))?.map_err(later)?))
+            }
+        };
+        let letter = Letter { number, body, cuts, text };
+        let puts = self
+            .writer
+            .write(move |ledger| {
+                let _ = &room; // until it is committed
+                ledger.put(&rows, &letter, &covered, &mut kept)
+            })
+            .await??;
+        drop(words);
+        if puts.contains(&Put::Mended) {
+            self.oldest.store(0, Ordering::Relaxed);
+        }
+        if puts.iter().any(|put| *put != Put::Known) {
+            self.arrived.notify_one();
+        }
+        Ok(puts)
+    }
+
+    /// Ends leases; what fails is owed.
+    async fn finish(&self, ends: Vec<(Ticket, End)>) -> Result<Vec<bool>, StorageError> {
+        self.is_owner()?;
+        let all: Arc<[(Ticket, End)]> = ends.into();
+        let written = Arc::clone(&all);
+        let done = self
+            .writer
+            .write(move |ledger| {
+                let mut unused = Vec::new();
+                let ours: rusqlite::Result<Vec<bool>> =
+                    written.iter().map(|(ticket, end)| ledger.finish(ticket, end, &mut unused)).collect();
+                Ok((ours?, unused))
+            })
+            .await;
+        {
+            let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+            for (ticket, end) in all.iter() {
+                match &done {
+                    Ok(_) => drop(owed.remove(&ticket.item)),
+                    Err(_) => drop(owed.insert(ticket.item, (ticket.clone(), end.clone()))),
+                }
+            }
+        }
+        let (ours, unused) = done?;
+        self.remove_files(unused).await;
+        if all.iter().any(|(_, end)| matches!(end, End::Held { .. })) {
+            self.held.notify_one();
+        }
+        if all.iter().any(|(_, end)| matches!(end, End::Again { .. } | End::Unused)) {
+            self.arrived.notify_one();
+        }
+        Ok(ours)
+    }
+
+    /// Writes ends that could not be written; true if there were any.
+    async fn pay(&self) -> bool {
+        let owed: Vec<_> =
+            self.owed.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        !owed.is_empty() && self.finish(owed).await.is_ok()
+    }
+
+    async fn remove_files(&self, numbers: Vec<i64>) {
+        if !numbers.is_empty() {
+            let spool = self.spool.clone();
+            let remove = move || numbers.iter().for_each(|number| spool.remove(*number));
+            let _ = tokio::task::spawn_blocking(remove).await;
+        }
+    }
+
+    async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError> {
+        let (mut changed, mut rest) = (0, items.as_slice());
+        let mut slice = Slice::of(CHANGED_AT_ONCE);
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(rest.len().min(slice.begin() as usize));
+            rest = others;
+            let (some, change) = (some.to_vec(), change.clone());
+            let (count, unused) = self
+                .writer
+                .write(move |ledger| {
+                    let mut unused = Vec::new();
+                    Ok((ledger.change(&some, &change, &mut unused)?, unused))
+                })
+                .await?;
+            changed += count;
+            self.remove_files(unused).await;
+            if !rest.is_empty() {
+                slice.done().await;
+            }
+        }
+        self.oldest.store(0, Ordering::Relaxed);
+        self.arrived.notify_one();
+        Ok(changed)
+    }
+}
+
+/// About as many bytes as an activity's JSON will have.
+fn size_of(activity: &Activity) -> u64 {
+    let text = [&activity.text, &activity.html].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+    (text + activity.participants.len() * 200 + activity.files.len() * 300 + 1024) as u64
+}
+
+#[async_trait]
+impl Queue for SqliteQueue {
+    async fn put(&self, parcel: Parcel) -> Result<Vec<Put>, StorageError> {
+        if matches!(parcel.raw, Raw::Memory(_)) {
+            return self.0.put(parcel).await;
+        }
+        // A message with a file goes on in a task of its own: who stops waiting leaves no file half named.
+        let inner = Arc::clone(&self.0);
+        let stored = tokio::spawn(async move { inner.put(parcel).await });
+        stored.await.map_err(|error| later(error.into()))?
+    }
+
+    async fn known(&self, keys: Vec<Key>) -> Result<Vec<bool>, StorageError> {
+        self.0.opener.look(move |database| look::known(database, &keys)).await
+    }
+
+    async fn lease(&self, ask: Ask) -> Result<Leased, StorageError> {
+        self.0.is_owner()?;
+        self.0.pay().await;
+        self.0.writer.write(move |ledger| ledger.lease(&ask)).await
+    }
+
+    async fn open(&self, item: i64) -> Result<Item, StorageError> {
+        let (spool, watch) = (self.0.spool.clone(), Arc::clone(&self.0.watch));
+        self.0.opener.look(move |database| look::item(database, &spool, &watch, item)).await
+    }
+
+    async fn note(&self, ticket: &Ticket, note: String) -> Result<bool, StorageError> {
+        let ticket = ticket.clone();
+        self.0.writer.write(move |ledger| ledger.note(&ticket, &note)).await
+    }
+
+    async fn finish(&self, ends: Vec<(Ticket, End)>) -> Result<Vec<bool>, StorageError> {
+        self.0.finish(ends).await
+    }
+
+    async fn upkeep(&self, max_age: Duration) -> Result<Upkeep, StorageError> {
+        self.0.is_owner()?;
+        self.0.pay().await;
+        let mut places = self.0.upkeep.lock().await;
+        let done = upkeep::run(&self.0, &mut places, max_age).await?;
+        if !done.too_old.is_empty() {
+            self.0.held.notify_one();
+        }
+        Ok(done)
+    }
+
+    async fn untold(&self, limit: usize) -> Result<Vec<Untold>, StorageError> {
+        self.0.lister.look(move |database| look::untold(database, limit)).await
+    }
+
+    async fn told(&self, items: Vec<i64>) -> Result<(), StorageError> {
+        self.0
+            .writer
+            .write(move |ledger| {
+                let mut told =
+                    ledger.database().prepare_cached("UPDATE item SET notified = 1 WHERE id = ?1")?;
+                items.iter().try_for_each(|item| told.execute([item]).map(drop))
+            })
+            .await
+    }
+
+    async fn counts(&self) -> Result<Counts, StorageError> {
+        let all = self.0.tally.all();
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        let place = Arc::clone(&self.0.oldest);
+        let oldest = self.0.lister.look(move |database| look::oldest(database, &place)).await?;
+        Ok(Counts { waiting: unsigned(all.waiting), held: unsigned(all.held + all.aged), oldest })
+    }
+
+    async fn by_tenant(&self) -> Result<Vec<TenantCounts>, StorageError> {
+        Ok(self.0.tally.by_tenant())
+    }
+
+    async fn list(&self, filter: Filter) -> Result<Vec<Entry>, StorageError> {
+        self.0.lister.look(move |database| look::list(database, &filter)).await
+    }
+
+    async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError> {
+        self.0.change(items, change).await
+    }
+
+    async fn check(&self) -> Result<(), StorageError> {
+        self.0
+            .writer
+            .write(|ledger| {
+                ledger.note_time()?;
+                Ok(ledger.room())
+            })
+            .await?
+    }
+
+    async fn arrival(&self) {
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, self.0.arrived.notified()).await {
+                Ok(()) => return,
+                Err(_) => {
+                    self.0.pay().await;
+                    // A transaction of nothing notices what others have changed.
+                    let looked = self.0.writer.write(|ledger| Ok(ledger.noticed())).await;
+                    if looked.unwrap_or(false) {
+                        self.0.oldest.store(0, Ordering::Relaxed);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn newly_held(&self) {
+        self.0.held.notified().await;
+    }
+}

@@ -1,0 +1,43 @@
+//! Numbers that are never given twice: of items, of messages' files, of leases.
+
+use rusqlite::Connection;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Numbers of one start of the service.
+const EPOCH: i64 = 1 << 32;
+
+/// The next number: how often the service has started, and a counter.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    first: i64,
+    next: AtomicI64,
+}
+
+impl Numbers {
+    /// Those of a new start.
+    pub(super) fn begin(database: &Connection) -> rusqlite::Result<Self> {
+        let epoch: i64 =
+            database.query_row("UPDATE meta SET epoch = epoch + 1 RETURNING epoch", [], |row| row.get(0))?;
+        // A person may have put rows with greater numbers there, or restored an older copy beside newer files.
+        let greatest: i64 =
+            database.query_row("SELECT coalesce(max(id), 0) FROM item", [], |row| row.get(0))?;
+        let epoch = epoch.max(greatest / EPOCH + 1);
+        database.execute("UPDATE meta SET epoch = ?1", [epoch])?;
+        let first = epoch * EPOCH;
+        Ok(Self { first, next: AtomicI64::new(first) })
+    }
+
+    /// None: for who gives no numbers.
+    pub(super) fn none() -> Self {
+        Self { first: 0, next: AtomicI64::new(0) }
+    }
+
+    /// The first one of this start.
+    pub(super) fn first(&self) -> i64 {
+        self.first
+    }
+
+    pub(super) fn next(&self) -> i64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}

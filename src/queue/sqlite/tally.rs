@@ -1,0 +1,145 @@
+//! How many activities there are, and whether there is room for more.
+//!
+//! In: what the writer committed; who wants room. Out: numbers, and rooms.
+//! Promise: what is committed and what is reserved is never more than the limits; a room is given back when what it was
+//! for is committed or failed, whoever waits for it.
+
+use crate::queue::{Full, Settings, StorageError, TenantCounts};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Numbers of one tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) waiting: i64,
+    /// Held, and counted.
+    pub(super) held: i64,
+    /// Held for so long that they count no more.
+    pub(super) aged: i64,
+}
+
+impl Numbers {
+    pub(super) fn add(&mut self, other: Self) {
+        self.waiting += other.waiting;
+        self.held += other.held;
+        self.aged += other.aged;
+    }
+
+    /// What counts against the limits.
+    fn counted(self) -> u64 {
+        u64::try_from(self.waiting + self.held).unwrap_or(0)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    tenants: HashMap<String, (Numbers, u64)>,
+    all: Numbers,
+    reserved: u64,
+}
+
+/// All numbers.
+#[derive(Debug)]
+pub(super) struct Tally {
+    counted: Mutex<Counted>,
+    most: u64,
+    most_of_tenant: Option<u64>,
+}
+
+impl Tally {
+    pub(super) fn new(settings: &Settings) -> Arc<Self> {
+        let (most, most_of_tenant) = (settings.max_items, settings.max_items_per_tenant);
+        Arc::new(Self { counted: Mutex::default(), most, most_of_tenant })
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The numbers of a tenant are these.
+    pub(super) fn set(&self, tenant: &str, numbers: Numbers) {
+        let mut counted = self.counted();
+        let (of_tenant, _) = counted.tenants.entry(tenant.to_owned()).or_default();
+        let before = std::mem::replace(of_tenant, numbers);
+        let all = &mut counted.all;
+        all.waiting += numbers.waiting - before.waiting;
+        all.held += numbers.held - before.held;
+        all.aged += numbers.aged - before.aged;
+    }
+
+    /// These changes were committed.
+    pub(super) fn commit(&self, changes: impl IntoIterator<Item = (String, Numbers)>) {
+        let mut counted = self.counted();
+        for (tenant, change) in changes {
+            counted.all.add(change);
+            counted.tenants.entry(tenant).or_default().0.add(change);
+        }
+    }
+
+    /// Room for an activity of each of these tenants.
+    pub(super) fn reserve(self: &Arc<Self>, tenants: Vec<String>) -> Result<Room, StorageError> {
+        let mut counted = self.counted();
+        let wanted = tenants.len() as u64;
+        if counted.all.counted() + counted.reserved + wanted > self.most {
+            return Err(Full::Items(self.most).into());
+        }
+        let others = |tenant: &str| counted.tenants.len() > usize::from(counted.tenants.contains_key(tenant));
+        for tenant in &tenants {
+            let alone = !others(tenant) && tenants.iter().all(|other| other == tenant);
+            let most = match self.most_of_tenant {
+                Some(most) => most.min(self.most),
+                None if alone => self.most,
+                None => (self.most / 2).max(1),
+            };
+            let (numbers, reserved) = counted.tenants.get(tenant).copied().unwrap_or_default();
+            let wanted = tenants.iter().filter(|other| *other == tenant).count() as u64;
+            if numbers.counted() + reserved + wanted > most {
+                return Err(Full::Tenant { tenant: tenant.clone(), most }.into());
+            }
+        }
+        counted.reserved += wanted;
+        for tenant in &tenants {
+            counted.tenants.entry(tenant.clone()).or_default().1 += 1;
+        }
+        drop(counted);
+        Ok(Room { tally: Arc::clone(self), tenants })
+    }
+
+    pub(super) fn all(&self) -> Numbers {
+        self.counted().all
+    }
+
+    pub(super) fn by_tenant(&self) -> Vec<TenantCounts> {
+        let counted = self.counted();
+        let tenants = counted.tenants.iter().map(|(tenant, (numbers, _))| counts(tenant.clone(), *numbers));
+        let mut all: Vec<_> = tenants.filter(|counts| counts.waiting + counts.held > 0).collect();
+        all.sort_by(|a, b| (b.waiting + b.held, &a.tenant).cmp(&(a.waiting + a.held, &b.tenant)));
+        all
+    }
+}
+
+fn counts(tenant: String, numbers: Numbers) -> TenantCounts {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    TenantCounts { tenant, waiting: unsigned(numbers.waiting), held: unsigned(numbers.held + numbers.aged) }
+}
+
+/// Room for activities; given back when it is dropped, which is after their commit.
+#[derive(Debug)]
+pub(super) struct Room {
+    tally: Arc<Tally>,
+    tenants: Vec<String>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut counted = self.tally.counted();
+        counted.reserved -= self.tenants.len() as u64;
+        for tenant in &self.tenants {
+            if let Some((_, reserved)) = counted.tenants.get_mut(tenant) {
+                *reserved -= 1;
+            }
+        }
+    }
+}

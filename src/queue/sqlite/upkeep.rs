@@ -1,0 +1,207 @@
+//! What is done from time to time, in slices: who puts or delivers never waits for more than one of them.
+//!
+//! In: the queue. Out: what was found ([`Upkeep`]).
+//! Promise: looking for work is done on a connection of its own; a slice of work takes about 8 ms of the writer, and then
+//! the writer is left to others for as long. What was not done because of an error is done the next time.
+
+use super::{Inner, Slice, later, look, watch::Watch};
+use crate::queue::{StorageError, Upkeep};
+use rusqlite::Connection;
+use std::{sync::atomic::Ordering, time::Duration};
+
+/// Rows looked at in one page.
+const PAGE: i64 = 1000;
+
+/// How often all rows are looked at, not only those where work is likely.
+const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// The latest that something may be due: longer than any backoff and any `Retry-After` that we honour.
+const LATEST: Duration = Duration::from_secs(25 * 3600);
+
+/// Clocks of machines that are kept right differ by less.
+const SLACK: Duration = Duration::from_secs(60);
+
+/// Free pages given back at once, at most: 4 MiB.
+const VACUUM_PAGES: u32 = 1024;
+
+/// Slices of those in one upkeep: a file of gigabytes shrinks within minutes.
+const VACUUM_SLICES: u32 = 256;
+
+/// A log longer than that is said.
+const LONG_LOG: u64 = 256 << 20;
+
+/// Where the upkeep stands.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Files of before this start were looked at.
+    swept: bool,
+    /// When all rows were looked at ([`super::Clock::running`]).
+    whole: Option<Duration>,
+    /// There may be times that lie ahead.
+    mend: bool,
+}
+
+impl Places {
+    /// After the start: whether the newest row came at a time that is still to come.
+    pub(super) fn after_open(database: &Connection, watch: &Watch) -> rusqlite::Result<Self> {
+        let ahead = database.query_row(
+            "SELECT EXISTS (SELECT 1 FROM (SELECT accepted_at FROM item ORDER BY id DESC LIMIT 100) WHERE accepted_at > ?1)
+                 OR (SELECT began FROM meta) > ?1",
+            [watch.now()],
+            |row| row.get(0),
+        )?;
+        Ok(Self { mend: ahead, ..Self::default() })
+    }
+}
+
+pub(super) async fn run(
+    queue: &Inner,
+    places: &mut Places,
+    max_age: Duration,
+) -> Result<Upkeep, StorageError> {
+    let leaps = queue.watch.leaps();
+    places.mend |= leaps.back;
+    let running = queue.watch.running();
+    let whole = places.whole.is_none_or(|looked| running.saturating_sub(looked) >= WHOLE_EVERY);
+    let mut done = Upkeep { jumped: leaps.forward, ..Upkeep::default() };
+    if places.mend {
+        done.mended = mend(queue).await?;
+        places.mend = false;
+    }
+    queue
+        .writer
+        .write(|ledger| ledger.end_leases().and_then(|ended| ledger.note_time().map(|()| ended)))
+        .await?;
+    if queue.watch.is_trusted() {
+        done.too_old = hold_old(queue, max_age, whole && places.whole.is_some()).await?;
+        if whole {
+            age(queue).await?;
+        }
+    }
+    let mut slice = Slice::of(1);
+    loop {
+        slice.begin();
+        if !queue.writer.write(super::Ledger::forget_keys).await? {
+            break;
+        }
+        slice.done().await;
+    }
+    vacuum(queue).await?;
+    if !places.swept {
+        done.aside = sweep(queue).await?;
+        places.swept = true;
+    }
+    if whole {
+        let (spool, now) = (queue.spool.clone(), super::watch::time(queue.watch.now()));
+        let clear = move || spool.clear_aside(now);
+        tokio::task::spawn_blocking(clear).await.map_err(|error| later(error.into()))?.map_err(later)?;
+        places.whole = Some(running);
+    }
+    let mut log = queue.path.clone().into_os_string();
+    log.push("-wal");
+    let length = tokio::fs::metadata(&log).await.map_or(0, |log| log.len());
+    done.long_log = (length > LONG_LOG).then_some(length);
+    Ok(done)
+}
+
+/// Mends times that lie ahead; how many rows had any.
+async fn mend(queue: &Inner) -> Result<u64, StorageError> {
+    let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2);
+    let (now, mut mended) = (queue.watch.now(), 0);
+    let mut place = Some(i64::MIN);
+    while let Some(after) = place {
+        let look = move |database: &mut Connection| {
+            look::ahead(database, after, now + ms(SLACK), now + ms(LATEST), PAGE)
+        };
+        let (rows, next) = queue.lister.look(look).await?;
+        for some in rows.chunks(100) {
+            let some = some.to_vec();
+            mended += queue.writer.write(move |ledger| ledger.mend_times(&some)).await? as u64;
+        }
+        place = next;
+    }
+    queue.writer.write(|ledger| ledger.mend_times(&[])).await?;
+    if mended > 0 {
+        queue.arrived.notify_one();
+    }
+    Ok(mended)
+}
+
+/// Holds what waits for too long. Rows come in the order of their acceptance, but for those that a person retried: `whole`
+/// looks behind these too.
+async fn hold_old(
+    queue: &Inner,
+    max_age: Duration,
+    whole: bool,
+) -> Result<Vec<(crate::activity::Key, String)>, StorageError> {
+    let age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
+    let oldest = queue.watch.now().saturating_sub(age);
+    let reason = format!("not taken within {}: no attempt was answered", humantime::format_duration(max_age));
+    let mut held = Vec::new();
+    let first = if whole { 0 } else { queue.oldest.load(Ordering::Relaxed) };
+    let mut place = Some(first - 1);
+    while let Some(after) = place {
+        let (rows, next) =
+            queue.lister.look(move |database| look::old(database, after, oldest, PAGE)).await?;
+        place = next.filter(|_| whole || !rows.is_empty());
+        let mut slice = Slice::of(400);
+        let mut rest = rows.as_slice();
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(rest.len().min(slice.begin() as usize));
+            rest = others;
+            let (some, reason) = (some.to_vec(), reason.clone());
+            held.extend(queue.writer.write(move |ledger| ledger.hold_old(&some, oldest, &reason)).await?);
+            slice.done().await;
+        }
+    }
+    Ok(held)
+}
+
+/// What is held for very long counts no more.
+async fn age(queue: &Inner) -> Result<(), StorageError> {
+    let age = i64::try_from(queue.held_counts.as_millis()).unwrap_or(i64::MAX);
+    let since = queue.watch.now().saturating_sub(age);
+    for told in [false, true] {
+        let mut place = Some(i64::MIN);
+        while let Some(after) = place {
+            let look = move |database: &mut Connection| look::long_held(database, after, told, since, PAGE);
+            let (rows, next) = queue.lister.look(look).await?;
+            for some in rows.chunks(100) {
+                let some = some.to_vec();
+                queue.writer.write(move |ledger| ledger.age(&some)).await?;
+            }
+            place = next;
+        }
+    }
+    Ok(())
+}
+
+/// Gives free pages back to the file system.
+async fn vacuum(queue: &Inner) -> Result<(), StorageError> {
+    let mut slice = Slice::of(VACUUM_PAGES);
+    for _ in 0..VACUUM_SLICES {
+        if queue.writer.vacuum(slice.begin()).await? == 0 {
+            break;
+        }
+        slice.done().await;
+    }
+    Ok(())
+}
+
+/// Moves files aside that were named before this start and that nothing names; how many.
+async fn sweep(queue: &Inner) -> Result<u64, StorageError> {
+    let Some(numbers) = &queue.numbers else { return Ok(0) };
+    let (spool, before) = (queue.spool.clone(), numbers.first());
+    let all = tokio::task::spawn_blocking(move || spool.numbers(before)).await;
+    let all = all.map_err(|error| later(error.into()))?.map_err(later)?;
+    let mut moved = 0;
+    for some in all.chunks(1000) {
+        let some = some.to_vec();
+        let unnamed = queue.lister.look(move |database| look::unnamed(database, some)).await?;
+        moved += unnamed.len() as u64;
+        let spool = queue.spool.clone();
+        let aside = tokio::task::spawn_blocking(move || spool.set_aside(&unnamed)).await;
+        aside.map_err(|error| later(error.into()))?.map_err(later)?;
+    }
+    Ok(moved)
+}
