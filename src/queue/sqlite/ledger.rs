@@ -608,6 +608,19 @@ impl Ledger {
         self.keys.forget(&self.database, now, &self.shared.numbers)
     }
 
+    /// For tests that count what SQLite does.
+    #[cfg(test)]
+    pub(super) fn database_mut(&mut self) -> &mut Connection {
+        &mut self.database
+    }
+
+    /// A test has changed when the generation began.
+    #[cfg(test)]
+    pub(super) fn read_keys_again(&mut self) -> rusqlite::Result<()> {
+        self.keys = Keys::read(&self.database)?;
+        Ok(())
+    }
+
     /// Whether there is room on the disk.
     pub(super) fn room(&mut self) -> Result<(), StorageError> {
         Ok(self.disk.room(self.shared.watch.running())?)

@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// The place before all rows.
 const BEGIN: (i64, i64) = (i64::MIN, i64::MIN);
 
+/// The time of tenants that have nothing.
+const NEVER: i64 = i64::MAX;
+
 /// Tenants whose time turned out not to have come, in one call: the next call corrects the others.
 const MOST_IN_VAIN: usize = 500;
 
@@ -31,7 +34,7 @@ struct Head {
     place: (i64, i64),
 }
 
-/// What there may be of each tenant.
+/// What there may be of each tenant. Each is in one of `later` and `come`.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     heads: BTreeMap<Arc<str>, Head>,
@@ -158,7 +161,12 @@ impl Turns {
         }
         let left = |tenant: &Arc<str>| !without.contains(&**tenant);
         let come = more || many || (rows.len() == room && self.come.iter().any(left));
-        let later = self.later.iter().find(|(_, tenant)| left(tenant)).map(|(due, _)| *due);
+        let later = self
+            .later
+            .iter()
+            .find(|(_, tenant)| left(tenant))
+            .map(|(due, _)| *due)
+            .filter(|due| *due != NEVER);
         Ok(Choice { rows, next: if come { Some(now) } else { later } })
     }
 
@@ -202,16 +210,8 @@ impl Turns {
         }
         if found.is_empty() {
             self.come.remove(tenant);
-            match next {
-                Some(next) => {
-                    self.later.remove(&(head.next, Arc::clone(tenant)));
-                    head.next = next;
-                    self.later.insert((next, Arc::clone(tenant)));
-                }
-                None => {
-                    self.heads.remove(tenant);
-                }
-            }
+            head.next = next.unwrap_or(NEVER);
+            self.later.insert((head.next, Arc::clone(tenant)));
         }
         Ok(found)
     }
