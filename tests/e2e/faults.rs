@@ -75,7 +75,7 @@ fn a_disk_that_cannot_sync_is_a_452_and_the_retry_is_recorded_once() {
 #[test]
 fn a_spool_that_is_gone_is_a_452_and_small_mail_goes_on() {
     let world = World::start();
-    fs::remove_dir(world.root.join("queue/spool")).unwrap();
+    fs::remove_dir_all(world.root.join("queue/spool")).unwrap();
     let (_, answer) = world.mail("anna@mycompany.test", MY, &large("no spool"));
     assert!(matches(&answer, "452 4.3.1 *[storage-failing]"), "{answer}");
     assert!(world.mail("anna@mycompany.test", MY, &eml("plain")).1.starts_with("250"));
