@@ -619,6 +619,7 @@ impl ConfigText {
         let directory = self.directory.validate(source)?;
         let policy = Policy {
             max_size: self.message.max_size.0.0,
+            min_free: self.queue.min_free.0.0,
             max_recipients: at_least_one(source, self.message.max_recipients)?,
             max_people: at_least_one(source, self.message.max_people)?,
             mixed: match self.message.mixed_recipients {

@@ -68,6 +68,7 @@ async fn a_directory_that_cannot_answer_defers() {
         },
         Policy {
             max_size: 1 << 20,
+            min_free: 0,
             max_recipients: 10,
             max_people: 1000,
             mixed: Mixed::Reject,

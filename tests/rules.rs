@@ -16,6 +16,7 @@ use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
 fn policy() -> Policy {
     Policy {
         max_size: 1 << 20,
+        min_free: 0,
         max_recipients: 100,
         max_people: 1000,
         mixed: Mixed::Reject,

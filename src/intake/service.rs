@@ -34,6 +34,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct Policy {
     /// Largest message, in bytes.
     pub max_size: u64,
+    /// Bytes to be kept free on the spool's disk.
+    pub min_free: u64,
     /// Most integration recipients of one message.
     pub max_recipients: usize,
     /// Most people of one message that are looked up and listed.

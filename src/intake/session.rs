@@ -367,7 +367,9 @@ impl Session {
             }
         };
         drop(reserved); // the buffer has its own from here on
-        let mut spill = Spill::new(&self.service.spool, self.service.policy.max_size, &self.service.budget);
+        let policy = &self.service.policy;
+        let mut spill = Spill::new(&self.service.spool, policy.max_size, &self.service.budget)
+            .keeping_free(policy.min_free);
         let mut failed = spill.push(&bytes).await.err();
         if failed.is_none() {
             failed = spill.push(b"\r\n").await.err();
@@ -481,6 +483,10 @@ impl Session {
         let reason = match error {
             SpillError::Busy => Reason::Busy,
             SpillError::TooLarge => Reason::TooLarge,
+            SpillError::Full { .. } => {
+                events::fault(transaction.queue_id(), "body", &error);
+                Reason::QueueFull
+            }
             SpillError::Io(error) => {
                 events::fault(transaction.queue_id(), "body", &error);
                 Reason::StorageFailing

@@ -88,6 +88,12 @@ pub enum SpillError {
     /// The message is larger than allowed.
     #[error("the message is larger than message.max_size")]
     TooLarge,
+    /// What is left on the spool's disk is to be kept free.
+    #[error("the spool's disk is as full as it may become ({free} bytes are free)")]
+    Full {
+        /// What is free.
+        free: u64,
+    },
     /// The spool directory cannot be written.
     #[error("the spool cannot be written: {0}")]
     Io(#[from] io::Error),
@@ -103,6 +109,7 @@ pub struct Spill {
     beside: usize,
     reserved: Reservation,
     max_size: u64,
+    min_free: u64,
     directory: PathBuf,
 }
 
@@ -116,8 +123,15 @@ impl Spill {
             beside: 0,
             reserved: budget.reserve(),
             max_size,
+            min_free: 0,
             directory: directory.to_owned(),
         }
+    }
+
+    /// Leaves so many bytes free on the spool's disk: a message that is still arriving must not take what delivering needs.
+    #[must_use]
+    pub fn keeping_free(self, min_free: u64) -> Self {
+        Self { min_free, ..self }
     }
 
     /// Takes memory for what is kept beside the bytes: decoded text, say.
@@ -172,10 +186,18 @@ impl Spill {
     /// Writes the memory to the file, on a thread that may block: a slow disk must not stop other sessions.
     async fn flush(&mut self) -> Result<(), SpillError> {
         let mut buffer = std::mem::take(&mut self.memory);
-        let (file, directory) = (self.file.take(), self.directory.clone());
+        let (file, directory, min_free) = (self.file.take(), self.directory.clone(), self.min_free);
         self.written += buffer.len() as u64;
-        let write = move || -> io::Result<(File, Vec<u8>)> {
+        let write = move || -> Result<(File, Vec<u8>), SpillError> {
             let mut file = file.map_or_else(|| nameless_file(&directory), Ok)?;
+            if min_free > 0
+                && let Ok(stat) = nix::sys::statvfs::fstatvfs(&file)
+            {
+                let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+                if free < min_free.saturating_add(buffer.len() as u64) {
+                    return Err(SpillError::Full { free });
+                }
+            }
             file.write_all(&buffer)?;
             trim(&mut buffer);
             Ok((file, buffer))
@@ -252,6 +274,19 @@ mod tests {
         assert!(matches!(third.push(&[0]).await, Err(SpillError::Busy)));
         drop(second);
         third.push(&[0]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_kept_free_is_not_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let stat = nix::sys::statvfs::statvfs(directory.path()).unwrap();
+        let free = stat.blocks_available() * stat.fragment_size();
+        for (min_free, fits) in [(0, true), (free / 2, true), (free * 2, false)] {
+            let spill = Spill::new(directory.path(), u64::MAX, &Budget::new(u64::MAX));
+            let pushed = spill.keeping_free(min_free).push(&vec![0; MEMORY_PER_MESSAGE + 1]).await;
+            assert_eq!(pushed.is_ok(), fits);
+            assert!(matches!(pushed, Ok(()) | Err(SpillError::Full { .. })));
+        }
     }
 
     #[tokio::test]

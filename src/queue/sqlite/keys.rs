@@ -46,13 +46,12 @@ impl Keys {
 
     /// The item of a key: none if the key is not known, 0 if it never had one.
     pub(super) fn find(database: &Connection, key: &[u8; 32]) -> rusqlite::Result<Option<i64>> {
-        database
-            .prepare_cached(
-                "SELECT item FROM key_0 WHERE key = ?1 UNION ALL SELECT item FROM key_1 WHERE key = ?1
-                 ORDER BY 1 DESC LIMIT 1",
-            )?
-            .query_row([key], |row| row.get(0))
-            .optional()
+        let of = |sql| database.prepare_cached(sql)?.query_row([key], |row| row.get::<_, i64>(0)).optional();
+        // A key may be in both, and in one of them with its item.
+        match of("SELECT item FROM key_0 WHERE key = ?1")? {
+            Some(item) if item != 0 => Ok(Some(item)),
+            first => Ok(of("SELECT item FROM key_1 WHERE key = ?1")?.or(first)),
+        }
     }
 
     /// Remembers a key from now on; `item` is 0 where none belongs to it.

@@ -69,6 +69,8 @@ pub(super) struct Ledger {
     changes: HashMap<String, tally::Numbers>,
     /// SQLite's number for the changes of others.
     version: i64,
+    /// Commits are synced.
+    syncs: bool,
     noticed: bool,
     /// `tenant.changes` as it was seen.
     seen: HashMap<String, i64>,
@@ -95,6 +97,7 @@ impl Ledger {
             leases,
             changes,
             version: -1,
+            syncs: true,
             noticed: false,
             seen,
         };
@@ -104,6 +107,17 @@ impl Ledger {
 
     pub(super) fn database(&self) -> &Connection {
         &self.database
+    }
+
+    /// Whether the commits that follow wait for the disk. Outside a transaction.
+    pub(super) fn sync_commits(&mut self, sync: bool) {
+        if sync != self.syncs {
+            let level = if sync { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
+            // It cannot fail but for a lack of memory; what was to be synced is then not begun.
+            let set = self.database.execute_batch(level);
+            set.expect("a setting of the connection can be changed between transactions");
+            self.syncs = sync;
+        }
     }
 
     /// Begins a transaction.

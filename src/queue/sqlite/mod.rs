@@ -118,7 +118,11 @@ impl SqliteQueue {
         let spool = Spool::new(&settings.spool, &folder(&database).map_err(wrong)?);
         let locks = vec![lock, spool.lock()?];
         let watch = Arc::new(Watch::new(clock));
-        let numbers = Arc::new(recover(&database, &watch).map_err(wrong)?);
+        let files = spool
+            .numbers(i64::MAX)
+            .map_err(|error| OpenError::Directory { path: settings.spool.clone(), error })?;
+        let greatest = files.into_iter().max().unwrap_or(0);
+        let numbers = Arc::new(recover(&database, &watch, greatest).map_err(wrong)?);
         if let Ok((files, Some(folder))) = spool.of_others(&settings.spool) {
             events::files_of_others(files, &folder);
         }
@@ -214,10 +218,10 @@ fn folder(database: &Connection) -> rusqlite::Result<String> {
 
 /// What a new start does first, in one transaction: leases of the process before are over, numbers begin anew, tenants
 /// are counted again if somebody else has been at the tables.
-fn recover(database: &Connection, watch: &Watch) -> rusqlite::Result<Numbers> {
+fn recover(database: &Connection, watch: &Watch, greatest: i64) -> rusqlite::Result<Numbers> {
     let transaction = database.unchecked_transaction()?;
     transaction.execute("DELETE FROM lease", [])?;
-    let numbers = Numbers::begin(&transaction)?;
+    let numbers = Numbers::begin(&transaction, greatest)?;
     if !schema::is_counted(&transaction)? {
         schema::count(&transaction)?;
     }
@@ -283,7 +287,7 @@ impl Inner {
             Ok(room) => room,
             // Perhaps a person made room, and nobody has looked since.
             Err(_) => {
-                self.writer.write(|_| Ok(())).await?;
+                self.writer.write_unsynced(|_| Ok(())).await?;
                 self.tally.reserve(tenants)?
             }
         };
@@ -437,7 +441,7 @@ impl Queue for SqliteQueue {
     async fn lease(&self, ask: Ask) -> Result<Leased, StorageError> {
         self.0.is_owner()?;
         self.0.pay().await;
-        self.0.writer.write(move |ledger| ledger.lease(&ask)).await
+        self.0.writer.write_unsynced(move |ledger| ledger.lease(&ask)).await
     }
 
     async fn open(&self, item: i64) -> Result<Item, StorageError> {
@@ -517,7 +521,7 @@ impl Queue for SqliteQueue {
                 Err(_) => {
                     self.0.pay().await;
                     // A transaction of nothing notices what others have changed.
-                    let looked = self.0.writer.write(|ledger| Ok(ledger.noticed())).await;
+                    let looked = self.0.writer.write_unsynced(|ledger| Ok(ledger.noticed())).await;
                     if looked.unwrap_or(false) {
                         self.0.oldest.store(0, Ordering::Relaxed);
                         return;

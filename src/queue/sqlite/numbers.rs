@@ -14,14 +14,14 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// Those of a new start.
-    pub(super) fn begin(database: &Connection) -> rusqlite::Result<Self> {
+    /// Those of a new start; `greatest`: of the files that are there. A restored copy of a database is older than they.
+    pub(super) fn begin(database: &Connection, greatest: i64) -> rusqlite::Result<Self> {
         let epoch: i64 =
             database.query_row("UPDATE meta SET epoch = epoch + 1 RETURNING epoch", [], |row| row.get(0))?;
-        // A person may have put rows with greater numbers there, or restored an older copy beside newer files.
-        let greatest: i64 =
+        // Somebody may have put rows with greater numbers there.
+        let of_items: i64 =
             database.query_row("SELECT coalesce(max(id), 0) FROM item", [], |row| row.get(0))?;
-        let epoch = epoch.max(greatest / EPOCH + 1);
+        let epoch = epoch.max(greatest.max(of_items) / EPOCH + 1);
         database.execute("UPDATE meta SET epoch = ?1", [epoch])?;
         let first = epoch * EPOCH;
         Ok(Self { first, next: AtomicI64::new(first) })

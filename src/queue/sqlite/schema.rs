@@ -142,6 +142,7 @@ const VERSION_4: &str = "
 /// The rows of version 3 stay where they are: a backlog of a million is not written again. New ones look otherwise, and
 /// both are read alike. Keys of items remain text there.
 const FROM_VERSION_3: &str = "
+    UPDATE item SET due = accepted_at, leased = 0 WHERE leased = 1;
     DROP INDEX item_due;
     DROP INDEX item_leased;
     ALTER TABLE item ADD COLUMN aged INTEGER NOT NULL DEFAULT 0;

@@ -61,7 +61,8 @@ impl<T: Send, F: FnMut(&mut Ledger) -> rusqlite::Result<T> + Send> Work for Task
 }
 
 enum Request {
-    Work(Box<dyn Work>),
+    /// `true`: its commit is to be synced.
+    Work(Box<dyn Work>, bool),
     /// Gives up to so many free pages back; the answer is how many.
     Vacuum(u32, oneshot::Sender<Result<u32, StorageError>>),
 }
@@ -92,7 +93,18 @@ impl Writer {
         F: FnMut(&mut Ledger) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Work(Box::new(Task { work, result: None, reply })), answer).await
+        self.send(Request::Work(Box::new(Task { work, result: None, reply }), true), answer).await
+    }
+
+    /// The same without the wait for the disk, for what need not outlive a power cut: leases. It is written in order all
+    /// the same, and the next commit that is synced syncs it too.
+    pub(super) async fn write_unsynced<T, F>(&self, work: F) -> Result<T, StorageError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Ledger) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Work(Box::new(Task { work, result: None, reply }), false), answer).await
     }
 
     /// Gives a bounded number of free pages back; outside a transaction, as SQLite wants it. The answer is how many.
@@ -160,9 +172,13 @@ fn serve(mut ledger: Ledger, mut inbox: mpsc::Receiver<Request>, copy: &SyncSend
     let mut batch = Vec::with_capacity(BATCH);
     let mut waiting = Vec::with_capacity(BATCH);
     while inbox.blocking_recv_many(&mut waiting, BATCH) > 0 {
+        let mut synced = false;
         for request in waiting.drain(..) {
             match request {
-                Request::Work(work) => batch.push(work),
+                Request::Work(work, sync) => {
+                    synced |= sync;
+                    batch.push(work);
+                }
                 Request::Vacuum(pages, reply) => {
                     let freed = vacuum(ledger.database(), pages);
                     let _ = reply.send(freed.map_err(|error| storage_error(&error)));
@@ -170,6 +186,7 @@ fn serve(mut ledger: Ledger, mut inbox: mpsc::Receiver<Request>, copy: &SyncSend
             }
         }
         uncopied += batch.len();
+        ledger.sync_commits(synced);
         commit_all(&mut ledger, &mut batch);
         if uncopied >= COPY_AFTER && copy.try_send(()).is_ok() {
             uncopied = 0;
