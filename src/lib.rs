@@ -27,7 +27,7 @@
 //! | When is a delivery tried again, when held? | [`backend::Outcome`], [`courier`] |
 //! | What can be configured? | [`config`] |
 //! | What is logged? | [`observe::events`] |
-//! | What do administrators see? | [`admin`], [`observe::metrics`], [`queue::Ledger`] |
+//! | What do administrators see? | [`admin`], [`observe::metrics`], [`queue::Queue`] |
 //!
 //! # What holds everywhere
 //!

@@ -7,7 +7,12 @@ mod desk;
 #[path = "support/wire.rs"]
 mod wire;
 
-use activity_milter::queue::{Counts, HandClock};
+use activity_milter::{
+    activity::Key,
+    backend::{Backend, Delivery, Outcome},
+    courier,
+    queue::{Counts, HandClock},
+};
 use axum::{
     Router,
     extract::Request,
@@ -414,4 +419,59 @@ async fn what_is_too_old_is_held_also_while_nothing_is_attempted() {
     let desk = desk.begin(&wire.url());
     desk.wait_for(Counts { waiting: 1, held: 10, oldest: None }).await;
     desk.close().await;
+}
+
+/// Notes how much is open at a time.
+#[derive(Default)]
+struct Weighing {
+    open: Mutex<(usize, usize)>,
+    taken: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Backend for Weighing {
+    async fn deliver(&self, delivery: &Delivery) -> Outcome {
+        let bytes = delivery.json.len();
+        {
+            let mut open = self.open.lock().unwrap();
+            open.0 += bytes;
+            open.1 = open.1.max(open.0);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        self.open.lock().unwrap().0 -= bytes;
+        self.taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Outcome::Taken
+    }
+}
+
+/// P11: what is leased is not held; what is attempted is, up to a number of bytes.
+#[tokio::test]
+async fn attempts_hold_a_bounded_number_of_bytes() {
+    let desk = Desk::closed(32);
+    let mut parcel = desk::html_parcel(1, 1_500_000);
+    for id in 0..40 {
+        parcel.activities[0].key = Key::from_bytes([id; 32]);
+        desk.queue.put(parcel.clone()).await.unwrap();
+    }
+    let backend = Arc::new(Weighing::default());
+    let settings = courier::Settings {
+        max_in_flight: 32,
+        retry_first: Duration::from_secs(1),
+        retry_max: Duration::from_secs(1),
+        max_age: DAYS,
+    };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let courier = tokio::spawn(courier::run(
+        Arc::clone(&desk.queue),
+        backend.clone(),
+        courier::Controls::new(settings),
+        stop.clone(),
+    ));
+    while backend.taken.load(std::sync::atomic::Ordering::Relaxed) < 40 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    courier.await.unwrap();
+    let most = u64::try_from(backend.open.lock().unwrap().1).unwrap();
+    assert!(most <= courier::OPEN_AT_A_TIME / 3 && most > 3_000_000, "{most}");
 }

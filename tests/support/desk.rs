@@ -119,12 +119,27 @@ pub fn parcel(id: usize) -> Parcel {
     parcel_for("t", id)
 }
 
+/// A message of much HTML.
+pub fn html_parcel(id: usize, bytes: usize) -> Parcel {
+    let line = "<p class=x>words of a newsletter</p>\r\n";
+    let html = line.repeat(bytes / line.len());
+    let head = "Subject: s\r\nMessage-ID: <".to_owned();
+    parcel_of("t", format!("{head}{id}@html>\r\nContent-Type: text/html\r\n\r\n{html}"))
+}
+
 /// The same for any tenant.
 pub fn parcel_for(tenant: &str, id: usize) -> Parcel {
-    let text = format!(
-        "Subject: s\r\nMessage-ID: <{id}@x>\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nhello\r\n--b\r\n\
+    parcel_of(
+        tenant,
+        format!(
+            "Subject: s\r\nMessage-ID: <{id}@x>\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nhello\r\n--b\r\n\
          Content-Type: image/x-odd;\r\n name=\"\u{e5}.png\"\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n"
-    );
+        ),
+    )
+}
+
+/// A message for a tenant.
+fn parcel_of(tenant: &str, text: String) -> Parcel {
     let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
     let envelope = Envelope {
         sender: None,

@@ -120,7 +120,7 @@ fn list_of(
 }
 
 /// A row as the database has it.
-struct Stored {
+pub(super) struct Stored {
     key: Key,
     activity: String,
     attempts: u32,
@@ -133,13 +133,8 @@ struct Stored {
     text: Option<String>,
 }
 
-/// Everything of a row.
-pub(super) fn item(
-    database: &Connection,
-    spool: &Spool,
-    watch: &Watch,
-    item: i64,
-) -> Result<Item, StorageError> {
+/// A row, and its message.
+pub(super) fn stored(database: &Connection, spool: &Spool, item: i64) -> Result<(Stored, Raw), StorageError> {
     let read = |row: &Row<'_>| {
         Ok(Stored {
             key: key_of(row.get_ref(0)?),
@@ -170,23 +165,35 @@ pub(super) fn item(
             .optional()?
             .ok_or_else(|| row::damaged("it has no message"))?;
     }
-    let raw = match stored.body {
+    let raw = match stored.body.take() {
         Some(body) => Raw::from(body),
         None if stored.in_file => spool.open(number)?,
         None => return Err(row::damaged("it has no message")),
     };
-    let (activity, json) = row::whole(stored.activity, stored.text.as_deref(), &raw)?;
-    let cuts = serde_json::from_str(stored.cuts.as_deref().unwrap_or("[]")).map_err(row::damaged)?;
-    Ok(Item {
-        key: stored.key,
-        activity,
-        json: json.into(),
-        cuts,
-        raw,
-        attempts: stored.attempts,
-        age: watch.age(stored.accepted_at),
-        note: stored.note,
-    })
+    Ok((stored, raw))
+}
+
+impl Stored {
+    /// About as many bytes as must be read to understand it.
+    pub(super) fn size(&self) -> usize {
+        self.activity.len()
+    }
+
+    /// What the row says. For a large one it takes a while.
+    pub(super) fn item(self, raw: Raw, watch: &Watch) -> Result<Item, StorageError> {
+        let (activity, json) = row::whole(self.activity, self.text.as_deref(), &raw)?;
+        let cuts = serde_json::from_str(self.cuts.as_deref().unwrap_or("[]")).map_err(row::damaged)?;
+        Ok(Item {
+            key: self.key,
+            activity,
+            json: json.into(),
+            cuts,
+            raw,
+            attempts: self.attempts,
+            age: watch.age(self.accepted_at),
+            note: self.note,
+        })
+    }
 }
 
 /// Whether each of these is known.

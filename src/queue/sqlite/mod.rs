@@ -63,6 +63,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Largest message, in bytes, whose activities become JSON where they are; others hold a thread that may block.
 const WORDED_AT_ONCE: u64 = 64 * 1024;
 
+/// Largest activity, in bytes of JSON, that is read where it is asked for.
+const READ_AT_ONCE: usize = 64 * 1024;
+
 /// Bytes of JSON that may be made or wait to be written, over all messages.
 const WORDED_AT_A_TIME: u64 = 64 << 20;
 
@@ -446,7 +449,13 @@ impl Queue for SqliteQueue {
 
     async fn open(&self, item: i64) -> Result<Item, StorageError> {
         let (spool, watch) = (self.0.spool.clone(), Arc::clone(&self.0.watch));
-        self.0.opener.look(move |database| look::item(database, &spool, &watch, item)).await
+        let (stored, raw) = self.0.opener.look(move |database| look::stored(database, &spool, item)).await?;
+        if stored.size() <= READ_AT_ONCE {
+            return stored.item(raw, &watch);
+        }
+        tokio::task::spawn_blocking(move || stored.item(raw, &watch))
+            .await
+            .map_err(|error| later(error.into()))?
     }
 
     async fn note(&self, ticket: &Ticket, note: String) -> Result<bool, StorageError> {
