@@ -2,6 +2,7 @@
 //!
 //! Work is counted in the steps of SQLite's virtual machine, not in time, which a busy machine would falsify.
 
+#![cfg(test)]
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
 use super::*;
