@@ -231,22 +231,29 @@ async fn the_one(queue: &dyn Queue, key: &str) -> Result<Entry, Failure> {
 
 async fn show(queue: &dyn Queue, key: &str, json: bool) -> Result<ExitCode, Failure> {
     let Entry { id, key, state, attempts, accepted_at, due, reason, .. } = the_one(queue, key).await?;
-    let item = queue.open(id).await.map_err(other)?;
+    let item = queue.open(id).await;
     if json {
-        say(&(String::from_utf8_lossy(&item.json) + "\n"))?;
+        say(&(String::from_utf8_lossy(&item.map_err(other)?.json) + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let activity = serde_json::to_string_pretty(&item.activity).map_err(other)?;
     let due_is = if state == State::Held { "held since" } else { "due" };
-    say(&format!(
-        "key: {key}\nstate: {}\nattempts: {attempts}\naccepted: {}\n{due_is}: {}\nreason: {}\nprogress: {}\nmessage: {} bytes\nactivity: {activity}\n",
+    let mut text = format!(
+        "key: {key}\nstate: {}\nattempts: {attempts}\naccepted: {}\n{due_is}: {}\nreason: {}\n",
         state.as_str(),
         rfc3339(accepted_at),
         rfc3339(due),
         reason.as_deref().unwrap_or("-"),
-        item.note.as_deref().unwrap_or("-"),
-        item.raw.len(),
-    ))?;
+    );
+    match item {
+        Ok(item) => {
+            let activity = serde_json::to_string_pretty(&item.activity).map_err(other)?;
+            let (note, bytes) = (item.note.as_deref().unwrap_or("-"), item.raw.len());
+            text += &format!("progress: {note}\nmessage: {bytes} bytes\nactivity: {activity}\n");
+        }
+        // What is held because its message was lost is shown too.
+        Err(error) => text += &format!("message: {error}\n"),
+    }
+    say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,40 +11,6 @@ use std::path::Path;
 /// The version this program writes, in `user_version`.
 pub(super) const VERSION: i64 = 4;
 
-/// The first version, for tests.
-#[cfg(test)]
-const VERSION_1: &str = "
-    CREATE TABLE message (
-        id      INTEGER PRIMARY KEY,
-        body    BLOB,
-        spool   TEXT,
-        cuts    TEXT NOT NULL
-    );
-    CREATE INDEX message_spool ON message (spool) WHERE spool IS NOT NULL;
-    CREATE TABLE item (
-        id          INTEGER PRIMARY KEY,
-        key         TEXT NOT NULL,
-        message     INTEGER NOT NULL,
-        tenant      TEXT NOT NULL,
-        activity    TEXT NOT NULL,
-        state       INTEGER NOT NULL DEFAULT 0,
-        due         INTEGER NOT NULL,
-        leased      INTEGER NOT NULL DEFAULT 0,
-        attempts    INTEGER NOT NULL DEFAULT 0,
-        accepted_at INTEGER NOT NULL,
-        reason      TEXT,
-        note        TEXT
-    );
-    CREATE INDEX item_due ON item (due) WHERE state = 0;
-    CREATE INDEX item_leased ON item (leased) WHERE leased = 1;
-    CREATE INDEX item_message ON item (message);
-    CREATE TABLE seen (
-        key       TEXT PRIMARY KEY,
-        forget_at INTEGER
-    ) WITHOUT ROWID;
-    CREATE INDEX seen_forget ON seen (forget_at) WHERE forget_at IS NOT NULL;
-";
-
 /// What version 2 added: the turns of tenants, whether somebody was told that an item is held, and finding one by key.
 const VERSION_2: &str = "
     CREATE INDEX item_turn ON item (tenant, due) WHERE state = 0;
@@ -258,13 +224,4 @@ pub(super) fn is_counted(database: &Connection) -> rusqlite::Result<bool> {
         |row| row.get(0),
     )?;
     Ok(held && waiting)
-}
-
-/// The tables of an older version, for tests.
-#[cfg(test)]
-pub(super) fn older(version: i64) -> String {
-    let steps = [VERSION_1, VERSION_2, VERSION_3];
-    let mut sql = steps[..usize::try_from(version).expect("a version")].concat();
-    sql.push_str(&format!("PRAGMA user_version = {version};"));
-    sql
 }
