@@ -10,7 +10,7 @@ use crate::intake::{Listener, Live, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::notify;
 use crate::observe::{self, events, metrics};
-use crate::queue::{self, SystemClock};
+use crate::queue::{self, Queue, SystemClock};
 use crate::source::SourceError;
 use miette::Report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -32,6 +32,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// How long attempts at the backend may take after that. What does not finish is attempted again after the start.
 const COURIER_TIME: Duration = Duration::from_secs(10);
+
+/// How often systemd is told that the queue is still being opened.
+const OPEN_TICK: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failure> {
     observe::start(&config.log);
@@ -151,6 +154,26 @@ async fn watchdog() {
     }
 }
 
+/// Opens the queue. A backlog of millions that an older version left takes a while; systemd is told to wait.
+async fn open_queue(settings: queue::Settings) -> Result<Arc<dyn Queue>, Failure> {
+    let open = tokio::task::spawn_blocking(move || queue::open(&settings, Arc::new(SystemClock)));
+    tokio::pin!(open);
+    let mut tick = tokio::time::interval(OPEN_TICK);
+    let opened = loop {
+        tokio::select! {
+            opened = &mut open => break opened,
+            _ = tick.tick() => {
+                let more = u32::try_from(OPEN_TICK.as_micros() * 3).unwrap_or(u32::MAX);
+                let _ = sd_notify::notify(&[
+                    NotifyState::ExtendTimeoutUsec(more),
+                    NotifyState::Status("opening the queue"),
+                ]);
+            }
+        }
+    };
+    opened.map_err(other)?.map_err(other)
+}
+
 /// Keeps the metrics small, also where nobody reads them.
 async fn count() {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
@@ -179,11 +202,7 @@ async fn run(
             queue::make_directory(&config.queue.spool).map_err(other)?;
             None
         }
-        Delivery::Queued | Delivery::Direct => {
-            let settings = config.queue.clone();
-            let open = move || queue::open(&settings, Arc::new(SystemClock));
-            Some(tokio::task::spawn_blocking(open).await.map_err(other)?.map_err(other)?)
-        }
+        Delivery::Queued | Delivery::Direct => Some(open_queue(config.queue.clone()).await?),
     };
     let desk = match (config.delivery, &queue) {
         (Delivery::Queued, Some(queue)) => Desk::Queue(Arc::clone(queue)),

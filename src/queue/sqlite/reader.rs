@@ -1,12 +1,15 @@
 //! A thread with a connection of its own, for looking: who looks neither waits for the writer nor lets it wait.
 //!
 //! In: closures over the connection. Out: their results.
-//! Promise: files are opened here too, not where a session's task would block others.
+//! Promise: files are opened here too, not where a session's task would block others. A look that fails harms no other.
 
 use super::writer::start;
 use crate::queue::StorageError;
 use rusqlite::Connection;
-use std::thread;
+use std::{
+    panic::{self, AssertUnwindSafe},
+    thread,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// Looks that may wait; more wait in their callers.
@@ -26,7 +29,8 @@ impl Reader {
         let (looks, mut inbox) = mpsc::channel::<Look>(WAITING);
         let thread = start(name, move || {
             while let Some(look) = inbox.blocking_recv() {
-                look(&mut database);
+                // What one row does to us must not happen to the next: who asked gets no answer, which is an error.
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| look(&mut database)));
             }
         });
         Self { looks: Some(looks), thread: Some(thread) }
@@ -37,7 +41,7 @@ impl Reader {
         &self,
         look: impl FnOnce(&mut Connection) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
-        let gone = || StorageError::Other("its thread has stopped".to_owned());
+        let gone = || StorageError::Other("it was not read to the end".to_owned());
         let (reply, answer) = oneshot::channel();
         let looks = self.looks.as_ref().ok_or_else(gone)?;
         let look: Look = Box::new(move |database| drop(reply.send(look(database))));

@@ -7,7 +7,10 @@
 use super::{Inner, Slice, later, look, watch::Watch};
 use crate::queue::{StorageError, Upkeep};
 use rusqlite::Connection;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// Rows looked at in one page.
 const PAGE: i64 = 1000;
@@ -138,6 +141,8 @@ async fn hold_old(
     let oldest = queue.watch.now().saturating_sub(age);
     let reason = format!("not taken within {}: no attempt was answered", humantime::format_duration(max_age));
     let mut held = Vec::new();
+    let place = Arc::clone(&queue.oldest);
+    queue.lister.look(move |database| look::oldest(database, &place)).await?;
     let first = if whole { 0 } else { queue.oldest.load(Ordering::Relaxed) };
     let mut place = Some(first - 1);
     while let Some(after) = place {
