@@ -489,9 +489,9 @@ fn the_log_says_who_and_never_what() {
                 );
             }
         }
-        world.wait_for_activities(13);
+        world.wait_for_activities(14);
         wait_for("deliveries", || {
-            (world.milter().log().matches("\"delivered\"").count() >= 13).then_some(())
+            (world.milter().log().matches("\"delivered\"").count() >= 14).then_some(())
         });
         world.stop_milter();
         let log = fs::read_to_string(world.root.join("milter.log")).unwrap();
