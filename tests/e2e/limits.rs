@@ -115,3 +115,16 @@ fn choices_for_mixed_and_accepted_mail() {
     assert_eq!(world.wait_for_activities(1)[0]["project"], serde_json::Value::Null);
     wait_for("the archive's copy", || (world.postfix.delivered().len() == 2).then_some(()));
 }
+
+#[test]
+fn below_the_reserve_of_disk_mail_is_deferred_and_check_says_so() {
+    let world = World::with(with("queue", "min_free = \"1 EiB\""));
+    for message in [message("small", 64), message("large", 400_000)] {
+        assert_reply(&answer(&world, &message), "452 4.3.1 *[queue-full]");
+    }
+    let (code, out, _) = world.command(&["check"]);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("NOT OK queue disk") && out.contains("queue.min_free is 1.0 EiB"), "{out}");
+    let log = std::fs::read_to_string(world.root.join("milter.log")).unwrap();
+    assert!(log.contains("bytes are free"), "{log}");
+}
