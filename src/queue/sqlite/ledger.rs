@@ -583,6 +583,7 @@ impl Ledger {
                 .optional()?;
             if let Some(tenant) = tenant {
                 mended += 1;
+                self.leases.mend(*item, now);
                 self.turns.available(&tenant, now, *item);
             }
         }
