@@ -72,6 +72,8 @@ pub(super) struct Ledger {
     noticed: bool,
     /// `tenant.changes` as it was seen.
     seen: HashMap<String, i64>,
+    /// The watch's distrust as it was written.
+    distrust: Duration,
 }
 
 impl Ledger {
@@ -84,6 +86,7 @@ impl Ledger {
         let keys = Keys::read(&database)?;
         let (turns, leases) = (Turns::default(), Leases::default());
         let (changes, seen) = (HashMap::new(), HashMap::new());
+        let distrust = shared.watch.distrusted_until();
         let mut ledger = Self {
             database,
             shared,
@@ -97,6 +100,7 @@ impl Ledger {
             version: -1,
             noticed: false,
             seen,
+            distrust,
         };
         ledger.notice_others()?;
         Ok(ledger)
@@ -132,7 +136,13 @@ impl Ledger {
                 update.execute(params![tenant, change.waiting, change.held, change.aged, !self.is_owner])?;
             }
         }
+        // Rows of a clock that leapt are not on disk before the doubt about it is.
+        let distrust = self.shared.watch.distrusted_until();
+        if self.is_owner && distrust != self.distrust {
+            self.note_time()?;
+        }
         self.database.prepare_cached("COMMIT")?.execute([])?;
+        self.distrust = distrust;
         self.leases.committed();
         self.shared.tally.commit(self.changes.drain());
         Ok(())
