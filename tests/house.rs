@@ -211,3 +211,68 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
         assert!(section.contains(&codes), "{reason}: the manual does not say {codes}");
     }
 }
+
+/// The numbers `Q…` that a comment names.
+fn promises_in(comment: &str) -> Vec<u32> {
+    let words = comment.split(|c: char| !c.is_alphanumeric());
+    words.filter_map(|word| word.strip_prefix('Q').and_then(|number| number.parse().ok())).collect()
+}
+
+/// `(promise, test)` of every test of a file whose comments, above it or in it, name a promise; the test is empty for
+/// comments elsewhere.
+fn promises_named(text: &str) -> Vec<(u32, String)> {
+    let (mut found, mut named, mut is_test) = (Vec::new(), Vec::new(), false);
+    let mut test = String::new();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("//") {
+            // What is said of the whole file is about no test.
+            named.extend(if line.starts_with("//!") { Vec::new() } else { promises_in(line) });
+        } else if line.starts_with("#[") {
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        } else {
+            if let Some((_, rest)) = line.split_once("fn ") {
+                if is_test {
+                    test = rest.split(['(', '<']).next().unwrap().to_owned();
+                } else if !named.is_empty() {
+                    test.clear();
+                }
+            }
+            found.extend(named.drain(..).map(|number| (number, test.clone())));
+            is_test = false;
+        }
+    }
+    found
+}
+
+/// The page of promises, and the tests that name them, say the same.
+#[test]
+fn each_promise_of_the_queue_has_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/promises.md")).unwrap();
+    let mut promised: BTreeSet<(u32, String)> = BTreeSet::new();
+    let mut numbers = Vec::new();
+    for section in page.split("\n## Q").skip(1) {
+        let (number, rest) = section.split_once('\n').unwrap();
+        let number: u32 = number.parse().unwrap();
+        numbers.push(number);
+        let (_, tests) = rest.split_once("\nTests: ").unwrap_or_else(|| panic!("Q{number} has no tests"));
+        let names = tests.split('`').skip(1).step_by(2).filter(|name| !name.ends_with(".rs"));
+        promised.extend(names.map(|name| (number, name.to_owned())));
+    }
+    assert!(numbers.iter().copied().eq(1..=numbers.len() as u32), "numbers follow each other: {numbers:?}");
+    let mut named = BTreeSet::new();
+    for path in files(&root.join("src")).into_iter().chain(files(&root.join("tests"))) {
+        if path.ends_with("tests/house.rs") {
+            continue;
+        }
+        for (number, test) in promises_named(&fs::read_to_string(&path).unwrap()) {
+            assert!(numbers.contains(&number), "{}: docs/promises.md has no Q{number}", path.display());
+            named.extend((!test.is_empty()).then_some((number, test)));
+        }
+    }
+    for number in numbers {
+        assert!(named.iter().any(|(named, _)| *named == number), "no test names Q{number}");
+    }
+    let missing: Vec<_> = named.symmetric_difference(&promised).collect();
+    assert!(missing.is_empty(), "docs/promises.md and the tests do not name the same: {missing:?}");
+}

@@ -24,6 +24,7 @@ fn inject(world: &mut World, fault: &str) -> Process {
     strace
 }
 
+// Q1.
 #[test]
 fn file_and_directory_are_synced_before_the_row_is_committed() {
     let directory = tempfile::tempdir().unwrap();

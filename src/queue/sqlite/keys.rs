@@ -54,9 +54,14 @@ impl Keys {
         }
     }
 
-    /// Remembers a key from now on; `item` is 0 where none belongs to it.
+    /// Remembers a key from now on; `item` is 0 where none belongs to it. A key that was covered before its item is handed
+    /// on has the item from then on, or it would be forgotten with the next table.
     pub(super) fn write(&self, database: &Connection, key: &[u8; 32], item: i64) -> rusqlite::Result<()> {
-        let sql = of_table!(self.generation, "INSERT INTO ", " VALUES (?1, ?2) ON CONFLICT DO NOTHING");
+        let sql = of_table!(
+            self.generation,
+            "INSERT INTO ",
+            " VALUES (?1, ?2) ON CONFLICT DO UPDATE SET item = ?2 WHERE item < ?2"
+        );
         database.prepare_cached(sql)?.execute(params![key, item])?;
         Ok(())
     }

@@ -49,6 +49,14 @@ impl Leases {
         before
     }
 
+    /// An item is due at this time at the latest: the clock was wrong when it came.
+    pub(super) fn mend(&mut self, item: i64, latest: i64) {
+        if let Some(lease) = self.held.get(&item).filter(|lease| lease.due > latest) {
+            let lease = Lease { due: latest, ..lease.clone() };
+            self.insert(item, lease);
+        }
+    }
+
     /// Those whose time is over.
     pub(super) fn over(&self, now: Duration) -> Vec<i64> {
         self.ends.iter().take_while(|(until, _)| *until <= now).map(|(_, item)| *item).collect()

@@ -74,6 +74,8 @@ pub(super) struct Ledger {
     noticed: bool,
     /// `tenant.changes` as it was seen.
     seen: HashMap<String, i64>,
+    /// The watch's distrust as it was written.
+    distrust: Duration,
 }
 
 impl Ledger {
@@ -86,6 +88,7 @@ impl Ledger {
         let keys = Keys::read(&database)?;
         let (turns, leases) = (Turns::default(), Leases::default());
         let (changes, seen) = (HashMap::new(), HashMap::new());
+        let distrust = shared.watch.distrusted_until();
         let mut ledger = Self {
             database,
             shared,
@@ -100,6 +103,7 @@ impl Ledger {
             syncs: true,
             noticed: false,
             seen,
+            distrust,
         };
         ledger.notice_others()?;
         Ok(ledger)
@@ -125,7 +129,11 @@ impl Ledger {
         // Immediate: a transaction that begins as a reader and writes later may be told "locked" at once.
         self.database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         self.keys_before = self.keys;
-        self.notice_others()
+        let noticed = self.notice_others();
+        if noticed.is_err() {
+            self.roll_back(); // or no later one could begin
+        }
+        noticed
     }
 
     /// Whether others have changed something since this was asked last.
@@ -146,7 +154,13 @@ impl Ledger {
                 update.execute(params![tenant, change.waiting, change.held, change.aged, !self.is_owner])?;
             }
         }
+        // Rows of a clock that leapt are not on disk before the doubt about it is.
+        let distrust = self.shared.watch.distrusted_until();
+        if self.is_owner && distrust != self.distrust {
+            self.note_time()?;
+        }
         self.database.prepare_cached("COMMIT")?.execute([])?;
+        self.distrust = distrust;
         self.leases.committed();
         self.shared.tally.commit(self.changes.drain());
         Ok(())
@@ -161,6 +175,9 @@ impl Ledger {
         self.keys = self.keys_before;
         self.leases.roll_back();
         self.turns.ask_all_again();
+        // Also those of whom all was leased in this transaction, and who have no turn any more.
+        self.version = -1;
+        self.seen.clear();
     }
 
     /// Takes over what another process has changed, if anything.
@@ -597,6 +614,7 @@ impl Ledger {
                 .optional()?;
             if let Some(tenant) = tenant {
                 mended += 1;
+                self.leases.mend(*item, now);
                 self.turns.available(&tenant, now, *item);
             }
         }
@@ -657,4 +675,33 @@ fn numbers_of(state: i64, aged: bool) -> tally::Numbers {
 fn moved(from: tally::Numbers, to: tally::Numbers) -> tally::Numbers {
     let tally::Numbers { waiting, held, aged } = to;
     tally::Numbers { waiting: waiting - from.waiting, held: held - from.held, aged: aged - from.aged }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Queue, Settings, SystemClock, sqlite::SqliteQueue};
+
+    /// Q14: a lease that did not come to the disk is nobody's, also when it was of all that a tenant has.
+    #[tokio::test]
+    async fn what_was_leased_in_vain_is_leased_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::new(dir.path().join("queue.db"), dir.path().join("spool"));
+        let queue = SqliteQueue::open(&Settings { min_free: 0, ..settings }, Arc::new(SystemClock)).unwrap();
+        let put = |ledger: &mut Ledger| {
+            let row = NewRow { key: [1; 32], tenant: "a".to_owned(), activity: "{}".to_owned() };
+            let number = ledger.shared.numbers.next();
+            let letter = Letter { number, body: Some(Bytes::new()), cuts: "[]".to_owned(), text: None };
+            ledger.put(&[row], &letter, &[], &mut None)
+        };
+        assert_eq!(queue.0.writer.write(put).await.unwrap().unwrap(), [Put::New]);
+        let ask = Ask { room: 10, ..Ask::default() };
+        let asked = ask.clone();
+        let in_vain = queue.0.writer.write(move |ledger| {
+            assert_eq!(ledger.lease(&asked)?.tickets.len(), 1);
+            ledger.database.execute("INSERT INTO nowhere VALUES (1)", [])
+        });
+        assert!(in_vain.await.is_err());
+        assert_eq!(queue.lease(ask).await.unwrap().tickets.len(), 1);
+    }
 }

@@ -49,9 +49,10 @@ impl Watch {
         Self { clock, looked: Mutex::new(looked) }
     }
 
-    /// The wall clock's time, in the unit of the database.
+    /// The wall clock's time, in the unit of the database. Nothing is written with a time that was not looked at: a clock
+    /// that is ahead for a minute would not be noticed.
     pub(super) fn now(&self) -> i64 {
-        millis(self.clock.wall())
+        millis(self.look().wall)
     }
 
     pub(super) fn running(&self) -> Duration {
@@ -109,6 +110,11 @@ impl Watch {
     pub(super) fn distrust(&self) -> i64 {
         let left = self.look().distrust.saturating_sub(self.clock.running());
         if left > Duration::ZERO { millis(self.clock.wall() + left) } else { 0 }
+    }
+
+    /// The same by [`Clock::running`], as it was when the clocks were looked at last.
+    pub(super) fn distrusted_until(&self) -> Duration {
+        self.looked().distrust
     }
 
     /// Whether something may be called old.

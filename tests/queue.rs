@@ -1,0 +1,1519 @@
+//! What every engine of the queue promises, through [`Queue`] alone: each test names its promise, `Q` and the number in
+//! docs/promises.md. A new engine is one more line of [`ENGINES`].
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+#[path = "support/letter.rs"]
+mod letter;
+
+use activity_milter::{
+    activity::{Key, Parcel, Raw},
+    queue::{
+        self, Ask, Change, Clock, Counts, End, Entry, Filter, Full, HandClock, Item, KEY_MEMORY, LEASE,
+        OpenError, Put, Queue, Settings, State, StorageError, TenantCounts, Ticket, Upkeep,
+    },
+};
+use futures_util::FutureExt;
+use letter::{LARGE, bytes_of, directory, letter, noon, whole};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+type Open = fn(&Settings, Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError>;
+
+/// How a queue is opened for the service, and beside it for a command. The settings name a directory that is new for
+/// each test.
+struct Engine {
+    open: Open,
+    beside: Open,
+}
+
+const ENGINES: &[Engine] = &[Engine { open: queue::open, beside: queue::beside }];
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// What is older is held.
+const MAX_AGE: Duration = Duration::from_secs(5 * 86_400);
+/// For what comes at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A queue with its clock and its directory.
+struct Desk {
+    engine: &'static Engine,
+    directory: tempfile::TempDir,
+    settings: Settings,
+    clock: Arc<HandClock>,
+    queue: Option<Arc<dyn Queue>>,
+}
+
+impl std::ops::Deref for Desk {
+    type Target = dyn Queue;
+
+    fn deref(&self) -> &Self::Target {
+        &**self.queue.as_ref().unwrap()
+    }
+}
+
+impl Desk {
+    fn new(engine: &'static Engine) -> Self {
+        let directory = directory();
+        let (path, spool) = (directory.path().join("db/queue.db"), directory.path().join("spool"));
+        let settings = Settings { min_free: 0, ..Settings::new(path, spool) };
+        let clock = Arc::new(HandClock::at(noon()));
+        let mut desk = Self { engine, directory, settings, clock, queue: None };
+        desk.queue = Some(desk.open_once_more().unwrap());
+        desk
+    }
+
+    fn open_once_more(&self) -> Result<Arc<dyn Queue>, OpenError> {
+        (self.engine.open)(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>)
+    }
+
+    fn beside(&self) -> Arc<dyn Queue> {
+        (self.engine.beside)(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap()
+    }
+
+    /// What a crash leaves: nothing is finished or given back.
+    fn crash(&mut self) {
+        self.queue = None;
+        self.queue = Some(self.open_once_more().unwrap());
+    }
+
+    /// With other settings from here on.
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self.crash();
+        self
+    }
+
+    async fn letter(&self, id: usize, targets: &[&str]) -> Parcel {
+        letter(&self.settings.spool, id, 10, targets).await
+    }
+
+    /// Puts a small message; the same `id` is the same e-mail.
+    async fn give(&self, id: usize, targets: &[&str]) -> Vec<Put> {
+        self.put(self.letter(id, targets).await).await.unwrap()
+    }
+
+    /// Why a small message is not taken.
+    async fn refusal(&self, id: usize, targets: &[&str]) -> Full {
+        match self.put(self.letter(id, targets).await).await {
+            Err(StorageError::Full(full)) => full,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    async fn leases(&self, room: usize) -> Vec<Ticket> {
+        self.lease(Ask { room, ..Ask::default() }).await.unwrap().tickets
+    }
+
+    /// The only one that is due.
+    async fn the_lease(&self) -> Ticket {
+        let mut tickets = self.leases(10).await;
+        assert_eq!(tickets.len(), 1);
+        tickets.remove(0)
+    }
+
+    async fn end(&self, ticket: &Ticket, end: End) -> bool {
+        self.finish(vec![(ticket.clone(), end)]).await.unwrap()[0]
+    }
+
+    async fn all(&self) -> Vec<Entry> {
+        self.list(Filter::default()).await.unwrap()
+    }
+
+    async fn the_entry(&self) -> Entry {
+        let mut all = self.all().await;
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    }
+
+    async fn numbers(&self) -> (u64, u64) {
+        let counts = self.counts().await.unwrap();
+        (counts.waiting, counts.held)
+    }
+
+    async fn knows(&self, keys: &[Key]) -> Vec<bool> {
+        self.known(keys.to_vec()).await.unwrap()
+    }
+
+    async fn tidy(&self) -> Upkeep {
+        self.upkeep(MAX_AGE).await.unwrap()
+    }
+
+    /// Days go by, with upkeep now and then, as in a service that runs.
+    async fn live(&self, days: u32) {
+        for _ in 0..days * 4 {
+            self.clock.pass(6 * HOUR);
+            self.upkeep(1000 * DAY).await.unwrap();
+        }
+    }
+
+    /// Sets the wall clock ahead, or back.
+    fn leap(&self, ahead: i64) {
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        let now = self.clock.wall();
+        self.clock.set(if ahead < 0 { now - by } else { now + by });
+    }
+
+    /// Everything below the directory for messages.
+    fn files(&self) -> Vec<PathBuf> {
+        fn below(path: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(path).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { below(&path, found) } else { found.push(path) }
+            }
+        }
+        let mut found = Vec::new();
+        below(&self.settings.spool, &mut found);
+        found.retain(|path| path.metadata().unwrap().len() > 0);
+        found
+    }
+}
+
+/// Runs a test with each engine.
+async fn each(test: impl AsyncFn(Desk)) {
+    for engine in ENGINES {
+        test(Desk::new(engine)).await;
+    }
+}
+
+/// Runs a test with each engine and each of these; what was printed last names the one that failed.
+async fn each_with<T: std::fmt::Debug + Clone>(some: impl AsRef<[T]>, test: impl AsyncFn(Desk, T)) {
+    for engine in ENGINES {
+        for one in some.as_ref() {
+            println!("with {one:?}");
+            test(Desk::new(engine), one.clone()).await;
+        }
+    }
+}
+
+fn again(after: Duration, counts: bool) -> End {
+    End::Again { after, counts, reason: "503".to_owned() }
+}
+
+fn held() -> End {
+    End::Held { reason: "422".to_owned() }
+}
+
+/// Every way a lease ends.
+fn ends() -> [End; 5] {
+    [End::Taken, again(HOUR, true), again(Duration::ZERO, false), End::Unused, held()]
+}
+
+fn keys_of(parcel: &Parcel) -> Vec<Key> {
+    parcel.activities.iter().map(|activity| activity.key.clone()).collect()
+}
+
+fn ids(entries: &[Entry]) -> Vec<i64> {
+    entries.iter().map(|entry| entry.id).collect()
+}
+
+/// Q1: small and large, for one and for several.
+#[tokio::test]
+async fn what_was_put_is_there_after_a_crash() {
+    each(async |mut desk| {
+        let mut expected = HashSet::new();
+        for (id, size, targets) in [
+            (1, 10, &["a"] as &[_]),
+            (2, 10, &["a", "b"]),
+            (3, 3 * LARGE, &["a"]),
+            (4, LARGE, &["a", "b/7", "c"]),
+        ] {
+            let parcel = letter(&desk.settings.spool, id, size, targets).await;
+            expected.extend(keys_of(&parcel).into_iter().map(|key| (key, size as u64)));
+            assert_eq!(desk.put(parcel).await.unwrap(), vec![Put::New; targets.len()]);
+        }
+        assert_eq!(desk.leases(100).await.len(), 7);
+        desk.crash();
+        assert_eq!(desk.numbers().await, (7, 0));
+        let mut found = HashSet::new();
+        for ticket in desk.leases(100).await {
+            let item = desk.open(ticket.item).await.unwrap();
+            let mut size = 0;
+            let mut count = |piece: &[u8]| {
+                size += piece.len() as u64;
+                Ok(())
+            };
+            item.raw.decode(item.cuts[0], &mut count).unwrap();
+            assert_eq!(size, item.activity.files[0].size);
+            assert_eq!(item.activity.tenant.id, &*ticket.tenant);
+            found.insert((item.key, size));
+            assert!(desk.end(&ticket, End::Taken).await);
+        }
+        assert_eq!(found, expected);
+        assert_eq!(desk.files(), Vec::<PathBuf>::new());
+        desk.crash();
+        assert_eq!(desk.counts().await.unwrap(), Counts::default());
+    })
+    .await;
+}
+
+/// Q2: a message of which one activity has no room leaves nothing.
+#[tokio::test]
+async fn all_of_a_message_or_none() {
+    each_with([10, LARGE], async |desk, size| {
+        let desk = desk.with(|settings| settings.max_items_per_tenant = Some(1));
+        desk.give(1, &["b"]).await;
+        let parcel = letter(&desk.settings.spool, 2, size, &["a", "b", "c"]).await;
+        let keys = keys_of(&parcel);
+        assert!(matches!(desk.put(parcel).await, Err(StorageError::Full(Full::Tenant { .. }))));
+        assert_eq!((desk.numbers().await, desk.knows(&keys).await), ((1, 0), vec![false; 3]));
+        assert_eq!(desk.files(), Vec::<PathBuf>::new());
+        desk.give(2, &["a", "c"]).await;
+    })
+    .await;
+}
+
+/// Q3: the same e-mail again is known, and the first stays; what is new beside it is stored.
+#[tokio::test]
+async fn the_same_e_mail_is_stored_once() {
+    each_with([10, LARGE], async |mut desk, size| {
+        let put = async |desk: &Desk, targets| {
+            desk.put(letter(&desk.settings.spool, 1, size, targets).await).await.unwrap()
+        };
+        assert_eq!(put(&desk, &["a"]).await, [Put::New]);
+        assert_eq!(put(&desk, &["a"]).await, [Put::Known]);
+        assert_eq!(put(&desk, &["a", "b"]).await, [Put::Known, Put::New]);
+        assert_eq!(put(&desk, &["c", "c"]).await, [Put::New, Put::Known]);
+        desk.crash();
+        assert_eq!(put(&desk, &["b", "a"]).await, [Put::Known, Put::Known]);
+        assert_eq!(desk.numbers().await, (3, 0));
+        let leased = desk.leases(10).await;
+        assert_eq!(put(&desk, &["a"]).await, [Put::Known]);
+        for ticket in leased {
+            assert!(desk.end(&ticket, held()).await);
+        }
+        assert_eq!(put(&desk, &["a"]).await, [Put::Known]);
+        assert_eq!((desk.numbers().await, desk.files().len()), ((0, 3), if size == LARGE { 3 } else { 0 }));
+    })
+    .await;
+}
+
+/// Q4: whenever it was put, and however long it waited, while it waits and for [`KEY_MEMORY`] after; then it is
+/// forgotten, because what is remembered must not grow for ever.
+#[tokio::test]
+async fn a_key_is_known_while_it_is_there_and_seven_days_after() {
+    each(async |desk| {
+        struct Mail {
+            key: Key,
+            gone: Option<u32>,
+        }
+        let memory = u32::try_from(KEY_MEMORY.as_secs() / DAY.as_secs()).unwrap();
+        let mut mails: BTreeMap<usize, Mail> = BTreeMap::new();
+        for day in 0..75_u32 {
+            let id = day as usize;
+            if day < 40 {
+                let parcel = desk.letter(id, &["a"]).await;
+                let key = parcel.activities[0].key.clone();
+                assert_eq!(desk.put(parcel).await.unwrap(), [Put::New]);
+                mails.insert(id, Mail { key, gone: None });
+            }
+            for entry in desk.all().await {
+                let (&id, mail) = mails.iter_mut().find(|(_, mail)| mail.key == entry.key).unwrap();
+                if day < u32::try_from(id + id * 5 % 23).unwrap() {
+                    continue;
+                }
+                if id % 2 == 0 {
+                    desk.change(vec![entry.id], Change::Drop).await.unwrap();
+                } else {
+                    for ticket in desk.leases(100).await {
+                        let end = if ticket.item == entry.id { End::Taken } else { End::Unused };
+                        assert!(desk.end(&ticket, end).await);
+                    }
+                }
+                mail.gone = Some(day);
+            }
+            for (id, mail) in &mails {
+                let known = desk.knows(std::slice::from_ref(&mail.key)).await[0];
+                match mail.gone {
+                    Some(gone) if day > gone + 3 * memory => {
+                        assert!(!known, "day {day}: {id} is never forgotten")
+                    }
+                    Some(gone) if day > gone + memory => {}
+                    gone => {
+                        assert!(known, "day {day}: {id}, gone on day {gone:?}, is forgotten");
+                        assert_eq!(desk.give(*id, &["a"]).await, [Put::Known]);
+                    }
+                }
+            }
+            desk.live(1).await;
+        }
+        assert_eq!(desk.give(1, &["a"]).await, [Put::New]);
+    })
+    .await;
+}
+
+/// Q4: also when its message came once more on other ways, which cover its key.
+#[tokio::test]
+async fn a_key_stays_while_its_activity_is_held() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        assert!(desk.end(&desk.the_lease().await, held()).await);
+        let Entry { id, key, .. } = desk.the_entry().await;
+        for week in 0..8 {
+            // The same e-mail to a project adds nothing for the bare address.
+            assert_eq!(desk.give(1, &[&format!("a/{week}")]).await, [Put::New]);
+            assert!(desk.end(&desk.the_lease().await, End::Taken).await);
+            assert_eq!(desk.give(1, &["a"]).await, [Put::Known], "week {week}");
+            let filter = Filter { keys: vec![key.to_string()], ..Filter::default() };
+            assert_eq!(ids(&desk.list(filter).await.unwrap()), [id], "week {week}");
+            desk.live(9).await;
+        }
+    })
+    .await;
+}
+
+/// Q5: the bare address adds nothing beside a project of the same tenant, in one message or in several.
+#[tokio::test]
+async fn a_project_covers_the_bare_address() {
+    each(async |desk| {
+        let put = async |id, target: &str| desk.give(id, &[target]).await[0];
+        assert_eq!(put(1, "a/7").await, Put::New);
+        assert_eq!(put(1, "a").await, Put::Known);
+        assert_eq!(put(1, "a/8").await, Put::New);
+        assert_eq!((put(1, "b").await, put(2, "a").await), (Put::New, Put::New));
+        // Recorded before the project came: nothing takes it back.
+        assert_eq!((put(2, "a/7").await, put(2, "a").await), (Put::New, Put::Known));
+        assert_eq!(desk.numbers().await, (5, 0));
+        let covered = desk.letter(3, &["a/7"]).await.covered;
+        desk.give(3, &["a/7"]).await;
+        assert_eq!(desk.knows(&covered).await, [true]);
+        for ticket in desk.leases(10).await {
+            assert!(desk.end(&ticket, End::Taken).await);
+        }
+        desk.live(6).await;
+        assert_eq!(put(3, "a").await, Put::Known);
+        desk.live(21).await;
+        assert_eq!((put(3, "a").await, put(2, "a").await), (Put::New, Put::New));
+    })
+    .await;
+}
+
+/// Q5: what a refused message would have covered is not covered.
+#[tokio::test]
+async fn a_refused_message_covers_nothing() {
+    each(async |desk| {
+        let desk = desk.with(|settings| settings.max_items = 1);
+        desk.give(1, &["a"]).await;
+        assert_eq!(desk.refusal(2, &["a/7"]).await, Full::Items(1));
+        assert!(desk.end(&desk.the_lease().await, End::Taken).await);
+        assert_eq!(desk.give(2, &["a"]).await, [Put::New]);
+    })
+    .await;
+}
+
+/// Q6: whoever stops waiting for his put; the next one of the same e-mail tells which it was.
+#[tokio::test]
+async fn who_stops_waiting_leaves_all_or_nothing() {
+    each_with([10, LARGE], async |desk, size| {
+        for id in 0..20 {
+            let parcel = letter(&desk.settings.spool, id, size, &["a", "b"]).await;
+            let mut put = desk.put(parcel.clone());
+            for _ in 0..id % 4 {
+                if (&mut put).now_or_never().is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(put);
+            let puts = desk.put(parcel).await.unwrap();
+            assert!(puts == [Put::New; 2] || puts == [Put::Known; 2], "{puts:?}");
+            assert_eq!(desk.numbers().await.0, 2 * (id as u64 + 1));
+        }
+        for entry in desk.all().await {
+            desk.open(entry.id).await.unwrap();
+        }
+    })
+    .await;
+}
+
+/// Q7: a message whose file is gone is no reason to call its e-mail known.
+#[tokio::test]
+async fn a_lost_file_is_mended_by_the_same_e_mail() {
+    each_with([&["a"] as &[&str], &["a", "b"]], async |mut desk, targets| {
+        let parcel = letter(&desk.settings.spool, 1, LARGE, targets).await;
+        let expected = bytes_of(&parcel.raw);
+        desk.put(parcel.clone()).await.unwrap();
+        for file in desk.files() {
+            std::fs::remove_file(file).unwrap();
+        }
+        for entry in desk.all().await {
+            assert!(matches!(desk.open(entry.id).await, Err(StorageError::Gone(_))));
+        }
+        for ticket in desk.leases(10).await {
+            assert!(desk.end(&ticket, held()).await);
+        }
+        assert_eq!(desk.put(parcel.clone()).await.unwrap(), vec![Put::Mended; targets.len()]);
+        assert_eq!(desk.put(parcel).await.unwrap(), vec![Put::Known; targets.len()]);
+        assert_eq!(desk.numbers().await, (targets.len() as u64, 0));
+        desk.crash();
+        for ticket in desk.leases(10).await {
+            assert_eq!(bytes_of(&desk.open(ticket.item).await.unwrap().raw), expected);
+            assert!(desk.end(&ticket, End::Taken).await);
+        }
+        assert_eq!((desk.numbers().await, desk.files()), ((0, 0), Vec::new()));
+    })
+    .await;
+}
+
+/// Q8: byte for byte, however the text came.
+#[tokio::test]
+async fn what_is_sent_is_what_was_accepted() {
+    let multipart = "multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n";
+    let encoded = "text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\ncaf=C3=A9 text\r\n";
+    let long = format!("text/plain\r\n\r\n{}", "line \"text\":null é\r\n".repeat(10_000));
+    let rests = [
+        "text/plain\r\n\r\nHi \"Bo\",\r\n\r\n\t\"text\":null é text\r\n",
+        "text/plain; charset=UTF-8\r\n\r\ntext é\n",
+        "text/html\r\n\r\n<p>text</p>\r\n",
+        "text/plain\r\n\r\n",
+        "text/plain\r\n\r\n\u{1}\u{2028}\\u0000 \\ / \"\r\n",
+        encoded,
+        multipart,
+        &long,
+    ];
+    each_with(rests, async |mut desk, rest| {
+        let head = "Subject: \"text\":null\r\nMessage-ID: <1@x>\r\n";
+        let rest = format!("Content-Type: {rest}");
+        let parcel = whole(&desk.settings.spool, head, rest.as_bytes(), &["a", "b/7"]).await;
+        assert_eq!(matches!(parcel.raw, Raw::File { .. }), rest.len() > 100_000);
+        let raw = bytes_of(&parcel.raw);
+        let expected: HashSet<Vec<u8>> =
+            parcel.activities.iter().map(|activity| serde_json::to_vec(activity).unwrap()).collect();
+        let alone = whole(&desk.settings.spool, head, rest.as_bytes(), &["c"]).await;
+        desk.put(parcel.clone()).await.unwrap();
+        desk.put(alone.clone()).await.unwrap();
+        for crashed in [false, true] {
+            if crashed {
+                desk.crash();
+            }
+            let mut found = HashSet::new();
+            for entry in desk.all().await {
+                let Item { key, activity, json, cuts, raw: kept, .. } = desk.open(entry.id).await.unwrap();
+                assert_eq!((bytes_of(&kept), &cuts, &key), (raw.clone(), &parcel.cuts, &activity.key));
+                assert_eq!(serde_json::to_vec(&activity).unwrap(), json);
+                found.insert(json.to_vec());
+            }
+            assert!(found.remove(&serde_json::to_vec(&alone.activities[0]).unwrap()));
+            assert_eq!(found, expected);
+        }
+    })
+    .await;
+}
+
+/// Q9: on both sides of the limit.
+#[tokio::test]
+async fn full_of_items() {
+    each(async |mut desk| {
+        desk = desk.with(|settings| settings.max_items = 4);
+        for id in 0..3 {
+            desk.give(id, &["a"]).await;
+        }
+        assert_eq!(desk.refusal(8, &["a", "a/7"]).await, Full::Items(4));
+        desk.give(3, &["a"]).await;
+        assert_eq!(desk.refusal(9, &["a"]).await, Full::Items(4));
+        desk.crash();
+        assert_eq!(desk.refusal(9, &["a"]).await, Full::Items(4));
+        let tickets = desk.leases(2).await;
+        assert!(desk.end(&tickets[0], held()).await);
+        assert_eq!(desk.refusal(9, &["a"]).await, Full::Items(4));
+        assert!(desk.end(&tickets[1], End::Taken).await);
+        desk.give(9, &["a"]).await;
+        assert_eq!(desk.refusal(10, &["a"]).await, Full::Items(4));
+        assert_eq!(desk.change(vec![tickets[0].item], Change::Drop).await.unwrap(), 1);
+        desk.give(10, &["a"]).await;
+        assert_eq!(desk.numbers().await, (4, 0));
+    })
+    .await;
+}
+
+/// Q9: a person who makes room is seen at once.
+#[tokio::test]
+async fn room_made_by_a_command_is_seen() {
+    each(async |desk| {
+        let desk = desk.with(|settings| settings.max_items = 1);
+        desk.give(1, &["a"]).await;
+        let entry = desk.the_entry().await;
+        assert_eq!(desk.beside().change(vec![entry.id], Change::Drop).await.unwrap(), 1);
+        assert_eq!(desk.give(2, &["a"]).await, [Put::New]);
+    })
+    .await;
+}
+
+/// Q10: half of it by default once there are several; all of it for the only one; or what is set.
+#[tokio::test]
+async fn full_of_one_tenant() {
+    each(async |desk| {
+        let mut desk = desk.with(|settings| settings.max_items = 6);
+        for id in 0..5 {
+            desk.give(id, &["a"]).await;
+        }
+        desk.give(5, &["b"]).await;
+        for ticket in desk.leases(9).await.into_iter().filter(|ticket| &*ticket.tenant == "a").take(3) {
+            assert!(desk.end(&ticket, End::Taken).await);
+        }
+        let full = |tenant: &str, most| Full::Tenant { tenant: tenant.to_owned(), most };
+        desk.give(10, &["a"]).await;
+        assert_eq!(desk.refusal(11, &["a"]).await, full("a", 3));
+        desk.crash();
+        assert_eq!(desk.refusal(11, &["a"]).await, full("a", 3));
+        assert_eq!(desk.refusal(11, &["b", "a"]).await, full("a", 3));
+        assert_eq!(desk.refusal(11, &["b/1", "b/2", "b/3"]).await, Full::Items(6));
+        desk.give(11, &["b"]).await;
+        let desk = desk.with(|settings| (settings.max_items, settings.max_items_per_tenant) = (100, Some(4)));
+        assert_eq!(desk.refusal(12, &["b/1", "b/2", "b/3"]).await, full("b", 4));
+        desk.give(12, &["b/1", "b/2"]).await;
+        assert_eq!(desk.refusal(13, &["b"]).await, full("b", 4));
+        desk.give(13, &["a"]).await;
+        assert_eq!(desk.refusal(14, &["a"]).await, full("a", 4));
+    })
+    .await;
+}
+
+/// Q11: room that was reserved for what is known, failed or was given up comes back.
+#[tokio::test]
+async fn reserved_room_comes_back() {
+    each(async |desk| {
+        let mut desk = desk.with(|settings| {
+            (settings.max_items, settings.max_items_per_tenant) = (4, Some(3));
+        });
+        desk.give(1, &["a"]).await;
+        for _ in 0..5 {
+            assert_eq!(desk.give(1, &["a"]).await, [Put::Known]);
+            assert!(matches!(desk.refusal(2, &["a", "a/1", "a/2", "b"]).await, Full::Items(4)));
+            assert!(matches!(desk.refusal(2, &["a", "a/1", "a/2"]).await, Full::Tenant { .. }));
+            drop(desk.put(desk.letter(3, &["a", "b"]).await));
+        }
+        assert_eq!(desk.give(2, &["a", "a/1", "b"]).await, [Put::New; 3]);
+        assert_eq!(desk.refusal(4, &["b"]).await, Full::Items(4));
+        desk.crash();
+        assert_eq!(desk.refusal(4, &["b"]).await, Full::Items(4));
+    })
+    .await;
+}
+
+/// Q12: what is held for very long counts no more, and is still there.
+#[tokio::test]
+async fn what_is_held_for_long_takes_no_room() {
+    each_with([false, true], async |desk, told| {
+        let mut desk = desk.with(|settings| settings.max_items = 1);
+        desk.give(1, &["a"]).await;
+        let ticket = desk.the_lease().await;
+        assert!(desk.end(&ticket, held()).await);
+        if told {
+            desk.told(vec![ticket.item]).await.unwrap();
+        }
+        desk.live(29).await;
+        assert_eq!(desk.refusal(2, &["a"]).await, Full::Items(1));
+        desk.live(2).await;
+        desk.give(2, &["a"]).await;
+        assert_eq!(desk.numbers().await, (1, 1));
+        desk.crash();
+        assert_eq!(desk.refusal(3, &["a"]).await, Full::Items(1));
+        assert_eq!((desk.numbers().await, desk.all().await.len()), ((1, 1), 2));
+        desk.open(ticket.item).await.unwrap();
+        let waits = desk.the_lease().await;
+        assert!(desk.end(&waits, End::Taken).await);
+        // Tried again, it counts again.
+        assert_eq!(desk.change(vec![ticket.item], Change::Retry).await.unwrap(), 1);
+        assert_eq!((desk.refusal(3, &["a"]).await, desk.numbers().await), (Full::Items(1), (1, 0)));
+    })
+    .await;
+}
+
+/// Q13: what is below the reserve is for delivering.
+#[tokio::test]
+async fn below_the_reserve_nothing_is_put_and_all_is_delivered() {
+    each_with([10, LARGE], async |desk, size| {
+        desk.put(letter(&desk.settings.spool, 1, size, &["a"]).await).await.unwrap();
+        desk.check().await.unwrap();
+        let desk = desk.with(|settings| settings.min_free = u64::MAX);
+        let parcel = letter(&desk.settings.spool, 2, size, &["a"]).await;
+        assert!(matches!(desk.put(parcel).await, Err(StorageError::Full(Full::Disk { .. }))));
+        assert!(matches!(desk.check().await, Err(StorageError::Full(Full::Disk { .. }))));
+        // Known is no reason for room.
+        let parcel = letter(&desk.settings.spool, 1, size, &["a"]).await;
+        assert_eq!(desk.put(parcel).await.unwrap(), [Put::Known]);
+        let ticket = desk.the_lease().await;
+        assert!(desk.note(&ticket, "1".to_owned()).await.unwrap());
+        assert!(desk.end(&ticket, End::Taken).await);
+        assert_eq!((desk.numbers().await, desk.files()), ((0, 0), Vec::new()));
+        let desk = desk.with(|settings| settings.min_free = 0);
+        assert_eq!(desk.give(2, &["a"]).await, [Put::New]);
+    })
+    .await;
+}
+
+/// Q14: nobody else gets it; after its time it is due again.
+#[tokio::test]
+async fn a_lease_is_one_s_own_for_its_time() {
+    each(async |mut desk| {
+        desk.give(1, &["a"]).await;
+        let first = desk.the_lease().await;
+        assert_eq!(desk.the_entry().await.state, State::InFlight);
+        desk.clock.pass(LEASE - Duration::from_millis(1));
+        desk.tidy().await;
+        assert_eq!(desk.leases(10).await, []);
+        desk.clock.pass(Duration::from_millis(1));
+        let second = desk.the_lease().await;
+        assert_eq!(first.item, second.item);
+        assert!(second.fence > first.fence);
+        desk.clock.pass(LEASE);
+        desk.tidy().await;
+        assert_eq!(desk.the_entry().await.state, State::Waiting);
+        assert_eq!((desk.the_entry().await.attempts, desk.numbers().await), (0, (1, 0)));
+        // The wall clock has no say in it.
+        desk.the_lease().await;
+        desk.leap(30 * 86_400);
+        desk.tidy().await;
+        assert_eq!(desk.leases(10).await, []);
+        desk.crash();
+        let third = desk.the_lease().await;
+        assert!(third.item == first.item && third.fence > second.fence);
+    })
+    .await;
+}
+
+/// Q15: one of each before another gets its second; whom after, and whom without.
+#[tokio::test]
+async fn tenants_take_turns() {
+    each(async |desk| {
+        for (id, tenant) in ["b", "b", "b", "b", "a", "c"].into_iter().enumerate() {
+            desk.give(id, &[tenant]).await;
+        }
+        let take = async |room, after: &str, without: &[&str]| {
+            let without = without.iter().map(|&tenant| tenant.to_owned()).collect();
+            let ask = Ask { room, after: after.to_owned(), without };
+            let mut tenants = String::new();
+            for ticket in desk.lease(ask).await.unwrap().tickets {
+                tenants.push_str(&ticket.tenant);
+                assert!(desk.end(&ticket, End::Unused).await);
+            }
+            tenants
+        };
+        assert_eq!(take(3, "", &[]).await, "abc");
+        assert_eq!(take(2, "a", &[]).await, "bc");
+        assert_eq!(take(2, "b", &[]).await, "ca");
+        assert_eq!(take(3, "c", &[]).await, "abc");
+        assert_eq!(take(3, "bb", &[]).await, "cab");
+        assert_eq!(take(5, "", &[]).await, "abcbb");
+        assert_eq!(take(1, "", &["a"]).await, "b");
+        assert_eq!(take(9, "", &["b"]).await, "ac");
+        assert_eq!(take(9, "", &["b", "a"]).await, "c");
+        assert_eq!(take(9, "c", &["b", "a", "c", "x"]).await, "");
+        assert_eq!(take(9, "", &[]).await, "abcbbb");
+        assert_eq!(take(0, "", &[]).await, "");
+    })
+    .await;
+}
+
+/// Q15: a tenant's own come in the order in which they are due, and who comes later does not stand before.
+#[tokio::test]
+async fn a_tenant_s_own_are_leased_as_they_are_due() {
+    each(async |desk| {
+        let mut order = Vec::new();
+        for id in 0..6 {
+            desk.give(id, &["a"]).await;
+            desk.clock.pass(Duration::from_secs(1));
+        }
+        order.extend(desk.leases(2).await.iter().map(|ticket| ticket.item));
+        let third = desk.leases(1).await.remove(0);
+        order.extend(desk.leases(10).await.iter().map(|ticket| ticket.item));
+        // Given back, it is due since then, also for whoever has seen those behind it.
+        assert!(desk.end(&third, End::Unused).await);
+        desk.give(6, &["a"]).await;
+        assert_eq!(desk.leases(1).await[0].item, third.item);
+        order.insert(2, third.item);
+        assert_eq!(order, ids(&desk.all().await)[..6]);
+    })
+    .await;
+}
+
+/// Q16: only what is due, and when there will be more.
+#[tokio::test]
+async fn only_what_is_due_is_leased() {
+    each(async |mut desk| {
+        let ask = |without: &[&str]| Ask {
+            room: 1,
+            after: String::new(),
+            without: without.iter().map(|&tenant| tenant.to_owned()).collect(),
+        };
+        assert_eq!(desk.lease(ask(&[])).await.unwrap().next_due, None);
+        desk.give(1, &["a"]).await;
+        desk.give(2, &["b"]).await;
+        let leased = desk.lease(ask(&[])).await.unwrap();
+        assert_eq!(leased.next_due, Some(Duration::ZERO));
+        assert!(desk.end(&leased.tickets[0], again(10 * MINUTE, true)).await);
+        let leased = desk.lease(ask(&[])).await.unwrap();
+        assert!(desk.end(&leased.tickets[0], again(5 * MINUTE, true)).await);
+        for crashed in [false, true] {
+            if crashed {
+                desk.crash();
+            }
+            // The first answer may be too early, never too late; whoever asks again knows better.
+            let mut next = desk.lease(ask(&[])).await.unwrap();
+            assert!(next.tickets.is_empty() && next.next_due.is_some_and(|wait| wait <= 5 * MINUTE));
+            next = desk.lease(ask(&[])).await.unwrap();
+            assert_eq!(next.next_due, Some(5 * MINUTE));
+            assert_eq!(desk.lease(ask(&["b"])).await.unwrap().next_due, Some(10 * MINUTE));
+            assert_eq!(desk.lease(ask(&["a", "b"])).await.unwrap().next_due, None);
+        }
+        desk.clock.pass(5 * MINUTE - Duration::from_millis(1));
+        assert_eq!(desk.leases(10).await, []);
+        desk.clock.pass(Duration::from_millis(1));
+        let leased = desk.lease(Ask { room: 10, ..Ask::default() }).await.unwrap();
+        assert_eq!(leased.tickets.iter().map(|ticket| &*ticket.tenant).collect::<String>(), "b");
+        assert_eq!(leased.next_due, Some(5 * MINUTE));
+        desk.clock.pass(5 * MINUTE);
+        assert_eq!(&*desk.the_lease().await.tenant, "a");
+    })
+    .await;
+}
+
+/// Q17: whatever a former lease says changes nothing, and is told so; the numbers stay right.
+#[tokio::test]
+async fn a_late_end_changes_nothing() {
+    each_with(ends(), async |desk, late| {
+        let desk = desk.with(|settings| settings.max_items = 1);
+        desk.give(1, &["a"]).await;
+        let first = desk.the_lease().await;
+        desk.clock.pass(LEASE);
+        let second = desk.the_lease().await;
+        let before = format!("{:?}", desk.the_entry().await);
+        assert!(!desk.end(&first, late.clone()).await);
+        assert!(!desk.note(&first, "late".to_owned()).await.unwrap());
+        assert_eq!(format!("{:?}", desk.the_entry().await), before);
+        assert_eq!(desk.open(first.item).await.unwrap().note, None);
+        assert_eq!(desk.leases(10).await, []);
+        assert!(desk.end(&second, End::Taken).await);
+        assert!(!desk.end(&second, late.clone()).await);
+        assert!(!desk.end(&first, late).await);
+        assert_eq!(desk.counts().await.unwrap(), Counts::default());
+        assert_eq!(desk.give(2, &["a"]).await, [Put::New]);
+        assert_eq!(desk.refusal(3, &["a"]).await, Full::Items(1));
+    })
+    .await;
+}
+
+/// Q17: a ticket ends once, in one call or in two, and not after a crash.
+#[tokio::test]
+async fn a_ticket_ends_once() {
+    each_with(ends(), async |mut desk, end| {
+        desk.give(1, &["a"]).await;
+        desk.give(2, &["b"]).await;
+        let tickets = desk.leases(2).await;
+        let twice = vec![(tickets[0].clone(), end.clone()), (tickets[0].clone(), End::Taken)];
+        assert_eq!(desk.finish(twice).await.unwrap(), [true, false]);
+        desk.crash();
+        let twice = vec![(tickets[1].clone(), end), (tickets[0].clone(), End::Taken)];
+        assert_eq!(desk.finish(twice).await.unwrap(), [false, false]);
+        assert!(!desk.note(&tickets[1], "late".to_owned()).await.unwrap());
+        assert_eq!(desk.finish(Vec::new()).await.unwrap(), Vec::<bool>::new());
+    })
+    .await;
+}
+
+/// Q18: each end does what it says, also after a crash. Q19: attempts are counted where they say something.
+#[tokio::test]
+async fn each_end_does_what_it_says() {
+    each_with(ends(), async |mut desk, end| {
+        desk.give(1, &["a"]).await;
+        let before = desk.the_entry().await;
+        let ticket = desk.the_lease().await;
+        assert!(desk.end(&ticket, end.clone()).await);
+        for crashed in [false, true] {
+            if crashed {
+                desk.crash();
+            }
+            let now = desk.clock.wall();
+            let (state, attempts, due, reason) = match &end {
+                End::Taken => {
+                    assert_eq!(desk.counts().await.unwrap(), Counts::default());
+                    assert!(matches!(desk.open(ticket.item).await, Err(StorageError::Gone(_))));
+                    assert_eq!(desk.knows(std::slice::from_ref(&before.key)).await, [true]);
+                    assert!(desk.all().await.is_empty());
+                    continue;
+                }
+                End::Unused => (State::Waiting, 0, before.due, None),
+                End::Again { after, counts, reason } => {
+                    (State::Waiting, u32::from(*counts), now + *after, Some(reason.clone()))
+                }
+                End::Held { reason } => (State::Held, 1, now, Some(reason.clone())),
+            };
+            let entry = desk.the_entry().await;
+            assert_eq!((entry.state, entry.attempts, entry.due), (state, attempts, due));
+            assert_eq!((entry.reason, entry.accepted_at), (reason, before.accepted_at));
+            assert_eq!(desk.open(ticket.item).await.unwrap().attempts, attempts);
+            assert_eq!(desk.numbers().await, if state == State::Held { (0, 1) } else { (1, 0) });
+        }
+        desk.clock.pass(10 * DAY);
+        assert_eq!(desk.leases(10).await.len(), usize::from(!matches!(end, End::Taken | End::Held { .. })));
+    })
+    .await;
+}
+
+/// Q19: over many attempts.
+#[tokio::test]
+async fn attempts_are_counted() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        for (end, attempts) in [
+            (again(Duration::ZERO, true), 1),
+            (again(Duration::ZERO, false), 1),
+            (End::Unused, 1),
+            (again(Duration::ZERO, true), 2),
+            (held(), 3),
+        ] {
+            assert!(desk.end(&desk.the_lease().await, end).await);
+            assert_eq!(desk.the_entry().await.attempts, attempts);
+        }
+    })
+    .await;
+}
+
+/// Q20: the backend's progress is on disk, stays with the activity, and gives its lease more time.
+#[tokio::test]
+async fn a_note_stays() {
+    each(async |mut desk| {
+        desk.give(1, &["a"]).await;
+        let ticket = desk.the_lease().await;
+        let item = ticket.item;
+        assert_eq!(desk.open(item).await.unwrap().note, None);
+        for note in ["{\"step\":1}", "{\"step\":\"\u{e9}\"}"] {
+            desk.clock.pass(LEASE - MINUTE);
+            assert!(desk.note(&ticket, note.to_owned()).await.unwrap());
+            desk.clock.pass(LEASE - MINUTE);
+            assert_eq!(desk.leases(10).await, []);
+            assert_eq!(desk.open(item).await.unwrap().note.as_deref(), Some(note));
+        }
+        let note = async |desk: &Desk| desk.open(item).await.unwrap().note.unwrap();
+        desk.crash();
+        let ticket = desk.the_lease().await;
+        assert_eq!(note(&desk).await, "{\"step\":\"\u{e9}\"}");
+        assert!(desk.end(&ticket, held()).await);
+        assert_eq!(desk.change(vec![item], Change::Retry).await.unwrap(), 1);
+        assert_eq!(note(&desk).await, "{\"step\":\"\u{e9}\"}");
+        let ticket = desk.the_lease().await;
+        assert!(desk.note(&ticket, "3".to_owned()).await.unwrap());
+        assert!(desk.end(&ticket, again(Duration::ZERO, true)).await);
+        assert_eq!(note(&desk).await, "3");
+        let ticket = desk.the_lease().await;
+        assert!(desk.end(&ticket, End::Taken).await);
+        assert!(!desk.note(&ticket, "4".to_owned()).await.unwrap());
+    })
+    .await;
+}
+
+/// Q21: what is leased is left alone, and the answer says how many were changed.
+#[tokio::test]
+async fn a_person_never_touches_what_is_leased() {
+    let hold = Change::Hold { reason: "wait".to_owned() };
+    each_with([Change::Retry, hold, Change::Drop], async |desk, change| {
+        for id in 0..3 {
+            desk.give(id, &["a"]).await;
+        }
+        let tickets = desk.leases(2).await;
+        let leased = [tickets[0].item, tickets[1].item];
+        let all = ids(&desk.all().await);
+        let before =
+            format!("{:?}", desk.all().await.iter().filter(|e| leased.contains(&e.id)).collect::<Vec<_>>());
+        for queue in [&**desk.queue.as_ref().unwrap(), &*desk.beside()] {
+            let changed = queue.change([&all[..], &[i64::MAX, -1]].concat(), change.clone()).await.unwrap();
+            let left = desk.all().await;
+            let after = format!("{:?}", left.iter().filter(|e| leased.contains(&e.id)).collect::<Vec<_>>());
+            assert_eq!(after, before);
+            // Held once, dropped once; retried as often as one likes.
+            let once = left.len() == 3 && left.iter().all(|entry| entry.state != State::Held);
+            assert!(changed == 1 || (changed == 0 && !once), "{changed}");
+        }
+        assert_eq!(
+            desk.numbers().await,
+            match change {
+                Change::Retry => (3, 0),
+                Change::Hold { .. } => (2, 1),
+                Change::Drop => (2, 0),
+            }
+        );
+        for ticket in tickets {
+            assert!(desk.end(&ticket, End::Taken).await);
+        }
+    })
+    .await;
+}
+
+/// Q22: retried as if just accepted, held with the reason, dropped and not recorded again.
+#[tokio::test]
+async fn a_person_retries_holds_and_drops() {
+    each(async |mut desk| {
+        desk.put(letter(&desk.settings.spool, 1, LARGE, &["a"]).await).await.unwrap();
+        let item = desk.the_entry().await.id;
+        let change = async |desk: &Desk, change: Change| desk.change(vec![item], change).await.unwrap();
+        assert!(desk.end(&desk.the_lease().await, again(DAY, true)).await);
+        assert_eq!(change(&desk, Change::Hold { reason: "wait".to_owned() }).await, 1);
+        let entry = desk.the_entry().await;
+        assert_eq!((entry.state, entry.attempts, entry.reason.as_deref()), (State::Held, 1, Some("wait")));
+        assert_eq!((desk.leases(1).await, desk.numbers().await), (Vec::new(), (0, 1)));
+        desk.clock.pass(3 * HOUR);
+        assert_eq!(change(&desk, Change::Retry).await, 1);
+        desk.crash();
+        let entry = desk.the_entry().await;
+        let now = desk.clock.wall();
+        assert_eq!(
+            (entry.state, entry.attempts, entry.accepted_at, entry.due),
+            (State::Waiting, 0, now, now)
+        );
+        assert_eq!(desk.numbers().await, (1, 0));
+        assert!(desk.end(&desk.the_lease().await, again(DAY, true)).await);
+        assert_eq!(change(&desk, Change::Retry).await, 1);
+        assert!(desk.end(&desk.the_lease().await, again(DAY, true)).await);
+        assert_eq!(change(&desk, Change::Drop).await, 1);
+        assert_eq!((desk.counts().await.unwrap(), desk.files()), (Counts::default(), Vec::new()));
+        assert!(matches!(desk.open(item).await, Err(StorageError::Gone(_))));
+        assert_eq!(change(&desk, Change::Retry).await, 0);
+        desk.live(6).await;
+        let parcel = letter(&desk.settings.spool, 1, LARGE, &["a"]).await;
+        assert_eq!(desk.put(parcel).await.unwrap(), [Put::Known]);
+    })
+    .await;
+}
+
+/// Q22: thousands at once, while others put.
+#[tokio::test]
+async fn a_person_changes_many() {
+    each(async |desk| {
+        for id in 0..60 {
+            let targets: Vec<String> = (0..20).map(|project| format!("t{}/{project}", id % 3)).collect();
+            desk.give(id, &targets.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        }
+        let all = ids(&desk.all().await);
+        let hold = desk.change(all.clone(), Change::Hold { reason: "x".to_owned() });
+        let (held, put) = tokio::join!(hold, desk.give(99, &["t0"]));
+        assert_eq!((held.unwrap(), put), (1200, vec![Put::New]));
+        assert_eq!(desk.numbers().await, (1, 1200));
+        assert_eq!(desk.change(all[..700].to_vec(), Change::Retry).await.unwrap(), 700);
+        assert_eq!(desk.change(all, Change::Drop).await.unwrap(), 1200);
+        assert_eq!(desk.numbers().await, (1, 0));
+    })
+    .await;
+}
+
+/// Q23: each filter, alone and with others.
+#[tokio::test]
+async fn a_list_has_what_the_filter_lets_through() {
+    each(async |desk| {
+        // Ten, a minute apart: one in flight, three held, six waiting.
+        for id in 0..10 {
+            desk.give(id, &[["a", "b", "c"][id % 3]]).await;
+            desk.clock.pass(MINUTE);
+        }
+        let all = desk.all().await;
+        let (rows, keys): (Vec<i64>, Vec<String>) =
+            all.iter().map(|entry| (entry.id, entry.key.to_string())).unzip();
+        assert!(rows.is_sorted() && rows.len() == 10);
+        let hold = Change::Hold { reason: "x".to_owned() };
+        assert_eq!(desk.change(vec![rows[1], rows[4], rows[6]], hold).await.unwrap(), 3);
+        desk.told(vec![rows[4]]).await.unwrap();
+        assert_eq!(desk.leases(1).await[0].item, rows[0]);
+        let list = async |filter: Filter| -> Vec<usize> {
+            let found = desk.list(filter).await.unwrap();
+            found.iter().map(|entry| rows.iter().position(|id| *id == entry.id).unwrap()).collect()
+        };
+        let none = Filter::default;
+        let state = |state| Some(state);
+        assert_eq!(list(Filter { state: state(State::Held), ..none() }).await, [1, 4, 6]);
+        assert_eq!(list(Filter { state: state(State::InFlight), ..none() }).await, [0]);
+        assert_eq!(list(Filter { state: state(State::Waiting), ..none() }).await, [2, 3, 5, 7, 8, 9]);
+        for tenant in ["b", "b-inbox"] {
+            let tenant = Some(tenant.to_owned());
+            assert_eq!(list(Filter { tenant: tenant.clone(), ..none() }).await, [1, 4, 7]);
+            let filter = Filter { tenant: tenant.clone(), state: state(State::Waiting), ..none() };
+            assert_eq!(list(filter).await, [7]);
+            let filter = Filter { tenant, keys: vec![keys[4].clone(), keys[5].clone()], ..none() };
+            assert_eq!(list(filter).await, [4]);
+        }
+        assert_eq!(list(Filter { tenant: Some("x".to_owned()), ..none() }).await, Vec::<usize>::new());
+        let before = Some(noon() + 3 * MINUTE);
+        assert_eq!(list(Filter { before, ..none() }).await, [0, 1, 2]);
+        assert_eq!(list(Filter { before, state: state(State::Held), ..none() }).await, [1]);
+        // Pages.
+        for state in [None, state(State::Held), state(State::Waiting), state(State::InFlight)] {
+            let whole = list(Filter { state, ..none() }).await;
+            for size in 1..4 {
+                let (mut pages, mut after) = (Vec::new(), None);
+                loop {
+                    let filter = Filter { state, after, limit: Some(size), ..none() };
+                    let page = list(filter).await;
+                    assert!(page.len() <= size);
+                    let Some(last) = page.last() else { break };
+                    after = Some(rows[*last]);
+                    pages.extend(page);
+                }
+                assert_eq!(pages, whole);
+            }
+        }
+        assert_eq!(list(Filter { limit: Some(0), ..none() }).await, Vec::<usize>::new());
+        // Keys, in the order asked for.
+        let asked = vec![keys[7].clone(), keys[2].clone()];
+        assert_eq!(list(Filter { keys: asked.clone(), ..none() }).await, [7, 2]);
+        assert_eq!(list(Filter { keys: asked, limit: Some(1), ..none() }).await, [7]);
+        let filter = Filter { keys: keys.clone(), state: state(State::Held), ..none() };
+        assert_eq!(list(filter).await, [1, 4, 6]);
+    })
+    .await;
+}
+
+/// Q23: a key by any beginning.
+#[tokio::test]
+async fn a_key_is_found_by_its_beginning() {
+    each(async |desk| {
+        for id in 0..40 {
+            desk.give(id, &["a"]).await;
+        }
+        let all = desk.all().await;
+        let list = async |key: String| {
+            ids(&desk.list(Filter { keys: vec![key], ..Filter::default() }).await.unwrap())
+        };
+        for entry in all.iter().take(5) {
+            let hex = entry.key.as_str().strip_prefix("b3:").unwrap();
+            for length in [1, 2, 3, 7, 12, 63, 64] {
+                let beginning = &hex[..length];
+                let same = all.iter().filter(|other| other.key.as_str()[3..].starts_with(beginning));
+                let same: Vec<i64> = same.map(|entry| entry.id).collect();
+                assert_eq!(list(beginning.to_owned()).await, same, "{beginning}");
+                assert_eq!(list(format!("b3:{beginning}")).await, same, "{beginning}");
+            }
+            for wrong in [format!("{hex}0"), format!("{}g", &hex[..3]), "%".to_owned(), "é".to_owned()] {
+                assert!(list(wrong).await.is_empty());
+            }
+        }
+    })
+    .await;
+}
+
+/// Q24: numbers of all and of each, always.
+#[tokio::test]
+async fn numbers_are_right() {
+    each(async |mut desk| {
+        assert_eq!(desk.counts().await.unwrap(), Counts::default());
+        for id in 0..6 {
+            desk.give(id, &["a"]).await;
+            desk.clock.pass(MINUTE);
+        }
+        desk.give(6, &["c", "b", "b/1"]).await;
+        let rows = ids(&desk.all().await);
+        let oldest = |minute: u32| Some(noon() + minute * MINUTE);
+        let counts = Counts { waiting: 9, held: 0, oldest: oldest(0) };
+        assert_eq!(desk.counts().await.unwrap(), counts);
+        for ticket in desk.leases(9).await {
+            let end = match ticket.item {
+                item if item == rows[0] => End::Taken,
+                item if rows[1..3].contains(&item) => held(),
+                _ => End::Unused,
+            };
+            assert!(desk.end(&ticket, end).await);
+        }
+        for crashed in [false, true] {
+            if crashed {
+                desk.crash();
+            }
+            let counts = Counts { waiting: 6, held: 2, oldest: oldest(3) };
+            assert_eq!(desk.counts().await.unwrap(), counts);
+            let of = |tenant: &str, waiting, held| TenantCounts { tenant: tenant.to_owned(), waiting, held };
+            assert_eq!(desk.by_tenant().await.unwrap(), [of("a", 3, 2), of("b", 2, 0), of("c", 1, 0)]);
+            assert_eq!(desk.beside().by_tenant().await.unwrap(), desk.by_tenant().await.unwrap());
+            assert_eq!(desk.beside().counts().await.unwrap(), counts);
+        }
+        // What a person tries again waits since now, though it stands before others.
+        assert_eq!(desk.change(vec![rows[1]], Change::Retry).await.unwrap(), 1);
+        assert_eq!(desk.numbers().await, (7, 1));
+        desk.change(rows, Change::Drop).await.unwrap();
+        assert_eq!(desk.counts().await.unwrap(), Counts::default());
+        assert_eq!(desk.by_tenant().await.unwrap(), []);
+    })
+    .await;
+}
+
+/// Q25: of each held one somebody is told once; who holds by hand knows already.
+#[tokio::test]
+async fn somebody_is_told_once() {
+    each(async |mut desk| {
+        for id in 0..4 {
+            desk.give(id, &["a"]).await;
+        }
+        let rows = ids(&desk.all().await);
+        desk.change(vec![rows[3]], Change::Hold { reason: "wait".to_owned() }).await.unwrap();
+        for ticket in desk.leases(3).await {
+            assert!(desk.end(&ticket, held()).await);
+        }
+        let untold = async |desk: &Desk, limit| {
+            let untold = desk.untold(limit).await.unwrap();
+            for one in &untold {
+                let activity: serde_json::Value = serde_json::from_str(&one.activity).unwrap();
+                assert_eq!((activity["tenant"]["id"].as_str(), &*one.reason), (Some("a"), "422"));
+            }
+            untold.iter().map(|one| one.id).collect::<Vec<_>>()
+        };
+        assert_eq!(untold(&desk, 10).await, rows[..3]);
+        assert_eq!(untold(&desk, 2).await, rows[..2]);
+        desk.told(vec![rows[0], rows[2], i64::MAX]).await.unwrap();
+        desk.crash();
+        assert_eq!(untold(&desk, 10).await, [rows[1]]);
+        desk.told(vec![rows[1]]).await.unwrap();
+        assert!(untold(&desk, 10).await.is_empty());
+    })
+    .await;
+}
+
+/// Q26: who waits for work or for something held is woken.
+#[tokio::test]
+async fn who_waits_is_woken() {
+    each(async |desk| {
+        let woken = async |signal: std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>| {
+            tokio::time::timeout(PATIENCE, signal).await.unwrap();
+        };
+        assert!(desk.newly_held().now_or_never().is_none());
+        desk.give(1, &["a"]).await;
+        woken(desk.arrival()).await;
+        for end in [again(Duration::ZERO, true), End::Unused] {
+            assert!(desk.end(&desk.the_lease().await, end).await);
+            woken(desk.arrival()).await;
+        }
+        assert!(desk.newly_held().now_or_never().is_none());
+        assert!(desk.end(&desk.the_lease().await, held()).await);
+        woken(desk.newly_held()).await;
+        desk.change(vec![desk.the_entry().await.id], Change::Retry).await.unwrap();
+        woken(desk.arrival()).await;
+        desk.clock.pass(MAX_AGE + MINUTE);
+        assert_eq!(desk.tidy().await.too_old.len(), 1);
+        woken(desk.newly_held()).await;
+    })
+    .await;
+}
+
+/// Q26: also by what a command does.
+#[tokio::test]
+async fn a_command_s_change_arrives() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        assert!(desk.end(&desk.the_lease().await, held()).await);
+        let item = desk.the_entry().await.id;
+        assert_eq!(desk.beside().change(vec![item], Change::Retry).await.unwrap(), 1);
+        let arrived = async {
+            while desk.leases(1).await.is_empty() {
+                desk.arrival().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, arrived).await.unwrap();
+        assert_eq!(desk.numbers().await, (1, 0));
+    })
+    .await;
+}
+
+/// Q27: what waits for too long is held, on both sides of the limit, unless somebody is at it.
+#[tokio::test]
+async fn what_waits_for_too_long_is_held() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        desk.give(2, &["a"]).await;
+        let leased = desk.leases(1).await.remove(0);
+        desk.clock.pass(HOUR / 2);
+        assert_eq!(desk.open(leased.item).await.unwrap().age, HOUR / 2);
+        let tidy = async |desk: &Desk, max_age| desk.upkeep(max_age).await.unwrap().too_old;
+        assert!(tidy(&desk, HOUR / 2).await.is_empty());
+        let too_old = tidy(&desk, HOUR / 2 - Duration::from_millis(1)).await;
+        let all = desk.all().await;
+        assert_eq!(too_old, [(all[1].key.clone(), "a".to_owned())]);
+        assert_eq!((all[0].state, all[1].state), (State::InFlight, State::Held));
+        assert!(all[1].reason.is_some() && all[1].attempts == 0);
+        assert_eq!((desk.numbers().await, desk.untold(10).await.unwrap().len()), ((1, 1), 1));
+        assert!(desk.end(&leased, again(Duration::ZERO, true)).await);
+        assert_eq!(tidy(&desk, MINUTE).await.len(), 1);
+        // Retried, it is new.
+        desk.change(vec![all[0].id], Change::Retry).await.unwrap();
+        assert!(tidy(&desk, MINUTE).await.is_empty());
+        desk.clock.pass(2 * MINUTE);
+        assert_eq!(tidy(&desk, MINUTE).await.len(), 1);
+    })
+    .await;
+}
+
+const TWO_HOURS: i64 = 2 * 3600;
+const A_YEAR: i64 = 365 * 86_400;
+
+/// Q28: mail that came while the clock was ahead is due once it is right, with and without a new start.
+#[tokio::test]
+async fn a_clock_that_was_ahead_parks_no_mail() {
+    let cases = [TWO_HOURS, A_YEAR].into_iter().flat_map(|ahead| {
+        [(false, false), (false, true), (true, false), (true, true)].map(|crashes| (ahead, crashes))
+    });
+    each_with(cases.collect::<Vec<_>>(), async |mut desk, (ahead, (before, after))| {
+        desk.leap(ahead);
+        for (id, target) in [(1, "a"), (2, "b"), (3, "b")] {
+            desk.give(id, &[target]).await;
+        }
+        let tickets = desk.leases(3).await;
+        assert!(desk.end(&tickets[0], again(MINUTE, true)).await);
+        assert!(desk.end(&tickets[1], held()).await);
+        if before {
+            desk.crash();
+        }
+        desk.leap(-ahead);
+        if after {
+            desk.crash();
+        }
+        assert_eq!(desk.tidy().await.mended, 3);
+        let now = desk.clock.wall();
+        for entry in desk.all().await {
+            assert!(
+                entry.accepted_at <= now && (entry.state == State::InFlight || entry.due <= now),
+                "{entry:?}"
+            );
+        }
+        let crashed = before || after;
+        assert_eq!(desk.leases(10).await.len(), if crashed { 2 } else { 1 });
+        if !crashed {
+            // Given back, it is due now, not when the wrong clock says.
+            assert!(desk.end(&tickets[2], End::Unused).await);
+            assert_eq!(desk.leases(10).await.len(), 1);
+        }
+        assert_eq!(desk.tidy().await.mended, 0);
+        // What was true for a while is true again: old is old, and keys are forgotten.
+        desk.live(6).await;
+        let key = desk.all().await[0].key.clone();
+        desk.clock.pass(LEASE);
+        assert_eq!(desk.tidy().await.too_old.len(), 2);
+        desk.change(ids(&desk.all().await), Change::Drop).await.unwrap();
+        assert_eq!(desk.knows(std::slice::from_ref(&key)).await, [true]);
+        desk.live(21).await;
+        assert_eq!(desk.knows(&[key]).await, [false]);
+    })
+    .await;
+}
+
+/// When the queue learns that the clock was set.
+#[derive(Clone, Copy, Debug)]
+enum Notice {
+    Running,
+    /// It was set while the service was down.
+    AtStart,
+    /// Something came before anybody looked, and then there was a crash.
+    AfterMailAndCrash,
+    /// It was seen, and then there was a crash.
+    SeenThenCrash,
+}
+
+/// Q29: a clock that leaps forward makes nothing old for a day, and no key is forgotten; then it is believed.
+#[tokio::test]
+async fn a_leap_forward_is_not_believed_for_a_day() {
+    let notices = [Notice::Running, Notice::AtStart, Notice::AfterMailAndCrash, Notice::SeenThenCrash];
+    each_with(notices, async |mut desk, notice| {
+        desk.give(1, &["a"]).await;
+        desk.live(7).await; // nearly what a key is kept for
+        desk.clock.pass(23 * HOUR);
+        desk.give(2, &["a"]).await;
+        let gone = desk.leases(10).await.remove(0);
+        let key = desk.open(gone.item).await.unwrap().key;
+        assert!(desk.end(&gone, End::Taken).await);
+        desk.clock.pass(2 * HOUR);
+        desk.upkeep(1000 * DAY).await.unwrap();
+        desk.leap(16 * 86_400);
+        match notice {
+            Notice::Running => {}
+            Notice::AtStart => desk.crash(),
+            Notice::AfterMailAndCrash => {
+                desk.give(3, &["b"]).await;
+                desk.crash();
+            }
+            Notice::SeenThenCrash => {
+                assert!(desk.tidy().await.jumped.is_some());
+                desk.crash();
+            }
+        }
+        let mut jumped = matches!(notice, Notice::AfterMailAndCrash | Notice::SeenThenCrash);
+        for _ in 0..24 {
+            let done = desk.tidy().await;
+            jumped |= done.jumped.is_some();
+            assert!(done.too_old.is_empty());
+            assert_eq!(desk.knows(std::slice::from_ref(&key)).await, [true]);
+            for entry in desk.all().await {
+                assert_eq!(desk.open(entry.id).await.unwrap().age, Duration::ZERO);
+            }
+            desk.clock.pass(HOUR - Duration::from_millis(1));
+        }
+        assert!(jumped);
+        desk.clock.pass(MINUTE);
+        assert_eq!(desk.tidy().await.too_old.len(), 1);
+        desk.live(21).await;
+        assert_eq!(desk.knows(&[key]).await, [false]);
+    })
+    .await;
+}
+
+/// Q29: who puts it right is believed at once, and an hour more or less is no leap.
+#[tokio::test]
+async fn a_clock_put_right_is_believed() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        desk.live(6).await;
+        desk.leap(30 * 86_400);
+        assert!(desk.tidy().await.too_old.is_empty());
+        desk.leap(-30 * 86_400);
+        assert_eq!(desk.tidy().await.too_old.len(), 1);
+        desk.give(2, &["a"]).await;
+        desk.live(4).await;
+        desk.clock.pass(23 * HOUR);
+        desk.leap(3600);
+        let done = desk.tidy().await;
+        assert_eq!((done.jumped, done.too_old.len()), (None, 0));
+        desk.clock.pass(MINUTE);
+        assert_eq!(desk.tidy().await.too_old.len(), 1);
+    })
+    .await;
+}
+
+/// Q30: a clock set back makes nothing old, forgets nothing and hides nothing.
+#[tokio::test]
+async fn a_leap_back_harms_nothing() {
+    each_with([false, true], async |mut desk, crashes| {
+        desk.give(1, &["a"]).await;
+        assert!(desk.end(&desk.the_lease().await, End::Taken).await);
+        desk.give(2, &["a"]).await;
+        desk.leap(-A_YEAR);
+        if crashes {
+            desk.crash();
+        }
+        desk.give(3, &["a"]).await;
+        let done = desk.tidy().await;
+        assert!(done.too_old.is_empty() && done.jumped.is_none());
+        assert_eq!(desk.leases(10).await.len(), 2);
+        desk.live(6).await;
+        assert_eq!(desk.give(1, &["a"]).await, [Put::Known]);
+        assert_eq!(desk.numbers().await, (2, 0));
+    })
+    .await;
+}
+
+/// Q31: many at once: nothing lost, nothing twice, and the numbers are right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once() {
+    const EACH: usize = 40;
+    each(async |desk| {
+        let desk = desk.with(|settings| settings.max_items = 2000);
+        let queue = desk.queue.clone().unwrap();
+        let mut putting = tokio::task::JoinSet::new();
+        for task in 0..8 {
+            let (queue, spool) = (Arc::clone(&queue), desk.settings.spool.clone());
+            putting.spawn(async move {
+                let mut new = 0;
+                for n in 0..EACH {
+                    // Every fourth is the same as a neighbour's, every tenth is large.
+                    let id = if n % 4 == 0 { n } else { 1000 * task + n };
+                    let size = if n % 10 == 0 { LARGE } else { 10 };
+                    let tenant = format!("t{}", id % 5);
+                    let puts = queue.put(letter(&spool, id, size, &[&tenant, "all"]).await).await.unwrap();
+                    assert_eq!(puts[0], puts[1]);
+                    new += usize::from(puts[0] == Put::New);
+                }
+                new
+            });
+        }
+        let taking = {
+            let queue = Arc::clone(&queue);
+            tokio::spawn(async move {
+                let mut taken = HashSet::new();
+                for round in 0.. {
+                    let leased = queue.lease(Ask { room: 20, ..Ask::default() }).await.unwrap();
+                    if leased.tickets.is_empty() && round > 400 {
+                        break;
+                    }
+                    let ends = leased.tickets.iter().map(|ticket| {
+                        let end = if round % 3 == 0 { again(Duration::ZERO, true) } else { End::Taken };
+                        (ticket.clone(), end)
+                    });
+                    let ends: Vec<_> = ends.collect();
+                    let ours = queue.finish(ends.clone()).await.unwrap();
+                    assert_eq!(ours, vec![true; ends.len()]);
+                    for (ticket, end) in ends {
+                        if end == End::Taken {
+                            assert!(taken.insert(ticket.item));
+                        }
+                    }
+                }
+                taken.len()
+            })
+        };
+        let beside = desk.beside();
+        for _ in 0..20 {
+            let rows = ids(&beside.list(Filter { limit: Some(20), ..Filter::default() }).await.unwrap());
+            beside.change(rows, Change::Retry).await.unwrap();
+            desk.tidy().await;
+        }
+        let new: usize = putting.join_all().await.into_iter().sum();
+        assert_eq!(new, EACH / 4 + 8 * EACH * 3 / 4);
+        let taken = taking.await.unwrap();
+        let left = desk.all().await;
+        assert_eq!(taken + left.len(), 2 * new);
+        assert_eq!(desk.numbers().await, (left.len() as u64, 0));
+        desk.change(ids(&left), Change::Drop).await.unwrap();
+        assert_eq!((desk.counts().await.unwrap(), desk.files()), (Counts::default(), Vec::new()));
+        // The room is all there again.
+        drop((queue, beside));
+        let desk = desk.with(|settings| settings.max_items_per_tenant = Some(2000));
+        let targets: Vec<String> = (0..2000).map(|project| format!("t/{project}")).collect();
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+        assert_eq!(desk.give(100_000, &targets).await.len(), 2000);
+    })
+    .await;
+}
+
+/// Q32: one service; commands beside it do not put or lease, and an absent queue is not made by them.
+#[tokio::test]
+async fn one_service_and_commands_beside_it() {
+    each(async |desk| {
+        assert!(matches!(desk.open_once_more(), Err(OpenError::InUse(_))));
+        desk.give(1, &["a"]).await;
+        let beside = desk.beside();
+        let parcel = desk.letter(2, &["a"]).await;
+        assert!(matches!(beside.put(parcel).await, Err(StorageError::Other(_))));
+        assert!(matches!(beside.lease(Ask::default()).await, Err(StorageError::Other(_))));
+        assert!(matches!(beside.upkeep(DAY).await, Err(StorageError::Other(_))));
+        let item = desk.the_entry().await.id;
+        assert_eq!(beside.open(item).await.unwrap().key, desk.open(item).await.unwrap().key);
+        let elsewhere = Settings { path: desk.directory.path().join("none.db"), ..desk.settings.clone() };
+        let absent = (desk.engine.beside)(&elsewhere, Arc::clone(&desk.clock) as Arc<dyn Clock>);
+        assert!(matches!(absent, Err(OpenError::Missing(_))) && !elsewhere.path.exists());
+    })
+    .await;
+}
+
+/// Q33: what the queue does not know it does not delete; another queue's files are not its own.
+#[tokio::test]
+async fn files_of_others_stay() {
+    each(async |mut desk| {
+        let parcel = letter(&desk.settings.spool, 1, LARGE, &["a"]).await;
+        let expected = bytes_of(&parcel.raw);
+        desk.put(parcel.clone()).await.unwrap();
+        let ours = desk.files();
+        let second = Settings { path: desk.directory.path().join("second.db"), ..desk.settings.clone() };
+        let second = (desk.engine.open)(&second, Arc::clone(&desk.clock) as Arc<dyn Clock>).unwrap();
+        second.upkeep(DAY).await.unwrap();
+        assert_eq!(second.put(parcel).await.unwrap(), [Put::New]);
+        assert_eq!(desk.files().len(), 2 * ours.len());
+        for file in &ours {
+            std::fs::copy(file, file.with_file_name("77.eml")).unwrap();
+            std::fs::copy(file, file.with_file_name("README")).unwrap();
+        }
+        desk.crash();
+        assert_eq!(desk.tidy().await.aside, ours.len() as u64);
+        assert_eq!(desk.files().len(), 4 * ours.len());
+        assert_eq!(desk.tidy().await.aside, 0);
+        assert_eq!(bytes_of(&desk.open(desk.the_entry().await.id).await.unwrap().raw), expected);
+        second.open(second.list(Filter::default()).await.unwrap()[0].id).await.unwrap();
+    })
+    .await;
+}
