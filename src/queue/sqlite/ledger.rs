@@ -175,9 +175,6 @@ impl Ledger {
         self.keys = self.keys_before;
         self.leases.roll_back();
         self.turns.ask_all_again();
-        // Also those of whom all was leased in this transaction, and who have no turn any more.
-        self.version = -1;
-        self.seen.clear();
     }
 
     /// Takes over what another process has changed, if anything.
