@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test contract check bench deb rpm package-test dist install deps
+.PHONY: build demo test torture-queue contract check bench deb rpm package-test dist install deps
 
 build:
 	$(CARGO) build --release
@@ -19,6 +19,10 @@ demo: deps
 test: deps check
 	$(CARGO) test --lib --tests
 	tests/contract/run
+
+# The queue against its model, ten thousand cases; `make test` runs 200 of them.
+torture-queue:
+	PROPTEST_CASES=10000 $(CARGO) test --test queue_model
 
 # The reference backend against docs/backend-api.yaml alone.
 contract: deps

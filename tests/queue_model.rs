@@ -1,0 +1,600 @@
+//! The queue against a model of it: random steps, and after each of them both have the same rows.
+//!
+//! The model is a map of keys and a list of tickets. It knows less than an engine: where an engine may do either (what it
+//! still remembers of a key after its time, when a wrong time is mended), the model follows it. `make torture-queue` runs
+//! ten thousand cases. It names no promise of its own; it holds Q1, Q3, Q4, Q14 to Q21, Q24 and Q27 to Q30 together.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+#[path = "support/letter.rs"]
+mod letter;
+
+use activity_milter::{
+    activity::Key,
+    queue::{
+        self, Ask, Change, Clock, End, Filter, Full, HandClock, KEY_MEMORY, LEASE, Put, Queue, Settings,
+        State, StorageError, Ticket,
+    },
+};
+use letter::{LARGE, directory, letter, noon};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3600;
+const DAY: u64 = 86_400;
+const TENANTS: [&str; 3] = ["a", "b", "c"];
+const MAX_ITEMS: u64 = 12;
+const MAX_OF_TENANT: u64 = 8;
+/// What the engine takes for a clock that is right.
+const SLACK: Duration = Duration::from_secs(MINUTE);
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Step {
+    /// The e-mail of this number for some of the six targets.
+    Put {
+        id: usize,
+        targets: Vec<usize>,
+        large: bool,
+    },
+    /// `without`: a bit for each tenant.
+    Lease {
+        room: usize,
+        after: usize,
+        without: u8,
+    },
+    /// Tickets, counted from the last one given.
+    Finish {
+        tickets: Vec<(usize, Ending)>,
+    },
+    Note {
+        ticket: usize,
+    },
+    /// `rows`: a bit for each.
+    Change {
+        rows: u16,
+        change: u8,
+        beside: bool,
+    },
+    Upkeep {
+        max_age_hours: u64,
+    },
+    Crash,
+    Pass {
+        seconds: u64,
+    },
+    SetClock {
+        seconds: i64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Taken,
+    Again { after: u64, counts: bool },
+    Unused,
+    Held,
+}
+
+impl Ending {
+    fn end(self) -> End {
+        match self {
+            Self::Taken => End::Taken,
+            Self::Unused => End::Unused,
+            Self::Held => End::Held { reason: "422".to_owned() },
+            Self::Again { after, counts } => {
+                End::Again { after: Duration::from_secs(after), counts, reason: "503".to_owned() }
+            }
+        }
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let ending = prop_oneof![
+        3 => Just(Ending::Taken),
+        3 => (prop::sample::select(vec![0, MINUTE, HOUR, DAY]), any::<bool>())
+            .prop_map(|(after, counts)| Ending::Again { after, counts }),
+        1 => Just(Ending::Unused),
+        2 => Just(Ending::Held),
+    ];
+    // Mostly the last ones; sometimes any.
+    let ticket = || prop_oneof![4 => 0..5_usize, 1 => 0..60_usize];
+    let pass = vec![1, MINUTE, HOUR / 2, HOUR, 6 * HOUR, DAY, 3 * DAY, 8 * DAY];
+    let leaps = [2 * MINUTE, HOUR / 2, 2 * HOUR, DAY, 30 * DAY, 365 * DAY];
+    let leaps = leaps.into_iter().map(|by| i64::try_from(by).unwrap()).flat_map(|by| [by, -by]);
+    let step = prop_oneof![
+        8 => (0..6_usize, prop::collection::vec(0..6_usize, 1..4), prop::bool::weighted(0.1))
+            .prop_map(|(id, targets, large)| Step::Put { id, targets, large }),
+        7 => (0..6_usize, 0..5_usize, prop_oneof![3 => Just(0), 1 => 0..8_u8])
+            .prop_map(|(room, after, without)| Step::Lease { room, after, without }),
+        8 => prop::collection::vec((ticket(), ending), 1..4).prop_map(|tickets| Step::Finish { tickets }),
+        2 => ticket().prop_map(|ticket| Step::Note { ticket }),
+        3 => (any::<u16>(), 0..3_u8, any::<bool>())
+            .prop_map(|(rows, change, beside)| Step::Change { rows, change, beside }),
+        4 => prop::sample::select(vec![1, 24, 24 * 5, 24 * 1000])
+            .prop_map(|max_age_hours| Step::Upkeep { max_age_hours }),
+        2 => Just(Step::Crash),
+        5 => prop::sample::select(pass).prop_map(|seconds| Step::Pass { seconds }),
+        1 => prop::sample::select(leaps.collect::<Vec<_>>()).prop_map(|seconds| Step::SetClock { seconds }),
+    ];
+    prop::collection::vec(step, 30..50)
+}
+
+/// An activity as it should be.
+#[derive(Clone, Debug)]
+struct Row {
+    tenant: &'static str,
+    json: Vec<u8>,
+    message: u64,
+    held_at: Option<SystemTime>,
+    due: SystemTime,
+    accepted_at: SystemTime,
+    attempts: u32,
+    reason: Option<String>,
+    note: Option<String>,
+    lease: Option<Lease>,
+    /// Due since it was accepted: nobody said "later".
+    fresh: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    fence: i64,
+    until: Duration,
+}
+
+/// A key without an activity.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    since: SystemTime,
+    /// Its time was over once, so that an engine may have forgotten it.
+    over: bool,
+}
+
+struct World {
+    settings: Settings,
+    clock: Arc<HandClock>,
+    queue: Option<Arc<dyn Queue>>,
+    rows: BTreeMap<Key, Row>,
+    memory: BTreeMap<Key, Memory>,
+    tickets: Vec<(Key, Ticket)>,
+    /// The wall clock is not believed until then.
+    distrust: Duration,
+    /// The clock was set back, and nobody has tidied since.
+    set_back: bool,
+    /// The clock was never set, and there was no crash: the model knows exactly what is old.
+    exact: bool,
+    notes: u32,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        let clock = Arc::new(HandClock::at(noon()));
+        let queue = queue::open(&settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+        Self {
+            settings,
+            clock,
+            queue: Some(queue),
+            rows: BTreeMap::new(),
+            memory: BTreeMap::new(),
+            tickets: Vec::new(),
+            distrust: Duration::ZERO,
+            set_back: false,
+            exact: true,
+            notes: 0,
+        }
+    }
+
+    fn queue(&self) -> Arc<dyn Queue> {
+        Arc::clone(self.queue.as_ref().unwrap())
+    }
+
+    async fn step(&mut self, step: &Step) {
+        match step {
+            Step::Put { id, targets, large } => self.put(*id, targets, *large).await,
+            Step::Lease { room, after, without } => self.lease(*room, *after, *without).await,
+            Step::Finish { tickets } => self.finish(tickets).await,
+            Step::Note { ticket } => self.note(*ticket).await,
+            Step::Change { rows, change, beside } => self.change(*rows, *change, *beside).await,
+            Step::Upkeep { max_age_hours } => self.upkeep(Duration::from_secs(max_age_hours * HOUR)).await,
+            Step::Crash => {
+                self.queue = None;
+                self.queue =
+                    Some(queue::open(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap());
+                self.rows.values_mut().for_each(|row| row.lease = None);
+                self.exact = false;
+                // Rows that still lie ahead hide a leap from whoever starts: it is measured from the newest of them.
+                if self.set_back {
+                    self.distrust = Duration::ZERO;
+                }
+            }
+            Step::Pass { seconds } => self.clock.pass(Duration::from_secs(*seconds)),
+            Step::SetClock { seconds } => self.set_clock(*seconds).await,
+        }
+        self.compare().await;
+    }
+
+    fn counted(&self, tenant: Option<&str>) -> u64 {
+        self.rows.values().filter(|row| tenant.is_none_or(|tenant| row.tenant == tenant)).count() as u64
+    }
+
+    async fn put(&mut self, id: usize, targets: &[usize], large: bool) {
+        let names: Vec<String> = targets
+            .iter()
+            .map(|target| match (TENANTS[target % 3], target / 3) {
+                (tenant, 0) => tenant.to_owned(),
+                (tenant, _) => format!("{tenant}/7"),
+            })
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        // Large or small is the e-mail's own: bodies that differ are two e-mails.
+        let size = if large { LARGE + id } else { id };
+        let parcel = letter(&self.settings.spool, id, size, &names).await;
+        let put = self.queue().put(parcel.clone()).await;
+        let too_many = |count: u64, more: usize, most: u64| count + more as u64 > most;
+        if too_many(self.counted(None), targets.len(), MAX_ITEMS) {
+            assert!(matches!(put, Err(StorageError::Full(Full::Items(_)))), "{put:?}");
+            return;
+        }
+        let share = TENANTS.iter().enumerate().find(|(at, tenant)| {
+            let more = targets.iter().filter(|target| *target % 3 == *at).count();
+            more > 0 && too_many(self.counted(Some(tenant)), more, MAX_OF_TENANT)
+        });
+        if share.is_some() {
+            assert!(matches!(put, Err(StorageError::Full(Full::Tenant { .. }))), "{put:?}");
+            return;
+        }
+        let (now, mut stored) = (self.clock.wall(), BTreeMap::new());
+        for ((activity, target), put) in parcel.activities.iter().zip(targets).zip(put.unwrap()) {
+            let is_there = self.rows.contains_key(&activity.key) || stored.contains_key(&activity.key);
+            let is_known = is_there || self.memory.get(&activity.key).is_some_and(|memory| !memory.over);
+            let may_be_known = is_known || self.memory.contains_key(&activity.key);
+            match put {
+                Put::New => {
+                    assert!(!is_known, "twice: {}", activity.key);
+                    self.memory.remove(&activity.key);
+                    let row = Row {
+                        tenant: TENANTS[target % 3],
+                        json: serde_json::to_vec(activity).unwrap(),
+                        message: parcel.raw.len(),
+                        held_at: None,
+                        due: now,
+                        accepted_at: now,
+                        attempts: 0,
+                        reason: None,
+                        note: None,
+                        lease: None,
+                        fresh: true,
+                    };
+                    stored.insert(activity.key.clone(), row);
+                }
+                Put::Known => assert!(may_be_known, "lost: {}", activity.key),
+                Put::Mended => panic!("no file was lost"),
+            }
+        }
+        self.rows.extend(stored);
+        for key in parcel.covered {
+            self.memory.insert(key, Memory { since: now, over: false });
+        }
+    }
+
+    /// Ends the leases whose time is over.
+    fn end_leases(&mut self) {
+        let running = self.clock.running();
+        for row in self.rows.values_mut() {
+            row.lease = row.lease.filter(|lease| lease.until > running);
+        }
+    }
+
+    async fn lease(&mut self, room: usize, after: usize, without: u8) {
+        self.end_leases();
+        let after = ["", "a", "b", "bb", "c"][after];
+        let without: Vec<&str> = (0..3).filter(|at| without & 1 << at != 0).map(|at| TENANTS[at]).collect();
+        let ask = Ask {
+            room,
+            after: after.to_owned(),
+            without: without.iter().map(|&tenant| tenant.to_owned()).collect(),
+        };
+        let entries = self.queue().list(Filter::default()).await.unwrap();
+        let leased = self.queue().lease(ask).await.unwrap();
+        let now = self.clock.wall();
+        // What each has that is due, in order, and then by turns.
+        let mut tenants = TENANTS.to_vec();
+        tenants.retain(|tenant| !without.contains(tenant));
+        tenants.sort_by_key(|&tenant| (tenant <= after, tenant));
+        let mut due: Vec<Vec<(SystemTime, i64, Key)>> = Vec::new();
+        let mut later: Vec<SystemTime> = Vec::new();
+        for tenant in tenants {
+            let mut of_tenant = Vec::new();
+            for entry in entries.iter().filter(|entry| entry.tenant == tenant) {
+                let row = &self.rows[&entry.key];
+                if row.held_at.is_none() && row.lease.is_none() {
+                    if row.due <= now {
+                        of_tenant.push((row.due, entry.id, entry.key.clone()));
+                    } else {
+                        later.push(row.due);
+                    }
+                }
+            }
+            of_tenant.sort();
+            of_tenant.reverse();
+            due.push(of_tenant);
+        }
+        let mut expected = Vec::new();
+        while expected.len() < room && due.iter().any(|of_tenant| !of_tenant.is_empty()) {
+            for of_tenant in &mut due {
+                if expected.len() < room {
+                    expected.extend(of_tenant.pop());
+                }
+            }
+        }
+        let given: Vec<i64> = leased.tickets.iter().map(|ticket| ticket.item).collect();
+        assert_eq!(given, expected.iter().map(|(_, id, _)| *id).collect::<Vec<_>>());
+        for ((_, _, key), ticket) in expected.into_iter().zip(leased.tickets) {
+            let row = self.rows.get_mut(&key).unwrap();
+            assert_eq!(&*ticket.tenant, row.tenant);
+            assert!(self.tickets.iter().all(|(_, former)| former.fence < ticket.fence));
+            row.lease = Some(Lease { fence: ticket.fence, until: self.clock.running() + LEASE });
+            self.tickets.push((key, ticket));
+        }
+        // Never too late.
+        let more = due.iter().any(|of_tenant| !of_tenant.is_empty()).then_some(Duration::ZERO);
+        let next = later.iter().min().map(|due| due.duration_since(now).unwrap());
+        if let Some(next) = more.or(next) {
+            assert!(leased.next_due.is_some_and(|due| due <= next), "{:?} > {next:?}", leased.next_due);
+        }
+    }
+
+    fn ticket(&self, back: usize) -> Option<(Key, Ticket)> {
+        self.tickets.iter().rev().nth(back).cloned()
+    }
+
+    /// The row of a ticket, if it is still its lease.
+    fn row_of(&mut self, key: &Key, ticket: &Ticket) -> Option<&mut Row> {
+        self.rows.get_mut(key).filter(|row| row.lease.is_some_and(|lease| lease.fence == ticket.fence))
+    }
+
+    async fn finish(&mut self, tickets: &[(usize, Ending)]) {
+        let ends: Vec<_> =
+            tickets.iter().filter_map(|(back, ending)| Some((self.ticket(*back)?, *ending))).collect();
+        let asked = ends.iter().map(|((_, ticket), ending)| (ticket.clone(), ending.end())).collect();
+        let ours = self.queue().finish(asked).await.unwrap();
+        let now = self.clock.wall();
+        for (((key, ticket), ending), ours) in ends.into_iter().zip(ours) {
+            let Some(row) = self.row_of(&key, &ticket) else {
+                assert!(!ours);
+                continue;
+            };
+            assert!(ours);
+            row.lease = None;
+            match ending {
+                Ending::Unused => {}
+                Ending::Taken => self.gone(&key),
+                Ending::Again { after, counts } => {
+                    row.due = now + Duration::from_secs(after);
+                    row.attempts += u32::from(counts);
+                    row.reason = Some("503".to_owned());
+                    row.fresh = false;
+                }
+                Ending::Held => {
+                    row.attempts += 1;
+                    (row.held_at, row.reason) = (Some(now), Some("422".to_owned()));
+                }
+            }
+        }
+    }
+
+    fn gone(&mut self, key: &Key) {
+        self.rows.remove(key).unwrap();
+        self.memory.insert(key.clone(), Memory { since: self.clock.wall(), over: false });
+    }
+
+    async fn note(&mut self, back: usize) {
+        let Some((key, ticket)) = self.ticket(back) else { return };
+        self.notes += 1;
+        let note = format!("{{\"step\":{}}}", self.notes);
+        let ours = self.queue().note(&ticket, note.clone()).await.unwrap();
+        let until = self.clock.running() + LEASE;
+        let row = self.row_of(&key, &ticket);
+        assert_eq!(ours, row.is_some());
+        if let Some(row) = row {
+            row.note = Some(note);
+            row.lease = Some(Lease { fence: ticket.fence, until });
+        }
+    }
+
+    async fn change(&mut self, rows: u16, change: u8, beside: bool) {
+        let entries = self.queue().list(Filter::default()).await.unwrap();
+        let some = entries.iter().enumerate().filter(|(at, _)| rows & 1 << at != 0).map(|(_, entry)| entry);
+        let some: Vec<_> = some.collect();
+        let change = match change {
+            0 => Change::Retry,
+            1 => Change::Hold { reason: "wait".to_owned() },
+            _ => Change::Drop,
+        };
+        let queue = match beside {
+            true => queue::beside(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap(),
+            false => self.queue(),
+        };
+        let changed =
+            queue.change(some.iter().map(|entry| entry.id).collect(), change.clone()).await.unwrap();
+        if beside {
+            self.queue().check().await.unwrap(); // the service takes notice with its next transaction
+        }
+        let (now, mut expected) = (self.clock.wall(), 0);
+        for entry in some {
+            let row = self.rows.get_mut(&entry.key).unwrap();
+            if row.lease.is_some() {
+                continue;
+            }
+            match change {
+                Change::Hold { .. } if row.held_at.is_some() => continue,
+                Change::Hold { .. } => {
+                    (row.held_at, row.reason) = (Some(now), Some("wait".to_owned()));
+                }
+                Change::Retry => {
+                    (row.held_at, row.attempts, row.fresh) = (None, 0, true);
+                    (row.due, row.accepted_at) = (now, now);
+                }
+                Change::Drop => self.gone(&entry.key),
+            }
+            expected += 1;
+        }
+        assert_eq!(changed, expected);
+    }
+
+    async fn upkeep(&mut self, max_age: Duration) {
+        let (now, running) = (self.clock.wall(), self.clock.running());
+        let is_trusted = self.distrust <= running;
+        let done = self.queue().upkeep(max_age).await.unwrap();
+        self.end_leases();
+        let entries = self.queue().list(Filter::default()).await.unwrap();
+        for entry in &entries {
+            let row = self.rows.get_mut(&entry.key).unwrap();
+            // Mended: at the latest now.
+            let mended = (row.due.min(now), row.accepted_at.min(now), row.held_at.map(|held| held.min(now)));
+            let has_the_mended = match row.lease {
+                Some(_) => self.set_back && row.accepted_at > now + SLACK,
+                None => {
+                    entry.accepted_at != row.accepted_at
+                        || (row.held_at.is_none() && entry.due != row.due)
+                        || row.held_at.is_some_and(|held| entry.due != held)
+                }
+            };
+            if has_the_mended && (row.held_at.is_some() || entry.state != State::Held) {
+                assert!(done.mended > 0);
+                (row.due, row.accepted_at, row.held_at) = mended;
+            } else if has_the_mended {
+                row.accepted_at = entry.accepted_at; // and found too old, which is looked at below
+            }
+            assert!(row.accepted_at <= now + SLACK, "accepted in {:?}", row.accepted_at.duration_since(now));
+            assert!(!row.fresh || row.due <= now + SLACK, "due in {:?}", row.due.duration_since(now));
+        }
+        let is_old = |row: &Row| now.duration_since(row.accepted_at).is_ok_and(|age| age > max_age);
+        for (key, row) in &mut self.rows {
+            let too_old = done.too_old.iter().any(|(old, tenant)| old == key && tenant == row.tenant);
+            let may = row.held_at.is_none() && row.lease.is_none() && is_trusted && is_old(row);
+            assert!(!too_old || may, "not too old, or the clock not to be believed: {row:?}");
+            assert!(too_old || !may || !self.exact, "too old: {row:?}");
+            if too_old {
+                row.held_at = Some(now);
+                row.reason = entries.iter().find(|entry| entry.key == *key).unwrap().reason.clone();
+            }
+        }
+        for memory in self.memory.values_mut() {
+            memory.over |= is_trusted && now.duration_since(memory.since).is_ok_and(|age| age > KEY_MEMORY);
+        }
+        self.set_back = false;
+    }
+
+    async fn set_clock(&mut self, seconds: i64) {
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        let (wall, running) = (self.clock.wall(), self.clock.running());
+        self.exact = false;
+        if seconds > 0 {
+            self.clock.set(wall + by);
+            if by > Duration::from_secs(HOUR) {
+                self.distrust = running + Duration::from_secs(DAY);
+            }
+        } else {
+            let now = wall - by;
+            self.clock.set(now);
+            (self.distrust, self.set_back) = (Duration::ZERO, true);
+            self.memory.values_mut().for_each(|memory| memory.since = memory.since.min(now));
+            // Somebody looks, or a leap forward after it could hide it.
+            self.queue().check().await.unwrap();
+        }
+    }
+
+    /// Both have the same.
+    async fn compare(&self) {
+        let queue = self.queue();
+        let entries = queue.list(Filter::default()).await.unwrap();
+        assert_eq!(entries.len(), self.rows.len());
+        for entry in &entries {
+            let row = &self.rows[&entry.key];
+            let (state, due) = match (row.held_at, row.lease) {
+                (Some(held_at), _) => (State::Held, held_at),
+                (None, Some(_)) => (State::InFlight, entry.due),
+                (None, None) => (State::Waiting, row.due),
+            };
+            let found = (&*entry.tenant, entry.state, entry.attempts, entry.due, entry.accepted_at);
+            assert_eq!(found, (row.tenant, state, row.attempts, due, row.accepted_at));
+            assert_eq!(entry.reason, row.reason);
+        }
+        if let Some(entry) = entries.get(self.notes as usize % entries.len().max(1)) {
+            let (row, item) = (&self.rows[&entry.key], queue.open(entry.id).await.unwrap());
+            assert!(item.json == row.json && item.raw.len() == row.message);
+            assert_eq!((item.note, item.attempts), (row.note.clone(), row.attempts));
+            assert!(self.distrust <= self.clock.running() || item.age == Duration::ZERO);
+        }
+        let counts = queue.counts().await.unwrap();
+        let held = self.rows.values().filter(|row| row.held_at.is_some()).count() as u64;
+        assert_eq!((counts.waiting, counts.held), (self.rows.len() as u64 - held, held));
+        let by_tenant = queue.by_tenant().await.unwrap();
+        for tenant in TENANTS {
+            let of_tenant = by_tenant.iter().find(|counts| counts.tenant == tenant);
+            let found = of_tenant.map_or(0, |counts| counts.waiting + counts.held);
+            assert_eq!(found, self.counted(Some(tenant)));
+        }
+        let sure = self.memory.iter().filter(|(_, memory)| !memory.over).map(|(key, _)| key);
+        let keys: Vec<Key> = self.rows.keys().chain(sure).cloned().collect();
+        for (key, known) in keys.iter().zip(queue.known(keys.clone()).await.unwrap()) {
+            assert!(known, "forgotten: {key}");
+        }
+    }
+}
+
+/// One case, in a directory of its own.
+fn run(runtime: &tokio::runtime::Runtime, place: &Path, steps: &[Step]) {
+    let case = tempfile::tempdir_in(place).unwrap();
+    let settings = Settings {
+        max_items: MAX_ITEMS,
+        max_items_per_tenant: Some(MAX_OF_TENANT),
+        held_counts: Duration::from_secs(100_000 * DAY),
+        min_free: 0,
+        ..Settings::new(case.path().join("queue.db"), case.path().join("spool"))
+    };
+    runtime.block_on(async {
+        let mut world = World::new(settings);
+        for step in steps {
+            world.step(step).await;
+        }
+    });
+}
+
+#[test]
+fn the_queue_does_what_its_model_does() {
+    let mut config = Config { source_file: Some(file!()), ..Config::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 200;
+    }
+    // Each thread has its share of the cases, and seeds of its own.
+    let threads = thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    config.cases = config.cases.div_ceil(threads);
+    let place = directory();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let case = |steps: Vec<Step>| {
+                    run(&runtime, place.path(), &steps);
+                    Ok(())
+                };
+                if let Err(error) = TestRunner::new(config.clone()).run(&steps(), case) {
+                    panic!("{error}");
+                }
+            });
+        }
+    });
+}
