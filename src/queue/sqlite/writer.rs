@@ -247,8 +247,10 @@ impl Slice {
     /// It is done. Waits for as long as it took, so that others have half of the time.
     pub(super) async fn done(&mut self) {
         let took = self.began.elapsed();
-        self.size =
-            if took > SLICE_TIME { self.size / 2 } else { self.size.saturating_mul(2) }.clamp(1, self.most);
+        // What it took is also a sync and the wait for others, which no smaller slice makes shorter.
+        let least = (self.most / 16).max(1);
+        let size = if took > SLICE_TIME { self.size / 2 } else { self.size.saturating_mul(2) };
+        self.size = size.clamp(least, self.most);
         tokio::time::sleep(took.min(SLICE_TIME * 4)).await;
     }
 }
