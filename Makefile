@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test contract check bench deb rpm package-test dist install deps
+.PHONY: build demo test torture-crash contract check bench deb rpm package-test dist install deps
 
 build:
 	$(CARGO) build --release
@@ -19,6 +19,10 @@ demo: deps
 test: deps check
 	$(CARGO) test --lib --tests
 	tests/contract/run
+
+# kill -9 at every call of a queue that takes 200 messages, and errors of the disk there; hours. MESSAGES=50 for less.
+torture-crash:
+	TORTURE_MESSAGES=$(or $(MESSAGES),200) $(CARGO) test --test queue_crash -- --nocapture
 
 # The reference backend against docs/backend-api.yaml alone.
 contract: deps
