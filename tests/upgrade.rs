@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/store.rs"]
+mod store;
+
 use activity_milter::{
     config::Config,
     queue::{self, Ask, Counts, HandClock, Settings},
@@ -63,6 +66,24 @@ async fn queue_files_of_former_releases_are_delivered() {
                 })
                 .unwrap();
             assert_eq!(bytes, item.raw.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn queues_of_older_schemas_are_taken_over_once() {
+    for version in [2, 3] {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = store::settings(directory.path());
+        let left = store::Left::copy(version, directory.path());
+        store::take_over(&settings, &left).await;
+        // Opened once more: nothing is taken over again.
+        let (folder, queue) = (store::folder(&settings), store::open(&settings));
+        assert_eq!(store::folder(&settings), folder);
+        let counts = queue.counts().await.unwrap();
+        assert_eq!((counts.waiting, counts.held), (0, 3), "schema {version}");
+        for row in &left {
+            assert!(queue.known(vec![row.key.clone()]).await.unwrap()[0], "{}", row.how);
         }
     }
 }

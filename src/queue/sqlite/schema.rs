@@ -106,9 +106,10 @@ const VERSION_4: &str = "
 ";
 
 /// The rows of version 3 stay where they are: a backlog of a million is not written again. New ones look otherwise, and
-/// both are read alike. Keys of items remain text there.
+/// both are read alike. Keys of items remain text there. What was leased was due at the end of its lease there, and is due
+/// at once here: the process that had it is gone.
 const FROM_VERSION_3: &str = "
-    UPDATE item SET due = accepted_at, leased = 0 WHERE leased = 1;
+    UPDATE item SET due = min(due, accepted_at) WHERE leased = 1;
     DROP INDEX item_due;
     DROP INDEX item_leased;
     ALTER TABLE item ADD COLUMN aged INTEGER NOT NULL DEFAULT 0;

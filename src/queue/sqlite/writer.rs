@@ -264,8 +264,38 @@ impl Slice {
     /// It is done. Waits for as long as it took, so that others have half of the time.
     pub(super) async fn done(&mut self) {
         let took = self.began.elapsed();
-        self.size =
-            if took > SLICE_TIME { self.size / 2 } else { self.size.saturating_mul(2) }.clamp(1, self.most);
+        // What it took is also a sync and the wait for others, which no smaller slice makes shorter.
+        let least = (self.most / 16).max(1);
+        let size = if took > SLICE_TIME { self.size / 2 } else { self.size.saturating_mul(2) };
+        self.size = size.clamp(least, self.most);
         tokio::time::sleep(took.min(SLICE_TIME * 4)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::queue::{Settings, SystemClock, sqlite::SqliteQueue};
+    use std::{os::unix::process::ExitStatusExt, process::Command, sync::Arc};
+
+    /// In a process of its own: it ends.
+    #[tokio::test]
+    async fn panics() {
+        let Some(directory) = std::env::var_os("WRITER_PANICS") else { return };
+        let directory = std::path::Path::new(&directory);
+        let settings = Settings::new(directory.join("queue.db"), directory.join("spool"));
+        let queue = SqliteQueue::open(&settings, Arc::new(SystemClock)).unwrap();
+        let answer = queue.0.writer.write(|_| -> rusqlite::Result<()> { panic!("a fault of ours") }).await;
+        eprintln!("it goes on: {answer:?}");
+    }
+
+    #[test]
+    fn a_panic_of_the_writer_ends_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "queue::sqlite::writer::tests::panics", "--nocapture"]);
+        let output = command.env("WRITER_PANICS", directory.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "{said}");
+        assert!(said.contains("the thread queue-writer has failed: the process ends"), "{said}");
     }
 }

@@ -1,0 +1,371 @@
+//! `kill -9` at every call that writes, syncs, names or removes something of a queue, and errors of the disk there: nothing
+//! lost, nothing doubled, no file without its row.
+//!
+//! A child (this program, with one test) works at a queue and says what returned, by the names of empty files, so that
+//! saying it is none of the calls. strace kills it at the Kth call of one kind in one thread, for each K that there is, or
+//! makes that call fail. Then the queue is opened here. `make torture-crash` does it with more messages, and leaves no K out.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+#[path = "support/store.rs"]
+mod store;
+
+use activity_milter::{
+    activity::Key,
+    queue::{Ask, Change, End, Filter, Put, Queue, State},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+use store::{
+    DAYS, Left, Letter, PATIENCE, Running, drain, examine, files, folder, named, open, settings, take_over,
+    wait_for, whole,
+};
+
+/// Calls that change what is on the disk.
+const CALLS: &str = "write,pwrite64,fsync,fdatasync,ftruncate,fallocate,linkat,unlink,rename,mkdir";
+
+const KILLED: &str = "signal=SIGKILL:when=#";
+const KILL: i32 = 9;
+const ABORT: i32 = 6;
+
+/// The thread that may block.
+const BLOCKING: &str = "blocking";
+
+/// How many messages, and the most K that are tried of each kind of call, spread over all.
+fn form() -> (usize, usize) {
+    match std::env::var("TORTURE_MESSAGES") {
+        Ok(messages) => (messages.parse().unwrap(), usize::MAX),
+        Err(_) => (10, 7),
+    }
+}
+
+fn say(directory: &Path, what: &str) {
+    fs::File::create(directory.join("said").join(what)).unwrap();
+}
+
+fn said(directory: &Path) -> BTreeSet<String> {
+    let all = fs::read_dir(directory.join("said")).unwrap();
+    all.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// The child: nothing, unless it is asked for.
+#[test]
+fn child() {
+    let Ok(what) = std::env::var("child") else { return };
+    let words: Vec<&str> = what.split(' ').collect();
+    let (directory, messages) = (Path::new(words[1]), words[2].parse().unwrap());
+    // One thread that may block, which is there from the beginning and stays: strace counts the calls of each thread.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.thread_name(BLOCKING).max_blocking_threads(1).thread_keep_alive(PATIENCE * 60).enable_all();
+    let runtime = runtime.build().unwrap();
+    runtime.block_on(async { tokio::task::spawn_blocking(|| ()).await.unwrap() });
+    let wait = || {
+        let thread = fs::read_link("/proc/thread-self").unwrap(); // 12/task/34
+        fs::write(directory.join("ready"), thread.file_name().unwrap().to_str().unwrap()).unwrap();
+        wait_for("the word to go", || directory.join("go").exists().then_some(()));
+    };
+    if words[0] == "open" {
+        wait();
+        open(&settings(directory));
+        return;
+    }
+    let queue = open(&settings(directory));
+    wait();
+    match words[0] {
+        "work" => runtime.block_on(work(&*queue, directory, messages)),
+        _ => runtime.block_on(go_on(&*queue, directory, messages)),
+    }
+}
+
+/// The same on a disk that fails: who sends tries again, and the courier goes on. Ends as by a crash.
+async fn go_on(queue: &dyn Queue, directory: &Path, messages: usize) {
+    for id in 0..messages {
+        for _ in 0..3 {
+            let parcel = Letter::of_all_kinds(id).parcel(&settings(directory).spool).await;
+            if queue.put(parcel).await.is_ok() {
+                say(directory, &format!("put {id}"));
+                break;
+            }
+        }
+        if id % 3 == 2
+            && let Ok(leased) = queue.lease(Ask { room: 3, ..Ask::default() }).await
+        {
+            for (at, ticket) in leased.tickets.into_iter().enumerate() {
+                let (_, item) = whole(queue, ticket.item).await;
+                let (end, name) = match at {
+                    0 => (End::Taken, "taken"),
+                    1 => (End::Held { reason: "400".to_owned() }, "held"),
+                    _ => (End::Unused, "unused"),
+                };
+                say(directory, &format!("{name}? {}", item.key));
+                if queue.finish(vec![(ticket, end)]).await.is_ok_and(|ours| ours == [true]) {
+                    say(directory, &format!("{name} {}", item.key));
+                }
+            }
+        }
+    }
+    std::process::abort();
+}
+
+/// Puts all kinds of messages, and ends some in all ways.
+async fn work(queue: &dyn Queue, directory: &Path, messages: usize) {
+    let mut ended = 0;
+    for id in 0..messages {
+        let parcel = Letter::of_all_kinds(id).parcel(&settings(directory).spool).await;
+        assert!(queue.put(parcel).await.unwrap().iter().all(|put| *put == Put::New));
+        say(directory, &format!("put {id}"));
+        if id % 3 == 2 {
+            let leased = queue.lease(Ask { room: 3, ..Ask::default() }).await.unwrap();
+            for ticket in leased.tickets {
+                let (_, item) = whole(queue, ticket.item).await;
+                assert!(queue.note(&ticket, "{\"step\":1}".to_owned()).await.unwrap());
+                say(directory, &format!("noted {}", item.key));
+                ended += 1;
+                let (end, name) = match ended % 4 {
+                    0 | 1 => (End::Taken, "taken"),
+                    2 => {
+                        let reason = "503".to_owned();
+                        (End::Again { after: std::time::Duration::ZERO, counts: true, reason }, "again")
+                    }
+                    _ => (End::Held { reason: "400".to_owned() }, "held"),
+                };
+                say(directory, &format!("{name}? {}", item.key));
+                assert_eq!(queue.finish(vec![(ticket, end)]).await.unwrap(), [true]);
+                say(directory, &format!("{name} {}", item.key));
+            }
+        }
+        if id % 7 == 6 {
+            let held = Filter { state: Some(State::Held), limit: Some(1), ..Filter::default() };
+            for entry in queue.list(held).await.unwrap() {
+                say(directory, &format!("taken? {}", entry.key));
+                assert_eq!(queue.change(vec![entry.id], Change::Drop).await.unwrap(), 1);
+                say(directory, &format!("taken {}", entry.key));
+            }
+        }
+        if id % 5 == 4 {
+            queue.upkeep(DAYS).await.unwrap();
+        }
+    }
+}
+
+/// What holds after the crash, before and after the client tries again what was not accepted, and after all is delivered.
+async fn verify(directory: &Path, messages: usize) {
+    let (said, settings) = (said(directory), settings(directory));
+    let is_said = |what: &str, key: &Key| said.contains(&format!("{what} {key}"));
+    let queue = open(&settings);
+    queue.upkeep(DAYS).await.unwrap();
+    let there = examine(&*queue, &settings).await;
+    let all: Vec<(usize, Key)> = (0..messages)
+        .flat_map(|id| Letter::of_all_kinds(id).keys().into_iter().map(move |key| (id, key)))
+        .collect();
+    for (id, key) in &all {
+        let is_there = there.contains_key(key);
+        assert!(!(is_there && is_said("taken", key)), "{key} came back");
+        let accepted = said.contains(&format!("put {id}"));
+        assert!(is_there || !accepted || is_said("taken?", key), "{key} is lost");
+        assert!(queue.known(vec![key.clone()]).await.unwrap()[0] || !accepted, "{key} is forgotten");
+        let Some(entry) = there.get(key) else { continue };
+        assert!(entry.state == State::Held || !is_said("held", key), "{key} is not held any more");
+        let note = queue.open(entry.id).await.unwrap().note;
+        assert!(note.is_some() || !is_said("noted", key), "{key} has lost its note");
+    }
+    for id in 0..messages {
+        let letter = Letter::of_all_kinds(id);
+        let known = queue.known(letter.keys()).await.unwrap();
+        assert!(known.iter().all(|other| *other == known[0]), "half a message");
+        let puts = queue.put(letter.parcel(&settings.spool).await).await.unwrap();
+        let expected = if known[0] { Put::Known } else { Put::New };
+        assert!(puts.iter().all(|put| *put == expected), "{puts:?}");
+    }
+    let there = examine(&*queue, &settings).await;
+    let (held, delivered) = (there.values().filter(|entry| entry.state == State::Held), drain(&*queue).await);
+    let held: BTreeSet<Key> = held.map(|entry| entry.key.clone()).collect();
+    for (_, key) in &all {
+        let times = delivered.get(key).copied().unwrap_or(0);
+        let before = usize::from(is_said("taken?", key) && !there.contains_key(key));
+        assert_eq!(times + before + usize::from(held.contains(key)), 1, "{key}");
+    }
+    assert_eq!(files(&folder(&settings)), named(&settings));
+    let left = examine(&*queue, &settings).await;
+    assert_eq!(left.into_keys().collect::<BTreeSet<_>>(), held);
+}
+
+/// A kind of call in one thread.
+type Site = (String, String);
+
+/// Runs the child until it ends, beside an strace with these arguments; the signal that ended it, if one did.
+fn run(what: &str, directory: &Path, messages: usize, thread: Option<&str>, strace: &[&str]) -> Option<i32> {
+    fs::create_dir(directory.join("said")).unwrap();
+    let mut child = Running::this("child", &format!("{what} {} {messages}", directory.display()));
+    let process = child.0.id().to_string();
+    let ready = directory.join("ready");
+    let first = wait_for("the child", || {
+        assert!(child.0.try_wait().unwrap().is_none(), "the child has ended");
+        fs::read_to_string(&ready).ok().filter(|thread| !thread.is_empty())
+    });
+    let tasks = Path::new("/proc").join(&process).join("task");
+    // A thread names itself when it first runs.
+    let threads = wait_for("the thread", || {
+        let all = fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().file_name().into_string().unwrap());
+        let wanted = |task: &String| match thread {
+            None => true,
+            Some("first") => *task == first,
+            Some(name) => fs::read_to_string(tasks.join(task).join("comm")).unwrap().trim() == name,
+        };
+        Some(all.filter(wanted).collect::<Vec<_>>()).filter(|threads| !threads.is_empty())
+    });
+    let mut command = Command::new("strace");
+    command.args(strace).stderr(Stdio::null());
+    match thread {
+        None => command.args(["-f", "-p", &process]),
+        Some(_) => command.args(["-p", &threads[0]]),
+    };
+    let mut strace = Running::start(&mut command);
+    wait_for("strace to attach", || {
+        assert!(strace.0.try_wait().unwrap().is_none(), "strace has ended");
+        let traced = |task: &String| {
+            let status = fs::read_to_string(tasks.join(task).join("status")).unwrap();
+            !status.contains("TracerPid:\t0\n")
+        };
+        threads.iter().all(traced).then_some(())
+    });
+    fs::write(directory.join("go"), "").unwrap();
+    let status = wait_for("the child to end", || child.0.try_wait().unwrap());
+    wait_for("strace to end", || strace.0.try_wait().unwrap());
+    assert!(status.success() || matches!(status.signal(), Some(KILL | ABORT)), "the child: {status}");
+    status.signal()
+}
+
+/// How many calls of which kind which thread makes, if it makes any of this kind to the queue's files.
+fn sites(what: &str, messages: usize, prepare: &dyn Fn(&Path)) -> BTreeMap<Site, usize> {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    prepare(directory);
+    let trace = directory.join("trace");
+    let calls = format!("trace={CALLS}");
+    let arguments = ["-y", "-Y", "-s", "0", "-e", &calls, "-o", trace.to_str().unwrap()];
+    assert_ne!(run(what, directory, messages, None, &arguments), Some(KILL));
+    let first = fs::read_to_string(directory.join("ready")).unwrap();
+    let (mut sites, mut ours) = (BTreeMap::<Site, usize>::new(), BTreeSet::new());
+    for line in fs::read_to_string(&trace).unwrap().lines() {
+        let Some((thread, call)) = line.split_once(' ') else { continue };
+        let Some((name, arguments)) = call.trim_start().split_once('(') else { continue };
+        if !name.chars().all(|c| c.is_ascii_alphanumeric()) {
+            continue; // a signal, an exit, a call that is resumed
+        }
+        let (id, comm) = thread.split_once('<').unwrap();
+        let thread = if id == first { "first" } else { comm.trim_end_matches('>') };
+        let site = (thread.to_owned(), name.to_owned());
+        if arguments.contains(directory.to_str().unwrap()) {
+            ours.insert(site.clone());
+        }
+        *sites.entry(site).or_default() += 1;
+    }
+    sites.retain(|site, _| ours.contains(site));
+    sites
+}
+
+/// Lets the fault happen to the child at each of the calls of the sites that are wanted; `#` there is the number of the call.
+fn torture(
+    what: &str,
+    fault: &str,
+    messages: usize,
+    prepare: &dyn Fn(&Path),
+    wanted: &dyn Fn(&str, &str) -> bool,
+    verify: &dyn Fn(&Path),
+) -> BTreeMap<Site, usize> {
+    let (_, most) = form();
+    let mut sites = sites(what, messages, prepare);
+    sites.retain(|(thread, call), _| wanted(thread, call));
+    for ((thread, call), count) in &sites {
+        let mut at = 1;
+        loop {
+            let directory = tempfile::tempdir().unwrap();
+            prepare(directory.path());
+            let trace = format!("trace={call}");
+            let inject = format!("inject={call}:{fault}").replace('#', &at.to_string());
+            let arguments = ["-e", &trace, "-e", &inject, "-o", "/dev/null"];
+            let ended = run(what, directory.path(), messages, Some(thread), &arguments);
+            eprintln!("{what}: {thread} {inject} of about {count}: {ended:?}");
+            verify(directory.path());
+            if if fault == KILLED { ended.is_none() } else { at > *count } {
+                assert!(at > 1, "{thread} {call}: nothing was killed");
+                break;
+            }
+            at += (count / most).max(1);
+        }
+    }
+    sites
+}
+
+fn torture_work(what: &str, fault: &str, wanted: &dyn Fn(&str, &str) -> bool) -> BTreeMap<Site, usize> {
+    let (messages, _) = form();
+    let verify = |directory: &Path| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(verify(directory, messages));
+    };
+    torture(what, fault, messages, &|_| {}, wanted, &verify)
+}
+
+#[test]
+fn a_kill_while_the_writer_writes() {
+    let sites = torture_work("work", KILLED, &|thread, call| thread == "queue-writer" && call == "pwrite64");
+    assert_eq!(sites.len(), 1, "{sites:?}");
+}
+
+#[test]
+fn a_kill_while_anything_else_is_done() {
+    let sites =
+        torture_work("work", KILLED, &|thread, call| !(thread == "queue-writer" && call == "pwrite64"));
+    for (thread, call) in
+        [("queue-writer", "fsync"), (BLOCKING, "linkat"), (BLOCKING, "fsync"), (BLOCKING, "unlink")]
+    {
+        assert!(sites.contains_key(&(thread.to_owned(), call.to_owned())), "{thread} {call}: {sites:?}");
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_synced() {
+    let log = |thread: &str, call: &str| thread == "queue-writer" && call == "fsync";
+    // Once, and from then on.
+    for fault in ["error=EIO:when=#", "error=EIO:when=#+"] {
+        assert_eq!(torture_work("fail", fault, &log).len(), 1);
+    }
+}
+
+#[test]
+fn files_that_cannot_be_written_or_named() {
+    let log = |thread: &str, call: &str| thread == "queue-writer" && call == "pwrite64";
+    assert_eq!(torture_work("fail", "error=ENOSPC:when=#", &log).len(), 1);
+    let file = |thread: &str, call: &str| thread == BLOCKING && matches!(call, "linkat" | "fsync");
+    assert_eq!(torture_work("fail", "error=ENOSPC:when=#", &file).len(), 2);
+}
+
+#[test]
+fn a_kill_while_a_queue_is_made() {
+    let verify = |directory: &Path| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(verify(directory, 2));
+    };
+    let sites = torture("open", KILLED, 0, &|_| {}, &|thread, _| thread == "first", &verify);
+    assert!(sites.keys().any(|(_, call)| call == "pwrite64"), "{sites:?}");
+}
+
+#[test]
+fn a_kill_while_an_older_queue_is_taken_over() {
+    let fixture = |directory: &Path| drop(Left::copy(3, directory));
+    let verify = |directory: &Path| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        runtime.block_on(take_over(&settings(directory), &Left::copy(3, elsewhere.path())));
+    };
+    let sites = torture("open", KILLED, 0, &fixture, &|thread, _| thread == "first", &verify);
+    for call in ["pwrite64", "rename", "fsync"] {
+        assert!(sites.contains_key(&("first".to_owned(), call.to_owned())), "{call}: {sites:?}");
+    }
+}
