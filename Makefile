@@ -24,9 +24,10 @@ test: deps check
 torture-queue:
 	PROPTEST_CASES=10000 $(CARGO) test --test queue_model
 
-# kill -9 at every call of a queue that takes 200 messages, and errors of the disk there; hours. MESSAGES=50 for less.
+# kill -9 at every call of a queue that takes 200 messages, and errors of the disk there; hours.
+# MESSAGES=50 and CALLS=20, of each kind of call, for less.
 torture-crash:
-	TORTURE_MESSAGES=$(or $(MESSAGES),200) $(CARGO) test --test queue_crash -- --nocapture
+	TORTURE_MESSAGES=$(or $(MESSAGES),200) $(if $(CALLS),TORTURE_CALLS=$(CALLS)) $(CARGO) test --test queue_crash -- --nocapture
 
 # The reference backend against docs/backend-api.yaml alone.
 contract: deps

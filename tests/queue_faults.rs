@@ -144,6 +144,12 @@ async fn full_disk() {
     for size in [1 << 16, 1 << 10, 1] {
         while filling.write_all(&vec![0; size]).is_ok() {}
     }
+    let waited = async {
+        while queue.check().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.unwrap();
     let full = put(&*queue, &settings, Letter::small(2000)).await;
     assert!(matches!(full, Err(StorageError::Full(_) | StorageError::Other(_))), "{full:?}");
     // Delivered, but perhaps it cannot be written: owed then.

@@ -15,14 +15,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
 pub const DAYS: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// More than is kept in memory.
-pub const LARGE: usize = 200_000;
+pub const LARGE: usize = 140_000;
 
 /// Longest wait for anything that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,7 +83,7 @@ pub fn other(settings: &Settings) -> Connection {
 }
 
 /// A message, by which its text is known: its Message-ID says all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Letter {
     pub id: usize,
     pub size: usize,
@@ -157,8 +157,14 @@ impl Letter {
     }
 
     pub fn keys(&self) -> Vec<Key> {
+        static MADE: Mutex<BTreeMap<Letter, Vec<Key>>> = Mutex::new(BTreeMap::new());
+        if let Some(keys) = MADE.lock().unwrap().get(self) {
+            return keys.clone();
+        }
         let parcel = self.build(Raw::from(self.text()));
-        parcel.activities.into_iter().map(|activity| activity.key).collect()
+        let keys: Vec<Key> = parcel.activities.into_iter().map(|activity| activity.key).collect();
+        MADE.lock().unwrap().insert(*self, keys.clone());
+        keys
     }
 }
 

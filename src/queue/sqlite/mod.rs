@@ -70,7 +70,7 @@ const READ_AT_ONCE: usize = 64 * 1024;
 const WORDED_AT_A_TIME: u64 = 64 << 20;
 
 /// Activities changed by hand in one transaction, at most.
-const CHANGED_AT_ONCE: u32 = 500;
+const CHANGED_AT_ONCE: usize = 500;
 
 /// The queue.
 #[derive(Debug)]
@@ -116,7 +116,8 @@ impl SqliteQueue {
         let wrong = |error: rusqlite::Error| open_error(&settings.path, &error);
         let mut database = schema::connect(&settings.path).map_err(wrong)?;
         schema::prepare(&mut database, &settings.path, |folder, files| {
-            Spool::new(&settings.spool, folder).take_over(&settings.spool, files)
+            let taken = Spool::new(&settings.spool, folder).take_over(&settings.spool, files);
+            taken.map_err(|error| OpenError::Directory { path: settings.spool.clone(), error })
         })?;
         let spool = Spool::new(&settings.spool, &folder(&database).map_err(wrong)?);
         let locks = vec![lock, spool.lock()?];
@@ -397,20 +398,16 @@ impl Inner {
         let (mut changed, mut rest) = (0, items.as_slice());
         let mut slice = Slice::of(CHANGED_AT_ONCE);
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(rest.len().min(slice.begin() as usize));
-            rest = others;
-            let (some, change) = (some.to_vec(), change.clone());
-            let (count, unused) = self
-                .writer
-                .write(move |ledger| {
-                    let mut unused = Vec::new();
-                    Ok((ledger.change(&some, &change, &mut unused)?, unused))
-                })
-                .await?;
+            let (some, change) = (slice.next(&mut rest).to_vec(), change.clone());
+            let write = move |ledger: &mut Ledger| {
+                let mut unused = Vec::new();
+                Ok((ledger.change(&some, &change, &mut unused)?, unused))
+            };
+            let ((count, unused), took) = self.writer.write_timed(write).await?;
             changed += count;
             self.remove_files(unused).await;
             if !rest.is_empty() {
-                slice.done().await;
+                slice.done(took).await;
             }
         }
         self.oldest.store(0, Ordering::Relaxed);

@@ -153,7 +153,7 @@ pub(super) fn version(database: &Connection) -> rusqlite::Result<i64> {
 pub(super) fn prepare(
     database: &mut Connection,
     path: &Path,
-    rename: impl FnOnce(&str, &[(i64, String)]) -> std::io::Result<()>,
+    rename: impl FnOnce(&str, &[(i64, String)]) -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
     let wrong = |error: rusqlite::Error| open_error(path, &error);
     let found = version(database).map_err(wrong)?;
@@ -182,8 +182,7 @@ pub(super) fn prepare(
             .map_err(wrong)?;
         let folder: String =
             transaction.query_row("SELECT database FROM meta", [], |row| row.get(0)).map_err(wrong)?;
-        rename(&folder, &files)
-            .map_err(|error| OpenError::Directory { path: path.with_file_name("spool"), error })?;
+        rename(&folder, &files)?;
         transaction.execute_batch(FROM_VERSION_3).map_err(wrong)?;
         count(&transaction).map_err(wrong)?;
     }

@@ -119,7 +119,10 @@ impl Spool {
         let aside = self.folder.join("aside");
         fs::create_dir_all(&aside)?;
         for number in numbers {
-            fs::rename(self.path(*number), aside.join(format!("{number}.eml")))?;
+            match fs::rename(self.path(*number), aside.join(format!("{number}.eml"))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {} // its row went since, and it with the row
+            }
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ const LATEST: Duration = Duration::from_secs(25 * 3600);
 const SLACK: Duration = Duration::from_secs(60);
 
 /// Free pages given back at once, at most: 4 MiB.
-const VACUUM_PAGES: u32 = 1024;
+const VACUUM_PAGES: usize = 1024;
 
 /// Slices of those in one upkeep: a file of gigabytes shrinks within minutes.
 const VACUUM_SLICES: u32 = 256;
@@ -81,13 +81,12 @@ pub(super) async fn run(
             age(queue).await?;
         }
     }
-    let mut slice = Slice::of(1);
     loop {
-        slice.begin();
-        if !queue.writer.write(super::Ledger::forget_keys).await? {
+        let (more, took) = queue.writer.write_timed(super::Ledger::forget_keys).await?;
+        if !more {
             break;
         }
-        slice.done().await;
+        Slice::of(1).done(took).await;
     }
     vacuum(queue).await?;
     if !places.swept {
@@ -152,11 +151,11 @@ async fn hold_old(
         let mut slice = Slice::of(400);
         let mut rest = rows.as_slice();
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(rest.len().min(slice.begin() as usize));
-            rest = others;
-            let (some, reason) = (some.to_vec(), reason.clone());
-            held.extend(queue.writer.write(move |ledger| ledger.hold_old(&some, oldest, &reason)).await?);
-            slice.done().await;
+            let (some, reason) = (slice.next(&mut rest).to_vec(), reason.clone());
+            let write = move |ledger: &mut super::Ledger| ledger.hold_old(&some, oldest, &reason);
+            let (some, took) = queue.writer.write_timed(write).await?;
+            held.extend(some);
+            slice.done(took).await;
         }
     }
     Ok(held)
@@ -185,10 +184,11 @@ async fn age(queue: &Inner) -> Result<(), StorageError> {
 async fn vacuum(queue: &Inner) -> Result<(), StorageError> {
     let mut slice = Slice::of(VACUUM_PAGES);
     for _ in 0..VACUUM_SLICES {
-        if queue.writer.vacuum(slice.begin()).await? == 0 {
+        let (freed, took) = queue.writer.vacuum(slice.size()).await?;
+        if freed == 0 {
             break;
         }
-        slice.done().await;
+        slice.done(took).await;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use std::{
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,7 +64,7 @@ enum Request {
     /// `true`: its commit is to be synced.
     Work(Box<dyn Work>, bool),
     /// Gives up to so many free pages back; the answer is how many.
-    Vacuum(u32, oneshot::Sender<Result<u32, StorageError>>),
+    Vacuum(usize, oneshot::Sender<Result<(usize, Duration), StorageError>>),
 }
 
 /// The handle to the thread. The thread ends when the last handle is dropped, after the work that waits.
@@ -96,6 +96,19 @@ impl Writer {
         self.send(Request::Work(Box::new(Task { work, result: None, reply }), true), answer).await
     }
 
+    /// The same, with how long the work itself took.
+    pub(super) async fn write_timed<T, F>(&self, mut work: F) -> Result<(T, Duration), StorageError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Ledger) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.write(move |ledger| {
+            let began = Instant::now();
+            Ok((work(ledger)?, began.elapsed()))
+        })
+        .await
+    }
+
     /// The same without the wait for the disk, for what need not outlive a power cut: leases. It is written in order all
     /// the same, and the next commit that is synced syncs it too.
     pub(super) async fn write_unsynced<T, F>(&self, work: F) -> Result<T, StorageError>
@@ -107,8 +120,9 @@ impl Writer {
         self.send(Request::Work(Box::new(Task { work, result: None, reply }), false), answer).await
     }
 
-    /// Gives a bounded number of free pages back; outside a transaction, as SQLite wants it. The answer is how many.
-    pub(super) async fn vacuum(&self, pages: u32) -> Result<u32, StorageError> {
+    /// Gives a bounded number of free pages back; outside a transaction, as SQLite wants it. The answer is how many, and
+    /// how long it took.
+    pub(super) async fn vacuum(&self, pages: usize) -> Result<(usize, Duration), StorageError> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Vacuum(pages, reply), answer).await
     }
@@ -180,7 +194,8 @@ fn serve(mut ledger: Ledger, mut inbox: mpsc::Receiver<Request>, copy: &SyncSend
                     batch.push(work);
                 }
                 Request::Vacuum(pages, reply) => {
-                    let freed = vacuum(ledger.database(), pages);
+                    let began = Instant::now();
+                    let freed = vacuum(ledger.database(), pages).map(|freed| (freed, began.elapsed()));
                     let _ = reply.send(freed.map_err(|error| storage_error(&error)));
                 }
             }
@@ -227,7 +242,7 @@ fn commit(ledger: &mut Ledger, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<
     done
 }
 
-fn vacuum(database: &Connection, pages: u32) -> rusqlite::Result<u32> {
+fn vacuum(database: &Connection, pages: usize) -> rusqlite::Result<usize> {
     // The pragma frees one page for each row it gives, so it must be stepped to its end.
     let mut statement = database.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut rows = statement.query([])?;
@@ -241,33 +256,36 @@ fn vacuum(database: &Connection, pages: u32) -> rusqlite::Result<u32> {
 /// So much work of one kind that a slice of it takes about [`SLICE_TIME`].
 #[derive(Debug)]
 pub(super) struct Slice {
-    size: u32,
-    most: u32,
-    began: Instant,
+    size: usize,
+    most: usize,
 }
 
 /// What a slice of work may take: somebody's message waits behind it.
-const SLICE_TIME: std::time::Duration = std::time::Duration::from_millis(8);
+const SLICE_TIME: Duration = Duration::from_millis(8);
 
 impl Slice {
     /// Slices of at most `most`.
-    pub(super) fn of(most: u32) -> Self {
-        Self { size: (most / 4).max(1), most, began: Instant::now() }
+    pub(super) fn of(most: usize) -> Self {
+        Self { size: (most / 4).max(1), most }
     }
 
-    /// The next one begins: how large it shall be.
-    pub(super) fn begin(&mut self) -> u32 {
-        self.began = Instant::now();
+    /// The next slice of what is left.
+    pub(super) fn next<'a, T>(&self, rest: &mut &'a [T]) -> &'a [T] {
+        let (some, others) = rest.split_at(rest.len().min(self.size));
+        *rest = others;
+        some
+    }
+
+    /// How large the next one shall be.
+    pub(super) fn size(&self) -> usize {
         self.size
     }
 
-    /// It is done. Waits for as long as it took, so that others have half of the time.
-    pub(super) async fn done(&mut self) {
-        let took = self.began.elapsed();
-        // What it took is also a sync and the wait for others, which no smaller slice makes shorter.
-        let least = (self.most / 16).max(1);
+    /// One is done, and took so long: the work itself, without the sync and the wait for others, which no smaller slice
+    /// would make shorter. Waits for as long, so that others have half of the time.
+    pub(super) async fn done(&mut self, took: Duration) {
         let size = if took > SLICE_TIME { self.size / 2 } else { self.size.saturating_mul(2) };
-        self.size = size.clamp(least, self.most);
+        self.size = size.clamp(1, self.most);
         tokio::time::sleep(took.min(SLICE_TIME * 4)).await;
     }
 }
