@@ -660,7 +660,10 @@ mod tests {
     async fn what_was_leased_in_vain_is_leased_again() {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::new(dir.path().join("queue.db"), dir.path().join("spool"));
-        let queue = SqliteQueue::open(&Settings { min_free: 0, ..settings }, Arc::new(SystemClock)).unwrap();
+        let open = || {
+            SqliteQueue::open(&Settings { min_free: 0, ..settings.clone() }, Arc::new(SystemClock)).unwrap()
+        };
+        let queue = open();
         let put = |ledger: &mut Ledger| {
             let row = NewRow { key: [1; 32], tenant: "a".to_owned(), activity: "{}".to_owned() };
             let number = ledger.shared.numbers.next();
@@ -668,6 +671,8 @@ mod tests {
             ledger.put(&[row], &letter, &[], &mut None)
         };
         assert_eq!(queue.0.writer.write(put).await.unwrap().unwrap(), [Put::New]);
+        drop(queue);
+        let queue = open(); // whose tenants were all looked at
         let ask = Ask { room: 10, ..Ask::default() };
         let asked = ask.clone();
         let in_vain = queue.0.writer.write(move |ledger| {
