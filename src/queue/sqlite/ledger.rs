@@ -72,8 +72,8 @@ pub(super) struct Ledger {
     noticed: bool,
     /// `tenant.changes` as it was seen.
     seen: HashMap<String, i64>,
-    /// The watch's distrust as it was written.
-    distrust: Duration,
+    /// [`Watch::sets`] when the distrust was written.
+    sets: u64,
 }
 
 impl Ledger {
@@ -86,7 +86,7 @@ impl Ledger {
         let keys = Keys::read(&database)?;
         let (turns, leases) = (Turns::default(), Leases::default());
         let (changes, seen) = (HashMap::new(), HashMap::new());
-        let distrust = shared.watch.distrusted_until();
+        let sets = shared.watch.sets();
         let mut ledger = Self {
             database,
             shared,
@@ -100,7 +100,7 @@ impl Ledger {
             version: -1,
             noticed: false,
             seen,
-            distrust,
+            sets,
         };
         ledger.notice_others()?;
         Ok(ledger)
@@ -141,12 +141,12 @@ impl Ledger {
             }
         }
         // Rows of a clock that leapt are not on disk before the doubt about it is.
-        let distrust = self.shared.watch.distrusted_until();
-        if self.is_owner && distrust != self.distrust {
+        let sets = self.shared.watch.sets();
+        if self.is_owner && sets != self.sets {
             self.note_time()?;
         }
         self.database.prepare_cached("COMMIT")?.execute([])?;
-        self.distrust = distrust;
+        self.sets = sets;
         self.leases.committed();
         self.shared.tally.commit(self.changes.drain());
         Ok(())
