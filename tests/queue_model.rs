@@ -484,8 +484,8 @@ impl World {
         for (key, row) in &mut self.rows {
             let too_old = done.too_old.iter().any(|(old, tenant)| old == key && tenant == row.tenant);
             let may = row.held_at.is_none() && row.lease.is_none() && is_trusted && is_old(row);
-            assert!(!too_old || may, "not too old, or the clock not to be believed: {row:?}");
-            assert!(too_old || !may || !self.exact, "too old: {row:?}");
+            assert!(!too_old || may, "not too old, or the clock not to be believed: {key}");
+            assert!(too_old || !may || !self.exact, "too old: {key}");
             if too_old {
                 row.held_at = Some(now);
                 row.reason = entries.iter().find(|entry| entry.key == *key).unwrap().reason.clone();

@@ -23,7 +23,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,8 @@ pub(super) struct Shared {
     pub(super) numbers: Arc<Numbers>,
     pub(super) watch: Arc<Watch>,
     pub(super) tally: Arc<Tally>,
+    /// No row before this one waits; 0 if that is not known.
+    pub(super) oldest: Arc<AtomicI64>,
     pub(super) owed: Owed,
     pub(super) spool: Spool,
 }
@@ -187,6 +192,8 @@ impl Ledger {
                 self.seen.insert(tenant, changes);
             }
         }
+        // Others may have tried a row again that stands before all that waited.
+        self.shared.oldest.store(0, Ordering::Relaxed);
         (self.version, self.noticed) = (version, true);
         Ok(())
     }
