@@ -1242,6 +1242,23 @@ async fn what_waits_for_too_long_is_held() {
     .await;
 }
 
+/// Q27: also what a command tried again while the service was too busy to wait for it.
+#[tokio::test]
+async fn what_a_command_retried_is_held_in_its_time() {
+    each(async |desk| {
+        desk.tidy().await;
+        desk.give(1, &["a"]).await;
+        assert!(desk.end(&desk.the_lease().await, held()).await);
+        desk.give(2, &["a"]).await;
+        assert_eq!(desk.numbers().await, (1, 1));
+        let first = ids(&desk.all().await)[0];
+        assert_eq!(desk.beside().change(vec![first], Change::Retry).await.unwrap(), 1);
+        desk.clock.pass(2 * MINUTE);
+        assert_eq!(desk.upkeep(MINUTE).await.unwrap().too_old.len(), 2);
+    })
+    .await;
+}
+
 const TWO_HOURS: i64 = 2 * 3600;
 const A_YEAR: i64 = 365 * 86_400;
 

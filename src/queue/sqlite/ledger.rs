@@ -23,7 +23,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,8 @@ pub(super) struct Shared {
     pub(super) numbers: Arc<Numbers>,
     pub(super) watch: Arc<Watch>,
     pub(super) tally: Arc<Tally>,
+    /// No row before this one waits; 0 if that is not known.
+    pub(super) oldest: Arc<AtomicI64>,
     pub(super) owed: Owed,
     pub(super) spool: Spool,
 }
@@ -74,8 +79,8 @@ pub(super) struct Ledger {
     noticed: bool,
     /// `tenant.changes` as it was seen.
     seen: HashMap<String, i64>,
-    /// The watch's distrust as it was written.
-    distrust: Duration,
+    /// [`Watch::sets`] when the distrust was written.
+    sets: u64,
 }
 
 impl Ledger {
@@ -88,7 +93,7 @@ impl Ledger {
         let keys = Keys::read(&database)?;
         let (turns, leases) = (Turns::default(), Leases::default());
         let (changes, seen) = (HashMap::new(), HashMap::new());
-        let distrust = shared.watch.distrusted_until();
+        let sets = shared.watch.sets();
         let mut ledger = Self {
             database,
             shared,
@@ -103,7 +108,7 @@ impl Ledger {
             syncs: true,
             noticed: false,
             seen,
-            distrust,
+            sets,
         };
         ledger.notice_others()?;
         Ok(ledger)
@@ -155,12 +160,12 @@ impl Ledger {
             }
         }
         // Rows of a clock that leapt are not on disk before the doubt about it is.
-        let distrust = self.shared.watch.distrusted_until();
-        if self.is_owner && distrust != self.distrust {
+        let sets = self.shared.watch.sets();
+        if self.is_owner && sets != self.sets {
             self.note_time()?;
         }
         self.database.prepare_cached("COMMIT")?.execute([])?;
-        self.distrust = distrust;
+        self.sets = sets;
         self.leases.committed();
         self.shared.tally.commit(self.changes.drain());
         Ok(())
@@ -198,6 +203,8 @@ impl Ledger {
                 self.seen.insert(tenant, changes);
             }
         }
+        // Others may have tried a row again that stands before all that waited.
+        self.shared.oldest.store(0, Ordering::Relaxed);
         (self.version, self.noticed) = (version, true);
         Ok(())
     }
@@ -684,7 +691,10 @@ mod tests {
     async fn what_was_leased_in_vain_is_leased_again() {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings::new(dir.path().join("queue.db"), dir.path().join("spool"));
-        let queue = SqliteQueue::open(&Settings { min_free: 0, ..settings }, Arc::new(SystemClock)).unwrap();
+        let open = || {
+            SqliteQueue::open(&Settings { min_free: 0, ..settings.clone() }, Arc::new(SystemClock)).unwrap()
+        };
+        let queue = open();
         let put = |ledger: &mut Ledger| {
             let row = NewRow { key: [1; 32], tenant: "a".to_owned(), activity: "{}".to_owned() };
             let number = ledger.shared.numbers.next();
@@ -692,6 +702,8 @@ mod tests {
             ledger.put(&[row], &letter, &[], &mut None)
         };
         assert_eq!(queue.0.writer.write(put).await.unwrap().unwrap(), [Put::New]);
+        drop(queue);
+        let queue = open(); // whose tenants were all looked at
         let ask = Ask { room: 10, ..Ask::default() };
         let asked = ask.clone();
         let in_vain = queue.0.writer.write(move |ledger| {

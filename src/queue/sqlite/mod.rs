@@ -166,7 +166,7 @@ impl SqliteQueue {
         places: upkeep::Places,
         locks: Vec<File>,
     ) -> rusqlite::Result<Self> {
-        let (tally, owed) = (Tally::new(settings), Owed::default());
+        let (tally, owed, oldest) = (Tally::new(settings), Owed::default(), Arc::<AtomicI64>::default());
         let another = || -> rusqlite::Result<Connection> {
             let database = Connection::open_with_flags(&settings.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
             database.busy_timeout(BUSY)?;
@@ -181,6 +181,7 @@ impl SqliteQueue {
             numbers: numbers.clone().unwrap_or_else(|| Arc::new(Numbers::none())),
             watch: Arc::clone(&watch),
             tally: Arc::clone(&tally),
+            oldest: Arc::clone(&oldest),
             owed: Arc::clone(&owed),
             spool: spool.clone(),
         };
@@ -198,7 +199,7 @@ impl SqliteQueue {
             watch,
             owed,
             words,
-            oldest: Arc::default(),
+            oldest,
             held_counts: settings.held_counts,
             upkeep: tokio::sync::Mutex::new(places),
             arrived: Notify::new(),
@@ -529,7 +530,6 @@ impl Queue for SqliteQueue {
                     // A transaction of nothing notices what others have changed.
                     let looked = self.0.writer.write_unsynced(|ledger| Ok(ledger.noticed())).await;
                     if looked.unwrap_or(false) {
-                        self.0.oldest.store(0, Ordering::Relaxed);
                         return;
                     }
                 }

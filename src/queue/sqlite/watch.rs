@@ -32,6 +32,8 @@ struct Looked {
     running: Duration,
     /// [`Clock::running`] until which the wall clock is not believed.
     distrust: Duration,
+    /// How often the clock was set, as far as was seen.
+    sets: u64,
     leaps: Leaps,
 }
 
@@ -45,7 +47,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let (wall, running) = (clock.wall(), clock.running());
-        let looked = Looked { wall, running, distrust: Duration::ZERO, leaps: Leaps::default() };
+        let looked = Looked { wall, running, distrust: Duration::ZERO, sets: 0, leaps: Leaps::default() };
         Self { clock, looked: Mutex::new(looked) }
     }
 
@@ -73,11 +75,13 @@ impl Watch {
             Ok(ahead) if ahead > FORWARD => {
                 looked.distrust = running + DISTRUST;
                 looked.leaps.forward = Some(ahead);
+                looked.sets += 1;
             }
             // Put right: what it says is believed again.
             Err(behind) if behind.duration() > BACK => {
                 looked.distrust = Duration::ZERO;
                 looked.leaps.back = true;
+                looked.sets += 1;
             }
             _ => {}
         }
@@ -112,9 +116,9 @@ impl Watch {
         if left > Duration::ZERO { millis(self.clock.wall() + left) } else { 0 }
     }
 
-    /// The same by [`Clock::running`], as it was when the clocks were looked at last.
-    pub(super) fn distrusted_until(&self) -> Duration {
-        self.looked().distrust
+    /// How often the clock was set, as far as was seen: another number is another [`Watch::distrust`] to be written.
+    pub(super) fn sets(&self) -> u64 {
+        self.looked().sets
     }
 
     /// Whether something may be called old.
