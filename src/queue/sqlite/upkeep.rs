@@ -21,6 +21,10 @@ const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// The latest that something may be due: longer than any backoff and any `Retry-After` that we honour.
 const LATEST: Duration = Duration::from_secs(25 * 3600);
 
+/// The same where the clock is known to have been ahead: what was attempted then is due by that clock. An attempt that
+/// comes too early harms less than one that comes a day late.
+const LATEST_AFTER_LEAP: Duration = Duration::from_secs(15 * 60);
+
 /// Clocks of machines that are kept right differ by less.
 const SLACK: Duration = Duration::from_secs(60);
 
@@ -40,20 +44,29 @@ pub(super) struct Places {
     swept: bool,
     /// When all rows were looked at ([`super::Clock::running`]).
     whole: Option<Duration>,
-    /// There may be times that lie ahead.
-    mend: bool,
+    /// There may be times that lie ahead, and what is due in so long or later is one.
+    mend: Option<Duration>,
 }
 
 impl Places {
-    /// After the start: whether the newest row came at a time that is still to come.
-    pub(super) fn after_open(database: &Connection, watch: &Watch) -> rusqlite::Result<Self> {
-        let ahead = database.query_row(
+    /// After the start: whether the newest rows came, or one is due, at a time that is still to come.
+    pub(super) fn after_open(
+        database: &Connection,
+        watch: &Watch,
+        was_ahead: bool,
+    ) -> rusqlite::Result<Self> {
+        if was_ahead {
+            return Ok(Self { mend: Some(LATEST_AFTER_LEAP), ..Self::default() });
+        }
+        let latest = watch.now() + i64::try_from(LATEST.as_millis()).unwrap_or(i64::MAX / 2);
+        let ahead: bool = database.query_row(
             "SELECT EXISTS (SELECT 1 FROM (SELECT accepted_at FROM item ORDER BY id DESC LIMIT 100) WHERE accepted_at > ?1)
-                 OR (SELECT began FROM meta) > ?1",
-            [watch.now()],
+                 OR (SELECT began FROM meta) > ?1
+                 OR EXISTS (SELECT 1 FROM item INDEXED BY item_turn WHERE state = 0 AND due > ?2)",
+            [watch.now(), latest],
             |row| row.get(0),
         )?;
-        Ok(Self { mend: ahead, ..Self::default() })
+        Ok(Self { mend: ahead.then_some(LATEST), ..Self::default() })
     }
 }
 
@@ -63,18 +76,23 @@ pub(super) async fn run(
     max_age: Duration,
 ) -> Result<Upkeep, StorageError> {
     let leaps = queue.watch.leaps();
-    places.mend |= leaps.back;
+    if leaps.back {
+        places.mend = Some(LATEST_AFTER_LEAP);
+    }
     let running = queue.watch.running();
     let whole = places.whole.is_none_or(|looked| running.saturating_sub(looked) >= WHOLE_EVERY);
     let mut done = Upkeep { jumped: leaps.forward, ..Upkeep::default() };
-    if places.mend {
-        done.mended = mend(queue).await?;
-        places.mend = false;
+    if let Some(latest) = places.mend {
+        done.mended = mend(queue, latest).await?;
+        places.mend = None;
     }
-    queue
+    let ended = queue
         .writer
         .write(|ledger| ledger.end_leases().and_then(|ended| ledger.note_time().map(|()| ended)))
         .await?;
+    if ended > 0 {
+        queue.arrived.notify_one(); // nobody waits for the end of a lease
+    }
     if queue.watch.is_trusted() {
         done.too_old = hold_old(queue, max_age, whole && places.whole.is_some()).await?;
         if whole {
@@ -93,10 +111,12 @@ pub(super) async fn run(
         done.aside = sweep(queue).await?;
         places.swept = true;
     }
-    if whole {
+    if whole && queue.watch.is_trusted() {
         let (spool, now) = (queue.spool.clone(), super::watch::time(queue.watch.now()));
         let clear = move || spool.clear_aside(now);
         tokio::task::spawn_blocking(clear).await.map_err(|error| later(error.into()))?.map_err(later)?;
+    }
+    if whole {
         places.whole = Some(running);
     }
     let mut log = queue.path.clone().into_os_string();
@@ -107,13 +127,13 @@ pub(super) async fn run(
 }
 
 /// Mends times that lie ahead; how many rows had any.
-async fn mend(queue: &Inner) -> Result<u64, StorageError> {
+async fn mend(queue: &Inner, latest: Duration) -> Result<u64, StorageError> {
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2);
     let (now, mut mended) = (queue.watch.now(), 0);
     let mut place = Some(i64::MIN);
     while let Some(after) = place {
         let look = move |database: &mut Connection| {
-            look::ahead(database, after, now + ms(SLACK), now + ms(LATEST), PAGE)
+            look::ahead(database, after, now + ms(SLACK), now + ms(latest), PAGE)
         };
         let (rows, next) = queue.lister.look(look).await?;
         for some in rows.chunks(100) {

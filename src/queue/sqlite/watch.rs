@@ -32,6 +32,8 @@ struct Looked {
     running: Duration,
     /// [`Clock::running`] until which the wall clock is not believed.
     distrust: Duration,
+    /// By how much it leapt ahead and was not put right, as far as we know.
+    ahead: Duration,
     leaps: Leaps,
 }
 
@@ -45,7 +47,8 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let (wall, running) = (clock.wall(), clock.running());
-        let looked = Looked { wall, running, distrust: Duration::ZERO, leaps: Leaps::default() };
+        let (distrust, ahead) = (Duration::ZERO, Duration::ZERO);
+        let looked = Looked { wall, running, distrust, ahead, leaps: Leaps::default() };
         Self { clock, looked: Mutex::new(looked) }
     }
 
@@ -71,12 +74,17 @@ impl Watch {
         (looked.wall, looked.running) = (wall, running);
         match wall.duration_since(expected) {
             Ok(ahead) if ahead > FORWARD => {
+                let before = if looked.distrust > running { looked.ahead } else { Duration::ZERO };
                 looked.distrust = running + DISTRUST;
+                looked.ahead = before.saturating_add(ahead);
                 looked.leaps.forward = Some(ahead);
             }
-            // Put right: what it says is believed again.
+            // Put right, if it was put back by about as much: what it says is believed again.
             Err(behind) if behind.duration() > BACK => {
-                looked.distrust = Duration::ZERO;
+                looked.ahead = looked.ahead.saturating_sub(behind.duration());
+                if looked.ahead <= FORWARD {
+                    (looked.distrust, looked.ahead) = (Duration::ZERO, Duration::ZERO);
+                }
                 looked.leaps.back = true;
             }
             _ => {}
@@ -102,6 +110,8 @@ impl Watch {
             let running = self.clock.running();
             let mut looked = self.looked();
             looked.distrust = running + left;
+            // By how much a process before saw it leap is not known: by more than what is no leap.
+            looked.ahead = if leaps { ahead } else { FORWARD * 2 };
             looked.leaps.forward = leaps.then_some(ahead);
         }
     }
