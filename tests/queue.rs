@@ -1665,3 +1665,25 @@ async fn one_end_that_fails_harms_no_other() {
     })
     .await;
 }
+
+/// Q27, Q33: a row that cannot be changed does not stop the rest of the upkeep.
+#[tokio::test]
+async fn a_step_of_upkeep_that_fails_stops_no_other() {
+    each(async |mut desk| {
+        let parcel = letter(&desk.settings.spool, 1, 3 * LARGE, &["a"]).await;
+        desk.put(parcel).await.unwrap();
+        let known = desk.files().remove(0);
+        std::fs::copy(&known, known.with_file_name("7.eml")).unwrap();
+        desk.crash();
+        let other = rusqlite::Connection::open(&desk.settings.path).unwrap();
+        other
+            .execute_batch(
+                "CREATE TRIGGER damaged BEFORE UPDATE OF state ON item BEGIN SELECT raise(ABORT, 'damaged'); END",
+            )
+            .unwrap();
+        desk.clock.pass(MINUTE);
+        desk.upkeep(Duration::ZERO).await.unwrap_err();
+        assert!(!known.with_file_name("7.eml").exists());
+    })
+    .await;
+}

@@ -494,11 +494,7 @@ impl Queue for SqliteQueue {
         self.0.is_owner()?;
         self.0.pay().await;
         let mut places = self.0.upkeep.lock().await;
-        let done = upkeep::run(&self.0, &mut places, max_age).await?;
-        if !done.too_old.is_empty() {
-            self.0.held.notify_one();
-        }
-        Ok(done)
+        upkeep::run(&self.0, &mut places, max_age).await
     }
 
     async fn untold(&self, limit: usize) -> Result<Vec<Untold>, StorageError> {

@@ -8,6 +8,7 @@ use super::{Inner, Slice, later, look, watch::Watch};
 use crate::queue::{StorageError, Upkeep};
 use rusqlite::Connection;
 use std::{
+    io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -82,10 +83,50 @@ pub(super) async fn run(
     let running = queue.watch.running();
     let whole = places.whole.is_none_or(|looked| running.saturating_sub(looked) >= WHOLE_EVERY);
     let mut done = Upkeep { jumped: leaps.forward, ..Upkeep::default() };
+    let mut first = Ok(());
+    // One row that cannot be read must not stop all else for ever.
+    let mut tried = |step: Result<(), StorageError>| {
+        if first.is_ok() {
+            first = step;
+        }
+    };
     if let Some(latest) = places.mend {
-        done.mended = mend(queue, latest).await?;
-        places.mend = None;
+        let step = mend(queue, latest).await.map(|mended| done.mended = mended);
+        places.mend = places.mend.filter(|_| step.is_err());
+        tried(step);
     }
+    tried(end_leases(queue).await);
+    if queue.watch.is_trusted() {
+        tried(hold_old(queue, max_age, whole && places.whole.is_some(), &mut done.too_old).await);
+        if whole {
+            tried(age(queue).await);
+        }
+    }
+    tried(forget_keys(queue).await);
+    tried(vacuum(queue).await);
+    if !places.swept {
+        let step = sweep(queue).await.map(|aside| done.aside = aside);
+        places.swept = step.is_ok();
+        tried(step);
+    }
+    if whole && queue.watch.is_trusted() {
+        let (spool, now) = (queue.spool.clone(), super::watch::time(queue.watch.now()));
+        let clear = tokio::task::spawn_blocking(move || spool.clear_aside(now)).await;
+        tried(clear.map_err(io::Error::from).flatten().map_err(later));
+    }
+    if whole {
+        places.whole = Some(running);
+    }
+    first?;
+    let mut log = queue.path.clone().into_os_string();
+    log.push("-wal");
+    let length = tokio::fs::metadata(&log).await.map_or(0, |log| log.len());
+    done.long_log = (length > LONG_LOG).then_some(length);
+    Ok(done)
+}
+
+/// Gives back what nobody has finished in time, and notes what time it is.
+async fn end_leases(queue: &Inner) -> Result<(), StorageError> {
     let ended = queue
         .writer
         .write(|ledger| ledger.end_leases().and_then(|ended| ledger.note_time().map(|()| ended)))
@@ -93,37 +134,18 @@ pub(super) async fn run(
     if ended > 0 {
         queue.arrived.notify_one(); // nobody waits for the end of a lease
     }
-    if queue.watch.is_trusted() {
-        done.too_old = hold_old(queue, max_age, whole && places.whole.is_some()).await?;
-        if whole {
-            age(queue).await?;
-        }
-    }
+    Ok(())
+}
+
+/// Forgets keys until there is none to be forgotten.
+async fn forget_keys(queue: &Inner) -> Result<(), StorageError> {
     loop {
         let (more, took) = queue.writer.write_timed(super::Ledger::forget_keys).await?;
         if !more {
-            break;
+            return Ok(());
         }
         Slice::of(1).done(took).await;
     }
-    vacuum(queue).await?;
-    if !places.swept {
-        done.aside = sweep(queue).await?;
-        places.swept = true;
-    }
-    if whole && queue.watch.is_trusted() {
-        let (spool, now) = (queue.spool.clone(), super::watch::time(queue.watch.now()));
-        let clear = move || spool.clear_aside(now);
-        tokio::task::spawn_blocking(clear).await.map_err(|error| later(error.into()))?.map_err(later)?;
-    }
-    if whole {
-        places.whole = Some(running);
-    }
-    let mut log = queue.path.clone().into_os_string();
-    log.push("-wal");
-    let length = tokio::fs::metadata(&log).await.map_or(0, |log| log.len());
-    done.long_log = (length > LONG_LOG).then_some(length);
-    Ok(done)
 }
 
 /// Mends times that lie ahead; how many rows had any.
@@ -155,11 +177,11 @@ async fn hold_old(
     queue: &Inner,
     max_age: Duration,
     whole: bool,
-) -> Result<Vec<(crate::activity::Key, String)>, StorageError> {
+    held: &mut Vec<(crate::activity::Key, String)>,
+) -> Result<(), StorageError> {
     let age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
     let oldest = queue.watch.now().saturating_sub(age);
     let reason = format!("not taken within {}: no attempt was answered", humantime::format_duration(max_age));
-    let mut held = Vec::new();
     let place = Arc::clone(&queue.oldest);
     queue.lister.look(move |database| look::oldest(database, &place)).await?;
     let first = if whole { 0 } else { queue.oldest.load(Ordering::Relaxed) };
@@ -174,11 +196,14 @@ async fn hold_old(
             let (some, reason) = (slice.next(&mut rest).to_vec(), reason.clone());
             let write = move |ledger: &mut super::Ledger| ledger.hold_old(&some, oldest, &reason);
             let (some, took) = queue.writer.write_timed(write).await?;
+            if !some.is_empty() {
+                queue.held.notify_one();
+            }
             held.extend(some);
             slice.done(took).await;
         }
     }
-    Ok(held)
+    Ok(())
 }
 
 /// What is held for very long counts no more.
