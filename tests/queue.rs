@@ -1687,3 +1687,40 @@ async fn a_step_of_upkeep_that_fails_stops_no_other() {
     })
     .await;
 }
+
+/// Q23: two beginnings of one key.
+#[tokio::test]
+async fn a_row_is_listed_once() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        let key = desk.the_entry().await.key.as_str().to_owned();
+        let keys = vec![key[..8].to_owned(), key[..12].to_owned()];
+        let found = desk.list(Filter { keys, ..Filter::default() }).await.unwrap();
+        assert_eq!(found.len(), 1);
+    })
+    .await;
+}
+
+/// Q22, Q33: whoever does not wait for it.
+#[tokio::test]
+async fn who_leaves_leaves_no_file_of_what_was_dropped() {
+    each(async |desk| {
+        for id in 0..200 {
+            let parcel = letter(&desk.settings.spool, id, 2 * LARGE, &["a"]).await;
+            desk.put(parcel).await.unwrap();
+        }
+        let all = ids(&desk.all().await);
+        let mut change = Box::pin(desk.change(all, Change::Drop));
+        while desk.numbers().await.0 == 200 {
+            assert!(futures_util::poll!(&mut change).is_pending());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(change);
+        let began = std::time::Instant::now();
+        while desk.files().len() as u64 != desk.numbers().await.0 {
+            assert!(began.elapsed() < PATIENCE, "{} files", desk.files().len());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

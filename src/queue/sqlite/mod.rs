@@ -529,7 +529,10 @@ impl Queue for SqliteQueue {
     }
 
     async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError> {
-        self.0.change(items, change).await
+        // In a task of its own: who stops waiting leaves no file of what is gone.
+        let inner = Arc::clone(&self.0);
+        let changed = tokio::spawn(async move { inner.change(items, change).await });
+        changed.await.map_err(|error| later(error.into()))?
     }
 
     async fn check(&self) -> Result<(), StorageError> {
