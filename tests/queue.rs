@@ -1666,7 +1666,7 @@ async fn one_end_that_fails_harms_no_other() {
     .await;
 }
 
-/// Q27, Q33: a row that cannot be changed does not stop the rest of the upkeep.
+/// Q33: a row that cannot be changed does not stop the rest of the upkeep.
 #[tokio::test]
 async fn a_step_of_upkeep_that_fails_stops_no_other() {
     each(async |mut desk| {
@@ -1701,7 +1701,7 @@ async fn a_row_is_listed_once() {
     .await;
 }
 
-/// Q22, Q33: whoever does not wait for it.
+/// Q22: whoever does not wait for it.
 #[tokio::test]
 async fn who_leaves_leaves_no_file_of_what_was_dropped() {
     each(async |desk| {
