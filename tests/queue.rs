@@ -1534,3 +1534,210 @@ async fn files_of_others_stay() {
     })
     .await;
 }
+
+/// Whether who waits for something to lease is woken by what happened.
+async fn is_woken(queue: &dyn Queue) -> bool {
+    tokio::time::timeout(Duration::from_secs(5), queue.arrival()).await.is_ok()
+}
+
+/// Waits until all that happened before was told.
+async fn quiet(queue: &dyn Queue) {
+    while tokio::time::timeout(Duration::from_secs(2), queue.arrival()).await.is_ok() {}
+}
+
+/// Q26: who put it has stopped waiting, and its next try finds it known.
+#[tokio::test]
+async fn what_nobody_waited_for_arrives() {
+    each(async |desk| {
+        quiet(&*desk).await;
+        let parcel = desk.letter(1, &["a"]).await;
+        assert!(desk.put(parcel).now_or_never().is_none_or(|put| put.is_err()), "it waits");
+        while desk.numbers().await.0 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(desk.give(1, &["a"]).await, [Put::Known]);
+        assert!(is_woken(&*desk).await);
+    })
+    .await;
+}
+
+/// Q26: a person's page is closed while many are changed.
+#[tokio::test]
+async fn what_was_changed_before_somebody_left_arrives() {
+    each(async |desk| {
+        for id in 0..300 {
+            desk.give(id, &["a"]).await;
+        }
+        let all = ids(&desk.all().await);
+        let hold = Change::Hold { reason: "by hand".to_owned() };
+        assert_eq!(desk.change(all.clone(), hold).await.unwrap(), 300);
+        quiet(&*desk).await;
+        let mut change = Box::pin(desk.change(all, Change::Retry));
+        while desk.numbers().await.0 == 0 {
+            assert!(futures_util::poll!(&mut change).is_pending());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(change);
+        assert!(is_woken(&*desk).await);
+    })
+    .await;
+}
+
+/// Q26: a lease is over, for its attempt ended without a word.
+#[tokio::test]
+async fn a_lease_that_is_over_arrives() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        desk.the_lease().await;
+        quiet(&*desk).await;
+        desk.clock.pass(LEASE + MINUTE);
+        desk.tidy().await;
+        assert!(is_woken(&*desk).await);
+    })
+    .await;
+}
+
+/// Q28: what came before the clock was ahead, and was attempted while it was.
+#[tokio::test]
+async fn an_attempt_while_the_clock_was_ahead_parks_no_mail() {
+    each_with([false, true], async |mut desk, restarted| {
+        desk.give(1, &["a"]).await;
+        desk.tidy().await;
+        let ahead = if restarted { 300 * 86_400 } else { 20 * 3600 };
+        desk.leap(ahead);
+        let ticket = desk.the_lease().await;
+        assert!(desk.end(&ticket, again(MINUTE, true)).await);
+        desk.tidy().await;
+        if restarted {
+            desk.queue = None;
+        }
+        desk.leap(-ahead);
+        if restarted {
+            desk.crash();
+        }
+        desk.clock.pass(MINUTE);
+        desk.tidy().await;
+        desk.clock.pass(HOUR);
+        desk.the_lease().await;
+    })
+    .await;
+}
+
+/// Q29: a clock that is years ahead is set back a little, and is still years ahead.
+#[tokio::test]
+async fn a_clock_put_a_little_righter_is_not_believed() {
+    each_with([false, true], async |mut desk, restarted| {
+        desk.give(1, &["a"]).await;
+        desk.tidy().await;
+        desk.leap(300 * 86_400);
+        assert!(desk.tidy().await.too_old.is_empty());
+        if restarted {
+            desk.crash();
+        }
+        desk.clock.pass(MINUTE);
+        desk.leap(-120);
+        assert!(desk.tidy().await.too_old.is_empty());
+    })
+    .await;
+}
+
+/// Q29: an unknown file is kept aside for a week, though the clock leaps.
+#[tokio::test]
+async fn a_leap_forward_removes_no_file() {
+    each(async |mut desk| {
+        let parcel = letter(&desk.settings.spool, 1, 3 * LARGE, &["a"]).await;
+        desk.put(parcel).await.unwrap();
+        let known = desk.files().remove(0);
+        std::fs::copy(&known, known.with_file_name("7.eml")).unwrap();
+        desk.clock.set(std::time::SystemTime::now());
+        desk.crash();
+        assert_eq!(desk.tidy().await.aside, 1);
+        desk.leap(300 * 86_400);
+        desk.crash();
+        desk.tidy().await;
+        assert_eq!(desk.files().len(), 2);
+    })
+    .await;
+}
+
+/// Q18: what cannot be written for one activity does not keep the ends of others from the disk.
+#[tokio::test]
+async fn one_end_that_fails_harms_no_other() {
+    each(async |desk| {
+        for id in 0..3 {
+            desk.give(id, &["a"]).await;
+        }
+        let tickets = desk.leases(3).await;
+        let other = rusqlite::Connection::open(&desk.settings.path).unwrap();
+        other
+            .execute_batch(&format!(
+                "CREATE TRIGGER damaged BEFORE DELETE ON item WHEN old.id = {} BEGIN SELECT raise(ABORT, 'damaged'); END",
+                tickets[1].item
+            ))
+            .unwrap();
+        let ends = tickets.iter().map(|ticket| (ticket.clone(), End::Taken)).collect();
+        desk.finish(ends).await.unwrap_err();
+        desk.tidy().await;
+        assert_eq!(desk.numbers().await, (1, 0));
+    })
+    .await;
+}
+
+/// Q33: a row that cannot be changed does not stop the rest of the upkeep.
+#[tokio::test]
+async fn a_step_of_upkeep_that_fails_stops_no_other() {
+    each(async |mut desk| {
+        let parcel = letter(&desk.settings.spool, 1, 3 * LARGE, &["a"]).await;
+        desk.put(parcel).await.unwrap();
+        let known = desk.files().remove(0);
+        std::fs::copy(&known, known.with_file_name("7.eml")).unwrap();
+        desk.crash();
+        let other = rusqlite::Connection::open(&desk.settings.path).unwrap();
+        other
+            .execute_batch(
+                "CREATE TRIGGER damaged BEFORE UPDATE OF state ON item BEGIN SELECT raise(ABORT, 'damaged'); END",
+            )
+            .unwrap();
+        desk.clock.pass(MINUTE);
+        desk.upkeep(Duration::ZERO).await.unwrap_err();
+        assert!(!known.with_file_name("7.eml").exists());
+    })
+    .await;
+}
+
+/// Q23: two beginnings of one key.
+#[tokio::test]
+async fn a_row_is_listed_once() {
+    each(async |desk| {
+        desk.give(1, &["a"]).await;
+        let key = desk.the_entry().await.key.as_str().to_owned();
+        let keys = vec![key[..8].to_owned(), key[..12].to_owned()];
+        let found = desk.list(Filter { keys, ..Filter::default() }).await.unwrap();
+        assert_eq!(found.len(), 1);
+    })
+    .await;
+}
+
+/// Q22: whoever does not wait for it.
+#[tokio::test]
+async fn who_leaves_leaves_no_file_of_what_was_dropped() {
+    each(async |desk| {
+        for id in 0..200 {
+            let parcel = letter(&desk.settings.spool, id, 2 * LARGE, &["a"]).await;
+            desk.put(parcel).await.unwrap();
+        }
+        let all = ids(&desk.all().await);
+        let mut change = Box::pin(desk.change(all, Change::Drop));
+        while desk.numbers().await.0 == 200 {
+            assert!(futures_util::poll!(&mut change).is_pending());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(change);
+        let began = std::time::Instant::now();
+        while desk.files().len() as u64 != desk.numbers().await.0 {
+            assert!(began.elapsed() < PATIENCE, "{} files", desk.files().len());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::process::ExitStatusExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 use store::{
@@ -76,6 +76,9 @@ fn child() {
         return;
     }
     let queue = open(&settings(directory));
+    if words[0] == "doubt" {
+        runtime.block_on(doubt(&*queue, directory, wait));
+    }
     wait();
     match words[0] {
         "work" => runtime.block_on(work(&*queue, directory, messages)),
@@ -111,6 +114,58 @@ async fn go_on(queue: &dyn Queue, directory: &Path, messages: usize) {
         }
     }
     std::process::abort();
+}
+
+/// One message is leased, and another put while the log cannot be synced once. Ends as by a crash.
+async fn doubt(queue: &dyn Queue, directory: &Path, wait: impl Fn()) {
+    let spool = settings(directory).spool;
+    let log = log(directory);
+    queue.put(Letter::of_all_kinds(0).parcel(&spool).await).await.unwrap();
+    let before = fs::metadata(&log).unwrap().len();
+    assert!(!queue.lease(Ask { room: 1, ..Ask::default() }).await.unwrap().tickets.is_empty());
+    let leased = fs::read(&log).unwrap();
+    fs::write(directory.join("lease"), &leased[usize::try_from(before).unwrap()..]).unwrap();
+    fs::write(directory.join("before"), before.to_string()).unwrap();
+    wait();
+    for id in [5, 10] {
+        while queue.put(Letter::of_all_kinds(id).parcel(&spool).await).await.is_err() {
+            say(directory, "failed");
+        }
+        say(directory, &format!("put {id}"));
+    }
+    std::process::abort();
+}
+
+fn log(directory: &Path) -> PathBuf {
+    let mut log = settings(directory).path.into_os_string();
+    log.push("-wal");
+    log.into()
+}
+
+/// Q1: a kernel that could not write forgets it after it has said so once. What was in the log before, and was not to be
+/// synced, is not there after a power cut then; and what stands behind it in the log would not be read.
+#[test]
+fn a_sync_that_failed_takes_nothing_with_it_that_comes_later() {
+    let temporary = directory();
+    let directory = temporary.path();
+    let arguments = ["-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1", "-o", "/dev/null"];
+    run("doubt", directory, 2, Some("queue-writer"), &arguments);
+    let before: usize = fs::read_to_string(directory.join("before")).unwrap().parse().unwrap();
+    let lease = fs::read(directory.join("lease")).unwrap();
+    let mut log_now = fs::read(log(directory)).unwrap();
+    let place = &mut log_now[before..before + lease.len()];
+    assert!(!lease.is_empty() && said(directory).contains("failed"));
+    if place == lease {
+        place.fill(0);
+        fs::write(log(directory), log_now).unwrap();
+    }
+    let queue = open(&settings(directory));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for id in [5, 10] {
+        assert!(said(directory).contains(&format!("put {id}")));
+        let known = runtime.block_on(queue.known(Letter::of_all_kinds(id).keys())).unwrap();
+        assert!(known.iter().all(|known| *known), "{id} is lost");
+    }
 }
 
 /// Puts all kinds of messages, and ends some in all ways.

@@ -80,6 +80,8 @@ async fn queues_of_older_schemas_are_taken_over_once() {
         // Opened once more: nothing is taken over again.
         let (folder, queue) = (store::folder(&settings), store::open(&settings));
         assert_eq!(store::folder(&settings), folder);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&folder).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o700, "{}: only our user reads mail", folder.display());
         let counts = queue.counts().await.unwrap();
         assert_eq!((counts.waiting, counts.held), (0, 3), "schema {version}");
         for row in &left {

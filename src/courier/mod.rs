@@ -24,11 +24,12 @@ use arc_swap::ArcSwap;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::{
     sync::{Notify, Semaphore},
     task::{Id, JoinError, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -176,7 +177,8 @@ enum Learned {
 #[derive(Debug)]
 struct Pause {
     probes: u32,
-    next: SystemTime,
+    /// By a clock that nobody sets: one that was a year ahead would stop all deliveries for a year.
+    next: Instant,
 }
 
 struct Courier {
@@ -201,11 +203,13 @@ struct Courier {
 impl Courier {
     /// Starts as many attempts as there is room for; the answer is how long to wait if nothing happens before.
     async fn send(&mut self) -> Result<Duration, StorageError> {
-        let now = SystemTime::now();
+        let now = Instant::now();
         let room = match &self.pause {
             None => self.settings.max_in_flight.saturating_sub(self.attempts.len()),
             Some(pause) if self.attempts.is_empty() && pause.next <= now => 1,
-            Some(pause) => return Ok(pause.next.duration_since(now).unwrap_or(QUEUE_TROUBLE)),
+            // A probe is under way if its time has come.
+            Some(pause) if pause.next <= now => return Ok(QUEUE_TROUBLE),
+            Some(pause) => return Ok(pause.next - now),
         };
         if room == 0 {
             return Ok(IDLE); // until an attempt ends
@@ -317,7 +321,7 @@ impl Courier {
 
     fn learn(&mut self, learned: Learned) {
         // Attempts that were under way when the pause began are no probes.
-        let is_late = self.pause.as_ref().is_some_and(|p| p.next > SystemTime::now());
+        let is_late = self.pause.as_ref().is_some_and(|p| p.next > Instant::now());
         match learned {
             Learned::Answers => {
                 self.unanswered.clear();
@@ -346,7 +350,7 @@ impl Courier {
     fn change(&mut self) {
         self.settings = self.controls.settings.load_full();
         if let Some(pause) = &mut self.pause {
-            *pause = Pause { probes: 0, next: SystemTime::now() };
+            *pause = Pause { probes: 0, next: Instant::now() };
         }
     }
 
@@ -356,7 +360,7 @@ impl Courier {
         let probes = self.pause.as_ref().map_or(0, |pause| pause.probes + 1);
         let longest = LONGEST_PROBE.min(self.settings.retry_max);
         let delay = backoff(self.settings.retry_first, longest, probes);
-        self.pause = Some(Pause { probes, next: SystemTime::now() + delay });
+        self.pause = Some(Pause { probes, next: Instant::now() + delay });
         delay
     }
 }

@@ -77,6 +77,8 @@ pub(super) struct Ledger {
     /// Commits are synced.
     syncs: bool,
     noticed: bool,
+    /// A sync has failed: what is in the log may never come to the disk.
+    in_doubt: bool,
     /// `tenant.changes` as it was seen.
     seen: HashMap<String, i64>,
     /// [`Watch::sets`] when the distrust was written.
@@ -107,6 +109,7 @@ impl Ledger {
             version: -1,
             syncs: true,
             noticed: false,
+            in_doubt: false,
             seen,
             sets,
         };
@@ -131,6 +134,9 @@ impl Ledger {
 
     /// Begins a transaction.
     pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
+        if self.in_doubt {
+            self.begin_log_anew()?;
+        }
         // Immediate: a transaction that begins as a reader and writes later may be told "locked" at once.
         self.database.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         self.keys_before = self.keys;
@@ -139,6 +145,26 @@ impl Ledger {
             self.roll_back(); // or no later one could begin
         }
         noticed
+    }
+
+    /// A sync that failed puts in doubt what is in the log.
+    pub(super) fn doubt_after(&mut self, error: &rusqlite::Error) {
+        let extended = error.sqlite_error().map(|error| error.extended_code);
+        self.in_doubt |= extended == Some(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+    }
+
+    /// A kernel that could not write says so once, and forgets what it should have written. Commits that were not to be
+    /// synced may lie in the log so, and whatever came behind them would be lost with them in a power cut. So all goes to the
+    /// file first, and the log begins anew; nothing is committed before.
+    fn begin_log_anew(&mut self) -> rusqlite::Result<()> {
+        let is_busy: bool =
+            self.database.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))?;
+        if is_busy {
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(busy, None));
+        }
+        self.in_doubt = false;
+        Ok(())
     }
 
     /// Whether others have changed something since this was asked last.
@@ -164,7 +190,11 @@ impl Ledger {
         if self.is_owner && sets != self.sets {
             self.note_time()?;
         }
-        self.database.prepare_cached("COMMIT")?.execute([])?;
+        let committed = self.database.prepare_cached("COMMIT")?.execute([]);
+        if let Err(error) = committed {
+            self.doubt_after(&error);
+            return Err(error);
+        }
         self.sets = sets;
         self.leases.committed();
         self.shared.tally.commit(self.changes.drain());

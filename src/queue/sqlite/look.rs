@@ -13,6 +13,7 @@ use crate::activity::{Key, Raw};
 use crate::queue::{Entry, Filter, Item, State, StorageError, Untold};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::{
+    collections::HashSet,
     sync::atomic::{AtomicI64, Ordering},
     time::SystemTime,
 };
@@ -48,8 +49,10 @@ pub(super) fn list(database: &Connection, filter: &Filter) -> Result<Vec<Entry>,
     match filter.keys.as_slice() {
         [] => found = list_of(database, filter, None)?,
         keys => {
+            let mut seen = HashSet::new();
             for range in keys.iter().filter_map(|key| range(key)) {
-                found.extend(list_of(database, filter, Some(range))?);
+                let some = list_of(database, filter, Some(range))?;
+                found.extend(some.into_iter().filter(|entry| seen.insert(entry.id)));
             }
         }
     }

@@ -95,7 +95,7 @@ struct Inner {
     oldest: Arc<AtomicI64>,
     held_counts: Duration,
     upkeep: tokio::sync::Mutex<upkeep::Places>,
-    arrived: Notify,
+    arrived: Arc<Notify>,
     held: Notify,
     /// Held for as long as the queue is open; the kernel gives them back however we end.
     _locks: Vec<File>,
@@ -126,11 +126,12 @@ impl SqliteQueue {
             .numbers(i64::MAX)
             .map_err(|error| OpenError::Directory { path: settings.spool.clone(), error })?;
         let greatest = files.into_iter().max().unwrap_or(0);
-        let numbers = Arc::new(recover(&database, &watch, greatest).map_err(wrong)?);
+        let (numbers, was_ahead) = recover(&database, &watch, greatest).map_err(wrong)?;
+        let numbers = Arc::new(numbers);
         if let Ok((files, Some(folder))) = spool.of_others(&settings.spool) {
             events::files_of_others(files, &folder);
         }
-        let lost = upkeep::Places::after_open(&database, &watch).map_err(wrong)?;
+        let lost = upkeep::Places::after_open(&database, &watch, was_ahead).map_err(wrong)?;
         Self::start(settings, database, spool, Some(numbers), watch, lost, locks).map_err(wrong)
     }
 
@@ -202,7 +203,7 @@ impl SqliteQueue {
             oldest,
             held_counts: settings.held_counts,
             upkeep: tokio::sync::Mutex::new(places),
-            arrived: Notify::new(),
+            arrived: Arc::default(),
             held: Notify::new(),
             _locks: locks,
         })))
@@ -222,16 +223,19 @@ fn folder(database: &Connection) -> rusqlite::Result<String> {
 }
 
 /// What a new start does first, in one transaction: leases of the process before are over, numbers begin anew, tenants
-/// are counted again if somebody else has been at the tables.
-fn recover(database: &Connection, watch: &Watch, greatest: i64) -> rusqlite::Result<Numbers> {
+/// are counted again if somebody else has been at the tables. Also: whether the clock was ahead when the process before
+/// looked at it last.
+fn recover(database: &Connection, watch: &Watch, greatest: i64) -> rusqlite::Result<(Numbers, bool)> {
     let transaction = database.unchecked_transaction()?;
     transaction.execute("DELETE FROM lease", [])?;
     let numbers = Numbers::begin(&transaction, greatest)?;
     if !schema::is_counted(&transaction)? {
         schema::count(&transaction)?;
     }
-    let (newest, distrust) = transaction
-        .query_row("SELECT newest, distrust FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (newest, distrust): (i64, i64) =
+        transaction
+            .query_row("SELECT newest, distrust FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let was_ahead = newest > watch.now();
     let accepted: i64 = transaction.query_row(
         "SELECT coalesce((SELECT accepted_at FROM item ORDER BY id DESC LIMIT 1), 0)",
         [],
@@ -243,7 +247,7 @@ fn recover(database: &Connection, watch: &Watch, greatest: i64) -> rusqlite::Res
         [watch.now(), watch.distrust()],
     )?;
     transaction.commit()?;
-    Ok(numbers)
+    Ok((numbers, was_ahead))
 }
 
 /// Why a database cannot be opened.
@@ -329,19 +333,17 @@ impl Inner {
             }
         };
         let letter = Letter { number, body, cuts, text };
+        let bell = Bell { arrived: Arc::clone(&self.arrived), oldest: None };
         let puts = self
             .writer
             .write(move |ledger| {
-                let _ = &room; // until it is committed
+                let _ = (&room, &bell); // until it is committed
                 ledger.put(&rows, &letter, &covered, &mut kept)
             })
             .await??;
         drop(words);
         if puts.contains(&Put::Mended) {
             self.oldest.store(0, Ordering::Relaxed);
-        }
-        if puts.iter().any(|put| *put != Put::Known) {
-            self.arrived.notify_one();
         }
         Ok(puts)
     }
@@ -380,11 +382,18 @@ impl Inner {
         Ok(ours)
     }
 
-    /// Writes ends that could not be written; true if there were any.
-    async fn pay(&self) -> bool {
+    /// Writes ends that could not be written, each for itself if need be: one of them may never be.
+    async fn pay(&self) {
         let owed: Vec<_> =
             self.owed.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        !owed.is_empty() && self.finish(owed).await.is_ok()
+        if owed.is_empty() || !matches!(self.finish(owed.clone()).await, Err(StorageError::Other(_))) {
+            return;
+        }
+        for one in owed {
+            if matches!(self.finish(vec![one]).await, Err(StorageError::Busy(_))) {
+                return; // all others would wait as long
+            }
+        }
     }
 
     async fn remove_files(&self, numbers: Vec<i64>) {
@@ -400,7 +409,9 @@ impl Inner {
         let mut slice = Slice::of(CHANGED_AT_ONCE);
         while !rest.is_empty() {
             let (some, change) = (slice.next(&mut rest).to_vec(), change.clone());
+            let bell = Bell { arrived: Arc::clone(&self.arrived), oldest: Some(Arc::clone(&self.oldest)) };
             let write = move |ledger: &mut Ledger| {
+                let _ = &bell; // until it is committed
                 let mut unused = Vec::new();
                 Ok((ledger.change(&some, &change, &mut unused)?, unused))
             };
@@ -411,9 +422,24 @@ impl Inner {
                 slice.done(took).await;
             }
         }
-        self.oldest.store(0, Ordering::Relaxed);
-        self.arrived.notify_one();
         Ok(changed)
+    }
+}
+
+/// Rings when it is dropped: a piece of work that holds it has been committed then, whether or not anybody has waited for
+/// it. Who sends the same e-mail again learns that it is known, and would wake nobody.
+struct Bell {
+    arrived: Arc<Notify>,
+    /// Rows before may wait again.
+    oldest: Option<Arc<AtomicI64>>,
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        if let Some(oldest) = &self.oldest {
+            oldest.store(0, Ordering::Relaxed);
+        }
+        self.arrived.notify_one();
     }
 }
 
@@ -469,11 +495,7 @@ impl Queue for SqliteQueue {
         self.0.is_owner()?;
         self.0.pay().await;
         let mut places = self.0.upkeep.lock().await;
-        let done = upkeep::run(&self.0, &mut places, max_age).await?;
-        if !done.too_old.is_empty() {
-            self.0.held.notify_one();
-        }
-        Ok(done)
+        upkeep::run(&self.0, &mut places, max_age).await
     }
 
     async fn untold(&self, limit: usize) -> Result<Vec<Untold>, StorageError> {
@@ -508,7 +530,10 @@ impl Queue for SqliteQueue {
     }
 
     async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError> {
-        self.0.change(items, change).await
+        // In a task of its own: who stops waiting leaves no file of what is gone.
+        let inner = Arc::clone(&self.0);
+        let changed = tokio::spawn(async move { inner.change(items, change).await });
+        changed.await.map_err(|error| later(error.into()))?
     }
 
     async fn check(&self) -> Result<(), StorageError> {

@@ -14,7 +14,7 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -88,7 +88,7 @@ impl Spool {
         if files.is_empty() {
             return Ok(());
         }
-        fs::create_dir_all(&self.folder)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         for (number, name) in files {
             match fs::rename(spool.join(name), self.path(*number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -117,7 +117,7 @@ impl Spool {
             return Ok(());
         }
         let aside = self.folder.join("aside");
-        fs::create_dir_all(&aside)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&aside)?;
         for number in numbers {
             match fs::rename(self.path(*number), aside.join(format!("{number}.eml"))) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

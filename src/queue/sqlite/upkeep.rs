@@ -8,6 +8,7 @@ use super::{Inner, Slice, later, look, watch::Watch};
 use crate::queue::{StorageError, Upkeep};
 use rusqlite::Connection;
 use std::{
+    io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -20,6 +21,10 @@ const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// The latest that something may be due: longer than any backoff and any `Retry-After` that we honour.
 const LATEST: Duration = Duration::from_secs(25 * 3600);
+
+/// The same where the clock is known to have been ahead: what was attempted then is due by that clock. An attempt that
+/// comes too early harms less than one that comes a day late.
+const LATEST_AFTER_LEAP: Duration = Duration::from_secs(15 * 60);
 
 /// Clocks of machines that are kept right differ by less.
 const SLACK: Duration = Duration::from_secs(60);
@@ -40,20 +45,29 @@ pub(super) struct Places {
     swept: bool,
     /// When all rows were looked at ([`super::Clock::running`]).
     whole: Option<Duration>,
-    /// There may be times that lie ahead.
-    mend: bool,
+    /// There may be times that lie ahead, and what is due in so long or later is one.
+    mend: Option<Duration>,
 }
 
 impl Places {
-    /// After the start: whether the newest row came at a time that is still to come.
-    pub(super) fn after_open(database: &Connection, watch: &Watch) -> rusqlite::Result<Self> {
-        let ahead = database.query_row(
+    /// After the start: whether the newest rows came, or one is due, at a time that is still to come.
+    pub(super) fn after_open(
+        database: &Connection,
+        watch: &Watch,
+        was_ahead: bool,
+    ) -> rusqlite::Result<Self> {
+        if was_ahead {
+            return Ok(Self { mend: Some(LATEST_AFTER_LEAP), ..Self::default() });
+        }
+        let latest = watch.now() + i64::try_from(LATEST.as_millis()).unwrap_or(i64::MAX / 2);
+        let ahead: bool = database.query_row(
             "SELECT EXISTS (SELECT 1 FROM (SELECT accepted_at FROM item ORDER BY id DESC LIMIT 100) WHERE accepted_at > ?1)
-                 OR (SELECT began FROM meta) > ?1",
-            [watch.now()],
+                 OR (SELECT began FROM meta) > ?1
+                 OR EXISTS (SELECT 1 FROM item INDEXED BY item_turn WHERE state = 0 AND due > ?2)",
+            [watch.now(), latest],
             |row| row.get(0),
         )?;
-        Ok(Self { mend: ahead, ..Self::default() })
+        Ok(Self { mend: ahead.then_some(LATEST), ..Self::default() })
     }
 }
 
@@ -63,42 +77,47 @@ pub(super) async fn run(
     max_age: Duration,
 ) -> Result<Upkeep, StorageError> {
     let leaps = queue.watch.leaps();
-    places.mend |= leaps.back;
+    if leaps.back {
+        places.mend = Some(LATEST_AFTER_LEAP);
+    }
     let running = queue.watch.running();
     let whole = places.whole.is_none_or(|looked| running.saturating_sub(looked) >= WHOLE_EVERY);
     let mut done = Upkeep { jumped: leaps.forward, ..Upkeep::default() };
-    if places.mend {
-        done.mended = mend(queue).await?;
-        places.mend = false;
+    let mut first = Ok(());
+    // One row that cannot be read must not stop all else for ever.
+    let mut tried = |step: Result<(), StorageError>| {
+        if first.is_ok() {
+            first = step;
+        }
+    };
+    if let Some(latest) = places.mend {
+        let step = mend(queue, latest).await.map(|mended| done.mended = mended);
+        places.mend = places.mend.filter(|_| step.is_err());
+        tried(step);
     }
-    queue
-        .writer
-        .write(|ledger| ledger.end_leases().and_then(|ended| ledger.note_time().map(|()| ended)))
-        .await?;
+    tried(end_leases(queue).await);
     if queue.watch.is_trusted() {
-        done.too_old = hold_old(queue, max_age, whole && places.whole.is_some()).await?;
+        tried(hold_old(queue, max_age, whole && places.whole.is_some(), &mut done.too_old).await);
         if whole {
-            age(queue).await?;
+            tried(age(queue).await);
         }
     }
-    loop {
-        let (more, took) = queue.writer.write_timed(super::Ledger::forget_keys).await?;
-        if !more {
-            break;
-        }
-        Slice::of(1).done(took).await;
-    }
-    vacuum(queue).await?;
+    tried(forget_keys(queue).await);
+    tried(vacuum(queue).await);
     if !places.swept {
-        done.aside = sweep(queue).await?;
-        places.swept = true;
+        let step = sweep(queue).await.map(|aside| done.aside = aside);
+        places.swept = step.is_ok();
+        tried(step);
+    }
+    if whole && queue.watch.is_trusted() {
+        let (spool, now) = (queue.spool.clone(), super::watch::time(queue.watch.now()));
+        let clear = tokio::task::spawn_blocking(move || spool.clear_aside(now)).await;
+        tried(clear.map_err(io::Error::from).flatten().map_err(later));
     }
     if whole {
-        let (spool, now) = (queue.spool.clone(), super::watch::time(queue.watch.now()));
-        let clear = move || spool.clear_aside(now);
-        tokio::task::spawn_blocking(clear).await.map_err(|error| later(error.into()))?.map_err(later)?;
         places.whole = Some(running);
     }
+    first?;
     let mut log = queue.path.clone().into_os_string();
     log.push("-wal");
     let length = tokio::fs::metadata(&log).await.map_or(0, |log| log.len());
@@ -106,14 +125,37 @@ pub(super) async fn run(
     Ok(done)
 }
 
+/// Gives back what nobody has finished in time, and notes what time it is.
+async fn end_leases(queue: &Inner) -> Result<(), StorageError> {
+    let ended = queue
+        .writer
+        .write(|ledger| ledger.end_leases().and_then(|ended| ledger.note_time().map(|()| ended)))
+        .await?;
+    if ended > 0 {
+        queue.arrived.notify_one(); // nobody waits for the end of a lease
+    }
+    Ok(())
+}
+
+/// Forgets keys until there is none to be forgotten.
+async fn forget_keys(queue: &Inner) -> Result<(), StorageError> {
+    loop {
+        let (more, took) = queue.writer.write_timed(super::Ledger::forget_keys).await?;
+        if !more {
+            return Ok(());
+        }
+        Slice::of(1).done(took).await;
+    }
+}
+
 /// Mends times that lie ahead; how many rows had any.
-async fn mend(queue: &Inner) -> Result<u64, StorageError> {
+async fn mend(queue: &Inner, latest: Duration) -> Result<u64, StorageError> {
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2);
     let (now, mut mended) = (queue.watch.now(), 0);
     let mut place = Some(i64::MIN);
     while let Some(after) = place {
         let look = move |database: &mut Connection| {
-            look::ahead(database, after, now + ms(SLACK), now + ms(LATEST), PAGE)
+            look::ahead(database, after, now + ms(SLACK), now + ms(latest), PAGE)
         };
         let (rows, next) = queue.lister.look(look).await?;
         for some in rows.chunks(100) {
@@ -135,11 +177,11 @@ async fn hold_old(
     queue: &Inner,
     max_age: Duration,
     whole: bool,
-) -> Result<Vec<(crate::activity::Key, String)>, StorageError> {
+    held: &mut Vec<(crate::activity::Key, String)>,
+) -> Result<(), StorageError> {
     let age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
     let oldest = queue.watch.now().saturating_sub(age);
     let reason = format!("not taken within {}: no attempt was answered", humantime::format_duration(max_age));
-    let mut held = Vec::new();
     let place = Arc::clone(&queue.oldest);
     queue.lister.look(move |database| look::oldest(database, &place)).await?;
     let first = if whole { 0 } else { queue.oldest.load(Ordering::Relaxed) };
@@ -154,11 +196,14 @@ async fn hold_old(
             let (some, reason) = (slice.next(&mut rest).to_vec(), reason.clone());
             let write = move |ledger: &mut super::Ledger| ledger.hold_old(&some, oldest, &reason);
             let (some, took) = queue.writer.write_timed(write).await?;
+            if !some.is_empty() {
+                queue.held.notify_one();
+            }
             held.extend(some);
             slice.done(took).await;
         }
     }
-    Ok(held)
+    Ok(())
 }
 
 /// What is held for very long counts no more.

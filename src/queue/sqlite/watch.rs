@@ -34,6 +34,8 @@ struct Looked {
     distrust: Duration,
     /// How often the clock was set, as far as was seen.
     sets: u64,
+    /// By how much it leapt ahead and was not put right, as far as we know.
+    ahead: Duration,
     leaps: Leaps,
 }
 
@@ -47,7 +49,8 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let (wall, running) = (clock.wall(), clock.running());
-        let looked = Looked { wall, running, distrust: Duration::ZERO, sets: 0, leaps: Leaps::default() };
+        let (distrust, ahead) = (Duration::ZERO, Duration::ZERO);
+        let looked = Looked { wall, running, distrust, ahead, sets: 0, leaps: Leaps::default() };
         Self { clock, looked: Mutex::new(looked) }
     }
 
@@ -73,13 +76,18 @@ impl Watch {
         (looked.wall, looked.running) = (wall, running);
         match wall.duration_since(expected) {
             Ok(ahead) if ahead > FORWARD => {
+                let before = if looked.distrust > running { looked.ahead } else { Duration::ZERO };
                 looked.distrust = running + DISTRUST;
+                looked.ahead = before.saturating_add(ahead);
                 looked.leaps.forward = Some(ahead);
                 looked.sets += 1;
             }
-            // Put right: what it says is believed again.
+            // Put right, if it was put back by about as much: what it says is believed again.
             Err(behind) if behind.duration() > BACK => {
-                looked.distrust = Duration::ZERO;
+                looked.ahead = looked.ahead.saturating_sub(behind.duration());
+                if looked.ahead <= FORWARD {
+                    (looked.distrust, looked.ahead) = (Duration::ZERO, Duration::ZERO);
+                }
                 looked.leaps.back = true;
                 looked.sets += 1;
             }
@@ -106,6 +114,8 @@ impl Watch {
             let running = self.clock.running();
             let mut looked = self.looked();
             looked.distrust = running + left;
+            // By how much a process before saw it leap is not known: by more than what is no leap.
+            looked.ahead = if leaps { ahead } else { FORWARD * 2 };
             looked.leaps.forward = leaps.then_some(ahead);
         }
     }

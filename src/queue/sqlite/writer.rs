@@ -196,6 +196,9 @@ fn serve(mut ledger: Ledger, mut inbox: mpsc::Receiver<Request>, copy: &SyncSend
                 Request::Vacuum(pages, reply) => {
                     let began = Instant::now();
                     let freed = vacuum(ledger.database(), pages).map(|freed| (freed, began.elapsed()));
+                    if let Err(error) = &freed {
+                        ledger.doubt_after(error);
+                    }
                     let _ = reply.send(freed.map_err(|error| storage_error(&error)));
                 }
             }
