@@ -170,7 +170,7 @@ impl Desk {
         }
         let mut found = Vec::new();
         below(&self.settings.spool, &mut found);
-        found.retain(|path| path.metadata().unwrap().len() > 0);
+        found.retain(|path| path.metadata().is_ok_and(|file| file.len() > 0)); // others may remove some meanwhile
         found
     }
 }
