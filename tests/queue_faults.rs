@@ -467,3 +467,28 @@ async fn the_advice_for_a_damaged_file_loses_no_message() {
     assert_eq!(examine(&*queue, &settings).await.len(), 1);
     assert_eq!(drain(&*queue).await.len(), 1);
 }
+
+/// Q21: what is being attempted is not touched by hand; what a killed service was attempting is, also before it starts again.
+#[tokio::test]
+async fn leases_of_a_killed_service_stop_no_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let queue = open(&settings);
+    put(&*queue, &settings, Letter::small(1)).await.unwrap();
+    let leased = lease_all(&*queue).await;
+    assert_eq!(leased.len(), 1);
+    let id = queue.list(Filter::default()).await.unwrap()[0].id;
+    let beside = queue::beside(&settings, Arc::new(SystemClock)).unwrap();
+    assert_eq!(beside.change(vec![id], Change::Drop).await.unwrap(), 0);
+    // The files as they are now are those of a service that was killed now.
+    let killed = tempfile::tempdir().unwrap();
+    let copy = store::settings(killed.path());
+    fs::create_dir_all(copy.path.parent().unwrap()).unwrap();
+    for end in ["", "-wal", ".lock"] {
+        let with_end = |path: &Path| format!("{}{end}", path.display());
+        fs::copy(with_end(&settings.path), with_end(&copy.path)).unwrap();
+    }
+    let beside = queue::beside(&copy, Arc::new(SystemClock)).unwrap();
+    assert_eq!(beside.list(Filter::default()).await.unwrap()[0].state, State::Waiting);
+    assert_eq!(beside.change(vec![id], Change::Drop).await.unwrap(), 1);
+}

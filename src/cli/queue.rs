@@ -120,7 +120,9 @@ impl Which {
             keys: self.keys.clone(),
             tenant: self.tenant.clone(),
             state: self.state.map(State::from),
-            before: self.older_than.map(|age| SystemTime::now() - age),
+            before: self
+                .older_than
+                .map(|age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)),
             after: None,
             limit,
         }

@@ -62,13 +62,12 @@ impl Settings {
         }
     }
 
-    /// The file systems that the queue writes to, with their free bytes (`statvfs`, what an ordinary user may use).
-    /// # Errors
-    /// Those of `statvfs`.
-    pub fn free(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+    /// The file systems that the queue writes to, with their free bytes (`statvfs`, what an ordinary user may use); one that
+    /// cannot be asked is left out.
+    pub fn free(&self) -> Vec<(PathBuf, u64)> {
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
         let places = [directory.unwrap_or(Path::new(".")), &self.spool];
-        places.into_iter().map(|place| Ok((place.to_owned(), free_bytes(place)?))).collect()
+        places.into_iter().filter_map(|place| Some((place.to_owned(), free_bytes(place).ok()?))).collect()
     }
 }
 

@@ -31,8 +31,8 @@ impl Disk {
         match &self.looked {
             Some((looked, verdict)) if now.saturating_sub(*looked) < LOOK_EVERY => verdict.clone(),
             _ => {
-                let short = |free: Vec<(_, u64)>| free.into_iter().find(|(_, free)| *free < least);
-                let verdict = match self.settings.free().ok().and_then(short) {
+                let short = self.settings.free().into_iter().find(|(_, free)| *free < least);
+                let verdict = match short {
                     Some((path, free)) => Err(Full::Disk { path, free, least }),
                     None => Ok(()),
                 };

@@ -108,9 +108,7 @@ impl SqliteQueue {
         for directory in [parent.unwrap_or(Path::new(".")), &settings.spool] {
             make_directory(directory)?;
         }
-        let mut name = settings.path.as_os_str().to_owned();
-        name.push(".lock");
-        let lock = spool::lock(Path::new(&name), &settings.path)?;
+        let lock = spool::lock(&lock_path(&settings.path), &settings.path)?;
         // SQLite makes its files with the mode of the database file, so that one is made here, as private as the lock.
         private_file(&settings.path)?;
         let wrong = |error: rusqlite::Error| open_error(&settings.path, &error);
@@ -151,6 +149,10 @@ impl SqliteQueue {
                 return Err(OpenError::Newer { path, found, known: schema::VERSION });
             }
             found => return Err(OpenError::Older { path, found, known: schema::VERSION }),
+        }
+        // Of a service that was killed, leases are left; no longer than until it starts again, or somebody looks.
+        if let Some(_stopped) = spool::lock_if_free(&lock_path(&settings.path)) {
+            database.execute("DELETE FROM lease", []).map_err(wrong)?;
         }
         let spool = Spool::new(&settings.spool, &folder(&database).map_err(wrong)?);
         let watch = Arc::new(Watch::new(clock));
@@ -208,6 +210,13 @@ impl SqliteQueue {
             _locks: locks,
         })))
     }
+}
+
+/// The file that the service has locked for as long as it runs.
+fn lock_path(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
 }
 
 /// SQLite would make it with the process's mask.

@@ -179,6 +179,12 @@ pub(super) fn lock(path: &Path, what: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Takes the lock if nobody has it; no file: nobody ever had it. To be given back at once: the service may want to start.
+pub(super) fn lock_if_free(path: &Path) -> Option<File> {
+    let lock = File::open(path).ok()?;
+    lock.try_lock().is_ok().then_some(lock)
+}
+
 /// A named file that goes again unless its row was committed, or may have been.
 #[derive(Debug)]
 pub(super) struct Kept {
