@@ -5,7 +5,6 @@
 //! process is noticed at the next transaction.
 
 use super::{
-    KEY_MEMORY,
     disk::Disk,
     keys::Keys,
     leases::{Lease, Leases},
@@ -664,13 +663,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets a slice of old keys; true if there is more to do. They are remembered for [`KEY_MEMORY`] at least.
+    /// Forgets a slice of old keys; true if there is more to do. They are remembered for seven days at least (`keys`).
     pub(super) fn forget_keys(&mut self) -> rusqlite::Result<bool> {
         let now = self.shared.watch.now();
         if !self.keys.is_over(now) || !self.shared.watch.is_trusted() {
             return Ok(false);
         }
-        debug_assert!(KEY_MEMORY > Duration::ZERO);
         self.keys.forget(&self.database, now, &self.shared.numbers)
     }
 
