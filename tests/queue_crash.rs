@@ -12,7 +12,7 @@ mod store;
 
 use activity_milter::{
     activity::Key,
-    queue::{Ask, Change, End, Filter, Put, Queue, State},
+    queue::{self, Ask, Change, Clock, End, Filter, HandClock, Put, Queue, State, SystemClock},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,10 +20,12 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 use store::{
-    DAYS, Left, Letter, PATIENCE, Running, drain, examine, files, folder, named, open, settings, take_over,
-    wait_for, whole,
+    DAYS, Left, Letter, PATIENCE, Running, drain, examine, files, folder, left_at, named, open, settings,
+    take_over, wait_for, whole,
 };
 
 /// Calls that change what is on the disk.
@@ -71,8 +73,16 @@ fn child() {
         wait_for("the word to go", || directory.join("go").exists().then_some(()));
     };
     if words[0] == "open" {
+        // By the same clock as who opens it next: one that is set back in between is another test's business.
+        let clock: Arc<dyn Clock> = match fs::read_to_string(directory.join("left at")) {
+            Ok(millis) => {
+                let since = Duration::from_millis(millis.parse().unwrap());
+                Arc::new(HandClock::at(SystemTime::UNIX_EPOCH + since))
+            }
+            Err(_) => Arc::new(SystemClock),
+        };
         wait();
-        open(&settings(directory));
+        queue::open(&settings(directory), clock).unwrap();
         return;
     }
     let queue = open(&settings(directory));
@@ -425,7 +435,11 @@ fn a_kill_while_a_queue_is_made() {
 #[test]
 fn a_kill_while_an_older_queue_is_taken_over() {
     for version in [2, 3] {
-        let fixture = |directory: &Path| drop(Left::copy(version, directory));
+        let fixture = |directory: &Path| {
+            Left::copy(version, directory);
+            let since = left_at(&settings(directory)).duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            fs::write(directory.join("left at"), since.as_millis().to_string()).unwrap();
+        };
         let verify = |directory: &Path| {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let elsewhere = tempfile::tempdir().unwrap();

@@ -296,12 +296,16 @@ impl Left {
     }
 }
 
-/// Opens what an older version left, by a clock that shows the time at which it was left, and delivers it.
-pub async fn take_over(settings: &Settings, left: &[Left]) {
+/// The time at which an older version left its queue.
+pub fn left_at(settings: &Settings) -> SystemTime {
     let newest: i64 =
         other(settings).query_row("SELECT max(accepted_at) FROM item", [], |row| row.get(0)).unwrap();
-    let newest = SystemTime::UNIX_EPOCH + Duration::from_millis(newest.unsigned_abs() + 1000);
-    let clock = Arc::new(HandClock::at(newest));
+    SystemTime::UNIX_EPOCH + Duration::from_millis(newest.unsigned_abs() + 1000)
+}
+
+/// Opens what an older version left, by a clock that shows the time at which it was left, and delivers it.
+pub async fn take_over(settings: &Settings, left: &[Left]) {
+    let clock = Arc::new(HandClock::at(left_at(settings)));
     let queue = queue::open(settings, clock.clone()).unwrap();
     queue.upkeep(DAYS).await.unwrap();
     let entries = queue.list(Filter::default()).await.unwrap();
