@@ -51,7 +51,9 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
         add(socket.table, place(socket));
     }
     add("queue", queue(&config).await);
-    add("queue disk", disk(&config));
+    if !args.offline {
+        add("queue disk", disk(&config)); // not before a reload: a full disk is no fault of the configuration
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&lines).map_err(super::other)?);
     } else {
