@@ -38,8 +38,8 @@ const MAX_OF_TENANT: u64 = 8;
 /// What the engine takes for a clock that is right.
 const SLACK: Duration = Duration::from_secs(MINUTE);
 
-/// The latest that something is due, by an engine with a clock that is right.
-const LATEST: Duration = Duration::from_secs(25 * HOUR);
+/// What is due later after the clock was set back, an engine takes for a time of the wrong clock.
+const LATEST: Duration = Duration::from_secs(15 * MINUTE);
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
