@@ -215,14 +215,13 @@ impl Courier {
             return Ok(IDLE); // until an attempt ends
         }
         let wanted = room - self.start(room);
-        let room = wanted;
-        if room == 0 {
+        if wanted == 0 {
             return Ok(IDLE); // until an attempt ends
         }
         if self.ready.len() >= MOST_READY * self.settings.max_in_flight {
             return Ok(IDLE); // nobody of those may have another attempt now; the end of one wakes us
         }
-        let room = if self.pause.is_some() { 1 } else { room + self.settings.max_in_flight };
+        let room = if self.pause.is_some() { 1 } else { wanted + self.settings.max_in_flight };
         let ask = Ask { room, after: self.last.clone(), without: self.satisfied() };
         let leased = self.queue.lease(ask).await?;
         if let Some(ticket) = leased.tickets.last() {

@@ -10,7 +10,7 @@
 //! an activity which goes later than in the generation it came in, so its key is then written once more; and a table
 //! that is emptied hands the keys of activities still there on.
 
-use super::{KEY_MEMORY, numbers::Numbers};
+use super::{KEY_MEMORY, numbers::Numbers, watch::span};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// Keys looked at in one slice of emptying a table.
@@ -73,7 +73,7 @@ impl Keys {
 
     /// Whether a new generation shall begin.
     pub(super) fn is_over(&self, now: i64) -> bool {
-        now > self.began.saturating_add(millis_of_memory())
+        now > self.began.saturating_add(span(KEY_MEMORY))
     }
 
     /// The clock was set back: the generation began now at the latest.
@@ -118,8 +118,4 @@ impl Keys {
         )?;
         Ok(false)
     }
-}
-
-fn millis_of_memory() -> i64 {
-    i64::try_from(KEY_MEMORY.as_millis()).unwrap_or(i64::MAX)
 }

@@ -14,7 +14,7 @@ use super::{
     tally,
     tally::Tally,
     turns::Turns,
-    watch::Watch,
+    watch::{Watch, span},
 };
 use crate::activity::Key;
 use crate::queue::{Ask, Change, End, LEASE, Leased, Put, StorageError, Ticket};
@@ -376,7 +376,7 @@ impl Ledger {
         let (now, running) = (self.shared.watch.now(), self.shared.watch.running());
         let without: HashSet<&str> = ask.without.iter().map(String::as_str).collect();
         let choice = self.turns.choose(&self.database, &self.leases, now, ask.room, &ask.after, &without)?;
-        let ends = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX / 2);
+        let ends = now + span(LEASE);
         let mut insert = self
             .database
             .prepare_cached("INSERT INTO lease (item, fence, until) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET fence = ?2, until = ?3")?;
@@ -441,7 +441,7 @@ impl Ledger {
             }
             End::Again { after, counts, reason } => {
                 let lease = self.unlease(item)?;
-                let due = now.saturating_add(i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2));
+                let due = now.saturating_add(span(*after));
                 let changed = self
                     .database
                     .prepare_cached(
@@ -533,7 +533,7 @@ impl Ledger {
             .database
             .prepare_cached("UPDATE item SET note = ?2 WHERE id = ?1")?
             .execute(params![ticket.item, note])?;
-        let ends = self.shared.watch.now() + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX / 2);
+        let ends = self.shared.watch.now() + span(LEASE);
         self.database
             .prepare_cached("UPDATE lease SET until = ?2 WHERE item = ?1")?
             .execute(params![ticket.item, ends])?;

@@ -129,8 +129,8 @@ impl SqliteQueue {
         if let Ok((files, Some(folder))) = spool.of_others(&settings.spool) {
             events::files_of_others(files, &folder);
         }
-        let lost = upkeep::Places::after_open(&database, &watch, was_ahead).map_err(wrong)?;
-        Self::start(settings, database, spool, Some(numbers), watch, lost, locks).map_err(wrong)
+        let places = upkeep::Places::after_open(&database, &watch, was_ahead).map_err(wrong)?;
+        Self::start(settings, database, spool, Some(numbers), watch, places, locks).map_err(wrong)
     }
 
     /// The queue of a service that may be running.

@@ -4,7 +4,10 @@
 //! Promise: looking for work is done on a connection of its own; a slice of work takes about 8 ms of the writer, and then
 //! the writer is left to others for as long. What was not done because of an error is done the next time.
 
-use super::{Inner, Slice, later, look, watch::Watch};
+use super::{
+    Inner, Slice, later, look,
+    watch::{Watch, span},
+};
 use crate::queue::{StorageError, Upkeep};
 use rusqlite::Connection;
 use std::{
@@ -59,7 +62,7 @@ impl Places {
         if was_ahead {
             return Ok(Self { mend: Some(LATEST_AFTER_LEAP), ..Self::default() });
         }
-        let latest = watch.now() + i64::try_from(LATEST.as_millis()).unwrap_or(i64::MAX / 2);
+        let latest = watch.now() + span(LATEST);
         let ahead: bool = database.query_row(
             "SELECT EXISTS (SELECT 1 FROM (SELECT accepted_at FROM item ORDER BY id DESC LIMIT 100) WHERE accepted_at > ?1)
                  OR (SELECT began FROM meta) > ?1
@@ -150,12 +153,11 @@ async fn forget_keys(queue: &Inner) -> Result<(), StorageError> {
 
 /// Mends times that lie ahead; how many rows had any.
 async fn mend(queue: &Inner, latest: Duration) -> Result<u64, StorageError> {
-    let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2);
     let (now, mut mended) = (queue.watch.now(), 0);
     let mut place = Some(i64::MIN);
     while let Some(after) = place {
         let look = move |database: &mut Connection| {
-            look::ahead(database, after, now + ms(SLACK), now + ms(latest), PAGE)
+            look::ahead(database, after, now + span(SLACK), now + span(latest), PAGE)
         };
         let (rows, next) = queue.lister.look(look).await?;
         for some in rows.chunks(100) {

@@ -149,6 +149,11 @@ pub(super) fn millis(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// A length of time in milliseconds; one that is too long for any clock is half of what there is, so that it can be added.
+pub(super) fn span(length: Duration) -> i64 {
+    i64::try_from(length.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
 /// The time of so many milliseconds since 1970.
 pub(super) fn time(millis: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
