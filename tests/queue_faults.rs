@@ -300,6 +300,32 @@ async fn another_program_that_writes_for_too_long_is_busy_and_ends_are_kept() {
 }
 
 #[tokio::test]
+async fn a_command_beside_a_service_that_starts_is_told_so_and_stops_no_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let beside = || queue::beside(&settings, Arc::new(SystemClock)).map(drop);
+    // The service makes the file, takes the lock, and then makes the tables.
+    fs::write(&settings.path, "").unwrap();
+    let lock = fs::File::create(directory.path().join("queue.db.lock")).unwrap();
+    lock.lock().unwrap();
+    let error = beside().unwrap_err();
+    assert!(matches!(error, OpenError::BeingOpened(_)), "{error}");
+    lock.unlock().unwrap();
+    let error = beside().unwrap_err();
+    assert!(matches!(error, OpenError::Empty(_)), "{error}");
+    // A command has the lock for a moment; the service waits so long.
+    lock.lock().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            lock.unlock().unwrap();
+        });
+        drop(open(&settings));
+    });
+    assert!(beside().is_ok());
+}
+
+#[tokio::test]
 async fn a_queue_that_is_locked_when_it_is_opened_is_not_called_damaged() {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(directory.path());

@@ -5,7 +5,7 @@ use crate::backend::{Client, HttpBackend};
 use crate::config::{Config, Delivery};
 use crate::directory;
 use crate::intake::{Listen, SocketSettings};
-use crate::queue::{self, Filter, SystemClock};
+use crate::queue::{self, Filter, OpenError, SystemClock};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use std::{fs, os::unix::fs::FileTypeExt, path::Path, process::ExitCode, sync::Arc, time::Duration};
@@ -118,7 +118,12 @@ async fn queue(config: &Config) -> Result<String, String> {
             Delivery::Queued => Ok(format!("{}, not there yet: the service makes it", path.display())),
         };
     }
-    let queue = queue::beside(&config.queue, Arc::new(SystemClock)).map_err(|error| error.to_string())?;
+    let queue = match queue::beside(&config.queue, Arc::new(SystemClock)) {
+        Ok(queue) => queue,
+        // A start takes its time: the sockets are there before the queue is.
+        Err(soon @ (OpenError::Empty(_) | OpenError::BeingOpened(_))) => return Ok(soon.to_string()),
+        Err(error) => return Err(error.to_string()),
+    };
     queue.list(Filter { limit: Some(1), ..Filter::default() }).await.map_err(|error| error.to_string())?;
     let counts = queue.by_tenant().await.map_err(|error| error.to_string())?;
     let (waiting, held) = counts.iter().fold((0, 0), |(w, h), counts| (w + counts.waiting, h + counts.held));

@@ -149,6 +149,12 @@ pub enum OpenError {
     /// No file, where one was expected.
     #[error("there is no queue at {0}: has the service run with this configuration?")]
     Missing(PathBuf),
+    /// A file without tables, and nobody at work on it.
+    #[error("queue {0} is empty so far: the service makes it when it starts")]
+    Empty(PathBuf),
+    /// The service that has it makes or migrates it at this moment.
+    #[error("queue {0} is being made ready by the service that starts: ask again in a moment")]
+    BeingOpened(PathBuf),
     /// Written by a newer version.
     #[error(
         "queue {path} has schema {found}, and this version knows {known}: install the newer activity-milter again"

@@ -38,7 +38,7 @@ use ledger::{Ledger, Letter, NewRow, Owed, Shared};
 use numbers::Numbers;
 use reader::Reader;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use spool::Spool;
+use spool::{Holder, Spool};
 use std::{
     fs::File,
     io,
@@ -143,15 +143,18 @@ impl SqliteQueue {
         let database =
             Connection::open_with_flags(&settings.path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
         database.busy_timeout(BUSY).map_err(wrong)?;
+        let holder = Holder::of(&lock_path(&settings.path));
         match schema::version(&database).map_err(wrong)? {
             schema::VERSION => {}
             found if found > schema::VERSION => {
                 return Err(OpenError::Newer { path, found, known: schema::VERSION });
             }
+            _ if matches!(holder, Holder::Somebody) => return Err(OpenError::BeingOpened(path)),
+            0 => return Err(OpenError::Empty(path)),
             found => return Err(OpenError::Older { path, found, known: schema::VERSION }),
         }
         // Of a service that was killed, leases are left; no longer than until it starts again, or somebody looks.
-        if let Some(_stopped) = spool::lock_if_free(&lock_path(&settings.path)) {
+        if let Holder::Nobody(Some(_stopped)) = holder {
             database.execute("DELETE FROM lease", []).map_err(wrong)?;
         }
         let spool = Spool::new(&settings.spool, &folder(&database).map_err(wrong)?);

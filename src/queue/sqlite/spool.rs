@@ -24,6 +24,12 @@ use std::{
 /// How long a file that no row names is kept aside.
 const ASIDE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How often a lock that is held is tried again, so that a command that looks at the queue does not stop a start.
+const LOCK_TRIES: u32 = 20;
+
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// The folder of one database.
 #[derive(Clone, Debug)]
 pub(super) struct Spool {
@@ -172,17 +178,33 @@ pub(super) fn lock(path: &Path, what: &Path) -> Result<File, OpenError> {
     let directory = |error| OpenError::Directory { path: path.to_owned(), error };
     let open = |path: &Path| fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     let lock = open(path).map_err(directory)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse(what.to_owned())),
-        Err(fs::TryLockError::Error(error)) => Err(directory(error)),
+    let mut patience = LOCK_TRIES;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            // A command has it for a moment.
+            Err(fs::TryLockError::WouldBlock) if patience > 0 => patience -= 1,
+            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(what.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(directory(error)),
+        }
+        std::thread::sleep(LOCK_PAUSE);
     }
 }
 
-/// Takes the lock if nobody has it; no file: nobody ever had it. To be given back at once: the service may want to start.
-pub(super) fn lock_if_free(path: &Path) -> Option<File> {
-    let lock = File::open(path).ok()?;
-    lock.try_lock().is_ok().then_some(lock)
+/// Whether somebody has a lock, and if nobody does, the lock; no file: nobody ever had it. To be given back at once: the
+/// service may want to start.
+pub(super) enum Holder {
+    /// A process that runs.
+    Somebody,
+    /// We do now, unless there is no file.
+    Nobody(Option<File>),
+}
+
+impl Holder {
+    pub(super) fn of(path: &Path) -> Self {
+        let Ok(lock) = File::open(path) else { return Self::Nobody(None) };
+        if lock.try_lock().is_ok() { Self::Nobody(Some(lock)) } else { Self::Somebody }
+    }
 }
 
 /// A named file that goes again unless its row was committed, or may have been.
