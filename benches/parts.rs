@@ -6,7 +6,7 @@ mod inputs;
 
 use activity_milter::{
     activity::Parcel,
-    backend::{Backend, Delivery, Outcome},
+    backend::{Backend, Delivery, Journal, Outcome},
     courier::{self, Controls},
     directory::Directory,
     mail::{Address, Head},
@@ -135,12 +135,16 @@ struct Taker {
 
 #[async_trait]
 impl Backend for Taker {
-    async fn deliver(&self, delivery: &Delivery) -> Outcome {
+    async fn deliver(&self, delivery: &Delivery, _: &dyn Journal) -> Outcome {
         black_box(&delivery.json);
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.done.notify_one();
         }
         Outcome::Taken
+    }
+
+    async fn check(&self, _: Duration) -> Result<String, String> {
+        Ok(String::new())
     }
 }
 

@@ -8,7 +8,10 @@ mod desk;
 mod wire;
 
 use activity_milter::{
-    backend::{Backend, ClientSettings, Credentials, HttpBackend, OAuthSettings, Outcome, Settings, Trouble},
+    backend::{
+        AuthMethod, Backend, Client, ClientError, ClientSettings, Credentials, Delivery, Fleeting,
+        HttpBackend, HttpSettings, OAuthSettings, Outcome, Trouble,
+    },
     sink,
 };
 use axum::{Json, Router, extract::State, http::HeaderMap, response::IntoResponse, routing::post};
@@ -33,6 +36,25 @@ use std::{
 };
 use wire::{Wire, status};
 
+/// All that one attempt needs.
+struct Settings {
+    client: ClientSettings,
+    signing_secret_file: Option<PathBuf>,
+    include_raw_message: bool,
+}
+
+impl Settings {
+    fn backend(self) -> Result<HttpBackend, ClientError> {
+        let Self { client, signing_secret_file, include_raw_message } = self;
+        let settings = HttpSettings { timeout: client.timeout, signing_secret_file, include_raw_message };
+        HttpBackend::new(Arc::new(Client::new(&client)?), settings)
+    }
+}
+
+async fn deliver(backend: &HttpBackend, delivery: &Delivery) -> Outcome {
+    backend.deliver(delivery, &Fleeting::default()).await
+}
+
 fn settings(url: &str) -> Settings {
     Settings {
         client: ClientSettings::new(url.parse().unwrap(), Duration::from_secs(2)),
@@ -43,7 +65,7 @@ fn settings(url: &str) -> Settings {
 
 /// One attempt.
 async fn attempt(settings: Settings) -> Outcome {
-    HttpBackend::new(settings).unwrap().deliver(&delivery(1)).await
+    deliver(&settings.backend().unwrap(), &delivery(1)).await
 }
 
 /// Asserts that there was no connection, for a reason.
@@ -146,7 +168,7 @@ async fn mutual_tls() {
     assert_eq!(wire.seen().len(), 1);
     // A key that is none is an error at start, with the file's name.
     let broken = (write(scratch.path(), "x.pem", "x"), write(scratch.path(), "x.key", "x"));
-    let error = HttpBackend::new(with(Some(broken))).unwrap_err().to_string();
+    let error = with(Some(broken)).backend().unwrap_err().to_string();
     assert!(error.contains("x.pem"), "{error}");
 }
 
@@ -171,12 +193,12 @@ async fn a_new_token_is_read_when_the_old_one_is_refused() {
     let wire = Wire::start(vec![status(201), status(401), status(201), status(401)]).await;
     let mut settings = settings(&wire.url());
     settings.client.credentials = Credentials::Token(file.clone());
-    let backend = HttpBackend::new(settings).unwrap();
-    assert_eq!(backend.deliver(&delivery(1)).await, Outcome::Taken);
+    let backend = settings.backend().unwrap();
+    assert_eq!(deliver(&backend, &delivery(1)).await, Outcome::Taken);
     fs::write(&file, "new\n").unwrap();
-    assert_eq!(backend.deliver(&delivery(2)).await, Outcome::Taken);
+    assert_eq!(deliver(&backend, &delivery(2)).await, Outcome::Taken);
     // Refused with nothing newer to show: our settings.
-    assert!(matches!(backend.deliver(&delivery(3)).await, Outcome::Misconfigured { .. }));
+    assert!(matches!(deliver(&backend, &delivery(3)).await, Outcome::Misconfigured { .. }));
     let shown: Vec<_> =
         wire.seen().iter().map(|seen| seen.header("authorization").unwrap().to_owned()).collect();
     assert_eq!(shown, ["Bearer old", "Bearer old", "Bearer new", "Bearer new"]);
@@ -221,6 +243,8 @@ fn with_oauth(url: &str, token_url: &str, secret: PathBuf) -> Settings {
         client_id: "us".to_owned(),
         client_secret_file: secret,
         scopes: vec!["activities".to_owned()],
+        audience: None,
+        auth_method: AuthMethod::default(),
     });
     settings
 }
@@ -235,10 +259,10 @@ async fn oauth_tokens_are_shared_renewed_and_replaced() {
     // Fifty at once: one token.
     let (tokens, token_url) = start_endpoint(3600).await;
     let wire = Wire::start(Vec::new()).await;
-    let backend = HttpBackend::new(with_oauth(&wire.url(), &token_url, secret.clone())).unwrap();
+    let backend = with_oauth(&wire.url(), &token_url, secret.clone()).backend().unwrap();
     let attempts = (0..50).map(|id| {
         let backend = &backend;
-        async move { backend.deliver(&delivery(id)).await }
+        async move { deliver(backend, &delivery(id)).await }
     });
     assert!(
         futures_util::future::join_all(attempts).await.into_iter().all(|outcome| outcome == Outcome::Taken)
@@ -247,27 +271,27 @@ async fn oauth_tokens_are_shared_renewed_and_replaced() {
 
     // Refused before its time: one new token, one more try.
     let wire = Wire::start(vec![status(401), status(201), status(401), status(401)]).await;
-    let backend = HttpBackend::new(with_oauth(&wire.url(), &token_url, secret.clone())).unwrap();
-    assert_eq!(backend.deliver(&delivery(1)).await, Outcome::Taken);
-    assert!(matches!(backend.deliver(&delivery(2)).await, Outcome::Misconfigured { .. }));
+    let backend = with_oauth(&wire.url(), &token_url, secret.clone()).backend().unwrap();
+    assert_eq!(deliver(&backend, &delivery(1)).await, Outcome::Taken);
+    assert!(matches!(deliver(&backend, &delivery(2)).await, Outcome::Misconfigured { .. }));
     assert_eq!(bearer(&wire), ["token-2", "token-3", "token-3", "token-4"]);
 
     // Renewed before it expires: at half a life of two seconds.
     let (tokens, token_url) = start_endpoint(2).await;
     let wire = Wire::start(Vec::new()).await;
-    let backend = HttpBackend::new(with_oauth(&wire.url(), &token_url, secret.clone())).unwrap();
+    let backend = with_oauth(&wire.url(), &token_url, secret.clone()).backend().unwrap();
     for id in 0..2 {
-        assert_eq!(backend.deliver(&delivery(id)).await, Outcome::Taken);
+        assert_eq!(deliver(&backend, &delivery(id)).await, Outcome::Taken);
     }
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(backend.deliver(&delivery(3)).await, Outcome::Taken);
+    assert_eq!(deliver(&backend, &delivery(3)).await, Outcome::Taken);
     assert_eq!(bearer(&wire), ["token-1", "token-1", "token-2"]);
 
     // An endpoint that refuses us is our settings; one that cannot be reached, or is broken, is tried again later.
     *tokens.works.lock().unwrap() = false;
     let refused = attempt(with_oauth(&wire.url(), &token_url, secret.clone())).await;
     assert!(
-        matches!(&refused, Outcome::Misconfigured { reason } if reason.contains("invalid_client")),
+        matches!(&refused, Outcome::Misconfigured { reason, .. } if reason.contains("invalid_client")),
         "{refused:?}"
     );
     let gone = attempt(with_oauth(&wire.url(), "http://127.0.0.1:1/token", secret.clone())).await;
@@ -311,16 +335,16 @@ async fn signatures_cover_the_exact_bytes() {
     let mut signed = settings(&wire.url());
     signed.signing_secret_file = Some(file.clone());
     signed.include_raw_message = true;
-    let backend = HttpBackend::new(signed).unwrap();
-    assert!(matches!(backend.deliver(&delivery(1)).await, Outcome::Again { .. }));
-    assert_eq!(backend.deliver(&delivery(1)).await, Outcome::Taken);
+    let backend = signed.backend().unwrap();
+    assert!(matches!(deliver(&backend, &delivery(1)).await, Outcome::Again { .. }));
+    assert_eq!(deliver(&backend, &delivery(1)).await, Outcome::Taken);
     // While the secret is being changed both count; then only the new one.
     fs::write(&file, format!("{}\n{}\n", SECRETS[1], SECRETS[0])).unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(backend.deliver(&delivery(2)).await, Outcome::Taken);
+    assert_eq!(deliver(&backend, &delivery(2)).await, Outcome::Taken);
     fs::write(&file, format!("{}\n", SECRETS[1])).unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(backend.deliver(&delivery(3)).await, Outcome::Taken);
+    assert_eq!(deliver(&backend, &delivery(3)).await, Outcome::Taken);
     let seen = wire.seen();
     let says: Vec<_> =
         seen.iter().map(|seen| SECRETS.map(|secret| python_says(secret, seen, scratch.path()))).collect();
@@ -361,7 +385,7 @@ async fn the_sink_takes_what_is_signed_and_nothing_else() {
         serde_json::from_str::<Vec<serde_json::Value>>(&all).unwrap().len()
     };
     let refused =
-        |outcome: Outcome| matches!(outcome, Outcome::Misconfigured { reason } if reason.contains("401"));
+        |outcome: Outcome| matches!(outcome, Outcome::Misconfigured { reason, .. } if reason.contains("401"));
     assert!(refused(attempt(settings(&url)).await), "no signature");
     assert!(refused(attempt(with(&format!("{}\n", SECRETS[1]))).await), "another secret");
     assert_eq!(stored().await, 0);

@@ -9,9 +9,9 @@ mod wire;
 
 use activity_milter::{
     activity::Key,
-    backend::{Backend, Delivery, Outcome},
+    backend::{Backend, Delivery, Journal, Outcome, Scope, Trouble},
     courier,
-    queue::{Counts, HandClock},
+    queue::{Counts, Filter, HandClock, State},
 };
 use axum::{
     Router,
@@ -23,7 +23,10 @@ use axum::{
 use desk::{DAYS, Desk, EMPTY};
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use wire::{Act, Wire, problem, with};
@@ -392,17 +395,25 @@ async fn no_tenant_has_all_the_attempts() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let desk = Desk::closed(8);
-    for id in 0..20 {
-        desk.queue.put(desk::parcel_for("large", id)).await.unwrap();
+    for (is_alone, most) in [(false, 7), (true, 8)] {
+        *hang.lock().unwrap() = 0;
+        let desk = Desk::closed(8);
+        if !is_alone {
+            desk.queue.put(desk::parcel_for("small", 0)).await.unwrap();
+        }
+        for id in 0..20 {
+            desk.queue.put(desk::parcel_for("large", id)).await.unwrap();
+        }
+        let desk = desk.begin(&url);
+        while *hang.lock().unwrap() < most {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if !is_alone {
+            desk.queue.put(desk::parcel_for("small", 1)).await.unwrap();
+            desk.wait_for(Counts { waiting: 20, held: 0, oldest: None }).await;
+        }
+        assert_eq!(*hang.lock().unwrap(), most, "all but an eighth, or all who is alone");
     }
-    let desk = desk.begin(&url);
-    while *hang.lock().unwrap() < 7 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    desk.queue.put(desk::parcel_for("small", 1)).await.unwrap();
-    desk.wait_for(Counts { waiting: 20, held: 0, oldest: None }).await;
-    assert_eq!(*hang.lock().unwrap(), 7, "all but an eighth");
 }
 
 #[tokio::test]
@@ -421,6 +432,202 @@ async fn what_is_too_old_is_held_also_while_nothing_is_attempted() {
     desk.close().await;
 }
 
+type Answer = dyn Fn(&Delivery, usize) -> Outcome + Send + Sync;
+
+/// A backend that answers by a rule, and notes whose activities it saw, in order.
+struct ByRule {
+    rule: Box<Answer>,
+    seen: Mutex<Vec<String>>,
+}
+
+impl ByRule {
+    /// `rule`: gets the delivery, and how many there were before.
+    fn new(rule: impl Fn(&Delivery, usize) -> Outcome + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { rule: Box::new(rule), seen: Mutex::default() })
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    async fn has_seen(&self, count: usize) {
+        while self.seen.lock().unwrap().len() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for ByRule {
+    async fn deliver(&self, delivery: &Delivery, _: &dyn Journal) -> Outcome {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let before = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.push(name(delivery));
+            seen.len() - 1
+        };
+        (self.rule)(delivery, before)
+    }
+
+    async fn check(&self, _: Duration) -> Result<String, String> {
+        Ok(String::new())
+    }
+}
+
+/// `TENANT-NUMBER`.
+fn name(delivery: &Delivery) -> String {
+    let id = delivery.activity.message_id.as_deref().unwrap().split('@').next().unwrap();
+    format!("{}-{id}", delivery.activity.tenant.id)
+}
+
+fn again(trouble: Trouble, after: Option<u64>) -> Outcome {
+    Outcome::Again {
+        after: after.map(Duration::from_secs),
+        trouble,
+        reason: "backend answered so".to_owned(),
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// P15: what is denied has its own delay, and stops nobody.
+#[tokio::test]
+async fn activities_that_are_denied_delay_no_others() {
+    for bad in [1, 4] {
+        let desk = Desk::closed(8);
+        for id in 0..300 {
+            desk.queue.put(desk::parcel_for(&format!("t{}", id % 10), id)).await.unwrap();
+        }
+        for id in 0..bad {
+            desk.queue.put(desk::parcel_for("bad", 1000 + id)).await.unwrap();
+        }
+        let backend = ByRule::new(|delivery, _| match name(delivery).starts_with("bad") {
+            true => again(Trouble::Denied, None),
+            false => Outcome::Taken,
+        });
+        let desk = desk.begin_slowly(backend.clone(), LONG, LONG * 10, DAYS);
+        desk.wait_for(Counts { waiting: bad as u64, held: 0, oldest: None }).await;
+        assert_eq!((desk.controls.paused(), backend.seen().len()), (Vec::new(), 300 + bad), "each once");
+        let list = desk.queue.list(Filter::default()).await.unwrap();
+        assert!(list.iter().all(|entry| entry.attempts == 1 && entry.due > std::time::SystemTime::now()));
+        desk.close().await;
+    }
+}
+
+/// P15: fifty that are denied wait, and a good one comes: it waits for no more than two probes.
+#[tokio::test]
+async fn a_good_activity_waits_for_two_probes_behind_fifty_that_are_denied() {
+    let desk = Desk::closed(4);
+    for id in 0..50 {
+        desk.queue.put(desk::parcel(id)).await.unwrap();
+    }
+    let backend = ByRule::new(|delivery, _| match name(delivery).starts_with("t-1000") {
+        false => again(Trouble::Denied, None),
+        true => Outcome::Taken,
+    });
+    let first = Duration::from_millis(5);
+    let desk = desk.begin_slowly(backend.clone(), first, first * 40, DAYS);
+    backend.has_seen(12).await;
+    assert_eq!(desk.controls.paused().len(), 1);
+    desk.put(1000).await;
+    let before = backend.seen().len();
+    desk.wait_for(Counts { waiting: 50, held: 0, oldest: None }).await;
+    let at = backend.seen().iter().position(|name| name == "t-1000").unwrap();
+    assert!(at <= before + 2, "{:?} before it", &backend.seen()[before..at]);
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn while_paused_the_backend_says_when_the_next_probe_is() {
+    let desk = Desk::closed(1);
+    for id in 0..6 {
+        desk.queue.put(desk::parcel(id)).await.unwrap();
+    }
+    let backend = ByRule::new(|_, before| match before {
+        0..6 => again(Trouble::Down, Some(1)),
+        _ => Outcome::Taken,
+    });
+    // By itself the next probe would come after a minute, and each activity again after one.
+    let desk = desk.begin_slowly(backend.clone(), LONG, LONG * 10, DAYS);
+    desk.wait_for(Counts { waiting: 5, held: 0, oldest: None }).await;
+    assert_eq!(backend.seen()[..6], ["t-0", "t-1", "t-2", "t-3", "t-4", "t-5"]);
+    assert_eq!(backend.seen()[6], "t-0", "one that was tried, although its own time has not come");
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn probes_alternate_between_tried_and_fresh() {
+    let desk = Desk::closed(1);
+    for id in 0..12 {
+        desk.queue.put(desk::parcel(id)).await.unwrap();
+    }
+    let backend = ByRule::new(|_, before| match before {
+        0..10 => again(Trouble::Down, Some(0)),
+        _ => Outcome::Taken,
+    });
+    let desk = desk.begin_slowly(backend.clone(), LONG, LONG * 10, DAYS);
+    backend.has_seen(11).await;
+    let probes = &backend.seen()[5..10];
+    assert_eq!(probes, ["t-11", "t-0", "t-10", "t-1", "t-9"], "the newest, and the one that was tried first");
+    desk.close().await;
+}
+
+/// One tenant's secret was revoked: its lane pauses, and nobody else notices.
+#[tokio::test]
+async fn a_tenants_wrong_settings_pause_that_tenant_alone() {
+    let desk = Desk::closed(8);
+    for id in 0..200 {
+        desk.queue.put(desk::parcel_for(if id % 2 == 0 { "bad" } else { "good" }, id)).await.unwrap();
+    }
+    let is_right = Arc::new(AtomicBool::new(false));
+    let mended = Arc::clone(&is_right);
+    let backend = ByRule::new(move |delivery, _| {
+        if name(delivery).starts_with("good") || mended.load(Ordering::Relaxed) {
+            return Outcome::Taken;
+        }
+        let reason = "invalid_client".to_owned();
+        Outcome::Misconfigured { scope: Scope::Tenant, after: None, reason }
+    });
+    let desk = desk.begin_slowly(backend.clone(), LONG, LONG * 10, DAYS);
+    desk.wait_for(Counts { waiting: 100, held: 0, oldest: None }).await;
+    let of_bad = || backend.seen().iter().filter(|name| name.starts_with("bad")).count();
+    assert!((1..=8).contains(&of_bad()), "those that ran when the first was refused: {}", of_bad());
+    let paused = desk.controls.paused();
+    assert_eq!(paused.len(), 1);
+    assert_eq!((paused[0].tenant.as_deref(), paused[0].misconfigured), (Some("bad"), true));
+    // New ones of others go on at once, its own wait.
+    let before = of_bad();
+    desk.queue.put(desk::parcel_for("good", 1000)).await.unwrap();
+    desk.queue.put(desk::parcel_for("bad", 1001)).await.unwrap();
+    desk.wait_for(Counts { waiting: 101, held: 0, oldest: None }).await;
+    assert_eq!(of_bad(), before);
+    // An admin who mended it and reloads does not wait for the next probe.
+    is_right.store(true, Ordering::Relaxed);
+    let settings = courier::Settings { max_in_flight: 8, retry_first: LONG, retry_max: LONG, max_age: DAYS };
+    desk.controls.change(settings);
+    desk.wait_for(EMPTY).await;
+    assert_eq!((desk.controls.paused(), of_bad()), (Vec::new(), before + 101));
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_panics_harms_nobody() {
+    let desk = Desk::closed(4);
+    for id in 0..20 {
+        desk.queue.put(desk::parcel(id)).await.unwrap();
+    }
+    let backend = ByRule::new(|delivery, _| {
+        assert!(name(delivery) != "t-3", "as if by a fault of ours");
+        Outcome::Taken
+    });
+    let desk = desk.begin_over(backend.clone(), DAYS);
+    desk.wait_for(Counts { waiting: 1, held: 0, oldest: None }).await;
+    assert_eq!(desk.controls.paused(), []);
+    let left = &desk.queue.list(Filter::default()).await.unwrap()[0];
+    assert_eq!((left.state, left.attempts), (State::Waiting, 0), "it comes again");
+    desk.close().await;
+}
+
 /// Notes how much is open at a time.
 #[derive(Default)]
 struct Weighing {
@@ -430,7 +637,7 @@ struct Weighing {
 
 #[async_trait::async_trait]
 impl Backend for Weighing {
-    async fn deliver(&self, delivery: &Delivery) -> Outcome {
+    async fn deliver(&self, delivery: &Delivery, _: &dyn Journal) -> Outcome {
         let bytes = delivery.json.len();
         {
             let mut open = self.open.lock().unwrap();
@@ -441,6 +648,10 @@ impl Backend for Weighing {
         self.open.lock().unwrap().0 -= bytes;
         self.taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Outcome::Taken
+    }
+
+    async fn check(&self, _: Duration) -> Result<String, String> {
+        Ok(String::new())
     }
 }
 

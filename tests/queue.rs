@@ -688,7 +688,7 @@ async fn tenants_take_turns() {
         }
         let take = async |room, after: &str, without: &[&str]| {
             let without = without.iter().map(|&tenant| tenant.to_owned()).collect();
-            let ask = Ask { room, after: after.to_owned(), without };
+            let ask = Ask { room, after: after.to_owned(), without, ..Ask::default() };
             let mut tenants = String::new();
             for ticket in desk.lease(ask).await.unwrap().tickets {
                 tenants.push_str(&ticket.tenant);
@@ -742,6 +742,7 @@ async fn only_what_is_due_is_leased() {
             room: 1,
             after: String::new(),
             without: without.iter().map(|&tenant| tenant.to_owned()).collect(),
+            ..Ask::default()
         };
         assert_eq!(desk.lease(ask(&[])).await.unwrap().next_due, None);
         desk.give(1, &["a"]).await;

@@ -12,8 +12,8 @@ mod letter;
 use activity_milter::{
     activity::Key,
     queue::{
-        self, Ask, Change, Clock, End, Filter, Full, HandClock, KEY_MEMORY, LEASE, Put, Queue, Settings,
-        State, StorageError, Ticket,
+        self, Ask, Change, Clock, End, Entry, Filter, Full, HandClock, KEY_MEMORY, LEASE, Probe, Put, Queue,
+        Settings, State, StorageError, Ticket,
     },
 };
 use letter::{LARGE, directory, letter, noon};
@@ -55,6 +55,12 @@ enum Step {
         room: usize,
         after: usize,
         without: u8,
+    },
+    /// `only`: the tenant of this number, if there is one; `named`: tickets, counted from the last one given.
+    Probe {
+        only: usize,
+        tried: bool,
+        named: Vec<usize>,
     },
     /// Tickets, counted from the last one given.
     Finish {
@@ -120,6 +126,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(id, targets, large)| Step::Put { id, targets, large }),
         7 => (0..6_usize, 0..5_usize, prop_oneof![3 => Just(0), 1 => 0..8_u8])
             .prop_map(|(room, after, without)| Step::Lease { room, after, without }),
+        2 => (0..6_usize, any::<bool>(), prop::collection::vec(ticket(), 0..4))
+            .prop_map(|(only, tried, named)| Step::Probe { only, tried, named }),
         8 => prop::collection::vec((ticket(), ending), 1..4).prop_map(|tickets| Step::Finish { tickets }),
         2 => ticket().prop_map(|ticket| Step::Note { ticket }),
         3 => (any::<u16>(), 0..3_u8, any::<bool>())
@@ -206,6 +214,9 @@ impl World {
         match step {
             Step::Put { id, targets, large } => self.put(*id, targets, *large).await,
             Step::Lease { room, after, without } => self.lease(*room, *after, *without).await,
+            Step::Probe { only, tried, named } => {
+                self.probe(TENANTS.get(*only).copied(), *tried, named).await;
+            }
             Step::Finish { tickets } => self.finish(tickets).await,
             Step::Note { ticket } => self.note(*ticket).await,
             Step::Change { rows, change, beside } => self.change(*rows, *change, *beside).await,
@@ -307,6 +318,7 @@ impl World {
             room,
             after: after.to_owned(),
             without: without.iter().map(|&tenant| tenant.to_owned()).collect(),
+            ..Ask::default()
         };
         let entries = self.queue().list(Filter::default()).await.unwrap();
         let leased = self.queue().lease(ask).await.unwrap();
@@ -344,17 +356,52 @@ impl World {
         let given: Vec<i64> = leased.tickets.iter().map(|ticket| ticket.item).collect();
         assert_eq!(given, expected.iter().map(|(_, id, _)| *id).collect::<Vec<_>>());
         for ((_, _, key), ticket) in expected.into_iter().zip(leased.tickets) {
-            let row = self.rows.get_mut(&key).unwrap();
-            assert_eq!(&*ticket.tenant, row.tenant);
-            assert!(self.tickets.iter().all(|(_, former)| former.fence < ticket.fence));
-            row.lease = Some(Lease { fence: ticket.fence, until: self.clock.running() + LEASE });
-            self.tickets.push((key, ticket));
+            self.leased(key, ticket);
         }
         // Never too late.
         let more = due.iter().any(|of_tenant| !of_tenant.is_empty()).then_some(Duration::ZERO);
         let next = later.iter().min().map(|due| due.duration_since(now).unwrap());
         if let Some(next) = more.or(next) {
             assert!(leased.next_due.is_some_and(|due| due <= next), "{:?} > {next:?}", leased.next_due);
+        }
+    }
+
+    fn leased(&mut self, key: Key, ticket: Ticket) {
+        let row = self.rows.get_mut(&key).unwrap();
+        assert_eq!(&*ticket.tenant, row.tenant);
+        assert!(self.tickets.iter().all(|(_, former)| former.fence < ticket.fence));
+        row.lease = Some(Lease { fence: ticket.fence, until: self.clock.running() + LEASE });
+        self.tickets.push((key, ticket));
+    }
+
+    /// `named`: tickets, counted from the newest; the tried ones, or those that are not fresh.
+    async fn probe(&mut self, only: Option<&'static str>, tried: bool, named: &[usize]) {
+        self.end_leases();
+        let named: Vec<i64> = named.iter().filter_map(|back| Some(self.ticket(*back)?.1.item)).collect();
+        let probe = if tried { Probe::Tried(named.clone()) } else { Probe::Fresh(named.clone()) };
+        let ask = Ask { room: 1, only: only.map(str::to_owned), probe: Some(probe), ..Ask::default() };
+        let entries = self.queue().list(Filter::default()).await.unwrap();
+        let leased = self.queue().lease(ask).await.unwrap();
+        let now = self.clock.wall();
+        let mut may = Vec::new();
+        for entry in entries.iter().filter(|entry| only.is_none_or(|only| entry.tenant == only)) {
+            let row = &self.rows[&entry.key];
+            if row.held_at.is_none() && row.lease.is_none() {
+                may.push((row.tenant, row.due, entry));
+            }
+        }
+        may.sort_by_key(|(tenant, due, entry)| (*tenant, *due, entry.id));
+        let named_one = named.iter().find_map(|id| may.iter().find(|(.., entry)| tried && entry.id == *id));
+        let due = || may.iter().filter(|(_, due, _)| *due <= now);
+        let is_fresh = |entry: &Entry| entry.attempts == 0 && (tried || !named.contains(&entry.id));
+        // The newest of the first tenant that has one.
+        let of = |tenant: &str| due().rfind(|(of, _, entry)| *of == tenant && is_fresh(entry));
+        let fresh = TENANTS.iter().find_map(|tenant| of(tenant));
+        let expected = named_one.or(fresh).or(due().next()).map(|(.., entry)| entry.key.clone());
+        assert_eq!(leased.tickets.len(), usize::from(expected.is_some()), "{expected:?}");
+        for (key, ticket) in expected.into_iter().zip(leased.tickets) {
+            assert!(entries.iter().any(|entry| entry.id == ticket.item && entry.key == key), "another one");
+            self.leased(key, ticket);
         }
     }
 

@@ -10,7 +10,7 @@ mod page;
 mod sessions;
 
 use crate::backend::SecretFile;
-use crate::courier::Controls;
+use crate::courier::{Controls, Paused};
 use crate::intake::Live;
 use crate::observe::{events, metrics};
 use crate::queue::{Change as Changes, Counts, Entry, Filter, Queue, State, StorageError, TenantCounts};
@@ -41,6 +41,9 @@ const NOBODY: &str = "activity-milter-readyz";
 
 /// Held activities shown on the page.
 const SHOWN: usize = 50;
+
+/// Tenants named by a check.
+const TENANTS_SHOWN: usize = 5;
 
 /// Activities listed at once for a change of all.
 const AT_ONCE: usize = 1000;
@@ -140,12 +143,25 @@ struct Check {
     name: &'static str,
     ok: bool,
     detail: String,
+    /// It is the service's, not some tenant's alone: without it nobody is served.
+    #[serde(skip)]
+    is_everybodys: bool,
 }
 
 impl Check {
     fn new(name: &'static str, outcome: Result<String, String>) -> Self {
         let ok = outcome.is_ok();
-        Self { name, ok, detail: outcome.unwrap_or_else(|error| error) }
+        Self { name, ok, detail: outcome.unwrap_or_else(|error| error), is_everybodys: true }
+    }
+
+    /// Tenants whose deliveries are paused; an alarm, and no reason to take the service away from the others.
+    fn of_tenants(paused: &[Paused]) -> Option<Self> {
+        let of_tenants: Vec<_> =
+            paused.iter().filter_map(|p| Some(format!("{}: {}", p.tenant.as_ref()?, p.reason))).collect();
+        let (first, rest) = of_tenants.split_at(of_tenants.len().min(TENANTS_SHOWN));
+        let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        let detail = format!("deliveries paused: {}{more}", first.join(", "));
+        (!first.is_empty()).then_some(Self { name: "tenants", ok: false, detail, is_everybodys: false })
     }
 }
 
@@ -171,19 +187,23 @@ async fn checks(app: &Admin) -> Vec<Check> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(in_time("directory")),
     };
-    let deliveries =
-        views.controls.paused().map_or(Ok("going on".to_owned()), |why| Err(format!("paused: {why}")));
-    vec![
+    let paused = views.controls.paused();
+    let deliveries = match paused.iter().find(|paused| paused.tenant.is_none()) {
+        None => Ok("going on".to_owned()),
+        Some(paused) => Err(format!("paused: {}", paused.reason)),
+    };
+    let everybodys = [
         Check::new("listeners", listening),
         Check::new("queue", queue),
         Check::new("directory", directory),
         Check::new("deliveries", deliveries),
-    ]
+    ];
+    everybodys.into_iter().chain(Check::of_tenants(&paused)).collect()
 }
 
 async fn ready(Shared(app): Shared<App>) -> Response {
     let checks = checks(&app).await;
-    let ok = checks.iter().all(|check| check.ok);
+    let ok = checks.iter().all(|check| check.ok || !check.is_everybodys);
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(serde_json::json!({ "ready": ok, "checks": checks }))).into_response()
 }

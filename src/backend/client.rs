@@ -1,15 +1,16 @@
 //! The connection to the backend: one HTTP client for deliveries and look-ups, with our credentials.
 //!
-//! In: a request. Out: the answer, whatever its status.
+//! In: a request, and the time for all of it. Out: the answer, whatever its status.
 //! Promise: TLS 1.2 or newer by rustls; no redirect is followed; no proxy but a configured one; a credential that was
-//! renewed meanwhile is tried once after a 401.
+//! renewed meanwhile is tried once after a 401. One time covers all: the token, the request, the second try, the answer.
 //! Fails: [`CallError`].
 
 use super::{
-    oauth::{self, Tokens},
+    call::{CallError, chain},
+    oauth::{self, OAuth},
     secret::SecretFile,
+    tokens::Tokens,
 };
-use crate::activity::one_line;
 use reqwest::{
     Certificate, Identity, RequestBuilder, Response, StatusCode, Url,
     header::{AUTHORIZATION, HeaderValue},
@@ -18,7 +19,7 @@ use reqwest::{
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Settings of the connection.
@@ -61,30 +62,12 @@ pub enum Credentials {
 #[error("backend: {0}")]
 pub struct ClientError(pub(super) String);
 
-/// Why there is no answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CallError {
-    /// No connection, no answer in time: later again.
-    #[error("{0}")]
-    Unreachable(String),
-    /// We have no credential to show: our settings.
-    #[error("{0}")]
-    Credentials(String),
-}
-
 /// The client.
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    credentials: Held,
-}
-
-#[derive(Debug)]
-enum Held {
-    None,
-    Token(SecretFile),
-    OAuth(Box<Tokens>),
+    tokens: Option<Box<dyn Tokens>>,
 }
 
 impl Client {
@@ -120,17 +103,18 @@ impl Client {
                 .proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| ClientError(chain(&error)))?);
         }
         let http = builder.build().map_err(|error| ClientError(chain(&error)))?;
-        let credentials = match &settings.credentials {
-            Credentials::None => Held::None,
-            Credentials::Token(path) => Held::Token(SecretFile::open(path).map_err(ClientError)?),
+        let tokens: Option<Box<dyn Tokens>> = match &settings.credentials {
+            Credentials::None => None,
+            Credentials::Token(path) => Some(Box::new(SecretFile::open(path).map_err(ClientError)?)),
             Credentials::OAuth(oauth) => {
-                Held::OAuth(Box::new(Tokens::new(oauth.clone()).map_err(ClientError)?))
+                let tokens = OAuth::new(oauth.clone(), http.clone(), settings.timeout);
+                Some(Box::new(tokens.map_err(ClientError)?))
             }
         };
         if settings.url.cannot_be_a_base() {
             return Err(ClientError(format!("{} cannot be a base URL", settings.url)));
         }
-        Ok(Self { http, base: settings.url.clone(), credentials })
+        Ok(Self { http, base: settings.url.clone(), tokens })
     }
 
     /// The URL of a path below the base, each segment percent-encoded.
@@ -142,35 +126,43 @@ impl Client {
         url
     }
 
-    /// Sends what `build` makes, with our credentials; `build` may be asked twice.
+    /// Sends what `build` makes, with our credentials; `build` may be asked twice. The answer must have come, and been read
+    /// to its end, within `patience`.
     /// # Errors
     /// [`CallError`]; an answer with an error status is none.
     pub async fn send(
         &self,
+        patience: Duration,
         build: impl Fn(&reqwest::Client) -> Result<RequestBuilder, CallError>,
     ) -> Result<Response, CallError> {
-        let credential = self.credential(None).await?;
-        let response = send_once(build(&self.http)?, credential.as_deref()).await?;
+        let began = Instant::now();
+        let left = || patience.saturating_sub(began.elapsed());
+        let credential = self.credential(None, left()).await?;
+        let response = send_once(build(&self.http)?.timeout(left()), credential.as_deref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        let newer = self.credential(credential.as_deref()).await?;
-        if newer == credential { Ok(response) } else { send_once(build(&self.http)?, newer.as_deref()).await }
+        // Without time for a second try, the first answer is what there is.
+        match self.credential(credential.as_deref(), left()).await {
+            Err(CallError::Silent(_)) => Ok(response),
+            newer if newer.as_ref().is_ok_and(|newer| *newer == credential) => Ok(response),
+            newer => send_once(build(&self.http)?.timeout(left()), newer?.as_deref()).await,
+        }
     }
 
     /// The bearer token to show; `refused` is one that was not taken.
-    async fn credential(&self, refused: Option<&str>) -> Result<Option<String>, CallError> {
-        match &self.credentials {
-            Held::None => Ok(None),
-            Held::Token(file) if refused.is_some() => Ok(Some(file.first_now())),
-            Held::Token(file) => Ok(Some(file.first())),
-            Held::OAuth(tokens) => tokens.token(&self.http, refused).await.map(Some),
-        }
+    async fn credential(
+        &self,
+        refused: Option<&str>,
+        patience: Duration,
+    ) -> Result<Option<String>, CallError> {
+        let Some(tokens) = &self.tokens else { return Ok(None) };
+        let late = |_| CallError::Silent("no token in time".to_owned());
+        Ok(Some(tokio::time::timeout(patience, tokens.token(refused)).await.map_err(late)??))
     }
 }
 
 async fn send_once(request: RequestBuilder, credential: Option<&str>) -> Result<Response, CallError> {
-    let unreachable = |error: reqwest::Error| CallError::Unreachable(chain(&error.without_url()));
     let request = match credential {
         None => request,
         Some(token) => {
@@ -181,19 +173,7 @@ async fn send_once(request: RequestBuilder, credential: Option<&str>) -> Result<
             request.header(AUTHORIZATION, value)
         }
     };
-    request.send().await.map_err(unreachable)
-}
-
-/// The first bytes of an answer; whatever goes wrong, what came so far.
-pub async fn body_of(mut response: Response, most: usize) -> Vec<u8> {
-    let mut body = Vec::new();
-    while body.len() < most
-        && let Ok(Some(piece)) = response.chunk().await
-    {
-        body.extend_from_slice(&piece);
-    }
-    body.truncate(most);
-    body
+    request.send().await.map_err(CallError::of)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
@@ -202,17 +182,6 @@ fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
 
 fn in_file(path: &Path, error: &reqwest::Error) -> ClientError {
     ClientError(format!("{}: {}", path.display(), chain(error)))
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    one_line(&text)
 }
 
 #[cfg(test)]

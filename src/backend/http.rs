@@ -1,16 +1,17 @@
 //! `POST /v1/activities` (DESIGN section 8): one multipart request for each activity.
 
 use super::{
-    Backend, Delivery, Outcome, Trouble,
-    client::{self, CallError, Client, ClientError, body_of},
-    multipart::Multipart,
+    Backend, Delivery, Journal, Outcome, Scope, Trouble,
+    call::{CallError, body_of},
+    client::{Client, ClientError},
+    multipart::{Multipart, Upload},
     secret::SecretFile,
     signature,
 };
 use crate::activity::one_line;
 use async_trait::async_trait;
 use reqwest::{
-    Response,
+    Method, Response,
     header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Deserialize;
@@ -34,8 +35,8 @@ const MAX_DETAIL_CHARS: usize = 200;
 /// Settings of the HTTP backend.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The connection.
-    pub client: client::Settings,
+    /// Time for the answer; large requests get more, by their size.
+    pub timeout: Duration,
     /// File with one or two signing secrets (`whsec_…`), the newest first.
     pub signing_secret_file: Option<PathBuf>,
     /// Send the raw message as a last part too.
@@ -51,11 +52,10 @@ pub struct HttpBackend {
 }
 
 impl HttpBackend {
-    /// Prepares everything; connects to nobody yet.
+    /// Delivers over this connection; connects to nobody yet.
     /// # Errors
     /// Settings that cannot work.
-    pub fn new(settings: Settings) -> Result<Self, ClientError> {
-        let client = Arc::new(Client::new(&settings.client)?);
+    pub fn new(client: Arc<Client>, settings: Settings) -> Result<Self, ClientError> {
         let signing = match &settings.signing_secret_file {
             Some(path) => {
                 let secrets = SecretFile::open(path).map_err(ClientError)?;
@@ -70,35 +70,33 @@ impl HttpBackend {
         Ok(Self { client, settings, signing })
     }
 
-    /// The connection, for those who look things up over it.
-    pub fn client(&self) -> Arc<Client> {
-        Arc::clone(&self.client)
-    }
-
     async fn post(&self, delivery: &Delivery) -> Result<Response, CallError> {
         let key = delivery.activity.key.as_str();
         let body = Arc::new(Multipart::of(delivery, self.settings.include_raw_message));
-        let patience = self.settings.client.timeout + Duration::from_secs(body.length() / SLOWEST_UPLOAD);
-        let signed = self.signed(key, &body).await.map_err(unreadable)?;
+        let patience = self.settings.timeout + Duration::from_secs(body.length() / SLOWEST_UPLOAD);
+        let signed = self.signed(key, &body).await.map_err(|error| unreadable(&error))?;
         let url = self.client.url(&["v1", "activities"]);
-        self.client
-            .send(|http| {
-                let mut request = http
-                    .post(url.clone())
-                    .timeout(patience)
-                    .header(CONTENT_TYPE, body.content_type())
-                    .header(CONTENT_LENGTH, body.length())
-                    // A structured string (RFC 8941, section 3.3.3): draft-ietf-httpapi-idempotency-key-header, section 2.1.
-                    .header("Idempotency-Key", format!("\"{key}\""))
-                    .header("webhook-id", key);
-                if let Some((timestamp, signature)) = &signed {
-                    request = request
-                        .header("webhook-timestamp", *timestamp)
-                        .header("webhook-signature", signature);
-                }
-                Ok(request.body(body.body().map_err(unreadable)?))
-            })
-            .await
+        let upload = Upload::default();
+        let answer = self.client.send(patience, |http| {
+            let mut request = http
+                .post(url.clone())
+                .header(CONTENT_TYPE, body.content_type())
+                .header(CONTENT_LENGTH, body.length())
+                // A structured string (RFC 8941, section 3.3.3): draft-ietf-httpapi-idempotency-key-header, section 2.1.
+                .header("Idempotency-Key", format!("\"{key}\""))
+                .header("webhook-id", key);
+            if let Some((timestamp, signature)) = &signed {
+                request =
+                    request.header("webhook-timestamp", *timestamp).header("webhook-signature", signature);
+            }
+            Ok(request.body(body.body(&upload).map_err(|error| unreadable(&error))?))
+        });
+        answer.await.map_err(|error| match (upload.failure(), error) {
+            (Some(ours), _) => CallError::Ours(ours),
+            // It may have answered while we were sending, and no longer listened.
+            (None, CallError::Silent(reason)) if !upload.is_sent() => CallError::Broken(reason),
+            (None, error) => error,
+        })
     }
 
     /// Timestamp and signature of this attempt; none without a secret.
@@ -118,20 +116,38 @@ impl HttpBackend {
     }
 }
 
-/// Our own disk's trouble looks to the courier like any other reason to try again.
-fn unreadable(error: io::Error) -> CallError {
-    CallError::Unreachable(format!("the spooled message cannot be read: {error}"))
+/// Our own disk's trouble says nothing of the backend.
+fn unreadable(error: &io::Error) -> CallError {
+    CallError::Ours(format!("the spooled message cannot be read: {error}"))
 }
 
 #[async_trait]
 impl Backend for HttpBackend {
-    async fn deliver(&self, delivery: &Delivery) -> Outcome {
+    /// One request: there is no progress to note.
+    async fn deliver(&self, delivery: &Delivery, _journal: &dyn Journal) -> Outcome {
+        let again = |trouble, reason| Outcome::Again { after: None, trouble, reason };
         match self.post(delivery).await {
             Ok(response) => outcome(response).await,
-            Err(CallError::Unreachable(reason)) => {
-                Outcome::Again { after: None, trouble: Trouble::Down, reason }
+            Err(CallError::Unreachable(reason) | CallError::Silent(reason)) => again(Trouble::Down, reason),
+            Err(CallError::Broken(reason)) => again(Trouble::Broken, reason),
+            Err(CallError::Ours(reason)) => again(Trouble::Ours, reason),
+            Err(CallError::Credentials(reason)) => {
+                Outcome::Misconfigured { scope: Scope::All, after: None, reason }
             }
-            Err(CallError::Credentials(reason)) => Outcome::Misconfigured { reason },
+        }
+    }
+
+    /// Any answer shows that somebody is there; what it means, only a real delivery can show.
+    async fn check(&self, patience: Duration) -> Result<String, String> {
+        let url = self.client.url(&["v1", "activities"]);
+        let asked = self.client.send(patience, |http| Ok(http.request(Method::OPTIONS, url.clone()))).await;
+        let status = asked.map_err(|error| format!("{url}: {error}"))?.status();
+        match status.as_u16() {
+            401 | 403 => Err(format!("{url} answers {status}: check the credentials in [backend]")),
+            300..=399 => {
+                Err(format!("{url} answers {status}: a redirect is not followed, check backend.url"))
+            }
+            _ => Ok(format!("{url} answers")),
         }
     }
 }
@@ -139,6 +155,7 @@ impl Backend for HttpBackend {
 async fn outcome(response: Response) -> Outcome {
     let status = response.status();
     let reason = format!("backend answered {status}");
+    let after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
     match status.as_u16() {
         200..=299 => {
             // Read to its end, so that the connection can be used again.
@@ -146,8 +163,6 @@ async fn outcome(response: Response) -> Outcome {
             Outcome::Taken
         }
         408 | 409 | 425 | 429 | 500..=599 => {
-            let after =
-                response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
             let trouble = match status.as_u16() {
                 429 => Trouble::Busy,
                 409 | 425 => Trouble::Later,
@@ -155,12 +170,24 @@ async fn outcome(response: Response) -> Outcome {
             };
             Outcome::Again { after, trouble, reason }
         }
-        300..=399 | 401 | 403 | 404 | 410 => Outcome::Misconfigured { reason },
+        300..=399 => Outcome::Misconfigured { scope: Scope::All, after, reason },
+        401 => Outcome::Misconfigured { scope: Scope::All, after, reason: said(reason, response).await },
+        403 | 404 | 410 => {
+            Outcome::Again { after, trouble: Trouble::Denied, reason: said(reason, response).await }
+        }
         400..=499 => {
             let detail = detail(&body_of(response, MAX_ANSWER_BYTES).await);
             Outcome::Refused { status: status.to_string(), detail }
         }
         _ => Outcome::Again { after: None, trouble: Trouble::Down, reason },
+    }
+}
+
+/// The status, with what the answer says of it.
+async fn said(status: String, response: Response) -> String {
+    match detail(&body_of(response, MAX_ANSWER_BYTES).await) {
+        detail if detail.is_empty() => status,
+        detail => format!("{status}: {detail}"),
     }
 }
 

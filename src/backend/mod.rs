@@ -6,23 +6,30 @@
 //!
 //! The [`Client`] beneath it, with our credentials, also serves the directory's look-ups.
 
+mod call;
 mod client;
 mod http;
+mod journal;
 mod multipart;
 mod oauth;
 mod secret;
 mod signature;
+mod tokens;
 
-pub use client::{CallError, Client, ClientError, Credentials, Settings as ClientSettings, body_of};
-pub use http::{HttpBackend, Settings};
-pub use oauth::Settings as OAuthSettings;
+pub use call::{CallError, body_of};
+pub use client::{Client, ClientError, Credentials, Settings as ClientSettings};
+pub use http::{HttpBackend, Settings as HttpSettings};
+pub use journal::{Fleeting, Journal, NotNoted};
+pub use oauth::{AuthMethod, Settings as OAuthSettings};
 pub use secret::SecretFile;
 pub use signature::key_of as signing_key_of;
+pub use tokens::Tokens;
 
 use crate::activity::{Activity, Cut, Raw};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// What is given to the backend.
 #[derive(Clone, Debug)]
@@ -43,7 +50,7 @@ pub struct Delivery {
 pub enum Outcome {
     /// 2xx: the backend has it.
     Taken,
-    /// 408, 409, 425, 429, 5xx, no connection, time-out. `after`: the backend's `Retry-After` (RFC 9110, section 10.2.3).
+    /// Not now. `after`: the backend's `Retry-After` (RFC 9110, section 10.2.3).
     Again {
         /// Not before this long from now.
         after: Option<Duration>,
@@ -59,11 +66,24 @@ pub enum Outcome {
         /// `detail` or `title` of the problem (RFC 9457), cut to one line of 200 characters; empty if there is none.
         detail: String,
     },
-    /// 401, 403, 404, 410, redirects: our settings are wrong, not the activity.
+    /// 401, redirects, no token to be had: our settings are wrong, not the activity.
     Misconfigured {
+        /// Whose.
+        scope: Scope,
+        /// Ask again after this long.
+        after: Option<Duration>,
         /// For people: the status that said so, or why there is no token.
         reason: String,
     },
+}
+
+/// Whose settings are wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The service's: nobody's activities are taken.
+    All,
+    /// The tenant's: its secret was revoked, say.
+    Tenant,
 }
 
 /// What a failed attempt says of the backend.
@@ -75,33 +95,50 @@ pub enum Trouble {
     Busy,
     /// 409, 425: it works; this activity's turn comes later.
     Later,
+    /// 403, 404, 410: this activity, or our settings; it is the settings if many different ones in a row get it.
+    Denied,
+    /// The connection stood and broke before there was an answer: it may be this activity's doing.
+    Broken,
+    /// Our own disk, our own fault: nothing of the backend.
+    Ours,
 }
 
-/// A business system. A trait because it is the world outside: any system over HTTP here, Severa's API later.
+/// A business system. A trait because it is the world outside.
 #[async_trait]
 pub trait Backend: Send + Sync {
-    /// Makes one attempt.
-    async fn deliver(&self, delivery: &Delivery) -> Outcome;
+    /// Makes one attempt. `journal`: what was done for this activity so far, for deliveries of several steps.
+    async fn deliver(&self, delivery: &Delivery, journal: &dyn Journal) -> Outcome;
+
+    /// Whether somebody is there who knows us, within `patience`, for people; nothing is delivered.
+    /// # Errors
+    /// What is wrong, and what to look at.
+    async fn check(&self, patience: Duration) -> Result<String, String>;
 }
 
-/// A backend whose settings can change: each attempt takes the one of its moment.
-pub struct Switch(arc_swap::ArcSwap<HttpBackend>);
+/// A backend that can be exchanged: each attempt takes the one of its moment.
+pub struct Switch(ArcSwap<Arc<dyn Backend>>);
 
 impl Switch {
     /// With this one to begin with.
-    pub fn new(backend: HttpBackend) -> Self {
-        Self(arc_swap::ArcSwap::from_pointee(backend))
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self(ArcSwap::from_pointee(backend))
     }
 
     /// Another one for attempts that begin from here on.
-    pub fn replace(&self, backend: HttpBackend) {
-        self.0.store(std::sync::Arc::new(backend));
+    pub fn replace(&self, backend: Arc<dyn Backend>) {
+        self.0.store(Arc::new(backend));
     }
 }
 
 #[async_trait]
 impl Backend for Switch {
-    async fn deliver(&self, delivery: &Delivery) -> Outcome {
-        self.0.load_full().deliver(delivery).await
+    async fn deliver(&self, delivery: &Delivery, journal: &dyn Journal) -> Outcome {
+        let backend = self.0.load_full();
+        backend.deliver(delivery, journal).await
+    }
+
+    async fn check(&self, patience: Duration) -> Result<String, String> {
+        let backend = self.0.load_full();
+        backend.check(patience).await
     }
 }

@@ -7,7 +7,10 @@
 use super::Delivery;
 use crate::activity::{Cut, Raw};
 use bytes::Bytes;
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio::sync::mpsc;
 
 /// Size of the pieces in which a spooled file is sent.
@@ -97,8 +100,10 @@ impl Multipart {
     }
 
     /// The body for one attempt: from memory at once, from a file piece by piece as fast as the connection takes it.
-    pub(super) fn body(self: &Arc<Self>) -> io::Result<reqwest::Body> {
+    pub(super) fn body(self: &Arc<Self>, upload: &Upload) -> io::Result<reqwest::Body> {
+        upload.begin();
         if !self.blocks() {
+            upload.sent();
             let mut whole = Vec::with_capacity(usize::try_from(self.length).unwrap_or_default());
             self.read(&mut |piece| {
                 whole.extend_from_slice(piece);
@@ -107,21 +112,68 @@ impl Multipart {
             return Ok(whole.into());
         }
         let (pieces, inbox) = mpsc::channel::<io::Result<Bytes>>(2);
-        let this = Arc::clone(self);
+        let (this, upload) = (Arc::clone(self), upload.clone());
         tokio::task::spawn_blocking(move || {
             let mut piece = Vec::with_capacity(PIECE_BYTES);
+            let mut total = 0;
             let read = this.read(&mut |bytes| {
+                total += bytes.len() as u64;
                 piece.extend_from_slice(bytes);
                 if piece.len() >= PIECE_BYTES { send(&pieces, &mut piece) } else { Ok(()) }
             });
-            if let Err(error) = read.and_then(|()| send(&pieces, &mut piece)) {
-                // If nobody listens any more, nobody needs to know.
-                let _ = pieces.blocking_send(Err(error));
+            let shorter = || Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it was"));
+            let whole = read.and_then(|()| if total == this.length { Ok(()) } else { shorter() });
+            match whole.and_then(|()| send(&pieces, &mut piece)) {
+                Ok(()) => upload.sent(),
+                // Nobody listens any more.
+                Err(_) if pieces.is_closed() => {}
+                Err(error) => {
+                    upload.failed(&error);
+                    let _ = pieces.blocking_send(Err(error));
+                }
             }
         });
         let next =
             |mut inbox: mpsc::Receiver<_>| async move { inbox.recv().await.map(|piece| (piece, inbox)) };
         Ok(reqwest::Body::wrap_stream(futures_util::stream::unfold(inbox, next)))
+    }
+}
+
+/// How far a body came, and whether it was our own disk that stopped it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Upload(Arc<Mutex<Progress>>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    sent: bool,
+    failure: Option<String>,
+}
+
+impl Upload {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) {
+        *self.progress() = Progress::default();
+    }
+
+    fn sent(&self) {
+        self.progress().sent = true;
+    }
+
+    fn failed(&self, error: &io::Error) {
+        self.progress().failure = Some(format!("the spooled message cannot be read: {error}"));
+    }
+
+    /// True once the connection has taken all of it, but for the last pieces.
+    pub(super) fn is_sent(&self) -> bool {
+        self.progress().sent
+    }
+
+    /// Why the message could not be read, if it could not.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.progress().failure.clone()
     }
 }
 

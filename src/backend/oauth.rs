@@ -1,24 +1,38 @@
 //! OAuth 2 client credentials (RFC 6749, section 4.4): our name and secret for a token that lasts a while.
 //!
 //! In: a token endpoint. Out: an access token, asked for once by however many need it, and anew before it expires.
+//! Promise: whoever comes while it is asked for gets the same answer, a failure too; the asking has a time of its own, and
+//! goes on when the first who wanted it leaves.
 //! Fails: [`CallError`]: the endpoint cannot be reached (again later), or refuses us (our settings).
 
 use super::{
-    client::{CallError, chain},
+    call::{CallError, chain},
     secret::SecretFile,
+    tokens::Tokens,
+};
+use async_trait::async_trait;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
 };
 use oauth2::{
     AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RequestTokenError, Scope,
     TokenResponse as _, TokenUrl, basic::BasicClient,
 };
-use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// A token is renewed this long before it expires, or at half its life if that is shorter.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
 
 /// Life of a token whose endpoint does not say (RFC 6749, section 5.1 recommends that it does).
 const UNSAID_LIFE: Duration = Duration::from_secs(300);
+
+/// Longest life that is believed: also a token without end is asked for anew once a day.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -34,63 +48,126 @@ pub struct Settings {
     pub client_secret_file: std::path::PathBuf,
     /// What we ask for.
     pub scopes: Vec<String>,
+    /// For whom the token shall be, where the endpoint wants to know (`audience`).
+    pub audience: Option<String>,
+    /// How the endpoint is told our name and secret.
+    pub auth_method: AuthMethod,
+}
+
+/// How a token endpoint is told who asks (RFC 7591, section 2, `token_endpoint_auth_method`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMethod {
+    /// By HTTP Basic (RFC 6749, section 2.3.1).
+    #[default]
+    ClientSecretBasic,
+    /// In the request's body.
+    ClientSecretPost,
 }
 
 /// Gets tokens and keeps the newest.
 #[derive(Debug)]
-pub(super) struct Tokens {
+pub(super) struct OAuth(Arc<Inner>);
+
+struct Inner {
     url: TokenUrl,
     settings: Settings,
     secret: SecretFile,
-    kept: Mutex<Option<Kept>>,
+    http: reqwest::Client,
+    patience: Duration,
+    state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Default)]
+struct State {
+    kept: Option<Kept>,
+    flight: Option<Flight>,
+}
+
+/// A token that is being asked for.
+type Flight = Shared<BoxFuture<'static, Result<String, CallError>>>;
+
 struct Kept {
     token: String,
     renew_at: Instant,
 }
 
-impl Tokens {
-    pub(super) fn new(settings: Settings) -> Result<Self, String> {
+impl OAuth {
+    /// Tokens of an endpoint that is asked over `http`, and must answer within `patience`.
+    pub(super) fn new(settings: Settings, http: reqwest::Client, patience: Duration) -> Result<Self, String> {
         let secret = SecretFile::open(&settings.client_secret_file)?;
-        Ok(Self {
-            url: TokenUrl::from_url(settings.token_url.clone()),
-            settings,
-            secret,
-            kept: Mutex::default(),
-        })
+        let url = TokenUrl::from_url(settings.token_url.clone());
+        let state = Mutex::default();
+        Ok(Self(Arc::new(Inner { url, settings, secret, http, patience, state })))
+    }
+}
+
+#[async_trait]
+impl Tokens for OAuth {
+    async fn token(&self, refused: Option<&str>) -> Result<String, CallError> {
+        let flight = {
+            let mut state = self.0.state();
+            if let Some(kept) = &state.kept
+                && kept.renew_at > Instant::now()
+                && refused != Some(kept.token.as_str())
+            {
+                return Ok(kept.token.clone());
+            }
+            state.flight.get_or_insert_with(|| Inner::take_off(&self.0)).clone()
+        };
+        flight.await
+    }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OAuth").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The token; `refused` is one that the backend did not take, and which is therefore not given again.
-    pub(super) async fn token(
-        &self,
-        http: &reqwest::Client,
-        refused: Option<&str>,
-    ) -> Result<String, CallError> {
-        // Held while a new token is asked for: whoever comes meanwhile gets the same one.
-        let mut kept = self.kept.lock().await;
-        if let Some(kept) = kept.as_ref()
-            && kept.renew_at > Instant::now()
-            && refused != Some(kept.token.as_str())
-        {
-            return Ok(kept.token.clone());
-        }
-        let new = self.ask(http).await?;
-        let token = new.token.clone();
-        *kept = Some(new);
-        Ok(token)
+    /// Begins to ask. However that ends, the flight is over then.
+    fn take_off(this: &Arc<Self>) -> Flight {
+        let inner = Arc::clone(this);
+        let task = tokio::spawn(async move {
+            let late = |_| CallError::Silent("token endpoint: no answer in time".to_owned());
+            let asked = tokio::time::timeout(inner.patience, inner.ask());
+            let asked = AssertUnwindSafe(asked).catch_unwind().await;
+            let new = match asked {
+                Ok(in_time) => in_time.map_err(late).flatten(),
+                Err(_) => Err(CallError::Ours("asking for a token panicked".to_owned())),
+            };
+            let mut state = inner.state();
+            state.flight = None;
+            let new = new?;
+            let token = new.token.clone();
+            state.kept = Some(new);
+            Ok(token)
+        });
+        let lost = |error: tokio::task::JoinError| Err(CallError::Ours(error.to_string()));
+        task.map(move |done| done.unwrap_or_else(lost)).boxed().shared()
     }
 
-    async fn ask(&self, http: &reqwest::Client) -> Result<Kept, CallError> {
+    async fn ask(&self) -> Result<Kept, CallError> {
+        let method = match self.settings.auth_method {
+            AuthMethod::ClientSecretBasic => AuthType::BasicAuth,
+            AuthMethod::ClientSecretPost => AuthType::RequestBody,
+        };
         let client = BasicClient::new(ClientId::new(self.settings.client_id.clone()))
             .set_client_secret(ClientSecret::new(self.secret.first_now()))
             .set_token_uri(self.url.clone())
-            .set_auth_type(AuthType::BasicAuth);
+            .set_auth_type(method);
         let scopes = self.settings.scopes.iter().cloned().map(Scope::new);
-        let call = |request: HttpRequest| call(http.clone(), request);
-        let answer = client.exchange_client_credentials().add_scopes(scopes).request_async(&call).await;
-        let answer = answer.map_err(|error| match error {
+        let call = |request: HttpRequest| call(self.http.clone(), request);
+        let mut request = client.exchange_client_credentials().add_scopes(scopes);
+        if let Some(audience) = &self.settings.audience {
+            request = request.add_extra_param("audience", audience);
+        }
+        let answer = request.request_async(&call).await.map_err(|error| match error {
             RequestTokenError::Request(CallFailed(message)) => {
                 CallError::Unreachable(format!("token endpoint: {message}"))
             }
@@ -100,7 +177,7 @@ impl Tokens {
             // A gateway's error page, say.
             error => CallError::Unreachable(format!("token endpoint: {}", chain(&error))),
         })?;
-        let life = answer.expires_in().unwrap_or(UNSAID_LIFE);
+        let life = answer.expires_in().unwrap_or(UNSAID_LIFE).min(LONGEST_LIFE);
         let renew_at = Instant::now() + life.saturating_sub(RENEW_BEFORE).max(life / 2);
         Ok(Kept { token: answer.access_token().secret().clone(), renew_at })
     }

@@ -4,8 +4,10 @@
 //! Promise: a new version counts within a second of being written; a broken new version changes nothing.
 //! Fails: at start, if the file cannot be read or holds no secret.
 
+use super::{call::CallError, tokens::Tokens};
 use crate::observe::events;
 use crate::source::Version;
+use async_trait::async_trait;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -73,6 +75,13 @@ impl SecretFile {
             }
         }
         Arc::clone(&state.secrets)
+    }
+}
+
+#[async_trait]
+impl Tokens for SecretFile {
+    async fn token(&self, refused: Option<&str>) -> Result<String, CallError> {
+        Ok(if refused.is_some() { self.first_now() } else { self.first() })
     }
 }
 

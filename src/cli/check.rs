@@ -1,9 +1,7 @@
 //! `check`: is everything there that the service needs? One line each.
 
-use super::{Failure, serve::open_directory};
-use crate::backend::{Client, HttpBackend};
-use crate::config::{Config, Delivery};
-use crate::directory;
+use super::Failure;
+use crate::config::{Config, Delivery, DirectoryKind};
 use crate::intake::{Listen, SocketSettings};
 use crate::queue::{self, Filter, OpenError, SystemClock};
 use clap::Args as ClapArgs;
@@ -38,14 +36,15 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
         lines.push(Line { name, ok, detail: outcome.unwrap_or_else(|error| error) });
     };
     add("configuration", Ok(path.display().to_string()));
-    let backend = HttpBackend::new(config.backend.clone());
-    match &backend {
-        Err(error) => add("backend", Err(error.to_string())),
-        Ok(_) if args.offline => add("backend", Ok(format!("{} (not asked)", config.backend.client.url))),
-        Ok(backend) => add("backend", reach(&backend.client()).await),
-    }
-    if let Ok(backend) = &backend {
-        add("directory", look_up(&config, backend, args.offline).await);
+    let backend = config.outside.open_backend();
+    let reached = match &backend {
+        Err(error) => Err(error.to_string()),
+        Ok(_) if args.offline => Ok(format!("{} (not asked)", config.outside.client.url)),
+        Ok(backend) => backend.check(PATIENCE).await,
+    };
+    add("backend", reached);
+    if backend.is_ok() {
+        add("directory", look_up(&config, args.offline).await);
     }
     for socket in [Some(&config.milter), config.lmtp.as_ref()].into_iter().flatten() {
         add(socket.table, place(socket));
@@ -64,24 +63,11 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
     Ok(ExitCode::from(u8::from(lines.iter().any(|line| !line.ok))))
 }
 
-/// Any answer shows that somebody is there; what it means, only a real delivery can show.
-async fn reach(client: &Client) -> Result<String, String> {
-    let url = client.url(&["v1", "activities"]);
-    let asked =
-        client.send(|http| Ok(http.request(reqwest::Method::OPTIONS, url.clone()).timeout(PATIENCE))).await;
-    let status = asked.map_err(|error| format!("{url}: {error}"))?.status();
-    match status.as_u16() {
-        401 | 403 => Err(format!("{url} answers {status}: check the credentials in [backend]")),
-        300..=399 => Err(format!("{url} answers {status}: a redirect is not followed, check backend.url")),
-        _ => Ok(format!("{url} answers")),
-    }
-}
-
-async fn look_up(config: &Config, backend: &HttpBackend, offline: bool) -> Result<String, String> {
-    if offline && matches!(config.directory, directory::Settings::Http(_)) {
+async fn look_up(config: &Config, offline: bool) -> Result<String, String> {
+    if offline && matches!(config.outside.directory, DirectoryKind::Http(_)) {
         return Ok("the backend's look-ups (not asked)".to_owned());
     }
-    let directory = open_directory(&config.directory, backend).map_err(|error| error.to_string())?;
+    let directory = config.outside.open().map_err(|error| error.to_string())?.directory();
     let answer = tokio::time::timeout(PATIENCE, directory.tenant("activity-milter-check")).await;
     answer.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| error.to_string())?;
     Ok(directory.source())

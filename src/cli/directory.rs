@@ -1,7 +1,6 @@
 //! `directory lookup`: what the directory says, from where, and how fast.
 
-use super::{Failure, other, serve::open_directory};
-use crate::backend::HttpBackend;
+use super::{Failure, other};
 use crate::config::Config;
 use crate::directory::{Directory, Unavailable};
 use crate::mail::Address;
@@ -95,8 +94,7 @@ impl From<&Tenant> for TenantWord {
 
 pub(super) async fn directory(config: Config, args: Args) -> Result<ExitCode, Failure> {
     let Command::Lookup(args) = args.command;
-    let backend = HttpBackend::new(config.backend).map_err(other)?;
-    let directory = open_directory(&config.directory, &backend)?;
+    let directory = config.outside.open()?.directory();
     let parse = |text: &String| {
         Address::parse(text).map_err(|error| other(format!("\"{text}\" is no address: {error}")))
     };

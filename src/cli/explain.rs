@@ -1,9 +1,8 @@
 //! `explain`: what would happen to a message, and why. It drives the very session the milter drives; only the last
 //! step, the queue, is left out.
 
-use super::{Failure, other, serve::open_directory};
+use super::{Failure, other};
 use crate::activity::Activity;
-use crate::backend::HttpBackend;
 use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
 use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
@@ -125,8 +124,7 @@ impl From<&Reply> for ReplyWord {
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
     let message =
         read(&args.message).map_err(|error| other(format!("{}: {error}", args.message.display())))?;
-    let backend = HttpBackend::new(config.backend).map_err(other)?;
-    let directory = open_directory(&config.directory, &backend)?;
+    let directory = config.outside.open()?.directory();
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();
     let budget = Budget::new(config.memory_limit);

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use std::{fmt::Write as _, fs, io, path::Path, process::ExitCode};
 
 /// The source of the configuration's keys: a doc comment each.
-const CONFIG: &str = include_str!("../config.rs");
+const CONFIG: &str = concat!(include_str!("../config/mod.rs"), include_str!("../config/outside.rs"));
 
 /// Tables of the configuration, with the types that read them.
 const TABLES: &[(&str, &str)] = &[
@@ -67,7 +67,7 @@ struct Key {
     text: String,
 }
 
-/// The keys of a type of `config.rs`. A key that is a table of its own has a section of its own.
+/// The keys of a type of `config`. A key that is a table of its own has a section of its own.
 fn keys(of: &str) -> Vec<Key> {
     let start = format!("struct {of} {{\n");
     let body = CONFIG.split(&start).nth(1).and_then(|rest| rest.split("\n}").next()).unwrap_or_default();
@@ -80,7 +80,7 @@ fn keys(of: &str) -> Vec<Key> {
             renamed = renamed.or(name.map(str::to_owned));
         } else if let Some((name, kind)) = line.split_once(": ") {
             let is_table = TABLES.iter().any(|(_, of)| kind.contains(of));
-            let name = renamed.take().unwrap_or_else(|| name.to_owned());
+            let name = renamed.take().unwrap_or_else(|| name.trim_start_matches("pub(super) ").to_owned());
             if !is_table && name != "replies" {
                 keys.push(Key { name, text: std::mem::take(&mut text) });
             }

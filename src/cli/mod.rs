@@ -13,7 +13,7 @@ mod queue;
 mod serve;
 mod sink;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, OutsideError};
 use crate::source::SourceError;
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::Report;
@@ -94,6 +94,15 @@ enum Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self::Usage(error.into())
+    }
+}
+
+impl From<OutsideError> for Failure {
+    fn from(error: OutsideError) -> Self {
+        match error {
+            OutsideError::Directory(error) => error.into(),
+            OutsideError::Backend(error) => other(error),
+        }
     }
 }
 

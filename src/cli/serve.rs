@@ -2,20 +2,19 @@
 
 use super::{Failure, other};
 use crate::admin;
-use crate::backend::{HttpBackend, Switch};
-use crate::config::{Config, Delivery};
+use crate::backend::Switch;
+use crate::config::{Config, Delivery, Outside};
 use crate::courier::{self, Controls, Desk, Direct};
-use crate::directory::{self, Directory, FileDirectory, HttpDirectory};
 use crate::intake::{Listener, Live, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::notify;
 use crate::observe::{self, events, metrics};
 use crate::queue::{self, Queue, SystemClock};
-use crate::source::SourceError;
 use miette::Report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::{
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -24,6 +23,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::{JoinError, JoinHandle},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +61,8 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
             _ = interrupt.recv() => {}
         }
     };
-    run(config, path, Listeners { milter, lmtp, admin }, closing, shutdown).await?;
+    let running = Running::start(config, path, Listeners { milter, lmtp, admin }, closing).await?;
+    running.until(shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,21 +73,6 @@ fn raise_open_files() {
         && soft < hard
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard); // without it, `accept` pauses when they run out
-    }
-}
-
-/// Opens the directory that the configuration names; a file is read again when it changes, as long as it is in use.
-pub(super) fn open_directory(
-    settings: &directory::Settings,
-    backend: &HttpBackend,
-) -> Result<Arc<dyn Directory>, SourceError> {
-    match settings {
-        directory::Settings::File { path } => {
-            let directory = Arc::new(FileDirectory::open(path)?);
-            tokio::spawn(directory.watch());
-            Ok(directory)
-        }
-        directory::Settings::Http(cache) => Ok(Arc::new(HttpDirectory::new(backend.client(), cache.clone()))),
     }
 }
 
@@ -102,6 +88,7 @@ struct Listeners {
 struct Reloadable {
     path: PathBuf,
     running: Config,
+    outside: Outside,
     live: Live,
     backend: Arc<Switch>,
     controls: Arc<Controls>,
@@ -113,12 +100,11 @@ impl Reloadable {
         let path = self.path.clone();
         let config =
             tokio::task::spawn_blocking(move || Config::read(&path)).await.map_err(Report::msg)??;
-        let backend = HttpBackend::new(config.backend.clone()).map_err(Report::msg)?;
-        let directory = open_directory(&config.directory, &backend)?;
+        self.outside = config.outside.start(Some(&self.outside)).await?;
         let now = self.live.now();
         let Config { addressing, policy, texts, .. } = config.clone();
-        self.live.replace(now.with(addressing, policy, texts, directory));
-        self.backend.replace(backend);
+        self.live.replace(now.with(addressing, policy, texts, self.outside.directory()));
+        self.backend.replace(self.outside.backend());
         self.controls.change(config.courier.clone());
         observe::apply(&config.log);
         events::reloaded(&self.running.needs_restart(&config).join(", "));
@@ -183,113 +169,165 @@ async fn count() {
     }
 }
 
-/// Serves until `shutdown` completes. The order of the end: accept nobody, answer the messages in flight, close the
-/// connections, finish the attempts under way.
-async fn run(
-    config: Config,
-    path: &Path,
-    listeners: Listeners,
+/// The service at work. The fields stand in the order in which they end.
+struct Running {
+    /// First nothing changes any more: aborted.
+    reload: JoinHandle<()>,
+    /// Then nobody new comes in, and the messages in flight are answered.
+    doors: Doors,
+    /// Then the attempts under way end; what they do not finish is attempted after the next start.
+    carriers: Carriers,
+    /// Until then somebody may look.
+    admin: Option<(JoinHandle<Result<(), String>>, CancellationToken)>,
+    /// As long as anything runs: aborted.
+    pulse: [JoinHandle<()>; 2],
+}
+
+/// Where mail comes in.
+struct Doors {
+    live: Live,
+    /// No new connections.
     closing: CancellationToken,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Failure> {
-    let running = config.clone();
-    let http = HttpBackend::new(config.backend).map_err(other)?;
-    let directory = open_directory(&config.directory, &http)?;
-    let backend = Arc::new(Switch::new(http));
-    // Without a queue of ours there may still be one of before, and what is in it was promised.
-    let queue = match config.delivery {
-        Delivery::Direct if !config.queue.path.exists() => {
-            queue::make_directory(&config.queue.spool).map_err(other)?;
-            None
-        }
-        Delivery::Queued | Delivery::Direct => Some(open_queue(config.queue.clone()).await?),
-    };
-    let desk = match (config.delivery, &queue) {
-        (Delivery::Queued, Some(queue)) => Desk::Queue(Arc::clone(queue)),
-        _ => Desk::Direct(Arc::new(Direct::new(backend.clone(), config.courier.max_in_flight))),
-    };
-    let courier_stop = CancellationToken::new();
-    let notices = match (&queue, config.notify) {
-        (Some(queue), Some(settings)) => {
-            Some(tokio::spawn(notify::run(Arc::clone(queue), settings, courier_stop.clone())))
-        }
-        _ => None,
-    };
-    let controls = Controls::new(config.courier);
-    let courier = queue.clone().map(|queue| {
-        tokio::spawn(courier::run(queue, backend.clone(), Arc::clone(&controls), courier_stop.clone()))
-    });
-    let live = Live::from(Service::new(
-        config.addressing,
-        config.policy,
-        config.texts,
-        directory,
-        Budget::new(config.memory_limit),
-        config.queue.spool.clone(),
-    ));
-    let Listeners { milter, lmtp, admin } = listeners;
-    let doors = [("milter", Some(&milter)), ("lmtp", lmtp.as_ref().map(|(listener, _)| listener))];
-    let doors: Vec<_> =
-        doors.into_iter().filter_map(|(door, l)| Some((door, l?.local()?.to_string()))).collect();
-    for (door, place) in &doors {
-        events::listening(door, place);
-    }
-    let hang_up = CancellationToken::new();
-    let admin = admin.map(|listener| {
-        if let Ok(address) = listener.local_addr() {
-            events::listening("admin", &address);
-        }
-        let views = admin::Views {
-            live: live.clone(),
-            queue: queue.clone(),
-            controls: Arc::clone(&controls),
-            doors,
-            closing: closing.clone(),
+    /// No new commands either.
+    hang_up: CancellationToken,
+    milter: JoinHandle<io::Result<()>>,
+    lmtp: Option<JoinHandle<()>>,
+}
+
+/// What works on the queue.
+struct Carriers {
+    stop: CancellationToken,
+    courier: Option<JoinHandle<()>>,
+    notices: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts everything, from the inside out: mail comes in last.
+    async fn start(
+        config: Config,
+        path: &Path,
+        listeners: Listeners,
+        closing: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let running = config.clone();
+        let outside = config.outside.start(None).await?;
+        let backend = Arc::new(Switch::new(outside.backend()));
+        // Without a queue of ours there may still be one of before, and what is in it was promised.
+        let queue = match config.delivery {
+            Delivery::Direct if !config.queue.path.exists() => {
+                queue::make_directory(&config.queue.spool).map_err(other)?;
+                None
+            }
+            Delivery::Queued | Delivery::Direct => Some(open_queue(config.queue.clone()).await?),
         };
-        let (settings, stop) = (config.admin.clone(), hang_up.clone());
-        tokio::spawn(async move { admin::run(listener, &settings, views, stop).await })
-    });
-    let reloadable = Reloadable { path: path.to_owned(), running, live: live.clone(), backend, controls };
-    let reload = tokio::spawn(reloadable.watch());
-    let (watchdog, count) = (tokio::spawn(watchdog()), tokio::spawn(count()));
-    events::started();
-    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("taking mail")]);
-    let lmtp = async {
-        if let Some((listener, max_sessions)) = lmtp {
-            lmtp::run(listener, max_sessions, live.clone(), desk.clone(), hang_up.clone()).await;
+        let desk = match (config.delivery, &queue) {
+            (Delivery::Queued, Some(queue)) => Desk::Queue(Arc::clone(queue)),
+            _ => Desk::Direct(Arc::new(Direct::new(backend.clone(), config.courier.max_in_flight))),
+        };
+        let controls = Controls::new(config.courier);
+        let stop = CancellationToken::new();
+        let carriers = Carriers {
+            courier: queue.clone().map(|queue| {
+                tokio::spawn(courier::run(queue, backend.clone(), Arc::clone(&controls), stop.clone()))
+            }),
+            notices: queue
+                .clone()
+                .zip(config.notify)
+                .map(|(queue, settings)| tokio::spawn(notify::run(queue, settings, stop.clone()))),
+            stop,
+        };
+        let live = Live::from(Service::new(
+            config.addressing,
+            config.policy,
+            config.texts,
+            outside.directory(),
+            Budget::new(config.memory_limit),
+            config.queue.spool.clone(),
+        ));
+        let Listeners { milter, lmtp, admin } = listeners;
+        let doors = [("milter", Some(&milter)), ("lmtp", lmtp.as_ref().map(|(listener, _)| listener))];
+        let doors: Vec<_> =
+            doors.into_iter().filter_map(|(door, l)| Some((door, l?.local()?.to_string()))).collect();
+        for (door, place) in &doors {
+            events::listening(door, place);
         }
-    };
-    let milter = milter::run(
-        milter,
-        config.milter.max_sessions,
-        live.clone(),
-        desk.clone(),
-        hang_up.clone().cancelled_owned(),
-    );
-    let stop = async {
-        shutdown.await;
+        let admin = admin.map(|listener| {
+            if let Ok(address) = listener.local_addr() {
+                events::listening("admin", &address);
+            }
+            let (live, closing) = (live.clone(), closing.clone());
+            let views =
+                admin::Views { live, queue: queue.clone(), controls: Arc::clone(&controls), doors, closing };
+            let (settings, stop) = (config.admin.clone(), CancellationToken::new());
+            let stopped = stop.clone();
+            (tokio::spawn(async move { admin::run(listener, &settings, views, stopped).await }), stop)
+        });
+        let reloadable =
+            Reloadable { path: path.to_owned(), running, outside, live: live.clone(), backend, controls };
+        let reload = tokio::spawn(reloadable.watch());
+        let pulse = [tokio::spawn(watchdog()), tokio::spawn(count())];
+        let hang_up = CancellationToken::new();
+        let lmtp = lmtp.map(|(listener, max_sessions)| {
+            tokio::spawn(lmtp::run(listener, max_sessions, live.clone(), desk.clone(), hang_up.clone()))
+        });
+        let hung_up = hang_up.clone().cancelled_owned();
+        let milter =
+            tokio::spawn(milter::run(milter, config.milter.max_sessions, live.clone(), desk, hung_up));
+        events::started();
+        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("taking mail")]);
+        Ok(Self { reload, doors: Doors { live, closing, hang_up, milter, lmtp }, carriers, admin, pulse })
+    }
+
+    /// Serves until `shutdown` completes, or the milter's door fails; then ends everything, in order.
+    async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            () = shutdown => None,
+            ended = &mut self.doors.milter => Some(ended),
+        };
         let _ =
             sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status("answering messages in flight")]);
-        reload.abort();
-        events::stopping(live.now().in_flight());
-        closing.cancel();
-        let cut_off = live.now().drain(DRAIN_TIME).await;
-        hang_up.cancel();
-        cut_off
-    };
-    let (served, (), cut_off) = tokio::join!(milter, lmtp, stop);
-    courier_stop.cancel();
-    let finish = async {
-        for task in [courier, notices].into_iter().flatten() {
+        self.reload.abort();
+        let (served, cut_off) = self.doors.close(ended).await;
+        let admin = self.admin;
+        let finish = async {
+            self.carriers.end().await;
+            if let Some((admin, stop)) = admin {
+                stop.cancel();
+                let _ = admin.await;
+            }
+        };
+        let _ = tokio::time::timeout(COURIER_TIME, finish).await;
+        self.pulse.iter().for_each(JoinHandle::abort);
+        events::stopped(cut_off);
+        served
+    }
+}
+
+impl Doors {
+    /// Accepts nobody, answers the messages in flight, closes the connections. How the milter's door ended, and how many
+    /// messages were cut off. `ended`: it has ended by itself.
+    async fn close(self, ended: Option<Result<io::Result<()>, JoinError>>) -> (Result<(), Failure>, usize) {
+        events::stopping(self.live.now().in_flight());
+        self.closing.cancel();
+        let cut_off = self.live.now().drain(DRAIN_TIME).await;
+        self.hang_up.cancel();
+        let served = match ended {
+            Some(ended) => ended,
+            None => self.milter.await,
+        };
+        if let Some(lmtp) = self.lmtp {
+            let _ = lmtp.await;
+        }
+        (served.map_err(other).and_then(|served| served.map_err(other)), cut_off)
+    }
+}
+
+impl Carriers {
+    /// Begins no more attempts, and waits for those under way.
+    async fn end(self) {
+        self.stop.cancel();
+        for task in [self.courier, self.notices].into_iter().flatten() {
             let _ = task.await;
         }
-        if let Some(admin) = admin {
-            let _ = admin.await;
-        }
-    };
-    let _ = tokio::time::timeout(COURIER_TIME, finish).await;
-    watchdog.abort();
-    count.abort();
-    events::stopped(cut_off);
-    served.map_err(other)
+    }
 }

@@ -5,19 +5,25 @@
 //! Promise: unknown keys, wrong types and files that are missing are errors that name file, line, key and remedy.
 //! Fails: [`SourceError`].
 //!
+//! `outside` makes what `[backend]` and `[directory]` name.
+//!
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
+
+mod outside;
+
+pub use outside::{BackendKind, DirectoryKind, Outside, OutsideError, OutsideSettings};
 
 use crate::admin;
 use crate::backend;
 use crate::courier;
-use crate::directory;
-use crate::intake::{END_TIME, Listen, Policy, Shadow, SocketSettings, default_socket};
+use crate::intake::{Listen, Policy, Shadow, SocketSettings, default_socket};
 use crate::mail::{Domain, MEMORY_PER_MESSAGE};
 use crate::notify;
 use crate::observe;
 use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
 use crate::source::{Source, SourceError};
+use outside::{BackendText, DirectoryText};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     collections::BTreeMap,
@@ -49,10 +55,8 @@ pub struct Config {
     pub memory_limit: u64,
     /// The texts of replies.
     pub texts: Texts,
-    /// Who is who.
-    pub directory: directory::Settings,
-    /// The business system.
-    pub backend: backend::Settings,
+    /// The business system, and who is who.
+    pub outside: OutsideSettings,
     /// When it gets an activity.
     pub delivery: Delivery,
     /// When to try again.
@@ -102,7 +106,8 @@ impl Config {
 }
 
 /// `backend.delivery`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Delivery {
     /// By the courier, from the queue.
     #[default]
@@ -241,143 +246,6 @@ enum AfterAcceptText {
 enum UnknownProjectText {
     Reject,
     Unlinked,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DirectoryText {
-    /// `file` (default) or `http`: the backend's look-ups.
-    #[serde(rename = "type", default)]
-    kind: DirectoryType,
-    /// The directory file, for `file`.
-    path: Option<Spanned<PathBuf>>,
-    /// How long what the backend says counts, unless its Cache-Control says otherwise; default 5 min.
-    #[serde(default = "five_minutes")]
-    cache_hits: Text<Span>,
-    /// The same for "there is none"; default 30 s.
-    #[serde(default = "thirty_seconds")]
-    cache_misses: Text<Span>,
-    /// How long an answer is used past its time while the backend is down; default 24 h.
-    #[serde(default = "one_day")]
-    cache_stale: Text<Span>,
-    /// Memory for answers; default 16 MiB.
-    #[serde(default = "sixteen_mebibytes")]
-    cache_size: Text<Size>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DirectoryType {
-    #[default]
-    File,
-    Http,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BackendText {
-    /// `http`.
-    #[serde(rename = "type", default)]
-    _type: BackendType,
-    /// Base URL; `v1/…` is appended.
-    url: Spanned<String>,
-    /// Allow `http:` to hosts other than this one; default false.
-    #[serde(default)]
-    allow_plain_http: bool,
-    /// File with the bearer token; read again when it changes.
-    token_file: Option<Spanned<PathBuf>>,
-    /// OAuth 2 client credentials instead of a token.
-    oauth: Option<Spanned<OAuthText>>,
-    /// File with one or two signing secrets (`whsec_…`, a line each, the newest first); read again when it changes.
-    signing_secret_file: Option<Spanned<PathBuf>>,
-    /// PEM file with authorities to trust besides the system's.
-    ca_file: Option<Spanned<PathBuf>>,
-    /// PEM file with our certificate, for mutual TLS.
-    client_certificate_file: Option<Spanned<PathBuf>>,
-    /// PEM file with its key.
-    client_key_file: Option<Spanned<PathBuf>>,
-    /// Proxy for all requests to the backend; default none, whatever the environment says.
-    proxy: Option<Spanned<String>>,
-    /// `queued` (default) or `direct`: delivered at end of message, and the outcome is the SMTP reply.
-    #[serde(default)]
-    delivery: DeliveryText,
-    /// Time for connecting and for an answer; default 30 s.
-    #[serde(default = "backend_timeout")]
-    timeout: Spanned<Text<Span>>,
-    /// Attempts at a time; default 32.
-    #[serde(default = "thirty_two")]
-    max_in_flight: Spanned<usize>,
-    /// Send the raw message too; default false.
-    #[serde(default)]
-    include_raw_message: bool,
-    /// Delay before the second attempt; default 1 s. Each further one waits twice as long.
-    #[serde(default = "one_second")]
-    retry_first: Text<Span>,
-    /// Longest delay between attempts; default 10 min.
-    #[serde(default = "ten_minutes")]
-    retry_max: Text<Span>,
-}
-
-/// `[backend.oauth]`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OAuthText {
-    /// The token endpoint.
-    token_url: Spanned<String>,
-    /// Our name there.
-    client_id: String,
-    /// File with our secret; read anew for each token.
-    client_secret_file: Spanned<PathBuf>,
-    /// What to ask for; default nothing in particular.
-    #[serde(default)]
-    scopes: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum BackendType {
-    #[default]
-    Http,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DeliveryText {
-    #[default]
-    Queued,
-    Direct,
-}
-
-fn thirty_seconds() -> Text<Span> {
-    Text(Span(Duration::from_secs(30)))
-}
-
-fn backend_timeout() -> Spanned<Text<Span>> {
-    Spanned::new(0..0, thirty_seconds())
-}
-
-fn five_minutes() -> Text<Span> {
-    Text(Span(Duration::from_secs(300)))
-}
-
-fn one_day() -> Text<Span> {
-    Text(Span(Duration::from_secs(24 * 3600)))
-}
-
-fn sixteen_mebibytes() -> Text<Size> {
-    Text(Size(16 * 1024 * 1024))
-}
-
-fn one_second() -> Text<Span> {
-    Text(Span(Duration::from_secs(1)))
-}
-
-fn ten_minutes() -> Text<Span> {
-    Text(Span(Duration::from_secs(600)))
-}
-
-fn thirty_two() -> Spanned<usize> {
-    Spanned::new(0..0, 32)
 }
 
 #[derive(Debug, Deserialize)]
@@ -551,6 +419,9 @@ impl FromStr for Size {
     }
 }
 
+/// Longer is as long as this: clocks and libraries have an end.
+const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// A time span: `"30s"`.
 #[derive(Clone, Copy, Debug)]
 struct Span(Duration);
@@ -560,7 +431,7 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match humantime::parse_duration(text) {
-            Ok(span) if !span.is_zero() => Ok(Self(span)),
+            Ok(span) if !span.is_zero() => Ok(Self(span.min(LONGEST_SPAN))),
             _ => Err(format!("\"{text}\" is no time span: write one like \"30s\", \"10min\" or \"5d\"")),
         }
     }
@@ -645,6 +516,8 @@ impl ConfigText {
         {
             return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
         }
+        let delivery = self.backend.delivery;
+        let (client, backend) = self.backend.validate(source)?;
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },
             milter,
@@ -652,12 +525,8 @@ impl ConfigText {
             policy,
             memory_limit,
             texts,
-            directory,
-            delivery: match self.backend.delivery {
-                DeliveryText::Queued => Delivery::Queued,
-                DeliveryText::Direct => Delivery::Direct,
-            },
-            backend: self.backend.validate(source)?,
+            delivery,
+            outside: OutsideSettings { client, backend, directory },
             courier,
             queue: queue::Settings {
                 path: self.queue.path,
@@ -676,131 +545,6 @@ impl ConfigText {
             },
         })
     }
-}
-
-impl DirectoryText {
-    fn validate(self, source: &Source) -> Result<directory::Settings, SourceError> {
-        match (self.kind, self.path) {
-            (DirectoryType::File, Some(path)) => {
-                readable(source, &path)?;
-                Ok(directory::Settings::File { path: path.into_inner() })
-            }
-            (DirectoryType::File, None) => Err(source
-                .error(0..0, "directory.path is missing: name the directory file, or set type = \"http\"")),
-            (DirectoryType::Http, Some(path)) => {
-                Err(source
-                    .error(path.span(), "type = \"http\" asks the backend (backend.url) and reads no file"))
-            }
-            (DirectoryType::Http, None) => Ok(directory::Settings::Http(directory::CacheSettings {
-                hits: self.cache_hits.0.0,
-                misses: self.cache_misses.0.0,
-                stale: self.cache_stale.0.0,
-                size: self.cache_size.0.0,
-            })),
-        }
-    }
-}
-
-/// Time that a direct delivery leaves for everything else at end of message.
-const DIRECT_MARGIN: Duration = Duration::from_secs(10);
-
-impl BackendText {
-    fn validate(self, source: &Source) -> Result<backend::Settings, SourceError> {
-        let url = web_address(source, &self.url, self.allow_plain_http)?;
-        let credentials = match (&self.token_file, self.oauth) {
-            (None, None) => backend::Credentials::None,
-            (Some(file), None) => {
-                secret(source, file)?;
-                backend::Credentials::Token(file.get_ref().clone())
-            }
-            (None, Some(oauth)) => {
-                backend::Credentials::OAuth(oauth.into_inner().validate(source, self.allow_plain_http)?)
-            }
-            (Some(_), Some(oauth)) => {
-                return Err(source.error(oauth.span(), "either oauth or token_file: both are bearer tokens"));
-            }
-        };
-        if let Some(file) = &self.signing_secret_file {
-            for text in secret(source, file)?.all().iter() {
-                let wrong =
-                    |error| source.error(file.span(), format!("{}: {error}", file.get_ref().display()));
-                backend::signing_key_of(text).map_err(wrong)?;
-            }
-        }
-        for file in
-            [&self.ca_file, &self.client_certificate_file, &self.client_key_file].into_iter().flatten()
-        {
-            readable(source, file)?;
-        }
-        let path = |file: &Option<Spanned<PathBuf>>| file.as_ref().map(|file| file.get_ref().clone());
-        let identity = match (&self.client_certificate_file, &self.client_key_file) {
-            (Some(certificate), Some(key)) => Some((certificate.get_ref().clone(), key.get_ref().clone())),
-            (None, None) => None,
-            (Some(one), None) | (None, Some(one)) => {
-                let message = "client_certificate_file and client_key_file come together";
-                return Err(source.error(one.span(), message));
-            }
-        };
-        let proxy = match &self.proxy {
-            Some(proxy) => Some(web_address(source, proxy, true)?),
-            None => None,
-        };
-        let timeout = self.timeout.get_ref().0.0;
-        if self.delivery == DeliveryText::Direct && timeout > END_TIME.saturating_sub(DIRECT_MARGIN) {
-            let most = END_TIME.saturating_sub(DIRECT_MARGIN).as_secs();
-            let message = format!("with delivery = \"direct\" the SMTP client waits: at most {most}s");
-            return Err(source.error(self.timeout.span(), message));
-        }
-        let client = backend::ClientSettings {
-            url,
-            credentials,
-            timeout,
-            ca_file: path(&self.ca_file),
-            identity,
-            proxy,
-        };
-        // What a PEM file holds, the TLS library says best.
-        let mut spans =
-            [&self.ca_file, &self.client_certificate_file].into_iter().flatten().map(Spanned::span);
-        let place = spans.next_back().unwrap_or_else(|| self.url.span());
-        backend::Client::new(&client).map_err(|error| source.error(place, error))?;
-        Ok(backend::Settings {
-            client,
-            signing_secret_file: path(&self.signing_secret_file),
-            include_raw_message: self.include_raw_message,
-        })
-    }
-}
-
-impl OAuthText {
-    fn validate(self, source: &Source, plain: bool) -> Result<backend::OAuthSettings, SourceError> {
-        let token_url = web_address(source, &self.token_url, plain)?;
-        secret(source, &self.client_secret_file)?;
-        Ok(backend::OAuthSettings {
-            token_url,
-            client_id: self.client_id,
-            client_secret_file: self.client_secret_file.into_inner(),
-            scopes: self.scopes,
-        })
-    }
-}
-
-/// An URL that we send mail or secrets to: encrypted, unless it stays on this machine or somebody said otherwise.
-fn web_address(source: &Source, text: &Spanned<String>, plain: bool) -> Result<reqwest::Url, SourceError> {
-    let url = reqwest::Url::parse(text.get_ref()).ok();
-    let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
-        let message =
-            format!("\"{}\" is no URL: write one like \"https://crm.example.com/\"", text.get_ref());
-        return Err(source.error(text.span(), message));
-    };
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if url.scheme() == "http" && !is_here && !plain {
-        let message =
-            "mail and secrets would travel unencrypted: write https, or set backend.allow_plain_http = true";
-        return Err(source.error(text.span(), message));
-    }
-    Ok(url)
 }
 
 fn at_least_one(source: &Source, number: Spanned<usize>) -> Result<usize, SourceError> {
@@ -861,7 +605,7 @@ mod tests {
         assert_eq!(config.milter.listen.to_string(), "unix:/var/spool/postfix/activity-milter/milter.sock");
         assert_eq!((config.milter.max_sessions, config.policy.max_size), (1000, 50 * 1024 * 1024));
         assert_eq!((config.memory_limit, config.courier.max_in_flight), (64 * 1024 * 1024, 32));
-        assert_eq!(config.backend.client.timeout, Duration::from_secs(30));
+        assert_eq!(config.outside.client.timeout, Duration::from_secs(30));
         assert_eq!(config.courier.max_age, Duration::from_secs(5 * 24 * 3600));
         assert_eq!(config.queue.max_items, 1_000_000);
         assert!(config.lmtp.is_none());

@@ -7,7 +7,7 @@
 //! Fails: never; what cannot be delivered now is deferred.
 
 use crate::activity::{Key, Parcel};
-use crate::backend::{Backend, Delivery, Outcome, Trouble};
+use crate::backend::{Backend, Delivery, Fleeting, Outcome, Trouble};
 use crate::observe::events;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
@@ -73,17 +73,17 @@ impl Direct {
         let (key, tenant) = (delivery.activity.key.as_str(), delivery.activity.tenant.id.as_str());
         let Ok(_slot) = self.slots.acquire().await else { return Given::Unreachable };
         let started = Instant::now();
-        match self.backend.deliver(delivery).await {
+        match self.backend.deliver(delivery, &Fleeting::default()).await {
             Outcome::Taken => {
                 events::delivered(key, tenant, 1, started.elapsed());
                 Given::Taken
             }
             Outcome::Refused { detail, .. } => Given::Refused(detail),
-            Outcome::Again { trouble, reason, .. } => {
+            Outcome::Again { trouble, reason, .. } if trouble != Trouble::Denied => {
                 events::not_delivered(key, tenant, started.elapsed(), &reason);
                 if trouble == Trouble::Busy { Given::Busy } else { Given::Unreachable }
             }
-            Outcome::Misconfigured { reason } => {
+            Outcome::Again { reason, .. } | Outcome::Misconfigured { reason, .. } => {
                 events::backend_refuses_us(&reason);
                 Given::Misconfigured
             }

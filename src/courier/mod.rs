@@ -6,23 +6,30 @@
 //! comes back by itself.
 //! Fails: never; trouble with the backend is a later attempt, trouble with the queue is a log line and a pause.
 //!
-//! When the backend says that our settings are wrong (401, 403, 404, 410, a redirect), or does not answer several
-//! activities in a row, every other one would fail alike. So the courier pauses, raises the alarm, lets a single
-//! activity through from time to time as a probe, and resumes with the first answer that is about the activity.
+//! When our settings are wrong, or several different activities in a row have no answer, every other one would fail alike.
+//! So the lane pauses ([`lanes`]: everybody's, or one tenant's), raises the alarm, lets a single activity through from time
+//! to time as a probe, and resumes with the first answer that is about the activity.
 //!
-//! Fair: tenants take turns, and no tenant fills all the attempts that may run at a time, so that a hundred thousand
-//! activities of one company do not stand before another company's single one.
+//! Fair: tenants take turns, and where there are several, no tenant fills all the attempts that may run at a time, so that
+//! a hundred thousand activities of one company do not stand before another company's single one.
 
+mod attempt;
+mod breaker;
 mod direct;
+mod lanes;
 
 pub use direct::{Direct, Given};
+pub use lanes::Paused;
 
-use crate::backend::{Backend, Delivery, Outcome, Trouble};
+use crate::backend::Backend;
 use crate::observe::events;
 use crate::queue::{Ask, End, Queue, StorageError, Ticket};
 use arc_swap::ArcSwap;
+use attempt::{Learned, attempt};
+use breaker::{Cause, Change, Timing};
+use lanes::{Changed, Lanes, Rounds};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -32,16 +39,6 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-
-/// A backend's `Retry-After` is honoured up to this long: a wrong clock there must not park mail for years.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// Longest pause between two probes while paused: an admin who repaired the token waits no longer than this.
-const LONGEST_PROBE: Duration = Duration::from_secs(60);
-
-/// So many different activities without an answer, one after the other, mean that the backend is down. A single one
-/// that it always fails at means nothing, and few that wait are no burden: each has its own growing delay.
-const DOWN_AFTER: usize = 5;
 
 /// Leases that may wait for an attempt, as a multiple of the attempts.
 const MOST_READY: usize = 4;
@@ -55,11 +52,11 @@ const TIMES_OPEN: u64 = 3;
 /// Pause after trouble with the queue itself.
 const QUEUE_TROUBLE: Duration = Duration::from_secs(1);
 
+/// How long a tenant's lane that has nothing to send is left alone at most.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
 /// Nothing is to be done until something happens.
 const IDLE: Duration = Duration::from_secs(3600);
-
-/// Pause of an activity that cannot be read now, and of one whose turn comes again at once.
-const UNREADABLE: Duration = Duration::from_secs(10);
 
 /// How often keys are forgotten and free pages given back.
 const TIDY_EVERY: Duration = Duration::from_secs(20);
@@ -81,7 +78,7 @@ pub struct Settings {
 pub struct Controls {
     settings: ArcSwap<Settings>,
     changed: Notify,
-    paused: Mutex<Option<String>>,
+    paused: Mutex<Vec<Paused>>,
 }
 
 impl Controls {
@@ -97,13 +94,13 @@ impl Controls {
         self.changed.notify_one();
     }
 
-    /// Why deliveries are paused, if they are.
-    pub fn paused(&self) -> Option<String> {
+    /// The lanes that are paused, everybody's first.
+    pub fn paused(&self) -> Vec<Paused> {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_paused(&self, why: Option<String>) {
-        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    fn set_paused(&self, paused: Vec<Paused>) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = paused;
     }
 }
 
@@ -130,11 +127,12 @@ pub async fn run(
         controls,
         attempts: JoinSet::new(),
         open: Arc::new(Semaphore::new(permits(OPEN_AT_A_TIME) as usize)),
-        tenants: HashMap::new(),
+        flights: HashMap::new(),
+        running: HashMap::new(),
         ready: VecDeque::new(),
         last: String::new(),
-        unanswered: HashSet::new(),
-        pause: None,
+        alone: false,
+        lanes: Lanes::default(),
     };
     // Beside the loop: giving back a large file's pages takes seconds, and deliveries go on meanwhile.
     let tidy = tokio::spawn(tidy(Arc::clone(&courier.queue), Arc::clone(&courier.controls)));
@@ -156,29 +154,15 @@ pub async fn run(
         }
     }
     tidy.abort();
-    courier.release().await;
+    courier.release(true).await;
     while courier.attempts.join_next().await.is_some() {}
 }
 
-/// What one attempt taught about the backend.
-#[derive(Clone, Debug)]
-enum Learned {
-    /// Nothing: it was not asked.
-    Nothing,
-    /// It answered about the activity: our settings are right.
-    Answers,
-    /// Our settings are wrong.
-    Misconfigured(String),
-    /// No connection, overload.
-    Unanswered(i64, String),
-}
-
-/// Why nothing but probes is sent.
-#[derive(Debug)]
-struct Pause {
-    probes: u32,
-    /// By a clock that nobody sets: one that was a year ahead would stop all deliveries for a year.
-    next: Instant,
+/// An attempt under way.
+struct Flight {
+    tenant: Arc<str>,
+    item: i64,
+    rounds: Rounds,
 }
 
 struct Courier {
@@ -189,28 +173,74 @@ struct Courier {
     attempts: JoinSet<Learned>,
     /// KiB that attempts may still hold.
     open: Arc<Semaphore>,
-    /// Whose activity each attempt carries.
-    tenants: HashMap<Id, Arc<str>>,
+    flights: HashMap<Id, Flight>,
+    /// How many attempts carry activities of each tenant.
+    running: HashMap<Arc<str>, usize>,
     /// Leased, and not begun: leases are taken many at a time, because each taking is a commit.
     ready: VecDeque<Ticket>,
     /// The tenant whose turn was last.
     last: String,
-    /// The activities that had no answer since the last answer.
-    unanswered: HashSet<i64>,
-    pause: Option<Pause>,
+    /// There was never an activity of another tenant.
+    alone: bool,
+    lanes: Lanes,
 }
 
 impl Courier {
     /// Starts as many attempts as there is room for; the answer is how long to wait if nothing happens before.
     async fn send(&mut self) -> Result<Duration, StorageError> {
-        let now = Instant::now();
-        let room = match &self.pause {
-            None => self.settings.max_in_flight.saturating_sub(self.attempts.len()),
-            Some(pause) if self.attempts.is_empty() && pause.next <= now => 1,
-            // A probe is under way if its time has come.
-            Some(pause) if pause.next <= now => return Ok(QUEUE_TROUBLE),
-            Some(pause) => return Ok(pause.next - now),
+        if self.lanes.is_shut() {
+            let now = Instant::now();
+            return match self.lanes.probe_in(now) {
+                Some(wait) if wait.is_zero() => self.probe(None).await,
+                Some(wait) => Ok(wait),
+                None => Ok(IDLE), // the end of the probe wakes us
+            };
+        }
+        for tenant in self.lanes.to_probe(Instant::now()) {
+            self.probe(Some(&tenant)).await?;
+        }
+        let wait = self.send_usual().await?;
+        Ok(wait.min(self.lanes.tenants_probe_in(Instant::now()).unwrap_or(IDLE)))
+    }
+
+    /// Sends one activity that shows how a lane is.
+    async fn probe(&mut self, tenant: Option<&str>) -> Result<Duration, StorageError> {
+        if self.room() == 0 {
+            return Ok(IDLE); // until an attempt ends
+        }
+        let ask = Ask {
+            room: 1,
+            after: self.last.clone(),
+            without: if tenant.is_none() { self.shut() } else { Vec::new() },
+            only: tenant.map(str::to_owned),
+            probe: self.lanes.probe(tenant),
         };
+        let mut leased = self.queue.lease(ask).await?;
+        let now = Instant::now();
+        let Some(ticket) = leased.tickets.pop() else {
+            let wait = leased.next_due.unwrap_or(IDLE);
+            // What may wait for long is not asked for again at each turn; what arrives for all is.
+            if tenant.is_some() {
+                self.lanes.nothing_to_probe(tenant, wait.clamp(QUEUE_TROUBLE, LONGEST_LOOK), now);
+            }
+            return Ok(wait);
+        };
+        self.last = ticket.tenant.to_string();
+        self.lanes.probing(tenant, now);
+        self.begin(ticket);
+        Ok(IDLE)
+    }
+
+    fn room(&self) -> usize {
+        self.settings.max_in_flight.saturating_sub(self.attempts.len())
+    }
+
+    fn shut(&self) -> Vec<String> {
+        self.lanes.shut().map(|tenant| tenant.to_string()).collect()
+    }
+
+    async fn send_usual(&mut self) -> Result<Duration, StorageError> {
+        let room = self.room();
         if room == 0 {
             return Ok(IDLE); // until an attempt ends
         }
@@ -221,9 +251,12 @@ impl Courier {
         if self.ready.len() >= MOST_READY * self.settings.max_in_flight {
             return Ok(IDLE); // nobody of those may have another attempt now; the end of one wakes us
         }
-        let room = if self.pause.is_some() { 1 } else { wanted + self.settings.max_in_flight };
-        let ask = Ask { room, after: self.last.clone(), without: self.satisfied() };
-        let leased = self.queue.lease(ask).await?;
+        let room = wanted + self.settings.max_in_flight;
+        let mut without = self.satisfied();
+        without.extend(self.shut());
+        let leased =
+            self.queue.lease(Ask { room, after: self.last.clone(), without, ..Ask::default() }).await?;
+        self.alone = leased.alone;
         if let Some(ticket) = leased.tickets.last() {
             self.last = ticket.tenant.to_string();
         }
@@ -231,48 +264,56 @@ impl Courier {
         self.ready.extend(leased.tickets);
         self.start(wanted);
         if more {
-            return Ok(if self.pause.is_some() { IDLE } else { Duration::ZERO });
+            return Ok(Duration::ZERO);
         }
         // What is due of tenants that have their share is not asked for: the end of an attempt wakes us.
         Ok(leased.next_due.unwrap_or(IDLE))
     }
 
-    /// Attempts that one tenant may have at a time: all but an eighth.
+    /// Attempts that one tenant may have at a time: all but an eighth, so that there is room for another's; all, if there
+    /// is no other.
     fn share(&self) -> usize {
         let most = self.settings.max_in_flight;
-        if most < 4 { most } else { most - most.div_ceil(8) }
-    }
-
-    fn running(&self, tenant: &str) -> usize {
-        self.tenants.values().filter(|running| &***running == tenant).count()
+        if most < 4 || self.alone { most } else { most - most.div_ceil(8) }
     }
 
     /// Starts up to `room` attempts of those that are ready, and of tenants that do not have their share; how many.
     fn start(&mut self, room: usize) -> usize {
         let mut started = 0;
         while started < room {
-            let may = |ticket: &Ticket| self.running(&ticket.tenant) < self.share();
+            let running = |tenant: &str| self.running.get(tenant).copied().unwrap_or(0);
+            let may = |ticket: &Ticket| running(&ticket.tenant) < self.share();
             let Some(ticket) = self.ready.iter().position(may).and_then(|at| self.ready.remove(at)) else {
                 break;
             };
-            let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
-            let (settings, tenant) = (Arc::clone(&self.settings), Arc::clone(&ticket.tenant));
-            let open = Arc::clone(&self.open);
-            let attempt = self.attempts.spawn(async move {
-                let _open = open.acquire_many(permits(ticket.size.saturating_mul(TIMES_OPEN))).await;
-                attempt(queue.as_ref(), backend.as_ref(), &settings, ticket).await
-            });
-            self.tenants.insert(attempt.id(), tenant);
+            self.begin(ticket);
             started += 1;
         }
         started
     }
 
+    /// Begins an attempt.
+    fn begin(&mut self, ticket: Ticket) {
+        let flight = Flight {
+            rounds: self.lanes.rounds(&ticket.tenant),
+            tenant: Arc::clone(&ticket.tenant),
+            item: ticket.item,
+        };
+        let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
+        let (settings, open) = (Arc::clone(&self.settings), Arc::clone(&self.open));
+        let begun = self.attempts.spawn(async move {
+            let _open = open.acquire_many(permits(ticket.size.saturating_mul(TIMES_OPEN))).await;
+            attempt(queue, backend.as_ref(), &settings, ticket).await
+        });
+        *self.running.entry(Arc::clone(&flight.tenant)).or_default() += 1;
+        self.flights.insert(begun.id(), flight);
+    }
+
     /// Tenants that have their share, of attempts and of what is ready.
     fn satisfied(&self) -> Vec<String> {
-        let ready = self.ready.iter().map(|ticket| &ticket.tenant);
-        let mut counts: HashMap<&str, usize> = HashMap::new();
-        self.tenants.values().chain(ready).for_each(|tenant| *counts.entry(tenant).or_default() += 1);
+        let mut counts: HashMap<&str, usize> =
+            self.running.iter().map(|(tenant, running)| (&**tenant, *running)).collect();
+        self.ready.iter().for_each(|ticket| *counts.entry(&ticket.tenant).or_default() += 1);
         // As many again may be ready as run, so that an attempt that ends has a successor at hand.
         let enough = 2 * self.share();
         counts
@@ -282,9 +323,13 @@ impl Courier {
             .collect()
     }
 
-    /// Gives back what is leased and not begun, so that people see it waiting, and may hold or drop it.
-    async fn release(&mut self) {
-        let unused: Vec<(Ticket, End)> = self.ready.drain(..).map(|ticket| (ticket, End::Unused)).collect();
+    /// Gives back what is leased, not begun, and may not be sent, so that people see it waiting, and may hold or drop it.
+    async fn release(&mut self, is_all: bool) {
+        let (shut, ready): (VecDeque<_>, _) = std::mem::take(&mut self.ready)
+            .into_iter()
+            .partition(|ticket| is_all || self.lanes.is_shut_for(&ticket.tenant));
+        self.ready = ready;
+        let unused: Vec<(Ticket, End)> = shut.into_iter().map(|ticket| (ticket, End::Unused)).collect();
         if !unused.is_empty()
             && let Err(error) = self.queue.finish(unused).await
         {
@@ -294,73 +339,62 @@ impl Courier {
 
     /// Learns from an attempt that ended, and from all others that have ended meanwhile.
     async fn all_ended(&mut self, done: Result<(Id, Learned), JoinError>) {
-        let was_paused = self.pause.is_some();
-        self.ended(done);
+        let mut changed = self.ended(done);
         while let Some(done) = self.attempts.try_join_next_with_id() {
-            self.ended(done);
+            changed.extend(self.ended(done));
         }
-        if self.pause.is_some() && !was_paused {
-            self.release().await;
+        if changed.is_empty() {
+            return;
         }
+        self.controls.set_paused(self.lanes.paused());
+        for (tenant, change) in &changed {
+            self.tell(tenant.as_deref(), change);
+        }
+        self.release(false).await;
     }
 
-    fn ended(&mut self, done: Result<(Id, Learned), JoinError>) {
+    fn ended(&mut self, done: Result<(Id, Learned), JoinError>) -> Vec<Changed> {
         let (id, learned) = match done {
-            Ok((id, learned)) => (id, Some(learned)),
+            Ok((id, learned)) => (id, learned),
             Err(error) => {
                 events::queue_trouble(&error); // its lease ends by itself
-                (error.id(), None)
+                (error.id(), Learned::nothing())
             }
         };
-        self.tenants.remove(&id);
-        if let Some(learned) = learned {
-            self.learn(learned);
+        let Some(Flight { tenant, item, rounds }) = self.flights.remove(&id) else { return Vec::new() };
+        if let Some(running) = self.running.get_mut(&tenant) {
+            *running -= 1;
+            if *running == 0 {
+                self.running.remove(&tenant);
+            }
         }
+        let timing = Timing { first: self.settings.retry_first, longest: self.settings.retry_max };
+        let Learned { scope, sign, reason, after } = learned;
+        let lesson = breaker::Lesson { item, sign, reason, after };
+        self.lanes.learn(&tenant, scope, &lesson, rounds, timing, Instant::now())
     }
 
-    fn learn(&mut self, learned: Learned) {
-        // Attempts that were under way when the pause began are no probes.
-        let is_late = self.pause.as_ref().is_some_and(|p| p.next > Instant::now());
-        match learned {
-            Learned::Answers => {
-                self.unanswered.clear();
-                if self.pause.take().is_some() {
-                    self.controls.set_paused(None);
-                    events::courier_resumed();
-                }
-            }
-            Learned::Nothing => {}
-            Learned::Misconfigured(_) | Learned::Unanswered(..) if is_late => {}
-            Learned::Misconfigured(reason) => {
-                let next = self.pause_on(&reason);
-                events::courier_paused(&reason, next);
-            }
-            Learned::Unanswered(id, reason) => {
-                self.unanswered.insert(id);
-                if self.pause.is_some() || self.unanswered.len() >= DOWN_AFTER {
-                    let next = self.pause_on(&reason);
-                    events::backend_down(&reason, next);
-                }
-            }
+    fn tell(&self, tenant: Option<&str>, change: &Change) {
+        let reason = || {
+            let paused = self.lanes.paused().into_iter().find(|paused| paused.tenant.as_deref() == tenant);
+            paused.map(|paused| paused.reason).unwrap_or_default()
+        };
+        match change {
+            Change::None => {}
+            Change::Doubt(reason) => events::backend_denies(reason),
+            Change::Paused(Cause::Misconfigured, next) => events::courier_paused(tenant, &reason(), *next),
+            Change::Paused(Cause::Down, next) => events::backend_down(&reason(), *next),
+            Change::Resumed => events::courier_resumed(tenant),
         }
+        let cause = self.lanes.cause();
+        let is = |which| cause == Some(which);
+        events::lanes(is(Cause::Misconfigured), is(Cause::Down), self.lanes.shut().count());
     }
 
     /// Takes over new settings, and tries at once what was wrong with the old ones.
     fn change(&mut self) {
         self.settings = self.controls.settings.load_full();
-        if let Some(pause) = &mut self.pause {
-            *pause = Pause { probes: 0, next: Instant::now() };
-        }
-    }
-
-    /// Begins or goes on with a pause; the time to the next probe.
-    fn pause_on(&mut self, reason: &str) -> Duration {
-        self.controls.set_paused(Some(reason.to_owned()));
-        let probes = self.pause.as_ref().map_or(0, |pause| pause.probes + 1);
-        let longest = LONGEST_PROBE.min(self.settings.retry_max);
-        let delay = backoff(self.settings.retry_first, longest, probes);
-        self.pause = Some(Pause { probes, next: Instant::now() + delay });
-        delay
+        self.lanes.forget(Instant::now());
     }
 }
 
@@ -392,77 +426,6 @@ fn too_old(settings: &Settings, reason: &str) -> String {
 /// Semaphore permits for so many bytes: KiB, and never more than there are.
 fn permits(bytes: u64) -> u32 {
     u32::try_from(bytes.min(OPEN_AT_A_TIME) >> 10).unwrap_or(u32::MAX)
-}
-
-async fn attempt(queue: &dyn Queue, backend: &dyn Backend, settings: &Settings, ticket: Ticket) -> Learned {
-    let tenant = Arc::clone(&ticket.tenant);
-    let item = match queue.open(ticket.item).await {
-        Ok(item) => item,
-        Err(error) => return unreadable(queue, ticket, &error).await,
-    };
-    let (attempts, age, key) = (item.attempts, item.age, item.key.to_string());
-    let started = tokio::time::Instant::now();
-    let delivery = Delivery { activity: item.activity, json: item.json, cuts: item.cuts, raw: item.raw };
-    let outcome = backend.deliver(&delivery).await;
-    drop(delivery);
-    let attempt = attempts + 1;
-    let (end, learned) = match outcome {
-        Outcome::Taken => {
-            events::delivered(&key, &tenant, attempt, started.elapsed());
-            (End::Taken, Learned::Answers)
-        }
-        Outcome::Refused { status, detail } => {
-            let reason = if detail.is_empty() { status } else { format!("{status}: {detail}") };
-            (End::Held { reason: format!("backend answered {reason}") }, Learned::Answers)
-        }
-        Outcome::Misconfigured { reason } => {
-            let learned = Learned::Misconfigured(reason.clone());
-            let reason = format!("{reason}: see the backend's settings");
-            (End::Again { after: Duration::ZERO, counts: false, reason }, learned)
-        }
-        Outcome::Again { after, trouble, reason } => {
-            let delay = backoff(settings.retry_first, settings.retry_max, attempts);
-            let delay = delay.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
-            events::deferred(&key, &tenant, attempt, delay, &reason);
-            let learned = match trouble {
-                Trouble::Down | Trouble::Busy => Learned::Unanswered(ticket.item, reason.clone()),
-                Trouble::Later => Learned::Answers,
-            };
-            (End::Again { after: delay, counts: true, reason }, learned)
-        }
-    };
-    let end = match end {
-        End::Again { reason, .. } if age > settings.max_age => {
-            End::Held { reason: too_old(settings, &reason) }
-        }
-        end => end,
-    };
-    if let End::Held { reason } = &end {
-        events::held(&key, &tenant, attempt, reason);
-    }
-    if let Err(error) = queue.finish(vec![(ticket, end)]).await {
-        events::queue_trouble(&error); // the queue tries again by itself
-    }
-    learned
-}
-
-/// What cannot be read says nothing of the backend. Only what nobody will ever read is held for a person.
-async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> Learned {
-    let reason = error.to_string();
-    let end = match error {
-        StorageError::Gone(_) => {
-            events::held("", &ticket.tenant, 0, &reason);
-            End::Held { reason }
-        }
-        _ => {
-            events::queue_trouble(error);
-            End::Again { after: UNREADABLE, counts: false, reason }
-        }
-    };
-    if let Err(error) = queue.finish(vec![(ticket, end)]).await {
-        events::queue_trouble(&error);
-    }
-    Learned::Nothing
 }
 
 /// Exponential, with jitter over its upper half, so that what failed together does not come back together.

@@ -272,6 +272,21 @@ impl FileDirectory {
         Ok(Self { path: path.to_owned(), index: ArcSwap::from_pointee(index) })
     }
 
+    /// Reads the file, for the service.
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn settled(path: &Path) -> Result<Self, SourceError> {
+        Self::open(path)
+    }
+
+    /// Reads the file again.
+    /// # Errors
+    /// What is wrong with it; nothing has changed then.
+    pub async fn reload(&self) -> Result<(), SourceError> {
+        self.index.store(Arc::new(Index::read(&Source::read(&self.path)?)?));
+        Ok(())
+    }
+
     /// Looks at the file every second and reads a new version, for as long as somebody has the directory.
     pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
         let (directory, path) = (Arc::downgrade(self), self.path.clone());

@@ -44,6 +44,11 @@ impl HttpDirectory {
         Self { client, cache: Cache::new(settings) }
     }
 
+    /// Asks over another connection.
+    pub fn renewed(&self, client: Arc<Client>, settings: CacheSettings) -> Self {
+        Self { client, cache: Cache::new(settings) }
+    }
+
     async fn tenant_known(&self, prefix: &str) -> Result<(Option<Tenant>, bool), Unavailable> {
         let client = Arc::clone(&self.client);
         let fetch = move |questions: Vec<Question>| fetch_tenant(client, questions).boxed();
@@ -197,12 +202,12 @@ async fn send(
     client: &Client,
     build: impl Fn(&reqwest::Client) -> RequestBuilder,
 ) -> Result<Response, Unavailable> {
-    let answer = client.send(|http| Ok(build(http).timeout(ASK_TIME))).await;
+    let answer = client.send(ASK_TIME, |http| Ok(build(http))).await;
     answer.map_err(|error| match error {
-        CallError::Unreachable(reason) => Unavailable(reason),
         CallError::Credentials(reason) => {
             Unavailable(format!("{reason}: check the credentials in [backend]"))
         }
+        error => Unavailable(error.to_string()),
     })
 }
 

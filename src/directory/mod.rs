@@ -65,18 +65,6 @@ pub trait Directory: Send + Sync {
     }
 }
 
-/// Settings of the directory.
-#[derive(Clone, Debug)]
-pub enum Settings {
-    /// A TOML file (DESIGN appendix B).
-    File {
-        /// Its path.
-        path: std::path::PathBuf,
-    },
-    /// The backend's look-ups, with a cache before them.
-    Http(CacheSettings),
-}
-
 /// How long answers count.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {

@@ -217,9 +217,9 @@ pub fn delivered(key: &str, tenant: &str, attempt: u32, elapsed: Duration) {
     event!(info, DELIVERED, key, tenant, attempt, elapsed_ms = millis(elapsed), "delivered");
 }
 
-/// The attempt failed for now.
-pub fn deferred(key: &str, tenant: &str, attempt: u32, delay: Duration, reason: &str) {
-    metrics::delivery("again", None);
+/// The attempt failed for now. `denied`: it, or our settings.
+pub fn deferred(key: &str, tenant: &str, attempt: u32, delay: Duration, denied: bool, reason: &str) {
+    metrics::delivery(if denied { "misconfigured" } else { "again" }, None);
     event!(info, DEFERRED, key, tenant, attempt, next_in_ms = millis(delay), reason, "delivery deferred");
 }
 
@@ -246,17 +246,49 @@ pub fn held(key: &str, tenant: &str, attempt: u32, reason: &str) {
     event!(warn, HELD, key, tenant, attempt, reason, "held");
 }
 
-/// The backend refuses our settings; only probes are sent.
-pub fn courier_paused(reason: &str, next_probe: Duration) {
+/// Our settings are wrong, and the activity waits for better ones.
+pub fn misconfigured(key: &str, tenant: &str, attempt: u32, reason: &str) {
     metrics::delivery("misconfigured", None);
-    metrics::paused("misconfigured", true);
-    event!(
-        error,
-        COURIER_PAUSED,
+    limited!(info, DEFERRED, key, tenant, attempt, reason, "delivery deferred until our settings are right");
+}
+
+/// The backend denies an activity (403, 404, 410): it, or our settings. The first of a row; several in a row pause.
+pub fn backend_denies(reason: &str) {
+    limited!(
+        warn,
+        BACKEND_DENIES,
         reason,
-        next_probe_ms = millis(next_probe),
-        "backend refuses our settings: deliveries are paused. Check backend.url and the credentials in [backend]"
+        "backend denies an activity. If it denies all: check backend.url and the credentials in [backend]"
     );
+}
+
+/// Our settings are refused; only probes are sent. `tenant`: of this one alone, whose settings they are.
+pub fn courier_paused(tenant: Option<&str>, reason: &str, next_probe: Duration) {
+    let next_probe_ms = millis(next_probe);
+    match tenant {
+        None => event!(
+            error,
+            COURIER_PAUSED,
+            reason,
+            next_probe_ms,
+            "backend refuses our settings: deliveries are paused. Check backend.url and the credentials in [backend]"
+        ),
+        Some(tenant) => event!(
+            error,
+            COURIER_PAUSED,
+            tenant,
+            reason,
+            next_probe_ms,
+            "backend refuses this tenant's settings: its deliveries are paused. Check the tenant's credentials"
+        ),
+    }
+}
+
+/// Which lanes are paused: everybody's, by its cause, and how many tenants'.
+pub fn lanes(misconfigured: bool, down: bool, tenants: usize) {
+    metrics::paused("misconfigured", misconfigured);
+    metrics::paused("down", down);
+    metrics::tenants_paused(tenants);
 }
 
 /// A file with a secret has a new version, and it is in use.
@@ -271,7 +303,6 @@ pub fn secret_refused(error: &dyn Display) {
 
 /// Several activities in a row had no answer; only probes are sent. Once at the beginning, then with each probe.
 pub fn backend_down(reason: &str, next_probe: Duration) {
-    metrics::paused("down", true);
     event!(
         warn,
         BACKEND_DOWN,
@@ -281,11 +312,9 @@ pub fn backend_down(reason: &str, next_probe: Duration) {
     );
 }
 
-/// The backend answers again.
-pub fn courier_resumed() {
-    metrics::paused("down", false);
-    metrics::paused("misconfigured", false);
-    event!(info, COURIER_RESUMED, "backend answers again: deliveries resumed");
+/// The backend answers again. `tenant`: to this one.
+pub fn courier_resumed(tenant: Option<&str>) {
+    event!(info, COURIER_RESUMED, tenant, "backend answers again: deliveries resumed");
 }
 
 /// Somebody was told of held activities.

@@ -62,6 +62,8 @@ ids! {
     COURIER_PAUSED = "09495aaaaa2ce14bb2cf002403845404";
     /// Deliveries pause: no answers.
     BACKEND_DOWN = "a09f902c49ed06b33a6c1794ab106255";
+    /// The backend denies an activity.
+    BACKEND_DENIES = "3e9ba2b01a184c12afb671f951da1925";
     /// Deliveries go on.
     COURIER_RESUMED = "ab678a2192ea9d433d041208f3bd7b50";
     /// A file with a secret was read again.

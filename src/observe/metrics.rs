@@ -43,6 +43,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (DELIVERY_SECONDS, Kind::Histogram, "Time of an attempt at the backend"),
     (END_SECONDS, Kind::Histogram, "Time from end of message to our answer"),
     (PAUSED, Kind::Gauge, "1 while deliveries are paused, by cause"),
+    (
+        TENANTS_PAUSED,
+        Kind::Gauge,
+        "Tenants whose deliveries are paused because their own settings are refused",
+    ),
     (QUEUE_ITEMS, Kind::Gauge, "Activities in the queue by state"),
     (QUEUE_OLDEST, Kind::Gauge, "Age of the oldest waiting activity in seconds"),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
@@ -60,6 +65,7 @@ const DELIVERIES: &str = "activity_milter_deliveries_total";
 const DELIVERY_SECONDS: &str = "activity_milter_delivery_seconds";
 const END_SECONDS: &str = "activity_milter_end_of_message_seconds";
 const PAUSED: &str = "activity_milter_deliveries_paused";
+const TENANTS_PAUSED: &str = "activity_milter_tenants_paused";
 const QUEUE_ITEMS: &str = "activity_milter_queue_items";
 const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
@@ -112,6 +118,7 @@ pub fn start() {
     for cause in ["misconfigured", "down"] {
         paused(cause, false);
     }
+    tenants_paused(0);
     let _ = HANDLE.set(handle);
 }
 
@@ -185,6 +192,11 @@ pub(super) fn delivery(outcome: &'static str, elapsed: Option<Duration>) {
 /// Deliveries pause or go on.
 pub(super) fn paused(cause: &'static str, is: bool) {
     gauge!(PAUSED, "cause" => cause).set(f64::from(u8::from(is)));
+}
+
+/// So many tenants' deliveries pause.
+pub(super) fn tenants_paused(count: usize) {
+    gauge!(TENANTS_PAUSED).set(count as f64);
 }
 
 /// Something of ours failed.

@@ -219,6 +219,19 @@ pub struct Ask {
     pub after: String,
     /// Tenants that have enough for now.
     pub without: Vec<String>,
+    /// This tenant's, and nobody else's.
+    pub only: Option<String>,
+    /// One that shows how the backend is, in place of those whose turn it is; for one ticket.
+    pub probe: Option<Probe>,
+}
+
+/// Which activity shows best how the backend is. If there is none of the kind asked for, another one that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The first of these rows that waits, due or not.
+    Tried(Vec<i64>),
+    /// The newest of a tenant that was never attempted, as far as a short search finds one, and that is none of these.
+    Fresh(Vec<i64>),
 }
 
 /// A lease: the right to attempt an activity, until it is finished or its time is over.
@@ -241,6 +254,8 @@ pub struct Leased {
     pub tickets: Vec<Ticket>,
     /// In how long there will be more, of tenants not left out; zero if there is more now, none if nothing waits.
     pub next_due: Option<Duration>,
+    /// There was never an activity of more than one tenant.
+    pub alone: bool,
 }
 
 /// How a lease ends.

@@ -4,7 +4,7 @@
 
 use activity_milter::{
     activity::{Activity, Owner, Parcel, Parties, Raw, TenantRef},
-    backend::{ClientSettings, Credentials, Delivery, HttpBackend, Settings as BackendSettings},
+    backend::{Backend, Client, ClientSettings, Credentials, Delivery, HttpBackend, HttpSettings},
     courier::{self, Controls, Settings},
     mail::{Envelope, Head, Intake, LIMITS, Reader},
     queue::{self, Clock, Counts, Queue, Settings as QueueSettings, SystemClock},
@@ -34,35 +34,41 @@ impl Closed {
         let Self { queue, max_in_flight, directory } = self;
         let token = directory.path().join("token");
         std::fs::write(&token, "secret-token\n").unwrap();
-        let backend = HttpBackend::new(BackendSettings {
-            client: ClientSettings {
-                credentials: Credentials::Token(token),
-                ..ClientSettings::new(url.parse().unwrap(), Duration::from_secs(2))
-            },
-            signing_secret_file: None,
-            include_raw_message: false,
-        })
-        .unwrap();
-        let settings = Settings {
-            max_in_flight,
-            retry_first: Duration::from_millis(20),
-            retry_max: Duration::from_millis(100),
-            max_age,
+        let client = ClientSettings {
+            credentials: Credentials::Token(token),
+            ..ClientSettings::new(url.parse().unwrap(), Duration::from_secs(2))
         };
+        let backend = Arc::new(http_backend(&client, None));
+        Self { queue, max_in_flight, directory }.begin_over(backend, max_age)
+    }
+
+    /// Over any backend.
+    pub fn begin_over(self, backend: Arc<dyn Backend>, max_age: Duration) -> Desk {
+        self.begin_slowly(backend, Duration::from_millis(20), Duration::from_millis(100), max_age)
+    }
+
+    /// With other delays.
+    pub fn begin_slowly(
+        self,
+        backend: Arc<dyn Backend>,
+        retry_first: Duration,
+        retry_max: Duration,
+        max_age: Duration,
+    ) -> Desk {
+        let Self { queue, max_in_flight, directory } = self;
+        let settings = Settings { max_in_flight, retry_first, retry_max, max_age };
         let stop = CancellationToken::new();
-        let courier = tokio::spawn(courier::run(
-            Arc::clone(&queue),
-            Arc::new(backend),
-            Controls::new(settings),
-            stop.clone(),
-        ));
-        Desk { queue, stop, courier, _directory: directory }
+        let controls = Controls::new(settings);
+        let courier =
+            tokio::spawn(courier::run(Arc::clone(&queue), backend, Arc::clone(&controls), stop.clone()));
+        Desk { queue, controls, stop, courier, _directory: directory }
     }
 }
 
 /// A queue, a courier at work, and the number of messages put so far.
 pub struct Desk {
     pub queue: Arc<dyn Queue>,
+    pub controls: Arc<Controls>,
     stop: CancellationToken,
     courier: tokio::task::JoinHandle<()>,
     _directory: tempfile::TempDir,
@@ -112,6 +118,12 @@ impl Desk {
         self.stop.cancel();
         self.courier.await.unwrap();
     }
+}
+
+/// The backend over HTTP.
+pub fn http_backend(client: &ClientSettings, signing_secret_file: Option<std::path::PathBuf>) -> HttpBackend {
+    let settings = HttpSettings { timeout: client.timeout, signing_secret_file, include_raw_message: false };
+    HttpBackend::new(Arc::new(Client::new(client).unwrap()), settings).unwrap()
 }
 
 /// A small message with one file, for the tenant `t`.

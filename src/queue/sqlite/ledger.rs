@@ -13,7 +13,7 @@ use super::{
     spool::{Kept, Spool},
     tally,
     tally::Tally,
-    turns::Turns,
+    turns::{Choice, Turns},
     watch::{Watch, span},
 };
 use crate::activity::Key;
@@ -21,7 +21,7 @@ use crate::queue::{Ask, Change, End, LEASE, Leased, Put, StorageError, Ticket};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -374,8 +374,14 @@ impl Ledger {
     pub(super) fn lease(&mut self, ask: &Ask) -> rusqlite::Result<Leased> {
         self.end_leases()?;
         let (now, running) = (self.shared.watch.now(), self.shared.watch.running());
-        let without: HashSet<&str> = ask.without.iter().map(String::as_str).collect();
-        let choice = self.turns.choose(&self.database, &self.leases, now, ask.room, &ask.after, &without)?;
+        let chosen = match &ask.probe {
+            Some(probe) => self.turns.probe(&self.database, &self.leases, now, ask, probe)?,
+            None => None,
+        };
+        let choice = match chosen {
+            Some(row) => Choice { rows: vec![row], next: Some(now) },
+            None => self.turns.choose(&self.database, &self.leases, now, ask)?,
+        };
         let ends = now + span(LEASE);
         let mut insert = self
             .database
@@ -391,7 +397,8 @@ impl Ledger {
             tickets.push(Ticket { item: row.id, fence, tenant: row.tenant, size });
         }
         let wait = |due: i64| Duration::from_millis(u64::try_from(due.saturating_sub(now)).unwrap_or(0));
-        Ok(Leased { tickets, next_due: choice.next.map(wait) })
+        let alone = self.shared.tally.is_alone();
+        Ok(Leased { tickets, next_due: choice.next.map(wait), alone })
     }
 
     /// Gives back what nobody has finished in time.

@@ -111,6 +111,11 @@ impl Tally {
         self.counted().all
     }
 
+    /// There was never another tenant than one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.counted().tenants.len() <= 1
+    }
+
     pub(super) fn by_tenant(&self) -> Vec<TenantCounts> {
         let counted = self.counted();
         let tenants = counted.tenants.iter().map(|(tenant, (numbers, _))| counts(tenant.clone(), *numbers));

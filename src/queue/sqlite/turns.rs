@@ -12,7 +12,8 @@
 //! the place up to which everything is leased.
 
 use super::leases::Leases;
-use rusqlite::{Connection, params};
+use crate::queue::{Ask, Probe};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque, btree_map::Entry};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ const NEVER: i64 = i64::MAX;
 
 /// Tenants whose time turned out not to have come, in one call: the next call corrects the others.
 const MOST_IN_VAIN: usize = 500;
+
+/// Rows that are looked at for one that was never attempted.
+const FRESH_LOOKS: i64 = 1000;
 
 #[derive(Debug)]
 struct Head {
@@ -97,31 +101,91 @@ impl Turns {
         tenants.iter().for_each(|tenant| self.ask_again(tenant));
     }
 
-    /// Chooses up to `room` rows that are due and not leased, one of each tenant by turns, beginning with the tenant after
-    /// `after`. They must be leased then.
-    pub(super) fn choose(
-        &mut self,
-        database: &Connection,
-        leases: &Leases,
-        now: i64,
-        room: usize,
-        after: &str,
-        without: &HashSet<&str>,
-    ) -> rusqlite::Result<Choice> {
+    /// Notes whose time has come.
+    fn advance(&mut self, now: i64) {
         while let Some((due, _)) = self.later.first()
             && *due <= now
         {
             let (_, tenant) = self.later.pop_first().expect("it has a first one");
             self.come.insert(tenant);
         }
+    }
+
+    /// Tenants whose time has come, beginning with the one after `ask.after`, but for those left out; up to `most`.
+    fn round(&self, ask: &Ask, without: &HashSet<&str>, most: usize) -> Vec<Arc<str>> {
+        if let Some(only) = &ask.only {
+            return self.come.get(only.as_str()).into_iter().cloned().collect();
+        }
+        let behind = (Bound::Excluded(ask.after.as_str()), Bound::Unbounded);
+        let before = (Bound::Unbounded, Bound::Included(ask.after.as_str()));
+        let round = self.come.range::<str, _>(behind).chain(self.come.range::<str, _>(before));
+        round.filter(|tenant| !without.contains(&***tenant)).take(most).cloned().collect()
+    }
+
+    /// The row that a probe wants, if there is one.
+    pub(super) fn probe(
+        &mut self,
+        database: &Connection,
+        leases: &Leases,
+        now: i64,
+        ask: &Ask,
+        probe: &Probe,
+    ) -> rusqlite::Result<Option<Chosen>> {
+        self.advance(now);
+        let without: HashSet<&str> = ask.without.iter().map(String::as_str).collect();
+        let (tried, besides): (&[i64], &[i64]) = match probe {
+            Probe::Tried(tried) => (tried, &[]),
+            Probe::Fresh(besides) => (&[], besides),
+        };
+        let mut select = database
+            .prepare_cached(&format!("SELECT tenant, {ROW} FROM item WHERE id = ?1 AND state = 0"))?;
+        for id in tried.iter().filter(|id| !leases.has(**id)) {
+            let found =
+                select.query_row([id], |row| Ok((row.get::<_, String>(0)?, sized(row, 1)?))).optional()?;
+            if let Some((tenant, (due, id, size))) = found
+                && ask.only.as_ref().is_none_or(|only| *only == tenant)
+                && !without.contains(tenant.as_str())
+            {
+                return Ok(Some(Chosen { id, tenant: tenant.into(), due, size }));
+            }
+        }
+        let mut select = database.prepare_cached(&format!(
+            "SELECT attempts, {ROW} FROM item INDEXED BY item_turn
+             WHERE state = 0 AND tenant = ?1 AND due <= ?2 ORDER BY due DESC, id DESC LIMIT ?3",
+        ))?;
+        let mut looks = FRESH_LOOKS;
+        for tenant in self.round(ask, &without, MOST_IN_VAIN) {
+            let mut rows = select.query(params![&*tenant, now, looks])?;
+            while let Some(row) = rows.next()? {
+                looks -= 1;
+                let (due, id, size) = sized(row, 1)?;
+                if row.get::<_, i64>(0)? == 0 && !besides.contains(&id) && !leases.has(id) {
+                    return Ok(Some(Chosen { id, tenant, due, size }));
+                }
+            }
+            if looks == 0 {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Chooses up to `ask.room` rows that are due and not leased, one of each tenant by turns, beginning with the tenant
+    /// after `ask.after`. They must be leased then.
+    pub(super) fn choose(
+        &mut self,
+        database: &Connection,
+        leases: &Leases,
+        now: i64,
+        ask: &Ask,
+    ) -> rusqlite::Result<Choice> {
+        self.advance(now);
+        let room = ask.room;
+        let without: HashSet<&str> = ask.without.iter().map(String::as_str).collect();
         let mut found: Vec<(Arc<str>, VecDeque<Chosen>)> = Vec::new();
         let (mut in_vain, mut more) = (0, false);
-        let behind = (Bound::Excluded(after), Bound::Unbounded);
-        let before = (Bound::Unbounded, Bound::Included(after));
-        let round = self.come.range::<str, _>(behind).chain(self.come.range::<str, _>(before));
-        let round: Vec<Arc<str>> =
-            round.filter(|tenant| !without.contains(&***tenant)).take(room + MOST_IN_VAIN).cloned().collect();
-        let many = round.len() + without.len() < self.come.len();
+        let round = self.round(ask, &without, room + MOST_IN_VAIN);
+        let many = ask.only.is_none() && round.len() + without.len() < self.come.len();
         let each = room.div_ceil(round.len().max(1)).max(1);
         for tenant in round {
             if found.len() == room || in_vain == MOST_IN_VAIN {
@@ -159,7 +223,10 @@ impl Turns {
                 found.remove(at);
             }
         }
-        let left = |tenant: &Arc<str>| !without.contains(&**tenant);
+        let left = |tenant: &Arc<str>| match &ask.only {
+            Some(only) => **tenant == **only,
+            None => !without.contains(&**tenant),
+        };
         let come = more || many || (rows.len() == room && self.come.iter().any(left));
         let later = self
             .later
@@ -181,11 +248,10 @@ impl Turns {
         limit: usize,
     ) -> rusqlite::Result<VecDeque<Chosen>> {
         let Some(head) = self.heads.get_mut(tenant) else { return Ok(VecDeque::new()) };
-        let mut select = database.prepare_cached(
-            "SELECT due, id, octet_length(activity), coalesce(octet_length(body), 0), message
-             FROM item INDEXED BY item_turn
-             WHERE state = 0 AND tenant = ?1 AND (due, id) > (?2, ?3) ORDER BY due, id",
-        )?;
+        let mut select = database.prepare_cached(&format!(
+            "SELECT {ROW} FROM item INDEXED BY item_turn
+             WHERE state = 0 AND tenant = ?1 AND (due, id) > (?2, ?3) ORDER BY due, id"
+        ))?;
         let mut rows = select.query(params![tenant, head.place.0, head.place.1])?;
         let mut found = VecDeque::with_capacity(limit);
         let mut next = None;
@@ -203,10 +269,8 @@ impl Turns {
                 next = Some(due);
                 break;
             }
-            let (activity, body, message): (i64, i64, i64) = (row.get(2)?, row.get(3)?, row.get(4)?);
-            // The bytes of a message that several share are not known here; they are no more than a small message's.
-            let shared = if message == 0 { 0 } else { SHARED };
-            found.push_back(Chosen { id, tenant: Arc::clone(tenant), due, size: activity + body + shared });
+            let (due, id, size) = sized(row, 0)?;
+            found.push_back(Chosen { id, tenant: Arc::clone(tenant), due, size });
         }
         if found.is_empty() {
             self.come.remove(tenant);
@@ -215,6 +279,17 @@ impl Turns {
         }
         Ok(found)
     }
+}
+
+/// What is read of a row.
+const ROW: &str = "due, id, octet_length(activity), coalesce(octet_length(body), 0), message";
+
+/// When it is due, its number, its size. The bytes of a message that several share are not known here; they are no more
+/// than a small message's.
+fn sized(row: &Row<'_>, at: usize) -> rusqlite::Result<(i64, i64, i64)> {
+    let (activity, body, message): (i64, i64, i64) = (row.get(at + 2)?, row.get(at + 3)?, row.get(at + 4)?);
+    let shared = if message == 0 { 0 } else { SHARED };
+    Ok((row.get(at)?, row.get(at + 1)?, activity + body + shared))
 }
 
 /// Most bytes of a message in the database.

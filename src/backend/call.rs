@@ -1,0 +1,72 @@
+//! What comes of a call over HTTP, whoever makes it: the words for failure, and bounded answers.
+
+use crate::activity::one_line;
+use reqwest::Response;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// No connection: others would fail alike.
+    #[error("{0}")]
+    Unreachable(String),
+    /// A connection, and no answer in time.
+    #[error("{0}")]
+    Silent(String),
+    /// The connection broke, or what came is no answer. It may be this request's doing: a server that refuses early and
+    /// closes is seen so.
+    #[error("{0}")]
+    Broken(String),
+    /// We have no credential to show: our settings.
+    #[error("{0}")]
+    Credentials(String),
+    /// Our own disk, our own fault: it says nothing of the other side.
+    #[error("{0}")]
+    Ours(String),
+}
+
+impl CallError {
+    /// What reqwest says, without the URL: that may hold what is nobody's business.
+    pub(super) fn of(error: reqwest::Error) -> Self {
+        // With TLS 1.3 a client's certificate is refused when the connection seems to stand.
+        let (connects, late) = (error.is_connect() || is_tls(&error), error.is_timeout());
+        let text = chain(&error.without_url());
+        match (connects, late) {
+            (true, _) => Self::Unreachable(text),
+            (false, true) => Self::Silent(text),
+            (false, false) => Self::Broken(text),
+        }
+    }
+}
+
+/// Whether the cause is TLS itself: a certificate, an alert.
+fn is_tls(error: &dyn std::error::Error) -> bool {
+    let inner = |error: &(dyn std::error::Error + 'static)| {
+        let io = error.downcast_ref::<std::io::Error>()?;
+        Some(io.get_ref()?.is::<rustls::Error>())
+    };
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.into_iter().any(|cause| cause.is::<rustls::Error>() || inner(cause) == Some(true))
+}
+
+/// The first bytes of an answer; whatever goes wrong, what came so far.
+pub async fn body_of(mut response: Response, most: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < most
+        && let Ok(Some(piece)) = response.chunk().await
+    {
+        body.extend_from_slice(&piece);
+    }
+    body.truncate(most);
+    body
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    one_line(&text)
+}

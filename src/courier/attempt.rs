@@ -1,0 +1,152 @@
+//! One attempt: opens the activity, gives it to the backend, says what became of it, and ends the lease.
+
+use super::{Settings, backoff, breaker::Sign, too_old};
+use crate::backend::{Backend, Delivery, Journal, NotNoted, Outcome, Scope, Trouble};
+use crate::observe::events;
+use crate::queue::{End, Queue, StorageError, Ticket};
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// A backend's `Retry-After` is honoured up to this long: a wrong clock there must not park mail for years.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Pause of an activity that we cannot read or note now.
+const OURS: Duration = Duration::from_secs(10);
+
+/// What one attempt taught about the backend.
+#[derive(Clone, Debug)]
+pub(super) struct Learned {
+    /// Whose settings, if they are wrong.
+    pub(super) scope: Scope,
+    pub(super) sign: Sign,
+    /// For people.
+    pub(super) reason: String,
+    /// The backend's `Retry-After`.
+    pub(super) after: Option<Duration>,
+}
+
+impl Learned {
+    pub(super) fn nothing() -> Self {
+        Self { scope: Scope::All, sign: Sign::Nothing, reason: String::new(), after: None }
+    }
+
+    fn answered() -> Self {
+        Self { sign: Sign::Answered, ..Self::nothing() }
+    }
+}
+
+/// The backend's progress with an activity, in the queue.
+struct InQueue {
+    queue: Arc<dyn Queue>,
+    ticket: Ticket,
+    last: Mutex<Option<String>>,
+}
+
+#[async_trait]
+impl Journal for InQueue {
+    fn last(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn note(&self, step: String) -> Result<(), NotNoted> {
+        match self.queue.note(&self.ticket, step.clone()).await {
+            Ok(true) => {
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+                Ok(())
+            }
+            Ok(false) => Err(NotNoted::Lost),
+            Err(error) => Err(NotNoted::Queue(error.to_string())),
+        }
+    }
+}
+
+/// Makes an attempt.
+pub(super) async fn attempt(
+    queue: Arc<dyn Queue>,
+    backend: &dyn Backend,
+    settings: &Settings,
+    ticket: Ticket,
+) -> Learned {
+    let item = match queue.open(ticket.item).await {
+        Ok(item) => item,
+        Err(error) => return unreadable(queue.as_ref(), ticket, &error).await,
+    };
+    let (attempts, age, key) = (item.attempts, item.age, item.key.to_string());
+    let tenant = Arc::clone(&ticket.tenant);
+    let started = Instant::now();
+    let journal = InQueue { queue: Arc::clone(&queue), ticket: ticket.clone(), last: Mutex::new(item.note) };
+    let delivery = Delivery { activity: item.activity, json: item.json, cuts: item.cuts, raw: item.raw };
+    let outcome = AssertUnwindSafe(backend.deliver(&delivery, &journal)).catch_unwind().await;
+    let outcome = outcome.unwrap_or_else(|_| {
+        let reason = "the attempt panicked, see the log".to_owned();
+        Outcome::Again { after: None, trouble: Trouble::Ours, reason }
+    });
+    drop(delivery);
+    let attempt = attempts + 1;
+    let (end, learned) = match outcome {
+        Outcome::Taken => {
+            events::delivered(&key, &tenant, attempt, started.elapsed());
+            (End::Taken, Learned::answered())
+        }
+        Outcome::Refused { status, detail } => {
+            let reason = if detail.is_empty() { status } else { format!("{status}: {detail}") };
+            (End::Held { reason: format!("backend answered {reason}") }, Learned::answered())
+        }
+        Outcome::Misconfigured { scope, after, reason } => {
+            events::misconfigured(&key, &tenant, attempt, &reason);
+            let learned = Learned { scope, sign: Sign::Misconfigured, reason: reason.clone(), after };
+            let reason = format!("{reason}: see the backend's settings");
+            (End::Again { after: Duration::ZERO, counts: false, reason }, learned)
+        }
+        Outcome::Again { trouble: Trouble::Ours, reason, .. } => {
+            events::queue_trouble(&reason);
+            (End::Again { after: OURS, counts: false, reason }, Learned::nothing())
+        }
+        Outcome::Again { after, trouble, reason } => {
+            let delay = backoff(settings.retry_first, settings.retry_max, attempts);
+            let delay = delay.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
+            events::deferred(&key, &tenant, attempt, delay, trouble == Trouble::Denied, &reason);
+            let learned =
+                Learned { sign: Sign::Failed(trouble), reason: reason.clone(), after, scope: Scope::All };
+            (End::Again { after: delay, counts: true, reason }, learned)
+        }
+    };
+    let end = match end {
+        End::Again { reason, .. } if age > settings.max_age => {
+            End::Held { reason: too_old(settings, &reason) }
+        }
+        end => end,
+    };
+    if let End::Held { reason } = &end {
+        events::held(&key, &tenant, attempt, reason);
+    }
+    if let Err(error) = queue.finish(vec![(ticket, end)]).await {
+        events::queue_trouble(&error); // the queue tries again by itself
+    }
+    learned
+}
+
+/// What cannot be read says nothing of the backend. Only what nobody will ever read is held for a person.
+async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> Learned {
+    let reason = error.to_string();
+    let end = match error {
+        StorageError::Gone(_) => {
+            events::held("", &ticket.tenant, 0, &reason);
+            End::Held { reason }
+        }
+        _ => {
+            events::queue_trouble(error);
+            End::Again { after: OURS, counts: false, reason }
+        }
+    };
+    if let Err(error) = queue.finish(vec![(ticket, end)]).await {
+        events::queue_trouble(&error);
+    }
+    Learned::nothing()
+}
