@@ -8,10 +8,12 @@ mod desk;
 mod wire;
 
 use activity_milter::{
+    activity::Raw,
     backend::{
         AuthMethod, Backend, Client, ClientError, ClientSettings, Credentials, Delivery, Fleeting,
         HttpBackend, HttpSettings, OAuthSettings, Outcome, Trouble,
     },
+    mail::{Budget, Spill},
     sink,
 };
 use axum::{Json, Router, extract::State, http::HeaderMap, response::IntoResponse, routing::post};
@@ -26,15 +28,17 @@ use rustls::{
 use serde_json::json;
 use std::{
     fs,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
-use wire::{Wire, status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wire::{Act, Wire, status};
 
 /// All that one attempt needs.
 struct Settings {
@@ -66,6 +70,10 @@ fn settings(url: &str) -> Settings {
 /// One attempt.
 async fn attempt(settings: Settings) -> Outcome {
     deliver(&settings.backend().unwrap(), &delivery(1)).await
+}
+
+async fn attempt_with(settings: Settings, delivery: &Delivery) -> Outcome {
+    deliver(&settings.backend().unwrap(), delivery).await
 }
 
 /// Asserts that there was no connection, for a reason.
@@ -299,6 +307,159 @@ async fn oauth_tokens_are_shared_renewed_and_replaced() {
     let broken = Wire::start(vec![status(503)]).await;
     assert_no_connection(&attempt(with_oauth(&wire.url(), &broken.url(), secret)).await, "503");
     assert_eq!(wire.seen().len(), 3, "no activity is sent without a token");
+}
+
+/// P17: all who wait get the one answer, and it takes its time once; a request's time covers that of the token.
+#[tokio::test]
+async fn a_token_endpoint_that_hangs_is_waited_for_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = write(scratch.path(), "secret", "the-secret\n");
+    let tokens = Wire::start(vec![Act::Hang; 100]).await;
+    let wire = Wire::start(Vec::new()).await;
+    let mut with = with_oauth(&wire.url(), &tokens.url(), secret);
+    with.client.timeout = Duration::from_secs(1);
+    let backend = with.backend().unwrap();
+    let began = Instant::now();
+    let all = (0..16).map(|id| {
+        let backend = &backend;
+        async move { deliver(backend, &delivery(id)).await }
+    });
+    for outcome in futures_util::future::join_all(all).await {
+        assert!(matches!(outcome, Outcome::Again { trouble: Trouble::Down, .. }), "{outcome:?}");
+    }
+    assert_eq!(tokens.seen().len(), 1, "asked once");
+    assert!(began.elapsed() < Duration::from_secs(8), "sixteen times a second: {:?}", began.elapsed());
+    // The next ones ask anew, once that is over.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(matches!(deliver(&backend, &delivery(1)).await, Outcome::Again { .. }));
+    assert_eq!((tokens.seen().len(), wire.seen().len()), (2, 0));
+}
+
+/// P18, and what else an endpoint may say of a token's life.
+#[tokio::test]
+async fn lives_of_tokens_may_be_any() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = write(scratch.path(), "secret", "the-secret\n");
+    for (life, asked) in [(u64::MAX, 1), (u64::from(u32::MAX), 1), (0, 2)] {
+        let (tokens, token_url) = start_endpoint(life).await;
+        let wire = Wire::start(Vec::new()).await;
+        let backend = with_oauth(&wire.url(), &token_url, secret.clone()).backend().unwrap();
+        for id in 0..2 {
+            assert_eq!(deliver(&backend, &delivery(id)).await, Outcome::Taken, "{life}");
+        }
+        assert_eq!(tokens.asked.load(Ordering::SeqCst), asked, "{life}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_is_told_the_audience_and_the_secret_as_it_wants_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = write(scratch.path(), "secret", "the secret is &+%".replace(' ', "_").as_str());
+    for (method, audience) in [
+        (AuthMethod::ClientSecretBasic, None),
+        (AuthMethod::ClientSecretPost, Some("https://api.crm.test/".to_owned())),
+    ] {
+        let answer = "{\"access_token\":\"t\",\"token_type\":\"bearer\"}";
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        );
+        let tokens = Wire::start(vec![Act::Answer(answer)]).await;
+        let wire = Wire::start(Vec::new()).await;
+        let mut with = with_oauth(&wire.url(), &tokens.url(), secret.clone());
+        if let Credentials::OAuth(oauth) = &mut with.client.credentials {
+            (oauth.auth_method, oauth.audience) = (method, audience.clone());
+        }
+        assert_eq!(attempt(with).await, Outcome::Taken);
+        let asked = &tokens.seen()[0];
+        let body = String::from_utf8(asked.body.clone()).unwrap();
+        let form: std::collections::BTreeMap<String, String> =
+            reqwest::Url::parse(&format!("http://x/?{body}")).unwrap().query_pairs().into_owned().collect();
+        let in_body = (method == AuthMethod::ClientSecretPost).then_some("the_secret_is_&+%");
+        assert_eq!(form.get("client_secret").map(String::as_str), in_body, "{body}");
+        assert_eq!(form.get("audience"), audience.as_ref(), "{body}");
+        assert_eq!(asked.header("authorization").is_some(), in_body.is_none());
+    }
+}
+
+/// A delivery whose message lies in a file.
+async fn large_delivery(directory: &Path, bytes: usize) -> Delivery {
+    let text =
+        format!("Subject: s\r\nMessage-ID: <1@x>\r\nContent-Type: image/png\r\n\r\n{}", "x".repeat(bytes));
+    let mut spill = Spill::new(directory, u64::MAX, &Budget::new(u64::MAX));
+    spill.push(text.as_bytes()).await.unwrap();
+    let (raw, _) = spill.finish().await.unwrap();
+    let Delivery { mut activity, .. } = delivery(1);
+    let mut file = activity.files[0].clone();
+    file.size = raw.len();
+    activity.files = [file].into();
+    let json = serde_json::to_vec(&activity).unwrap().into();
+    Delivery { activity, json, cuts: vec![raw.whole()], raw }
+}
+
+/// P19: a backend that refuses by the head alone and closes, or never reads on: it is the activity, not the backend.
+#[tokio::test]
+async fn an_early_refusal_counts_for_the_activity() {
+    let scratch = tempfile::tempdir().unwrap();
+    let delivery = large_delivery(scratch.path(), 20 << 20).await;
+    for how in ["closes at once", "reads on", "hangs", "resets"] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut buffer = vec![0; 4096];
+                let _ = stream.read(&mut buffer).await;
+                let refusal =
+                    "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+                match how {
+                    "hangs" => kept.push(stream),
+                    "resets" => stream.set_zero_linger().unwrap(),
+                    how => {
+                        let _ = stream.write_all(refusal.as_bytes()).await;
+                        let reads = async { while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {} };
+                        if how == "reads on" {
+                            let _ = tokio::time::timeout(Duration::from_secs(1), reads).await;
+                        }
+                    }
+                }
+            }
+        });
+        let mut settings = settings(&url);
+        settings.client.timeout = Duration::from_millis(500);
+        let patience = Duration::from_secs((20 << 20) / (256 * 1024));
+        for _ in 0..if how == "hangs" { 0 } else { 5 } {
+            let backend =
+                Settings { client: settings.client.clone(), ..self::settings(&url) }.backend().unwrap();
+            let outcome = tokio::time::timeout(patience, deliver(&backend, &delivery)).await.unwrap();
+            let counts_for_it =
+                matches!(outcome, Outcome::Again { trouble: Trouble::Broken, .. } | Outcome::Refused { .. });
+            assert!(counts_for_it, "{how}: {outcome:?}");
+        }
+    }
+}
+
+/// What our own disk does is not the backend's doing.
+#[tokio::test]
+async fn our_own_disk_is_not_the_backend() {
+    let scratch = tempfile::tempdir().unwrap();
+    let wire = Wire::start(Vec::new()).await;
+    let secret = write(scratch.path(), "secret", &format!("{}\n", SECRETS[0]));
+    for is_signed in [false, true] {
+        let delivery = large_delivery(scratch.path(), 3 << 20).await;
+        let Raw::File { file, .. } = &delivery.raw else { panic!("it is large") };
+        // As if its blocks could not be read: the file ends before the message does.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(1 << 20).unwrap();
+        let mut settings = settings(&wire.url());
+        settings.signing_secret_file = is_signed.then(|| secret.clone());
+        let outcome = attempt_with(settings, &delivery).await;
+        assert!(
+            matches!(&outcome, Outcome::Again { trouble: Trouble::Ours, reason, .. } if reason.contains("spooled")),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(attempt(settings(&wire.url())).await, Outcome::Taken);
 }
 
 const SECRETS: [&str; 2] =

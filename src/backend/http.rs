@@ -94,7 +94,7 @@ impl HttpBackend {
         answer.await.map_err(|error| match (upload.failure(), error) {
             (Some(ours), _) => CallError::Ours(ours),
             // It may have answered while we were sending, and no longer listened.
-            (None, CallError::Silent(reason)) if !upload.is_sent() => CallError::Broken(reason),
+            (None, CallError::Silent(reason)) if upload.is_under_way() => CallError::Broken(reason),
             (None, error) => error,
         })
     }

@@ -145,7 +145,7 @@ pub(super) struct Upload(Arc<Mutex<Progress>>);
 
 #[derive(Debug, Default)]
 struct Progress {
-    sent: bool,
+    is_under_way: bool,
     failure: Option<String>,
 }
 
@@ -155,20 +155,20 @@ impl Upload {
     }
 
     fn begin(&self) {
-        *self.progress() = Progress::default();
+        *self.progress() = Progress { is_under_way: true, failure: None };
     }
 
     fn sent(&self) {
-        self.progress().sent = true;
+        self.progress().is_under_way = false;
     }
 
     fn failed(&self, error: &io::Error) {
         self.progress().failure = Some(format!("the spooled message cannot be read: {error}"));
     }
 
-    /// True once the connection has taken all of it, but for the last pieces.
-    pub(super) fn is_sent(&self) -> bool {
-        self.progress().sent
+    /// True from the beginning until the connection has taken all of it, but for the last pieces.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.progress().is_under_way
     }
 
     /// Why the message could not be read, if it could not.
