@@ -690,6 +690,21 @@ mod tests {
                 "am.toml:5:7: url: mail and secrets would travel unencrypted: write https",
             ),
             (
+                "http://127.0.0.1:1/",
+                "https://us:secret@crm.test/",
+                "am.toml:5:7: url: a name or password does not belong into a URL: use backend.token_file",
+            ),
+            (
+                "http://127.0.0.1:1/",
+                "https://us@crm.test/",
+                "a name or password does not belong into a URL: use backend.token_file",
+            ),
+            (
+                "[backend]",
+                "[backend.oauth]\ntoken_url = \"https://us:x@id.test/\"\nclient_id = \"us\"\nclient_secret_file = \"LICENSE\"\n[backend]",
+                "am.toml:5:13: token_url: a name or password does not belong into a URL: use client_secret_file",
+            ),
+            (
                 "url =",
                 "delivery = \"direct\"\ntimeout = \"51s\"\nurl =",
                 "am.toml:6:11: timeout: with delivery = \"direct\" the SMTP client waits: at most 50s",
@@ -720,6 +735,18 @@ mod tests {
             let error = read(&LEAST.replace(from, to)).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn spans_without_end_are_long_ones() {
+        let text = LEAST.replace(
+            "path = \"tests/directory.toml\"",
+            "type = \"http\"\ncache_stale = \"5000y\"\ncache_hits = \"100000y\"",
+        );
+        let config = read(&format!("{text}timeout = \"5000y\"\nretry_first = \"5000y\"\nretry_max = \"5000y\"\n[queue]\nmax_age = \"5000y\"\nheld_counts = \"5000y\"\n")).unwrap();
+        assert_eq!(config.outside.client.timeout, LONGEST_SPAN);
+        assert_eq!(config.queue.held_counts, LONGEST_SPAN);
+        config.outside.open().unwrap();
     }
 
     #[test]
