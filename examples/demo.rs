@@ -195,7 +195,7 @@ fn leave(world: World) {
     println!("  look:         http://127.0.0.1:{}/", world.sink_port);
     println!("  logs:         {root}/milter.log  {root}/sink.log  {root}/postfix/mail.log");
     println!(
-        "  settings:     {root}/activity-milter.toml  {root}/directory.toml (edit it: it is read again at once)"
+        "  settings:     {root}/activity-milter.toml  {root}/directory.toml (edit it: it is read again)"
     );
     println!("  stop:         sh {root}/stop");
     world.keep();

@@ -4,12 +4,15 @@
 //! Fails: a file that cannot be read, is no TOML, or does not fit the type.
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
+use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use std::{
     fmt, fs,
+    io::{self, Read},
     ops::Range,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// The text of a file, with the path it came from.
@@ -26,7 +29,7 @@ impl Source {
     pub fn read(path: &Path) -> Result<Self, SourceError> {
         match fs::read_to_string(path) {
             Ok(text) => Ok(Self { path: path.to_owned(), text }),
-            Err(error) => Err(SourceError::unreadable(path, format!("cannot be read: {error}"))),
+            Err(error) => Err(SourceError::about(path, format!("cannot be read: {error}"))),
         }
     }
 
@@ -73,19 +76,50 @@ impl Source {
     }
 }
 
-/// What tells one version of a file from the next: editors write in place, or rename a new file over it.
+/// The bytes of a regular file. A pipe, a device or a directory in its place is an error, and nobody waits for it: for
+/// files that are read again and again while the service runs.
+/// # Errors
+/// Those of the system, and what is no regular file.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for somebody who writes to it.
+    let mut file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What tells one version of a file from the next: editors write in place, or rename a new file over it; a link is
+/// switched to another file; who copies may set the time of writing back, but nobody sets that of the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
+    device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Version {
     /// The version that is there now, if one is.
     pub fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
-        Some(Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+        let (device, inode) = (meta.dev(), meta.ino());
+        if !meta.is_file() {
+            // A directory or a pipe is not read, and what happens inside makes it no other.
+            return Some(Self { device, inode, size: 0, modified: (0, 0), changed: (0, 0) });
+        }
+        let (modified, changed) = ((meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()));
+        Some(Self { device, inode, size: meta.size(), modified, changed })
+    }
+
+    /// How long before `now` it was changed last, by the clock of its file system; none if that was not before.
+    pub fn age(&self, now: SystemTime) -> Option<Duration> {
+        let (seconds, nanoseconds) = self.changed;
+        let changed = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
+        now.duration_since(UNIX_EPOCH).ok()?.checked_sub(changed)
     }
 }
 
@@ -101,7 +135,8 @@ pub struct SourceError {
 }
 
 impl SourceError {
-    fn unreadable(path: &Path, message: String) -> Self {
+    /// An error about the file as a whole.
+    pub fn about(path: &Path, message: impl fmt::Display) -> Self {
         Self { message: format!("{}: {message}", path.display()), text: None, span: None }
     }
 }
@@ -129,5 +164,47 @@ mod tests {
         assert!(error("").contains("missing field `size`"));
         let missing = Source::read(Path::new("/nonexistent.toml")).unwrap_err().to_string();
         assert!(missing.starts_with("/nonexistent.toml: cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn what_makes_another_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&path, "one").unwrap();
+        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        let mut before = Version::of(&path);
+        let mut changes = |what: &str, differs: bool| {
+            let now = Version::of(&path);
+            assert_eq!(now != before, differs, "{what}: {now:?}");
+            before = now;
+            std::thread::sleep(Duration::from_millis(20)); // more than a tick of the kernel's clock
+        };
+        changes("nothing", false);
+        fs::write(&path, "two").unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+        changes("the same size and time of writing", true);
+        fs::hard_link(&path, &other).unwrap();
+        changes("a link more", true);
+        fs::rename(&path, directory.path().join("c")).unwrap();
+        changes("it is gone", true);
+        fs::create_dir(&path).unwrap();
+        changes("a directory", true);
+        fs::write(path.join("x"), "").unwrap();
+        changes("a file inside of the directory", false);
+        assert_eq!(read_regular(&path).unwrap_err().to_string(), "it is no regular file");
+        fs::remove_dir_all(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_regular(&path).unwrap_err().to_string(), "it is no regular file");
+        assert_eq!(read_regular(&other).unwrap(), b"two");
+    }
+
+    #[test]
+    fn a_change_in_the_future_has_no_age() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let version = Version::of(file.path()).unwrap();
+        let hour = Duration::from_secs(3600);
+        assert!(version.age(SystemTime::now() + hour).is_some_and(|age| age >= hour));
+        assert_eq!(version.age(SystemTime::now() - hour), None);
+        assert_eq!(version.age(UNIX_EPOCH - hour), None);
     }
 }

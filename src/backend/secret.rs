@@ -1,12 +1,13 @@
 //! A secret in a file of its own, read again when the file changes.
 //!
 //! In: a path. Out: the file's first lines, one secret each (two while a secret is being rotated).
-//! Promise: a new version counts within a second of being written; a broken new version changes nothing.
+//! Promise: a new version counts within a second of being written; a broken new version changes nothing, and neither
+//! does one that changes while it is read: the next look reads it again.
 //! Fails: at start, if the file cannot be read or holds no secret.
 
 use super::{call::CallError, tokens::Tokens};
 use crate::observe::events;
-use crate::source::Version;
+use crate::source::{Version, read_regular};
 use async_trait::async_trait;
 use std::{
     fs, io,
@@ -28,9 +29,12 @@ pub struct SecretFile {
 }
 
 struct State {
+    /// The version that was read last, taken or refused.
     seen: Option<Version>,
     looked: Instant,
     secrets: Arc<[String]>,
+    /// Why it could not be read at the last look: said once, and tried again.
+    told: Option<String>,
 }
 
 impl SecretFile {
@@ -39,8 +43,9 @@ impl SecretFile {
     /// In words for an administrator, path included.
     pub fn open(path: &Path) -> Result<Self, String> {
         let seen = Version::of(path);
-        let secrets = read(path)?;
-        Ok(Self { path: path.to_owned(), state: Mutex::new(State { seen, looked: Instant::now(), secrets }) })
+        let secrets = secrets(path, fs::read(path))?;
+        let state = State { seen, looked: Instant::now(), secrets, told: None };
+        Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
     }
 
     /// All secrets of the file as it is now, the newest first; never empty.
@@ -63,15 +68,11 @@ impl SecretFile {
         if state.looked.elapsed() >= every {
             state.looked = Instant::now();
             let now = Version::of(&self.path);
-            if now != state.seen {
-                state.seen = now;
-                match read(&self.path) {
-                    Ok(secrets) => {
-                        events::secret_read(&self.path);
-                        state.secrets = secrets;
-                    }
-                    Err(error) => events::secret_refused(&error),
-                }
+            if now == state.seen {
+                state.told = None;
+            } else {
+                let read = read_regular(&self.path);
+                state.judge(&self.path, now, read);
             }
         }
         Arc::clone(&state.secrets)
@@ -85,15 +86,41 @@ impl Tokens for SecretFile {
     }
 }
 
+impl State {
+    /// Takes or refuses what was read of the version `now`.
+    fn judge(&mut self, path: &Path, now: Option<Version>, read: io::Result<Vec<u8>>) {
+        if Version::of(path) != now {
+            return; // it was written to meanwhile
+        }
+        // What cannot be read now, for want of descriptors perhaps, may be read a second later.
+        let again = read.is_err();
+        if !again {
+            self.seen = now;
+        }
+        match secrets(path, read) {
+            Ok(secrets) => {
+                events::secret_read(path);
+                (self.secrets, self.told) = (secrets, None);
+            }
+            Err(error) if again && self.told.as_ref() == Some(&error) => {}
+            Err(error) => {
+                events::secret_refused(&error);
+                self.told = Some(error);
+            }
+        }
+    }
+}
+
 impl std::fmt::Debug for SecretFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("SecretFile").field(&self.path).finish()
     }
 }
 
-fn read(path: &Path) -> Result<Arc<[String]>, String> {
-    let text = fs::read_to_string(path)
-        .map_err(|error: io::Error| format!("{} cannot be read: {error}", path.display()))?;
+fn secrets(path: &Path, read: io::Result<Vec<u8>>) -> Result<Arc<[String]>, String> {
+    let bytes = read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    // What is not UTF-8 is no graphic ASCII either.
+    let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let secrets: Arc<[String]> = lines.take(MOST_SECRETS).map(str::to_owned).collect();
     if secrets.is_empty() || !secrets.iter().all(|secret| secret.bytes().all(|b| b.is_ascii_graphic())) {
@@ -126,5 +153,35 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert_eq!(file.first_now(), "two");
         assert!(!format!("{file:?}").contains("two"));
+    }
+
+    #[test]
+    fn what_could_not_be_read_whole_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        fs::write(&path, "one\n").unwrap();
+        let file = SecretFile::open(&path).unwrap();
+        let before = Version::of(&path);
+        fs::write(&path, "whole\n").unwrap();
+        let now = Version::of(&path);
+        let judge = |now, read| file.state.lock().unwrap().judge(&path, now, read);
+        judge(before, Ok(b"who".to_vec()));
+        assert_eq!(file.all().to_vec(), ["one"], "it was written to while it was read");
+        judge(now, Err(io::Error::other("no descriptor")));
+        assert_eq!(file.all().to_vec(), ["one"], "there was no descriptor for it");
+        assert_eq!(file.first_now(), "whole");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_pipe() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        fs::write(&path, "one\n").unwrap();
+        let file = SecretFile::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (answered, answer) = std::sync::mpsc::channel();
+        std::thread::spawn(move || answered.send(file.first_now()));
+        assert_eq!(answer.recv_timeout(Duration::from_secs(10)).as_deref(), Ok("one"));
     }
 }

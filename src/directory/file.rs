@@ -1,27 +1,41 @@
 //! The directory as a TOML file (DESIGN appendix B), read again when it changes.
 //!
 //! In: a path. Out: answers from indexes in memory, each in constant time.
-//! Promise: a broken new version is refused as a whole and the old one goes on answering.
+//! Promise: a version counts once it has not changed for a second, so that nobody is refused by half a file; a broken new
+//! version, and one that names no tenant any more, is refused as a whole and the old one goes on answering.
 //! Fails: at start, with the line of what is wrong; duplicates name both lines. Never [`Unavailable`] afterwards.
 
 use super::{Directory, People, Unavailable};
 use crate::mail::Address;
 use crate::observe::events;
 use crate::rules::{Contact, Person, Project, Tenant, User};
-use crate::source::{Source, SourceError, Version};
+use crate::source::{Source, SourceError, Version, read_regular};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde::Deserialize;
 use std::{
     collections::{HashMap, HashSet},
+    panic,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
+use tokio::sync::Mutex;
 use toml::Spanned;
 
-/// How often the file is looked at. A look is one `stat`; an admin who saves the file waits about this long.
+/// How often the file is looked at. A look is one `stat`; a version counts that is the same at two looks, so an admin who
+/// saves the file waits about twice this long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What was changed this long ago has settled, without a second look. Much more than the second that is needed, because
+/// the clock may be a file server's.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
+
+/// How long somebody waits for a file that changes all the time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often somebody who waits looks.
+const WAITING_LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -255,64 +269,217 @@ impl<'a> Once<'a> {
     }
 }
 
+/// How a text becomes an index.
+type Parse = fn(&Source) -> Result<Index, SourceError>;
+
+/// What is at the path, and since when the same has been seen there.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    version: Option<Version>,
+    since: Instant,
+}
+
+impl Look {
+    /// Looks, after another look.
+    fn after(before: Option<Self>, path: &Path) -> Self {
+        let (version, now) = (Version::of(path), Instant::now());
+        before.filter(|before| before.version == version).unwrap_or(Self { version, since: now })
+    }
+
+    /// True if it was the same at two looks, or has not been changed for long. A time of change that lies ahead proves
+    /// nothing.
+    fn has_settled(&self) -> bool {
+        let age = self.version.and_then(|version| version.age(SystemTime::now()));
+        self.since.elapsed() >= LOOK_EVERY || age.is_some_and(|age| age >= SETTLED_AFTER)
+    }
+}
+
+/// What a look came to.
+#[derive(Debug)]
+enum Found {
+    /// The version that was read last.
+    Known,
+    /// It may be half written.
+    Unsettled,
+    Good(Index),
+    /// The version is no directory, and will be none.
+    Broken(SourceError),
+    /// It cannot be read now, which says nothing of the version.
+    Unreadable(SourceError),
+}
+
+/// Reads a version, unless it is another one after the reading.
+fn read(path: &Path, version: Option<Version>, parse: Parse) -> Found {
+    let bytes = read_regular(path);
+    if Version::of(path) != version {
+        return Found::Unsettled;
+    }
+    let cannot = |error: &dyn std::fmt::Display| SourceError::about(path, format!("cannot be read: {error}"));
+    let text = match bytes.map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(error)) => return Found::Broken(cannot(&error.utf8_error())),
+        Err(error) => return Found::Unreadable(cannot(&error)),
+    };
+    let source = Source::from_text(path, text);
+    match panic::catch_unwind(|| parse(&source)) {
+        Ok(Ok(index)) => Found::Good(index),
+        Ok(Err(error)) => Found::Broken(error),
+        Err(_) => {
+            let fault =
+                "a fault of activity-milter: reading this text panicked: please report it with the file";
+            Found::Broken(SourceError::about(path, fault))
+        }
+    }
+}
+
+/// Looks, and reads what has settled and is not `known`. On a thread that may block: a file of a hundred thousand
+/// addresses takes a moment, and a file server may not answer.
+async fn look(
+    path: PathBuf,
+    before: Option<Look>,
+    known: Option<Version>,
+    parse: Parse,
+) -> Option<(Look, Found)> {
+    let work = move || {
+        let look = Look::after(before, &path);
+        let found = match look.version {
+            Some(_) if look.version == known => Found::Known,
+            version if look.has_settled() => read(&path, version, parse),
+            _ => Found::Unsettled,
+        };
+        (look, found)
+    };
+    tokio::task::spawn_blocking(work).await.ok() // else the program ends
+}
+
+/// What the looks have seen so far.
+#[derive(Debug, Default)]
+struct Seen {
+    last: Option<Look>,
+    /// The version that was read last, in use or refused: it is not read again.
+    judged: Option<Version>,
+    /// What was wrong at the last look; what stays wrong is said once.
+    told: Option<String>,
+}
+
 /// A directory file, indexed.
 #[derive(Debug)]
 pub struct FileDirectory {
     path: PathBuf,
     index: ArcSwap<Index>,
+    /// Locked as long as somebody looks and reads, so that nobody puts an older version in place of a newer one.
+    seen: Mutex<Seen>,
+    parse: Parse,
 }
 
 impl FileDirectory {
-    /// Reads the file.
+    /// Reads the file as it is now: for commands, which are started when it is written.
     /// # Errors
     /// What is wrong with it.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let look = Look::after(None, path);
         let index = Index::read(&Source::read(path)?)?;
         events::directory_read(path, index.tenants.len(), index.addresses);
-        Ok(Self { path: path.to_owned(), index: ArcSwap::from_pointee(index) })
+        let directory = Self::new(path, Index::read);
+        directory.index.store(Arc::new(index));
+        // What has not settled is read again by who watches.
+        let judged = look.version.filter(|_| look.has_settled() && Version::of(path) == look.version);
+        Ok(Self { seen: Mutex::new(Seen { last: Some(look), judged, told: None }), ..directory })
     }
 
-    /// Reads the file, for the service.
+    /// Reads the file once it has settled: for the service, which may be started while somebody writes it.
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it; that it never settles.
     pub async fn settled(path: &Path) -> Result<Self, SourceError> {
-        Self::open(path)
+        let directory = Self::new(path, Index::read);
+        directory.reload().await?;
+        Ok(directory)
     }
 
-    /// Reads the file again.
+    fn new(path: &Path, parse: Parse) -> Self {
+        Self { path: path.to_owned(), index: ArcSwap::default(), seen: Mutex::default(), parse }
+    }
+
+    /// Reads the file now, as soon as it has settled, whether it is another version or not.
     /// # Errors
-    /// What is wrong with it; nothing has changed then.
+    /// What is wrong with it; that it names no tenant any more; that it never settles. What is in use stays in use.
     pub async fn reload(&self) -> Result<(), SourceError> {
-        self.index.store(Arc::new(Index::read(&Source::read(&self.path)?)?));
-        Ok(())
+        let mut seen = self.seen.lock().await;
+        let began = Instant::now();
+        loop {
+            let ended = || SourceError::about(&self.path, "was not read: the program ends");
+            let looked = look(self.path.clone(), seen.last, None, self.parse).await;
+            let (last, found) = looked.ok_or_else(ended)?;
+            seen.last = Some(last);
+            if !matches!(found, Found::Unsettled) {
+                let judged = self.judge(&mut seen, found);
+                seen.told = judged.as_ref().err().map(SourceError::to_string);
+                return judged;
+            }
+            if began.elapsed() >= PATIENCE {
+                let message = format!(
+                    "has not been the same for {} s in the last {} s: see who writes it, and try again when it is \
+                     complete",
+                    LOOK_EVERY.as_secs(),
+                    PATIENCE.as_secs()
+                );
+                return Err(SourceError::about(&self.path, message));
+            }
+            tokio::time::sleep(WAITING_LOOK_EVERY).await;
+        }
     }
 
     /// Looks at the file every second and reads a new version, for as long as somebody has the directory.
     pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
-        let (directory, path) = (Arc::downgrade(self), self.path.clone());
+        let directory = Arc::downgrade(self);
         async move {
-            let mut seen = Version::of(&path);
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 let Some(directory) = directory.upgrade() else { return };
-                let now = Version::of(&path);
-                if now == seen {
-                    continue;
-                }
-                seen = now;
-                // A file of a hundred thousand addresses takes a moment; other tasks need the thread.
-                let _ = tokio::task::spawn_blocking(move || directory.reread()).await;
+                directory.look().await;
             }
         }
     }
 
-    fn reread(&self) {
-        match Source::read(&self.path).and_then(|source| Index::read(&source)) {
-            Ok(index) => {
+    async fn look(&self) {
+        let mut seen = self.seen.lock().await;
+        let looked = look(self.path.clone(), seen.last, seen.judged, self.parse).await;
+        let Some((last, found)) = looked else { return };
+        seen.last = Some(last);
+        let again = matches!(found, Found::Unreadable(_));
+        if let Found::Unsettled = found {
+            return;
+        }
+        let wrong = self.judge(&mut seen, found).err();
+        let told = wrong.as_ref().map(SourceError::to_string);
+        if let Some(error) = wrong
+            && !(again && seen.told == told)
+        {
+            events::directory_refused(&error);
+        }
+        seen.told = told;
+    }
+
+    /// Puts a good version in use.
+    fn judge(&self, seen: &mut Seen, found: Found) -> Result<(), SourceError> {
+        if let Found::Good(_) | Found::Broken(_) = found {
+            seen.judged = seen.last.and_then(|look| look.version);
+        }
+        match found {
+            Found::Known | Found::Unsettled => Ok(()),
+            Found::Broken(error) | Found::Unreadable(error) => Err(error),
+            Found::Good(index) if index.tenants.is_empty() && !self.index.load().tenants.is_empty() => {
+                Err(SourceError::about(
+                    &self.path,
+                    "names no tenant any more, so that all mail would be refused: put the tenants back; to serve \
+                     nobody, write active = false in each, or restart the service with this file",
+                ))
+            }
+            Found::Good(index) => {
                 events::directory_read(&self.path, index.tenants.len(), index.addresses);
                 self.index.store(Arc::new(index));
+                Ok(())
             }
-            Err(error) => events::directory_refused(&error),
         }
     }
 }
@@ -353,6 +520,14 @@ impl Directory for FileDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::future::join_all;
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+    use std::{
+        fs,
+        io::Write,
+        os::unix::fs::symlink,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     const APPENDIX_B: &str = include_str!("../../tests/directory.toml");
 
@@ -414,34 +589,256 @@ mod tests {
         );
     }
 
+    /// A file with one tenant; all of them have the same length.
+    fn with(prefix: &str) -> String {
+        format!("[[tenant]]\nprefix = \"{prefix:_<8}\"\nid = \"1\"\n")
+    }
+
+    async fn knows(directory: &FileDirectory, prefix: &str) -> bool {
+        directory.tenant(&format!("{prefix:_<8}")).await.unwrap().is_some()
+    }
+
+    async fn becomes(directory: &FileDirectory, prefix: &str) -> bool {
+        for _ in 0..200 {
+            if knows(directory, prefix).await {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+
+    /// What is logged until the guard is dropped, by this thread.
+    fn log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(file.reopen().unwrap());
+        let guard = tracing::subscriber::set_default(subscriber.finish());
+        (file, guard)
+    }
+
+    fn parse_or_panic(source: &Source) -> Result<Index, SourceError> {
+        let index = Index::read(source)?;
+        assert!(!index.tenants.contains_key("panic___"), "a fault of ours");
+        Ok(index)
+    }
+
+    fn replace(path: &Path, text: &str) {
+        let new = path.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, path).unwrap();
+    }
+
+    /// A path beside it that nobody has had yet.
+    fn another(path: &Path) -> PathBuf {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        path.with_extension(COUNT.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// As configuration management does: `directory.toml` is a link, and is switched to another file.
+    fn switch(path: &Path, text: &str) {
+        let (file, link) = (another(path), path.with_extension("link"));
+        fs::write(&file, text).unwrap();
+        symlink(&file, &link).unwrap();
+        fs::rename(&link, path).unwrap();
+    }
+
+    /// As kubernetes does: `directory.toml` is a link through a link to a directory, and that one is switched.
+    fn switch_above(path: &Path, text: &str) {
+        let (data, link) = (path.with_extension("data"), path.with_extension("link"));
+        let versions = another(path);
+        fs::create_dir(&versions).unwrap();
+        fs::write(versions.join("file"), text).unwrap();
+        symlink(&versions, &link).unwrap();
+        fs::rename(&link, &data).unwrap();
+        if fs::read_link(path).is_err() {
+            let _ = fs::remove_file(path);
+            symlink(data.join("file"), path).unwrap();
+        }
+    }
+
+    /// As `rsync -t` and `cp -p` do: the time of writing is the old one's.
+    fn as_old(path: &Path, text: &str) {
+        let written = fs::metadata(path).unwrap().modified().unwrap();
+        fs::write(path, text).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(written).unwrap();
+    }
+
+    fn pipe(path: &Path) {
+        fs::remove_file(path).unwrap();
+        mkfifo(path, Mode::S_IRWXU).unwrap();
+    }
+
+    fn directory(path: &Path) {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+
+    fn circle(path: &Path) {
+        fs::remove_file(path).unwrap();
+        symlink(path, path).unwrap();
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+    }
+
+    /// What can happen to the file: how it was put there, and what is wrong then.
+    type Happening = (&'static str, fn(&Path, &str), fn(&Path), Option<&'static str>);
+
+    const HAPPENINGS: &[Happening] = &[
+        ("written in place", write, |path| write(path, &with("new")), None),
+        ("replaced", write, |path| replace(path, &with("new")), None),
+        ("of the same size and time", write, |path| as_old(path, &with("new")), None),
+        ("a link is switched", switch, |path| switch(path, &with("new")), None),
+        ("a link above is switched", switch_above, |path| switch_above(path, &with("new")), None),
+        ("a link's file is written", switch_above, |path| write(path, &with("new")), None),
+        (
+            "broken",
+            write,
+            |path| write(path, "[[tenant]]\nprefix = \"new"),
+            Some("toml:2:14: prefix: invalid basic string"),
+        ),
+        ("no text", write, |path| fs::write(path, b"\xff").unwrap(), Some("invalid utf-8")),
+        ("emptied", write, |path| write(path, ""), Some("names no tenant any more")),
+        ("only comments", switch, |path| switch(path, "# later\n"), Some("names no tenant any more")),
+        (
+            "it makes us panic",
+            write,
+            |path| replace(path, &with("panic")),
+            Some("reading this text panicked"),
+        ),
+        ("gone", write, |path| fs::remove_file(path).unwrap(), Some("No such file")),
+        ("a directory", write, directory, Some("no regular file")),
+        ("a pipe", write, pipe, Some("no regular file")),
+        ("a link to a pipe", switch, |path| pipe(&fs::read_link(path).unwrap()), Some("no regular file")),
+        ("a link to itself", write, circle, Some("symbolic links")),
+    ];
+
     #[tokio::test]
-    async fn a_new_version_is_taken_and_a_broken_one_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("directory.toml");
-        std::fs::write(&path, "[[tenant]]\nprefix = \"old\"\nid = \"1\"\n").unwrap();
+    async fn whatever_happens_to_the_file_the_next_good_one_counts() {
+        let (log, _guard) = log();
+        let cases = HAPPENINGS.iter().map(async |(name, put, happens, wrong)| {
+            let home = tempfile::tempdir().unwrap();
+            let path = home.path().join("directory.toml");
+            put(&path, &with("old"));
+            let file = FileDirectory::new(&path, parse_or_panic);
+            file.reload().await.unwrap();
+            let file = Arc::new(file);
+            let watch = tokio::spawn(file.watch());
+            happens(&path);
+            if let Some(wrong) = wrong {
+                tokio::time::sleep(LOOK_EVERY * 4).await;
+                assert!(knows(&file, "old").await, "{name}");
+                let log = fs::read_to_string(log.path()).unwrap();
+                let lines: Vec<_> =
+                    log.lines().filter(|line| line.contains(path.to_str().unwrap())).collect();
+                let refused = lines.iter().filter(|line| line.contains("refused"));
+                assert!(
+                    refused.clone().count() == 1 && refused.clone().all(|line| line.contains(wrong)),
+                    "{name}: {lines:#?}"
+                );
+                let refused = file.reload().await.unwrap_err().to_string();
+                assert!(refused.contains(wrong), "{name}: {refused}");
+            } else {
+                assert!(becomes(&file, "new").await, "{name}");
+            }
+            let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+            put(&path, &with("next"));
+            assert!(becomes(&file, "next").await, "{name}");
+            assert!(!knows(&file, "old").await, "{name}");
+            watch.abort();
+        });
+        join_all(cases).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_does_not_count() {
+        let (home, whole) = (tempfile::tempdir().unwrap(), with("a") + &with("b").replace('1', "2"));
+        let path = home.path().join("directory.toml");
+        fs::write(&path, &whole).unwrap();
         let file = Arc::new(FileDirectory::open(&path).unwrap());
         let watch = tokio::spawn(file.watch());
-        tokio::task::yield_now().await;
-
-        let known = async |prefix: &str| file.tenant(prefix).await.unwrap().is_some();
-        let wait_for = async |prefix: &str| {
-            for _ in 0..200 {
-                if known(prefix).await {
-                    return true;
-                }
+        let mut writer = fs::File::create(&path).unwrap();
+        for piece in whole.as_bytes().chunks(whole.len() / 6) {
+            for _ in 0..10 {
+                assert!(knows(&file, "a").await && knows(&file, "b").await);
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            false
-        };
-        std::fs::write(&path, "[[tenant]]\nprefix = \"broken").unwrap();
-        tokio::time::sleep(LOOK_EVERY * 2).await;
-        assert!(known("old").await);
-
-        // As editors do: a new file renamed over the old one.
-        std::fs::write(path.with_extension("new"), "[[tenant]]\nprefix = \"new\"\nid = \"1\"\n").unwrap();
-        std::fs::rename(path.with_extension("new"), &path).unwrap();
-        assert!(wait_for("new").await);
-        assert!(!known("old").await);
+            writer.write_all(piece).unwrap();
+        }
+        writer.write_all(with("c").replace('1', "3").as_bytes()).unwrap();
+        assert!(becomes(&file, "c").await);
         watch.abort();
+    }
+
+    #[tokio::test]
+    async fn a_change_after_the_first_reading_is_seen() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("directory.toml");
+        fs::write(&path, with("old")).unwrap();
+        let file = Arc::new(FileDirectory::open(&path).unwrap());
+        fs::write(&path, with("new")).unwrap();
+        let watch = tokio::spawn(file.watch());
+        assert!(becomes(&file, "new").await);
+        watch.abort();
+    }
+
+    #[tokio::test]
+    async fn a_service_waits_for_a_file_that_is_being_written() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("directory.toml");
+        assert!(FileDirectory::settled(&path).await.unwrap_err().to_string().contains("No such file"));
+        fs::write(&path, "").unwrap();
+        let write = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            fs::write(&path, with("a")).unwrap();
+        };
+        let (file, ()) = tokio::join!(FileDirectory::settled(&path), write);
+        let file = file.unwrap();
+        assert!(knows(&file, "a").await);
+        // A reload: what is wrong is the answer, and what is right is in use at its end.
+        fs::write(&path, "[[tenant]]\nprefix = 1\n").unwrap();
+        let error = file.reload().await.unwrap_err().to_string();
+        assert!(error.contains("directory.toml:2:10: prefix: invalid type"), "{error}");
+        replace(&path, "");
+        assert!(file.reload().await.unwrap_err().to_string().contains("names no tenant any more"));
+        assert!(knows(&file, "a").await);
+        replace(&path, &with("b"));
+        file.reload().await.unwrap();
+        assert!(knows(&file, "b").await && !knows(&file, "a").await);
+        // The package's file names nobody yet.
+        replace(&path, "# nobody yet\n");
+        let nobody = FileDirectory::settled(&path).await.unwrap();
+        nobody.reload().await.unwrap();
+        let began = Instant::now();
+        fs::write(&path, with("c")).unwrap();
+        let write = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                fs::write(&path, with("c")).unwrap();
+            }
+        };
+        let error = tokio::select! {
+            () = write => unreachable!(),
+            error = nobody.reload() => error.unwrap_err().to_string(),
+        };
+        assert!(error.contains("has not been the same for 1 s") && began.elapsed() < PATIENCE * 2, "{error}");
+        assert!(!knows(&nobody, "c").await);
+    }
+
+    #[test]
+    fn what_has_settled() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let look = Look::after(None, file.path());
+        assert!(!look.has_settled(), "it was written a moment ago");
+        let since = look.since.checked_sub(LOOK_EVERY).unwrap();
+        let later = Look::after(Some(Look { since, ..look }), file.path());
+        assert!(later.has_settled(), "the same at two looks");
+        fs::write(file.path(), "x").unwrap();
+        assert!(!Look::after(Some(later), file.path()).has_settled(), "another one");
+        let found = read(file.path(), later.version, Index::read);
+        assert!(matches!(found, Found::Unsettled), "it was written to while it was read: {found:?}");
+        let old = Look::after(None, Path::new(env!("CARGO_MANIFEST_DIR")));
+        assert!(old.has_settled(), "what is no file is not half written");
     }
 }

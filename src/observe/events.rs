@@ -84,7 +84,7 @@ pub fn directory_read(path: &Path, tenants: usize, addresses: usize) {
     event!(info, DIRECTORY_READ, path = %path.display(), tenants, addresses, "directory read");
 }
 
-/// A new version of the directory file is broken; the old one stays.
+/// A new version of the directory file is broken, names nobody or cannot be read; the old one stays.
 pub fn directory_refused(error: &dyn Display) {
     event!(warn, DIRECTORY_REFUSED, %error, "new directory file refused, the old one stays in use");
 }

@@ -24,7 +24,7 @@ ids! {
     RELOAD_REFUSED = "735769a98b27bfae53514ad61b629958";
     /// The directory file was read.
     DIRECTORY_READ = "183e0fc114fd91fd8a2d54fd428b50ca";
-    /// A new directory file is broken; the old one stays.
+    /// A new directory file is broken, names no tenant or cannot be read; the old one stays.
     DIRECTORY_REFUSED = "7193cdecb77182343b30952dcc0d2502";
     /// The directory cannot answer; mail is deferred.
     DIRECTORY_UNAVAILABLE = "24352a83d58d3b552d5bd784a4ed15e5";
