@@ -11,7 +11,7 @@ use activity_milter::{
     activity::Key,
     backend::{Backend, Delivery, Journal, Outcome, Scope, Trouble},
     courier,
-    queue::{Counts, Filter, HandClock, State},
+    queue::{Clock, Counts, Filter, HandClock, State},
 };
 use axum::{
     Router,
@@ -555,6 +555,31 @@ async fn while_paused_the_backend_says_when_the_next_probe_is() {
     desk.close().await;
 }
 
+/// P4: a pause is by the clock that nobody sets.
+#[tokio::test]
+async fn a_pause_ends_whatever_the_wall_clock_does() {
+    for (by, back) in [(3600, true), (365 * 86_400, true), (365 * 86_400, false)] {
+        let clock = Arc::new(HandClock::at(std::time::SystemTime::now()));
+        let desk = Desk::closed_with(1, clock.clone());
+        for id in 0..8 {
+            desk.queue.put(desk::parcel(id)).await.unwrap();
+        }
+        let backend = ByRule::new(|_, before| match before {
+            0..7 => again(Trouble::Down, None),
+            _ => Outcome::Taken,
+        });
+        let desk = desk.begin_slowly(backend.clone(), Duration::from_millis(200), LONG, DAYS);
+        backend.has_seen(5).await;
+        let (now, by) = (clock.wall(), Duration::from_secs(by));
+        clock.set(if back { now - by } else { now + by });
+        backend.has_seen(8).await;
+        while !desk.controls.paused().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        desk.close().await;
+    }
+}
+
 #[tokio::test]
 async fn probes_alternate_between_tried_and_fresh() {
     let desk = Desk::closed(1);
@@ -607,6 +632,26 @@ async fn a_tenants_wrong_settings_pause_that_tenant_alone() {
     desk.controls.change(settings);
     desk.wait_for(EMPTY).await;
     assert_eq!((desk.controls.paused(), of_bad()), (Vec::new(), before + 101));
+    desk.close().await;
+}
+
+/// Where a tenant's settings are wrong, and then everybody's, its activities are all there is to probe with.
+#[tokio::test]
+async fn a_tenant_that_is_paused_itself_shows_how_everybodys_lane_is() {
+    let desk = Desk::closed(1);
+    for id in 0..3 {
+        desk.queue.put(desk::parcel_for("bad", id)).await.unwrap();
+    }
+    let backend = ByRule::new(|_, before| {
+        let scope = if before % 2 == 0 { Scope::Tenant } else { Scope::All };
+        let reason = "no".to_owned();
+        if before < 8 { Outcome::Misconfigured { scope, after: None, reason } } else { Outcome::Taken }
+    });
+    let desk = desk.begin_over(backend.clone(), DAYS);
+    desk.wait_for(EMPTY).await;
+    while !desk.controls.paused().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     desk.close().await;
 }
 

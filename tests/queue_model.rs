@@ -391,13 +391,15 @@ impl World {
             }
         }
         may.sort_by_key(|(tenant, due, entry)| (*tenant, *due, entry.id));
-        let named_one = named.iter().find_map(|id| may.iter().find(|(.., entry)| tried && entry.id == *id));
+        let named_one = named.iter().find_map(|id| may.iter().find(|(.., entry)| entry.id == *id));
         let due = || may.iter().filter(|(_, due, _)| *due <= now);
         let is_fresh = |entry: &Entry| entry.attempts == 0 && (tried || !named.contains(&entry.id));
         // The newest of the first tenant that has one.
         let of = |tenant: &str| due().rfind(|(of, _, entry)| *of == tenant && is_fresh(entry));
         let fresh = TENANTS.iter().find_map(|tenant| of(tenant));
-        let expected = named_one.or(fresh).or(due().next()).map(|(.., entry)| entry.key.clone());
+        let other = fresh.or(due().next());
+        let expected = if tried { named_one.or(other) } else { other.or(named_one) };
+        let expected = expected.map(|(.., entry)| entry.key.clone());
         assert_eq!(leased.tickets.len(), usize::from(expected.is_some()), "{expected:?}");
         for (key, ticket) in expected.into_iter().zip(leased.tickets) {
             assert!(entries.iter().any(|entry| entry.id == ticket.item && entry.key == key), "another one");

@@ -318,3 +318,23 @@ async fn change_held(queue: &dyn Queue, change: Changes) -> Result<usize, Storag
         changed += queue.change(ids, change.clone()).await?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_that_are_paused_are_named_and_take_nothing_from_the_others() {
+        let paused = |tenant: Option<&str>| Paused {
+            tenant: tenant.map(Into::into),
+            misconfigured: true,
+            reason: "invalid_client".to_owned(),
+        };
+        assert!(Check::of_tenants(&[]).is_none() && Check::of_tenants(&[paused(None)]).is_none());
+        let check = Check::of_tenants(&[paused(None), paused(Some("t-1"))]).unwrap();
+        assert!(!check.ok && !check.is_everybodys);
+        assert_eq!(check.detail, "deliveries paused: t-1: invalid_client");
+        let check = Check::of_tenants(&vec![paused(Some("t")); 105]).unwrap();
+        assert!(check.detail.ends_with(", and 100 more") && check.detail.len() < 200, "{}", check.detail);
+    }
+}

@@ -200,6 +200,9 @@ impl Courier {
             self.probe(Some(&tenant)).await?;
         }
         let wait = self.send_usual().await?;
+        if self.room() == 0 {
+            return Ok(IDLE); // until an attempt ends
+        }
         Ok(wait.min(self.lanes.tenants_probe_in(Instant::now()).unwrap_or(IDLE)))
     }
 
@@ -208,14 +211,19 @@ impl Courier {
         if self.room() == 0 {
             return Ok(IDLE); // until an attempt ends
         }
-        let ask = Ask {
+        let mut ask = Ask {
             room: 1,
             after: self.last.clone(),
             without: if tenant.is_none() { self.shut() } else { Vec::new() },
             only: tenant.map(str::to_owned),
             probe: self.lanes.probe(tenant),
         };
-        let mut leased = self.queue.lease(ask).await?;
+        let mut leased = self.queue.lease(ask.clone()).await?;
+        if leased.tickets.is_empty() && !ask.without.is_empty() {
+            // Those whose own lanes are shut show how everybody's is, if nobody else does.
+            ask.without.clear();
+            leased = self.queue.lease(ask).await?;
+        }
         let now = Instant::now();
         let Some(ticket) = leased.tickets.pop() else {
             let wait = leased.next_due.unwrap_or(IDLE);
@@ -227,6 +235,7 @@ impl Courier {
         };
         self.last = ticket.tenant.to_string();
         self.lanes.probing(tenant, now);
+        self.lanes.probing(Some(&ticket.tenant), now);
         self.begin(ticket);
         Ok(IDLE)
     }

@@ -225,7 +225,8 @@ pub struct Ask {
     pub probe: Option<Probe>,
 }
 
-/// Which activity shows best how the backend is. If there is none of the kind asked for, another one that is due.
+/// Which activity shows best how the backend is. If there is none of the kind asked for, another one that is due; if there
+/// is none either, one of those that were tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// The first of these rows that waits, due or not.

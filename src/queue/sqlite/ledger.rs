@@ -17,7 +17,7 @@ use super::{
     watch::{Watch, span},
 };
 use crate::activity::Key;
-use crate::queue::{Ask, Change, End, LEASE, Leased, Put, StorageError, Ticket};
+use crate::queue::{Ask, Change, End, LEASE, Leased, Probe, Put, StorageError, Ticket};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
@@ -374,14 +374,20 @@ impl Ledger {
     pub(super) fn lease(&mut self, ask: &Ask) -> rusqlite::Result<Leased> {
         self.end_leases()?;
         let (now, running) = (self.shared.watch.now(), self.shared.watch.running());
-        let chosen = match &ask.probe {
-            Some(probe) => self.turns.probe(&self.database, &self.leases, now, ask, probe)?,
-            None => None,
+        let (database, leases) = (&self.database, &self.leases);
+        let mut choice = match self.turns.probe(database, leases, now, ask)? {
+            Some(row) => Choice::one(row, now),
+            None => self.turns.choose(database, leases, now, ask)?,
         };
-        let choice = match chosen {
-            Some(row) => Choice { rows: vec![row], next: Some(now) },
-            None => self.turns.choose(&self.database, &self.leases, now, ask)?,
-        };
+        // Nothing is due: what was tried shows how the backend is as well.
+        if let Some(Probe::Fresh(tried)) = &ask.probe
+            && choice.rows.is_empty()
+        {
+            let again = Ask { probe: Some(Probe::Tried(tried.clone())), ..ask.clone() };
+            if let Some(row) = self.turns.probe(database, leases, now, &again)? {
+                choice = Choice::one(row, now);
+            }
+        }
         let ends = now + span(LEASE);
         let mut insert = self
             .database

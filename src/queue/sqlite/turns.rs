@@ -64,6 +64,13 @@ pub(super) struct Choice {
     pub(super) next: Option<i64>,
 }
 
+impl Choice {
+    /// This row, and perhaps more.
+    pub(super) fn one(row: Chosen, now: i64) -> Self {
+        Self { rows: vec![row], next: Some(now) }
+    }
+}
+
 impl Turns {
     /// A row of this tenant waits from `due` on, at (due, id).
     pub(super) fn available(&mut self, tenant: &str, due: i64, id: i64) {
@@ -129,8 +136,8 @@ impl Turns {
         leases: &Leases,
         now: i64,
         ask: &Ask,
-        probe: &Probe,
     ) -> rusqlite::Result<Option<Chosen>> {
+        let Some(probe) = &ask.probe else { return Ok(None) };
         self.advance(now);
         let without: HashSet<&str> = ask.without.iter().map(String::as_str).collect();
         let (tried, besides): (&[i64], &[i64]) = match probe {
