@@ -1,8 +1,9 @@
 //! Answers of a directory that is far away, kept for a while.
 //!
 //! In: questions, and how to ask them. Out: answers, fresh or past their time.
-//! Promise: a question that is being asked is not asked again, however many wait for it; memory is bounded; an answer
-//! past its time is used only while the directory cannot be reached, and says that it is stale.
+//! Promise: a question that is being asked is not asked again, however many wait for it, and how the asking ends, by a
+//! panic or with the program, does not concern the next one; memory is bounded; an answer past its time is used only while
+//! the directory cannot be reached, and says that it is stale. Other settings keep the answers.
 //! Fails: [`Unavailable`], if a question has no answer at all.
 
 use super::{CacheSettings, Unavailable};
@@ -13,10 +14,14 @@ use futures_util::{
     future::{BoxFuture, Shared, try_join_all},
 };
 use std::{
+    any::Any,
+    cmp::Reverse,
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
+use tokio::sync::oneshot;
 
 /// How long a directory that failed is not asked what has a stale answer: mail must not wait for a time-out each time.
 const DOWN_FOR: Duration = Duration::from_secs(5);
@@ -27,6 +32,9 @@ const STALE_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest life the directory may give an answer.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// Longest time that anything is kept; moka takes no more than a thousand years.
+const LONGEST_KEPT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Bytes of an entry besides its texts, roughly.
 const ENTRY_BYTES: usize = 256;
 
@@ -35,10 +43,17 @@ const ENTRY_BYTES: usize = 256;
 pub(super) enum Question {
     /// By prefix.
     Tenant(String),
-    /// By the tenant's prefix and number.
-    Project(String, String),
-    /// By the tenant's prefix and address.
-    Person(String, String),
+    /// By number.
+    Project(Whose, String),
+    /// By address.
+    Person(Whose, String),
+}
+
+/// The tenant that a question is about: who gets its prefix later has other people and projects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Whose {
+    pub(super) prefix: String,
+    pub(super) id: String,
 }
 
 /// What was answered.
@@ -85,6 +100,14 @@ pub(super) struct Life {
     pub(super) forbidden: bool,
 }
 
+impl Life {
+    /// What is right for both.
+    pub(super) fn and(self, other: Self) -> Self {
+        let fresh = self.fresh.into_iter().chain(other.fresh).min();
+        Self { fresh, forbidden: self.forbidden || other.forbidden }
+    }
+}
+
 /// What came back: an answer to each question.
 pub(super) type Answers = HashMap<Question, Answer>;
 
@@ -99,42 +122,88 @@ pub(super) struct Known {
 struct Entry {
     answer: Answer,
     at: Instant,
-    fresh: Duration,
+    /// How long the directory itself wants it kept.
+    said: Option<Duration>,
 }
 
+type Entries = moka::sync::Cache<Question, Entry>;
 type Flight = Shared<BoxFuture<'static, Result<Arc<Answers>, Unavailable>>>;
+type Flights = Arc<Mutex<HashMap<Question, Flight>>>;
 
 /// The cache.
 #[derive(Clone)]
 pub(super) struct Cache {
-    entries: moka::sync::Cache<Question, Entry>,
-    /// Questions that are being asked.
-    flights: Arc<Mutex<HashMap<Question, Flight>>>,
+    /// Renewed caches share it, so what is under way lands in it. Written only to put another one in its place.
+    entries: Arc<RwLock<Entries>>,
+    /// Questions that are being asked; a [`Place`] ends each.
+    flights: Flights,
     down_until: Arc<Mutex<Option<Instant>>>,
     settings: CacheSettings,
 }
 
+/// Memory of an entry, roughly.
+fn weight(question: &Question, entry: &Entry) -> u32 {
+    let text = match question {
+        Question::Tenant(prefix) => prefix.len(),
+        Question::Project(whose, name) | Question::Person(whose, name) => {
+            whose.prefix.len() + whose.id.len() + name.len()
+        }
+    };
+    u32::try_from(ENTRY_BYTES + text + entry.answer.weight()).unwrap_or(u32::MAX)
+}
+
+/// How long an answer may be of use.
+fn longest_use(settings: &CacheSettings) -> Duration {
+    let fresh = LONGEST_LIFE.max(settings.hits).max(settings.misses);
+    settings.stale.saturating_add(fresh).min(LONGEST_KEPT)
+}
+
+fn empty(settings: &CacheSettings) -> Entries {
+    let builder = moka::sync::Cache::builder().max_capacity(settings.size).weigher(weight);
+    builder.time_to_live(longest_use(settings)).build()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Cache {
     pub(super) fn new(settings: CacheSettings) -> Self {
-        let weigh = |question: &Question, entry: &Entry| {
-            let text = match question {
-                Question::Tenant(prefix) => prefix.len(),
-                Question::Project(tenant, name) | Question::Person(tenant, name) => tenant.len() + name.len(),
-            };
-            u32::try_from(ENTRY_BYTES + text + entry.answer.weight()).unwrap_or(u32::MAX)
-        };
-        let entries = moka::sync::Cache::builder()
-            .max_capacity(settings.size)
-            .weigher(weigh)
-            .time_to_live(settings.stale.saturating_add(LONGEST_LIFE.max(settings.hits)))
-            .build();
+        let entries = Arc::new(RwLock::new(empty(&settings)));
         Self { entries, flights: Arc::default(), down_until: Arc::default(), settings }
+    }
+
+    /// The same answers with other settings: they are as old as they were, and fresh for as long as the new settings
+    /// say. If there is less room, the newest stay.
+    pub(super) fn renewed(&self, settings: CacheSettings) -> Self {
+        let renewed = Self { settings, down_until: Arc::default(), ..self.clone() };
+        let settings = &renewed.settings;
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let policy = entries.policy();
+        let wanted = (Some(settings.size), Some(longest_use(settings)));
+        if (policy.max_capacity(), policy.time_to_live()) != wanted {
+            let mut known: Vec<_> = entries.iter().filter(|(_, entry)| renewed.is_usable(entry)).collect();
+            known.sort_by_key(|(_, entry)| Reverse(entry.at));
+            let mut room = settings.size;
+            known.retain(|(question, entry)| {
+                let rest = room.checked_sub(weight(question, entry).into());
+                room = rest.unwrap_or(room);
+                rest.is_some()
+            });
+            *entries = empty(settings);
+            // The newest at last: it is the last to go.
+            for (question, entry) in known.into_iter().rev() {
+                entries.insert(question.as_ref().clone(), entry);
+            }
+        }
+        drop(entries);
+        renewed
     }
 
     /// Answers to `questions`, in their order. What is not known fresh is asked with one call of `fetch`.
     pub(super) async fn ask<F>(&self, questions: Vec<Question>, fetch: F) -> Result<Vec<Known>, Unavailable>
     where
-        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>>,
+        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>> + Send + 'static,
     {
         let mut known = HashMap::new();
         let mut wanted = Vec::new();
@@ -171,10 +240,18 @@ impl Cache {
 
     /// An answer that may still be used.
     fn kept(&self, question: &Question) -> Option<Known> {
-        let entry = self.entries.get(question)?;
-        let age = entry.at.elapsed();
-        (age <= entry.fresh.saturating_add(self.settings.stale))
-            .then(|| Known { answer: entry.answer, stale: age > entry.fresh })
+        let entry = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(question)?;
+        let stale = entry.at.elapsed() > self.fresh(&entry);
+        self.is_usable(&entry).then_some(Known { answer: entry.answer, stale })
+    }
+
+    fn fresh(&self, entry: &Entry) -> Duration {
+        let usual = if entry.answer.is_miss() { self.settings.misses } else { self.settings.hits };
+        entry.said.map_or(usual, |said| said.min(LONGEST_LIFE))
+    }
+
+    fn is_usable(&self, entry: &Entry) -> bool {
+        entry.at.elapsed() <= self.fresh(entry).saturating_add(self.settings.stale)
     }
 
     async fn refresh<F>(
@@ -184,10 +261,10 @@ impl Cache {
         fetch: F,
     ) -> Result<Answers, Unavailable>
     where
-        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>>,
+        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>> + Send + 'static,
     {
-        let lock = |down: &Mutex<Option<Instant>>| *down.lock().unwrap_or_else(PoisonError::into_inner);
-        if all_stale && lock(&self.down_until).is_some_and(|until| until > Instant::now()) {
+        let down_until = *locked(&self.down_until);
+        if all_stale && down_until.is_some_and(|until| until > Instant::now()) {
             return Err(Unavailable("it did not answer a moment ago".to_owned()));
         }
         let flights = try_join_all(self.flights_for(wanted, fetch));
@@ -204,50 +281,73 @@ impl Cache {
     /// whoever asked first may stop waiting, and the others still get their answer.
     fn flights_for<F>(&self, wanted: Vec<Question>, fetch: F) -> Vec<Flight>
     where
-        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>>,
+        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>> + Send + 'static,
     {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut joined, mut ours) = (Vec::new(), Vec::new());
+        let mut flights = locked(&self.flights);
         for question in wanted {
             match flights.get(&question) {
                 Some(flight) => joined.push(flight.clone()),
                 None => ours.push(question),
             }
         }
-        if !ours.is_empty() {
-            let (cache, answer, questions) = (self.clone(), fetch(ours.clone()), ours.clone());
-            let task = tokio::spawn(async move {
-                let answer = answer.await;
-                cache.land(&questions, answer)
-            });
-            let lost = |error: tokio::task::JoinError| Err(Unavailable(error.to_string()));
-            let flight = task.map(move |done| done.unwrap_or_else(lost)).boxed().shared();
-            flights.extend(ours.into_iter().map(|question| (question, flight.clone())));
-            joined.push(flight);
+        if ours.is_empty() {
+            return joined;
         }
+        let (tell, told) = oneshot::channel();
+        let given_up = |_| Err(Unavailable("the look-up was given up".to_owned()));
+        let flight = told.map(move |told| told.unwrap_or_else(given_up)).boxed().shared();
+        flights.extend(ours.iter().map(|question| (question.clone(), flight.clone())));
+        // Whoever drops the task drops its place too, perhaps at once, and that takes the lock.
+        drop(flights);
+        joined.push(flight);
+        let (cache, place) = (self.clone(), Place { flights: Arc::clone(&self.flights), questions: ours });
+        tokio::spawn(async move {
+            let questions = place.questions.clone();
+            let asked = AssertUnwindSafe(async move { fetch(questions).await }).catch_unwind().await;
+            let answers = cache.land(asked.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+            drop(place);
+            let _ = tell.send(answers); // nobody may be waiting any more
+        });
         joined
     }
 
-    /// Keeps what a flight brought, and ends the flight.
-    fn land(
-        &self,
-        questions: &[Question],
-        answer: Result<(Answers, Life), Unavailable>,
-    ) -> Result<Arc<Answers>, Unavailable> {
-        let down = answer.is_err().then(|| Instant::now() + DOWN_FOR);
-        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = down;
-        if let Ok((answers, life)) = &answer {
-            for (question, answer) in answers.iter().filter(|_| !life.forbidden) {
-                let usual = if answer.is_miss() { self.settings.misses } else { self.settings.hits };
-                let fresh = life.fresh.map_or(usual, |fresh| fresh.min(LONGEST_LIFE));
-                let entry = Entry { answer: answer.clone(), at: Instant::now(), fresh };
-                self.entries.insert(question.clone(), entry);
+    /// Keeps what a flight brought.
+    fn land(&self, answer: Result<(Answers, Life), Unavailable>) -> Result<Arc<Answers>, Unavailable> {
+        *locked(&self.down_until) = answer.is_err().then(|| Instant::now() + DOWN_FOR);
+        let (answers, life) = answer?;
+        if !life.forbidden {
+            let (at, entries) = (Instant::now(), self.entries.read().unwrap_or_else(PoisonError::into_inner));
+            for (question, answer) in &answers {
+                let entry = Entry { answer: answer.clone(), at, said: life.fresh };
+                entries.insert(question.clone(), entry);
             }
         }
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        questions.iter().for_each(|question| drop(flights.remove(question)));
-        answer.map(|(answers, _)| Arc::new(answers))
+        Ok(Arc::new(answers))
     }
+}
+
+/// A flight's place among the flights: it is given up however the flight ends.
+struct Place {
+    flights: Flights,
+    questions: Vec<Question>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut flights = locked(&self.flights);
+        let landed: Vec<_> = self.questions.iter().map(|question| flights.remove(question)).collect();
+        drop(flights);
+        drop(landed);
+    }
+}
+
+/// For the log of who waits for the answer.
+fn panicked(panic: &(dyn Any + Send)) -> Unavailable {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+    let line = text.lines().next().unwrap_or_default();
+    Unavailable(format!("a fault of activity-milter: the look-up panicked: {line}: please report it"))
 }
 
 #[cfg(test)]
@@ -266,7 +366,8 @@ mod tests {
     }
 
     fn project(number: &str) -> Question {
-        Question::Project("t".to_owned(), number.to_owned())
+        let whose = Whose { prefix: "t".to_owned(), id: "t-1".to_owned() };
+        Question::Project(whose, number.to_owned())
     }
 
     /// A directory that knows every project whose number is not `0`.
@@ -357,7 +458,153 @@ mod tests {
         let (cache, calls) = (Cache::new(settings), Arc::default());
         let numbers: Vec<String> = (0..500).map(|n| n.to_string()).collect();
         ask(&cache, &calls, &numbers.iter().map(String::as_str).collect::<Vec<_>>(), true).await.unwrap();
-        cache.entries.run_pending_tasks();
-        assert!((1..=100).contains(&cache.entries.entry_count()), "{}", cache.entries.entry_count());
+        assert!((1..=100).contains(&count(&cache)), "{}", count(&cache));
+    }
+
+    fn count(cache: &Cache) -> u64 {
+        let entries = cache.entries.read().unwrap();
+        entries.run_pending_tasks();
+        entries.entry_count()
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_panics_lands() {
+        type Asked = Result<(Answers, Life), Unavailable>;
+        let panics: [fn(Vec<Question>) -> BoxFuture<'static, Asked>; 3] = [
+            |_| panic!("a fault\nof ours"),
+            |_| async { panic!("a fault") }.boxed(),
+            |questions| async move { panic!("a fault of {} questions", questions.len()) }.boxed(),
+        ];
+        for fault in panics {
+            let (cache, calls) = (cache(60_000, 60_000, 0), Arc::default());
+            let (first, joined) = tokio::join!(
+                cache.ask(vec![project("1"), project("2")], fault),
+                ask(&cache, &calls, &["2"], true)
+            );
+            for failed in [first, joined] {
+                let Unavailable(error) = failed.unwrap_err();
+                assert!(error.contains("panicked: a fault") && !error.contains('\n'), "{error}");
+            }
+            assert!(locked(&cache.flights).is_empty());
+            assert_eq!(ask(&cache, &calls, &["1", "2"], true).await.unwrap().len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_flight_that_the_runtime_drops_lands() {
+        let (cache, calls) = (cache(60_000, 60_000, 0), Arc::default());
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = runtime();
+        let never = |_| futures_util::future::pending().boxed();
+        ended.block_on(async {
+            let waits = cache.ask(vec![project("1")], never);
+            assert!(tokio::time::timeout(Duration::from_millis(20), waits).await.is_err());
+        });
+        let flight = locked(&cache.flights)[&project("1")].clone();
+        drop(ended);
+        assert_eq!(runtime().block_on(flight).unwrap_err().0, "the look-up was given up");
+        // A runtime that has ended drops what is started there at once.
+        let handle = {
+            let ended = runtime();
+            ended.handle().clone()
+        };
+        let flights = {
+            let _in = handle.enter();
+            cache.flights_for(vec![project("1")], never)
+        };
+        assert!(runtime().block_on(flights[0].clone()).is_err());
+        assert!(locked(&cache.flights).is_empty());
+        assert_eq!(runtime().block_on(ask(&cache, &calls, &["1"], true)).unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn any_time_will_do() {
+        let second = Duration::from_secs(1);
+        for time in [Duration::ZERO, Duration::from_nanos(1), second * 31_557_600 * 5000, Duration::MAX] {
+            for (hits, misses, stale) in
+                [(time, time, time), (time, second, second), (second, time, second), (second, second, time)]
+            {
+                for size in [0, 1 << 20, u64::MAX] {
+                    let settings = CacheSettings { hits, misses, stale, size };
+                    let (cache, calls) = (Cache::new(settings.clone()), Arc::default());
+                    for cache in [cache.clone(), cache.renewed(settings)] {
+                        let known = ask(&cache, &calls, &["1", "0"], true);
+                        assert_eq!(known.await.unwrap().len(), 2, "{hits:?} {misses:?} {stale:?} {size}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn other_settings_keep_the_answers_and_their_age() {
+        let (first, calls) = (cache(50, 50, 60_000), Arc::default());
+        ask(&first, &calls, &["1", "0"], true).await.unwrap();
+        let settings = |hits, stale, size| CacheSettings {
+            hits: Duration::from_millis(hits),
+            stale: Duration::from_millis(stale),
+            size,
+            ..first.settings.clone()
+        };
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        // The backend is down all the time, and there are many reloads.
+        let mut now = first.clone();
+        for reload in 0..50 {
+            now = now.renewed(settings(50, 60_000 + reload % 3, (1 << 20) + reload % 5));
+            let known = ask(&now, &calls, &["1", "0"], false).await.unwrap();
+            assert!(known.iter().all(|known| known.stale), "{reload}");
+            assert!(matches!(&known[0].answer, Answer::Project(Some(p)) if p.id == "p-1"), "{reload}");
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 51, "each reload asks once whether it is back");
+        // Fresh again, by longer times; then too old, by shorter ones.
+        let longer = now.renewed(settings(60_000, 60_000, 1 << 20));
+        assert!(!ask(&longer, &calls, &["1"], false).await.unwrap()[0].stale);
+        let shorter = longer.renewed(settings(10, 10, 1 << 20));
+        assert!(ask(&shorter, &calls, &["1"], false).await.is_err());
+        assert!(
+            ask(&shorter.renewed(settings(60_000, 60_000, 1 << 20)), &calls, &["1"], false).await.is_err()
+        );
+    }
+
+    #[tokio::test]
+    async fn with_less_room_the_newest_answers_stay() {
+        let (large, calls) = (cache(60_000, 60_000, 0), Arc::default());
+        let numbers: Vec<String> = (100..200).map(|n| n.to_string()).collect();
+        for some in numbers.chunks(10) {
+            let some: Vec<&str> = some.iter().map(String::as_str).collect();
+            ask(&large, &calls, &some, true).await.unwrap();
+        }
+        let each = u64::from(weight(
+            &project("100"),
+            &Entry {
+                answer: answer(vec![project("100")])[&project("100")].clone(),
+                at: Instant::now(),
+                said: None,
+            },
+        ));
+        let small = large.renewed(CacheSettings { size: 20 * each + each / 2, ..large.settings.clone() });
+        assert_eq!(count(&small), 20);
+        let newest: Vec<&str> = numbers[80..].iter().map(String::as_str).collect();
+        assert!(ask(&small, &calls, &newest, false).await.is_ok());
+        assert_eq!(calls.load(Ordering::SeqCst), 10);
+        assert!(ask(&small, &calls, &["179"], false).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_lands_in_the_renewed_cache() {
+        for size in [1 << 20, 1 << 19] {
+            let (old, calls) = (cache(60_000, 60_000, 0), Arc::default());
+            let renew = async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let new = old.renewed(CacheSettings { size, ..old.settings.clone() });
+                // Who asks it now waits for the same flight.
+                ask(&new, &calls, &["1"], false).await.unwrap();
+                new
+            };
+            let (known, new) = tokio::join!(ask(&old, &calls, &["1"], true), renew);
+            known.unwrap();
+            assert!(ask(&new, &calls, &["1"], false).await.is_ok());
+            assert_eq!(calls.load(Ordering::SeqCst), 1);
+        }
     }
 }

@@ -3,12 +3,12 @@
 //! In: the connection to the backend. Out: answers of the cache, or of one request.
 //! Promise: five seconds for a request; a stale answer never refuses anybody: what it says there is, is used while the
 //! backend is down, and what it says there is not, is not known.
-//! Fails: [`Unavailable`]: no connection, an error status, an answer that cannot be read.
+//! Fails: [`Unavailable`]: no connection, an error status, an answer that cannot be read whole or is about somebody else.
 
 use super::{
     CacheSettings, Directory, People, Unavailable,
-    cache::{Answer, Answers, Cache, Known, Life, Question},
-    wire::{ResolveAnswer, ResolveRequest, TenantAnswer},
+    cache::{Answer, Answers, Cache, Known, Life, Question, Whose},
+    wire::{PersonAnswer, ResolveAnswer, ResolveRequest, TenantAnswer},
 };
 use crate::backend::{CallError, Client, body_of};
 use crate::mail::Address;
@@ -18,7 +18,11 @@ use futures_util::{FutureExt, future::BoxFuture};
 use headers::{CacheControl, HeaderMapExt};
 use reqwest::{RequestBuilder, Response, StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Time for a request: after it the message is deferred (451 4.4.3).
 const ASK_TIME: Duration = Duration::from_secs(5);
@@ -44,9 +48,12 @@ impl HttpDirectory {
         Self { client, cache: Cache::new(settings) }
     }
 
-    /// Asks over another connection.
+    /// The same with other settings, for a reload that nothing refuses any more: if there is less room, this one has less
+    /// too. The answers stay, unless another system is asked.
     pub fn renewed(&self, client: Arc<Client>, settings: CacheSettings) -> Self {
-        Self { client, cache: Cache::new(settings) }
+        let same = client.url(&[]) == self.client.url(&[]);
+        let cache = if same { self.cache.renewed(settings) } else { Cache::new(settings) };
+        Self { client, cache }
     }
 
     async fn tenant_known(&self, prefix: &str) -> Result<(Option<Tenant>, bool), Unavailable> {
@@ -68,8 +75,12 @@ impl HttpDirectory {
     }
 }
 
+fn whose(tenant: &Tenant) -> Whose {
+    Whose { prefix: tenant.prefix.clone(), id: tenant.id.clone() }
+}
+
 fn person(tenant: &Tenant, address: &Address) -> Question {
-    Question::Person(tenant.prefix.clone(), address.folded().to_owned())
+    Question::Person(whose(tenant), address.folded().to_owned())
 }
 
 #[async_trait]
@@ -113,7 +124,7 @@ impl Directory for HttpDirectory {
         number: &str,
         also: &[Address],
     ) -> Result<Option<Project>, Unavailable> {
-        let project = Question::Project(tenant.prefix.clone(), number.to_lowercase());
+        let project = Question::Project(whose(tenant), number.to_lowercase());
         let people = also.iter().take(MAX_ADDRESSES).map(|address| person(tenant, address));
         let known = match self.resolve(tenant, std::iter::once(project.clone()).chain(people).collect()).await
         {
@@ -144,7 +155,7 @@ async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(
         let Question::Tenant(prefix) = &question else { continue };
         let url = client.url(&["v1", "tenants", prefix]);
         let response = send(&client, |http| http.get(url.clone())).await?;
-        life = life_of(&response);
+        life = life.and(life_of(&response));
         let tenant = if is_none(&response) {
             None
         } else {
@@ -176,21 +187,61 @@ async fn fetch_resolved(
             }
         }
         let response = send(&client, |http| http.post(url.clone()).json(&request)).await?;
-        life = life_of(&response);
-        let answer: ResolveAnswer = read(response).await?;
-        let mut people: HashMap<String, Person> =
-            answer.people.into_iter().map(|person| (folded(&person.address), person.into())).collect();
-        let project: Option<Project> = answer.project.map(Project::from);
-        for question in chunk {
-            let answer = match question {
-                Question::Person(_, address) => Answer::Person(people.remove(address).unwrap_or_default()),
-                Question::Project(..) => Answer::Project(project.clone()),
-                Question::Tenant(_) => continue,
-            };
-            answers.insert(question.clone(), answer);
-        }
+        life = life.and(life_of(&response));
+        answers.extend(answers_to(chunk, read(response).await?)?);
     }
     Ok((answers, life))
+}
+
+/// What an answer says to the questions; what was not asked is nobody's business.
+fn answers_to(questions: &[Question], answer: ResolveAnswer) -> Result<Answers, Unavailable> {
+    let mut people: HashMap<String, Vec<PersonAnswer>> = HashMap::new();
+    for person in answer.people {
+        people.entry(folded(&person.address)).or_default().push(person);
+    }
+    let project = answer.project.map(Project::from);
+    let mut answers = Answers::new();
+    for question in questions {
+        let answer = match question {
+            Question::Person(_, address) => {
+                Answer::Person(person_of(people.remove(address).unwrap_or_default())?)
+            }
+            Question::Project(_, number) => Answer::Project(the_project(number, project.clone())?),
+            Question::Tenant(_) => continue,
+        };
+        answers.insert(question.clone(), answer);
+    }
+    Ok(answers)
+}
+
+/// The person of an address. Backends may list the user and the contacts of an address one by one.
+fn person_of(listed: Vec<PersonAnswer>) -> Result<Person, Unavailable> {
+    let (mut found, mut seen) = (Person::default(), HashSet::new());
+    for Person { user, contacts } in listed.into_iter().map(Person::from) {
+        match (&found.user, user) {
+            (_, Some(user)) if user.id.is_empty() => {
+                return Err(Unavailable("the answer has a user without id".to_owned()));
+            }
+            (Some(known), Some(user)) if known.id != user.id => {
+                return Err(Unavailable("the answer has two users of one address".to_owned()));
+            }
+            (None, user) => found.user = user,
+            (Some(_), _) => {}
+        }
+        let new = contacts.into_iter().filter(|c| seen.insert((c.customer_id.clone(), c.id.clone())));
+        found.contacts.extend(new);
+    }
+    Ok(found)
+}
+
+/// The project, if it is the one that was asked for.
+fn the_project(number: &str, project: Option<Project>) -> Result<Option<Project>, Unavailable> {
+    match &project {
+        Some(other) if other.number.to_lowercase() != number || other.id.is_empty() => {
+            Err(Unavailable(format!("the answer is about another project than \"{number}\"")))
+        }
+        _ => Ok(project),
+    }
 }
 
 /// The address as questions have it; backends may give it back in another spelling.
@@ -226,11 +277,247 @@ async fn read<T: DeserializeOwned>(response: Response) -> Result<T, Unavailable>
         return Err(Unavailable(format!("the backend answers {status} to a look-up")));
     }
     let body = body_of(response, MAX_ANSWER_BYTES).await;
-    serde_json::from_slice(&body).map_err(|error| Unavailable(format!("the answer cannot be read: {error}")))
+    let unreadable = |why: String| Unavailable(format!("the answer cannot be read: {why}"));
+    // Half an object is none, but serde also takes lists for our types, and an empty list for "there is nobody".
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(unreadable(format!("its {} bytes are no JSON object", body.len())));
+    }
+    serde_json::from_slice(&body).map_err(|error| match body.len() {
+        MAX_ANSWER_BYTES => unreadable(format!("it is longer than {MAX_ANSWER_BYTES} bytes")),
+        _ => unreadable(error.to_string()),
+    })
 }
 
 fn life_of(response: &Response) -> Life {
     let Some(control) = response.headers().typed_get::<CacheControl>() else { return Life::default() };
     let fresh = if control.no_cache() { Some(Duration::ZERO) } else { control.max_age() };
     Life { fresh, forbidden: control.no_store() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::ClientSettings;
+    use std::{
+        io::{BufRead, BufReader, Read, Write},
+        net::TcpListener,
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    /// A backend that answers each request with the same bytes.
+    struct Backend {
+        url: String,
+        says: Arc<Mutex<Vec<u8>>>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Backend {
+        fn new() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let (says, asked) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<AtomicUsize>::default());
+            let (answer, count) = (Arc::clone(&says), Arc::clone(&asked));
+            std::thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let mut request = BufReader::new(&stream);
+                    let (mut line, mut length) = (String::new(), 0);
+                    while request.read_line(&mut line).is_ok_and(|n| n > 2) {
+                        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                            length = value.trim().parse().unwrap();
+                        }
+                        line.clear();
+                    }
+                    let _ = request.read_exact(&mut vec![0; length]);
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let _ = stream.write_all(&answer.lock().unwrap());
+                }
+            });
+            Self { url, says, asked }
+        }
+
+        fn client(&self, path: &str) -> Arc<Client> {
+            let url = format!("{}{path}", self.url).parse().unwrap();
+            Arc::new(Client::new(&ClientSettings::new(url, Duration::from_secs(5))).unwrap())
+        }
+
+        fn says(&self, head: &str, body: impl AsRef<[u8]>) {
+            let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
+            *self.says.lock().unwrap() = [head.as_bytes(), body.as_ref()].concat();
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    fn settings() -> CacheSettings {
+        let time = Duration::from_secs(60);
+        CacheSettings { hits: time, misses: time, stale: time, size: 1 << 20 }
+    }
+
+    fn tenant(id: &str) -> Tenant {
+        Tenant {
+            id: id.to_owned(),
+            prefix: "a".to_owned(),
+            name: String::new(),
+            active: true,
+            activity_type: "Email".to_owned(),
+            shadow: false,
+        }
+    }
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).unwrap()
+    }
+
+    /// What the directory says of anna, bo and project 1: `user, contacts, user, contacts, project`.
+    async fn resolved(directory: &HttpDirectory) -> Result<String, String> {
+        let who = [address("anna@x.test"), address("bo@y.test")];
+        let project = directory.project(&tenant("1"), "1", &who).await.map_err(|error| error.0)?;
+        let people = directory.people(&tenant("1"), &who).await.map_err(|error| error.0)?;
+        let mut words = Vec::new();
+        for person in people.persons {
+            words.push(person.user.map_or("-".to_owned(), |user| user.id));
+            words.push(person.contacts.into_iter().map(|contact| contact.id).collect::<Vec<_>>().join("+"));
+        }
+        words.push(project.map_or("-".to_owned(), |project| project.id));
+        Ok(words.join(" "))
+    }
+
+    #[tokio::test]
+    async fn what_backends_answer() {
+        let (ok, json) = ("200 OK", "200 OK\r\nContent-Type: application/json\r\nContent-Length: ");
+        let long =
+            |text: &str| format!("{{\"people\": [], \"x\": \"{}\"{text}", "x".repeat(MAX_ANSWER_BYTES));
+        let twice = r#"{"people": [{"address": "anna@x.test", "user": {"id": "u"}}, {"address": "ANNA@x.test",
+            "contacts": [{"id": "k", "customer_id": "c"}]}, {"address": "Anna@X.test", "user": {"id": "u"},
+            "contacts": [{"id": "k", "customer_id": "c"}, {"id": "l", "customer_id": "c"}]}]}"#;
+        let two_users = r#"{"people": [{"address": "anna@x.test", "user": {"id": "u"}},
+            {"address": "anna@x.test", "user": {"id": "v"}}]}"#;
+        let others = r#"{"people": [{"address": "eve@x.test", "user": {"id": "u"}}, {"address": "eve@x.test",
+            "user": {"id": "v"}}, {"address": "bo@y.test", "user": {"id": "b"}}]}"#;
+        let cases: &[(&str, String, &str, Result<&str, &str>)] = &[
+            ("nobody", ok.to_owned(), "{}", Ok("-  -  -")),
+            ("the same address twice", ok.to_owned(), twice, Ok("u k+l -  -")),
+            ("two users of one address", ok.to_owned(), two_users, Err("two users of one address")),
+            ("people who were not asked for", ok.to_owned(), others, Ok("-  b  -")),
+            (
+                "a user without id",
+                ok.to_owned(),
+                &two_users.replace("\"u\"", "\"\""),
+                Err("a user without id"),
+            ),
+            ("the project", ok.to_owned(), r#"{"project": {"id": "p", "number": "1"}}"#, Ok("-  -  p")),
+            (
+                "another project",
+                ok.to_owned(),
+                r#"{"project": {"id": "p", "number": "2"}}"#,
+                Err("about another project than \"1\""),
+            ),
+            (
+                "a project without id",
+                ok.to_owned(),
+                r#"{"project": {"id": "", "number": "1"}}"#,
+                Err("another"),
+            ),
+            ("an empty body", format!("{json}0"), "", Err("its 0 bytes are no JSON object")),
+            ("no content", "204 No Content".to_owned(), "", Err("its 0 bytes")),
+            ("HTML", ok.to_owned(), "<html>people</html>", Err("no JSON object")),
+            ("an empty list", ok.to_owned(), "[]", Err("no JSON object")),
+            ("a list", ok.to_owned(), "[[],null]", Err("no JSON object")),
+            ("null", ok.to_owned(), "null", Err("no JSON object")),
+            ("cut off", format!("{json}1000"), r#"{"people": []"#, Err("cannot be read")),
+            ("cut off behind the end", format!("{json}1000"), r#"{"people": []}"#, Ok("-  -  -")),
+            (
+                "cut off between two chunks",
+                "200 OK\r\nTransfer-Encoding: chunked".to_owned(),
+                "d\r\n{\"people\": []\r\n",
+                Err("cannot be read"),
+            ),
+            ("two answers", ok.to_owned(), "{}{}", Err("cannot be read")),
+            ("too long", ok.to_owned(), &long("\"}"), Err("longer than 4194304 bytes")),
+            ("too long, and cut off", format!("{json}9000000"), &long(""), Err("longer than 4194304 bytes")),
+            ("a redirect", "302 Found\r\nLocation: /".to_owned(), "{}", Err("302")),
+            ("an error", "500 Internal Server Error".to_owned(), "{}", Err("500")),
+            (
+                "no such tenant any more",
+                "404 Not Found\r\nContent-Type: application/problem+json".to_owned(),
+                "{}",
+                Err("404"),
+            ),
+        ];
+        let backend = Backend::new();
+        for (name, head, body, expected) in cases {
+            backend.says(head, body);
+            let found = resolved(&HttpDirectory::new(backend.client(""), settings())).await;
+            match (&found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{name}"),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{name}: {found}"),
+                _ => panic!("{name}: {found:?}"),
+            }
+        }
+        for (name, head, body, expected) in [
+            ("a tenant", ok, r#"{"id": "t", "prefix": "A"}"#, Ok(true)),
+            ("another tenant", ok, r#"{"id": "t", "prefix": "b"}"#, Err("about another tenant than \"a\"")),
+            ("without id", ok, r#"{"id": "", "prefix": "a"}"#, Err("about another tenant")),
+            ("a list", ok, r#"["t", "a"]"#, Err("no JSON object")),
+            ("an empty body", ok, "", Err("its 0 bytes")),
+            ("cut off", ok, r#"{"id": "t", "prefix": "a""#, Err("cannot be read")),
+            ("none", "404 Not Found\r\nContent-Type: application/problem+json", "{", Ok(false)),
+            ("a web server's none", "404 Not Found\r\nContent-Type: text/html", "", Err("404")),
+        ] {
+            backend.says(head, body);
+            let found = HttpDirectory::new(backend.client(""), settings()).tenant("a").await;
+            match (&found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found.is_some(), expected, "{name}"),
+                (Err(found), Err(expected)) => assert!(found.0.contains(expected), "{name}: {found}"),
+                _ => panic!("{name}: {found:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_gets_a_prefix_has_people_of_his_own() {
+        let backend = Backend::new();
+        let directory = HttpDirectory::new(backend.client(""), settings());
+        let user = async |tenant: Tenant| {
+            let people = directory.people(&tenant, &[address("anna@x.test")]).await.unwrap();
+            people.persons[0].user.as_ref().map(|user| user.id.clone())
+        };
+        backend.says("200 OK", r#"{"people": [{"address": "anna@x.test", "user": {"id": "u"}}]}"#);
+        assert_eq!(user(tenant("1")).await.as_deref(), Some("u"));
+        backend.says("200 OK", "{}");
+        assert_eq!(user(tenant("1")).await.as_deref(), Some("u"));
+        assert_eq!(user(tenant("2")).await, None);
+        assert_eq!(backend.asked(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_reload_keeps_the_answers_of_the_same_system() {
+        let backend = Backend::new();
+        backend.says("200 OK", r#"{"id": "t", "prefix": "a"}"#);
+        let first = HttpDirectory::new(backend.client(""), settings());
+        let knows = async |directory: &HttpDirectory| directory.tenant("a").await.is_ok_and(|t| t.is_some());
+        assert!(knows(&first).await);
+        backend.says("503 Service Unavailable", "");
+        for (path, size, kept) in [("", 1 << 20, true), ("", 1 << 19, true), ("b", 1 << 20, false)] {
+            let renewed = first.renewed(backend.client(path), CacheSettings { size, ..settings() });
+            assert_eq!(knows(&renewed).await, kept, "{path} {size}");
+            let back = renewed.renewed(backend.client(""), settings());
+            assert_eq!(knows(&back).await, kept, "{path} {size}, and back");
+        }
+        assert!(knows(&first).await);
+    }
+
+    #[tokio::test]
+    async fn of_two_answers_the_shorter_life_counts() {
+        let fresh = |seconds| Life { fresh: Some(Duration::from_secs(seconds)), forbidden: false };
+        let not_kept = Life { fresh: None, forbidden: true };
+        assert_eq!(fresh(3).and(fresh(2)).fresh, Some(Duration::from_secs(2)));
+        assert_eq!(Life::default().and(fresh(2)).fresh, Some(Duration::from_secs(2)));
+        assert!(not_kept.and(Life::default()).forbidden && Life::default().and(not_kept).forbidden);
+    }
 }
