@@ -186,6 +186,17 @@ async fn switches_and_token() {
 
     let sink = Sink::start(Settings { token: Some("secret".to_owned()), ..Settings::default() }).await;
     assert_eq!(sink.post("\"k\"", form(&activity("k", json!([])))).await.status().as_u16(), 401);
-    let allowed = sink.client.get(&sink.url).bearer_auth("secret").send().await.unwrap();
-    assert_eq!(allowed.status().as_u16(), 200);
+    for (given, status) in [
+        ("Bearer secret", 200),
+        ("Bearer secreT", 401),
+        ("Bearer Secret", 401),
+        ("Bearer secre", 401),
+        ("Bearer secrets", 401),
+        ("Bearer ", 401),
+        ("secret", 401),
+        ("Basic secret", 401),
+    ] {
+        let answer = sink.client.get(&sink.url).header("Authorization", given).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{given:?}");
+    }
 }

@@ -36,6 +36,7 @@ use std::{
     time::Duration,
 };
 use store::Store;
+use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
 /// Activities shown on the page.
@@ -145,8 +146,10 @@ impl From<io::Error> for Problem {
 
 async fn authorised(State(sink): State<Arc<Sink>>, request: Request, next: Next) -> Response {
     let Some(token) = &sink.settings.token else { return next.run(request).await };
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token) {
+    let given = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
+    // In a time that does not tell how much of it is right.
+    let is_right = |given: &[u8]| bool::from(given.ct_eq(token.as_bytes()));
+    if given.and_then(|value| value.strip_prefix(b"Bearer ")).is_some_and(is_right) {
         return next.run(request).await;
     }
     let mut response =
