@@ -5,7 +5,7 @@
 //! told of again. If we stop between the mail and the note of it, it is sent once more rather than never.
 //! Fails: never; a mail that cannot be sent now is tried again, one that is refused is a log line.
 
-use crate::activity::{Activity, one_line};
+use crate::activity::{Key, Owner, one_line};
 use crate::observe::events;
 use crate::queue::{Queue, StorageError, Untold};
 use lettre::{
@@ -16,6 +16,7 @@ use lettre::{
         header::{ContentType, HeaderName, HeaderValue},
     },
 };
+use serde::Deserialize;
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, process::Stdio, sync::Arc, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command};
 use tokio_util::sync::CancellationToken;
@@ -103,6 +104,16 @@ enum NotSent {
     Later(String),
 }
 
+/// What a notice says of an activity, and to whom.
+#[derive(Deserialize)]
+struct Brief {
+    key: Key,
+    subject: String,
+    sent_at: String,
+    owner: Owner,
+    message_id: Option<String>,
+}
+
 /// Tells of held activities until `stop`.
 pub async fn run(queue: Arc<dyn Queue>, settings: Settings, stop: CancellationToken) {
     let stopped = stop.clone();
@@ -131,12 +142,12 @@ pub async fn run(queue: Arc<dyn Queue>, settings: Settings, stop: CancellationTo
 /// Tells of the next ones; true if there may be more.
 async fn tell(queue: &dyn Queue, settings: &Settings) -> Result<bool, String> {
     let storage = |error: StorageError| error.to_string();
-    let untold = queue.untold(AT_ONCE).await.map_err(storage)?;
-    let more = untold.len() == AT_ONCE;
-    let mut by_recipient: BTreeMap<String, Vec<(Untold, Activity)>> = BTreeMap::new();
+    let untold = queue.untold(None, AT_ONCE).await.map_err(storage)?;
+    let more = !untold.is_empty();
+    let mut by_recipient: BTreeMap<String, Vec<(Untold, Brief)>> = BTreeMap::new();
     let mut told = Vec::new();
     for item in untold {
-        match serde_json::from_str::<Activity>(&item.activity) {
+        match serde_json::from_str::<Brief>(&item.activity) {
             Ok(activity) if !is_notice(&activity) => {
                 let to = match &settings.to {
                     To::Owner => activity.owner.address.clone(),
@@ -166,11 +177,11 @@ async fn tell(queue: &dyn Queue, settings: &Settings) -> Result<bool, String> {
     later.map_or(Ok(more), Err)
 }
 
-fn is_notice(activity: &Activity) -> bool {
+fn is_notice(activity: &Brief) -> bool {
     activity.message_id.as_ref().is_some_and(|id| id.starts_with(MESSAGE_ID))
 }
 
-async fn send(settings: &Settings, to: &str, items: &[(Untold, Activity)]) -> Result<(), NotSent> {
+async fn send(settings: &Settings, to: &str, items: &[(Untold, Brief)]) -> Result<(), NotSent> {
     let refused = |error: &dyn std::fmt::Display| NotSent::Refused(error.to_string());
     let to: Address = to.parse().map_err(|error: lettre::address::AddressError| refused(&error))?;
     let mail = mail(settings, &to, items).map_err(|error| refused(&error))?;
@@ -211,7 +222,7 @@ async fn sendmail(path: &Path, envelope: &Envelope, mail: &[u8]) -> Result<(), N
 fn mail(
     settings: &Settings,
     to: &Address,
-    items: &[(Untold, Activity)],
+    items: &[(Untold, Brief)],
 ) -> Result<Vec<u8>, lettre::error::Error> {
     let mut list = String::new();
     for (item, activity) in items {
