@@ -5,20 +5,15 @@
 //! told of again. If we stop between the mail and the note of it, it is sent once more rather than never.
 //! Fails: never; a mail that cannot be sent now is tried again, one that is refused is a log line.
 
-use crate::activity::{Key, Owner, one_line};
+mod mail;
+
+use crate::activity::{Key, Owner};
 use crate::observe::events;
 use crate::queue::{Queue, StorageError, Untold};
-use lettre::{
-    Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
-    address::Envelope,
-    message::{
-        Mailbox,
-        header::{ContentType, HeaderName, HeaderValue},
-    },
-};
+use lettre::{Address, message::Mailbox};
+use mail::{Item, NotSent};
 use serde::Deserialize;
-use std::{collections::BTreeMap, fmt::Write as _, path::Path, process::Stdio, sync::Arc, time::Duration};
-use tokio::{io::AsyncWriteExt, process::Command};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Held activities read at once.
@@ -93,17 +88,6 @@ impl std::str::FromStr for By {
     }
 }
 
-/// Why a mail was not sent.
-#[derive(Debug, thiserror::Error)]
-enum NotSent {
-    /// It never will be.
-    #[error("{0}")]
-    Refused(String),
-    /// Perhaps later.
-    #[error("{0}")]
-    Later(String),
-}
-
 /// What a notice says of an activity, and to whom.
 #[derive(Deserialize)]
 struct Brief {
@@ -144,104 +128,50 @@ async fn tell(queue: &dyn Queue, settings: &Settings) -> Result<bool, String> {
     let storage = |error: StorageError| error.to_string();
     let untold = queue.untold(None, AT_ONCE).await.map_err(storage)?;
     let more = !untold.is_empty();
-    let mut by_recipient: BTreeMap<String, Vec<(Untold, Brief)>> = BTreeMap::new();
+    let mut by_recipient: BTreeMap<Address, Vec<Item>> = BTreeMap::new();
     let mut told = Vec::new();
-    for item in untold {
-        match serde_json::from_str::<Brief>(&item.activity) {
-            Ok(activity) if !is_notice(&activity) => {
-                let to = match &settings.to {
-                    To::Owner => activity.owner.address.clone(),
-                    To::Address(address) => address.to_string(),
-                };
-                by_recipient.entry(to).or_default().push((item, activity));
+    for one in untold {
+        match addressed(settings, &one) {
+            Ok(Some((to, item))) => by_recipient.entry(to).or_default().push(item),
+            Ok(None) => told.push(one.id),
+            Err(error) => {
+                events::notice_not_sent(&error);
+                told.push(one.id);
             }
-            // A damaged row is in the log already.
-            _ => told.push(item.id),
         }
     }
     let mut later = None;
     for (to, items) in by_recipient {
-        let sent = tokio::time::timeout(RETRY_AFTER, send(settings, &to, &items)).await;
-        let sent = sent.unwrap_or_else(|_| Err(NotSent::Later("the local MTA does not answer".to_owned())));
-        match sent {
+        match mail::send(settings, mail::PATIENCE, &to, &items).await {
             Ok(()) => events::notice_sent(items.len()),
             Err(NotSent::Refused(reason)) => events::notice_not_sent(&reason),
-            Err(NotSent::Later(reason)) => {
+            Err(NotSent::Later(reason) | NotSent::Broke(reason) | NotSent::Down(reason)) => {
                 later = Some(reason);
                 continue;
             }
         }
-        told.extend(items.iter().map(|(item, _)| item.id));
+        told.extend(items.iter().map(|item| item.id));
     }
     queue.told(told).await.map_err(storage)?;
     later.map_or(Ok(more), Err)
 }
 
-fn is_notice(activity: &Brief) -> bool {
-    activity.message_id.as_ref().is_some_and(|id| id.starts_with(MESSAGE_ID))
-}
-
-async fn send(settings: &Settings, to: &str, items: &[(Untold, Brief)]) -> Result<(), NotSent> {
-    let refused = |error: &dyn std::fmt::Display| NotSent::Refused(error.to_string());
-    let to: Address = to.parse().map_err(|error: lettre::address::AddressError| refused(&error))?;
-    let mail = mail(settings, &to, items).map_err(|error| refused(&error))?;
-    // A bounce of a notice would come to nobody who needs it.
-    let envelope = Envelope::new(None, vec![to]).map_err(|error| refused(&error))?;
-    match &settings.by {
-        By::Smtp(host, port) => {
-            let transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(*port).build();
-            let sent = transport.send_raw(&envelope, &mail).await;
-            sent.map(drop).map_err(|error| match error.is_permanent() {
-                true => refused(&error),
-                false => NotSent::Later(error.to_string()),
-            })
+/// Whom to tell of an activity; nobody of a notice of ours.
+fn addressed(settings: &Settings, untold: &Untold) -> Result<Option<(Address, Item)>, String> {
+    let Untold { id, activity, reason } = untold;
+    let brief: Brief = serde_json::from_str(activity)
+        .map_err(|error| format!("the activity of row {id} cannot be read: {error}"))?;
+    if brief.message_id.is_some_and(|id| id.starts_with(MESSAGE_ID)) {
+        return Ok(None);
+    }
+    let to = match &settings.to {
+        To::Owner => {
+            let address = brief.owner.address.parse();
+            address.map_err(|error| format!("the owner's address in row {id}: {error}"))?
         }
-        By::Sendmail(path) => sendmail(path, &envelope, &mail).await,
-    }
-}
-
-/// Runs sendmail(1). lettre's own transport cannot give the null sender.
-async fn sendmail(path: &Path, envelope: &Envelope, mail: &[u8]) -> Result<(), NotSent> {
-    let later = |error: &dyn std::fmt::Display| NotSent::Later(format!("{}: {error}", path.display()));
-    let mut child = Command::new(path)
-        .args(["-i", "-f", "", "--"])
-        .args(envelope.to().iter().map(Address::to_string))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| later(&error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(mail).await.map_err(|error| later(&error))?;
-    }
-    let status = child.wait().await.map_err(|error| later(&error))?;
-    if status.success() { Ok(()) } else { Err(later(&status)) }
-}
-
-fn mail(
-    settings: &Settings,
-    to: &Address,
-    items: &[(Untold, Brief)],
-) -> Result<Vec<u8>, lettre::error::Error> {
-    let mut list = String::new();
-    for (item, activity) in items {
-        let (subject, reason) = (one_line(&activity.subject), one_line(&item.reason));
-        let _ = write!(list, "* {subject}\n  sent {}, {}\n  {reason}\n", activity.sent_at, activity.key);
-    }
-    let key = items.first().map_or("", |(_, activity)| activity.key.as_str()).replace(':', "-");
-    let header = |name, value: &str| HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned());
-    let mail = Message::builder()
-        .from(settings.from.clone())
-        .to(Mailbox::new(None, to.clone()))
-        .subject(settings.subject.clone())
-        .message_id(Some(format!("<{MESSAGE_ID}{key}@{}>", settings.from.email.domain())))
-        // RFC 3834, section 5: whoever answers mail by itself leaves this alone.
-        .raw_header(header("Auto-Submitted", "auto-generated"))
-        .header(ContentType::TEXT_PLAIN)
-        .envelope(Envelope::new(None, vec![to.clone()])?)
-        .body(settings.text.replace("{list}", &list))?;
-    Ok(mail.formatted())
+        To::Address(address) => address.clone(),
+    };
+    Ok(Some((to, Item::new(*id, &brief.key, &brief.subject, &brief.sent_at, reason))))
 }
 
 #[cfg(test)]
