@@ -2,28 +2,30 @@
 //!
 //! In: the queue's held activities. Out: one mail for each recipient that lists what is new, each activity once.
 //! Promise: a notice never bounces (null sender), never answers itself, and never makes an activity of its own that is
-//! told of again. If we stop between the mail and the note of it, it is sent once more rather than never.
-//! Fails: never; a mail that cannot be sent now is tried again, one that is refused is a log line.
+//! told of again. One recipient's trouble delays no other's notice. What was sent is not sent again, also while it cannot
+//! be noted; if we are killed between the mail and the note of it, it is sent once more rather than never.
+//! Fails: never; a mail that cannot be sent now is tried again, when `schedule.rs` says. One that is refused, an activity
+//! that cannot be read and an address that is none are a log line.
+//! Memory: a page of what is held, the recipients that wait, and the rows whose note could not be written.
 
 mod mail;
+#[cfg(test)]
+mod proofs;
+mod schedule;
 
 use crate::activity::{Key, Owner};
 use crate::observe::events;
-use crate::queue::{Queue, StorageError, Untold};
+use crate::queue::{Queue, Untold};
 use lettre::{Address, message::Mailbox};
 use mail::{Item, NotSent};
+use schedule::Schedule;
 use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Held activities read at once.
 const AT_ONCE: usize = 500;
-
-/// Pause after a mail that could not be sent.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
-
-/// How long new ones are gathered, so that a backend that refuses everything makes no storm of mail.
-const GATHER: Duration = Duration::from_secs(2);
 
 /// Begin of our Message-IDs, by which a notice that came back to us is known.
 const MESSAGE_ID: &str = "activity-milter-held-";
@@ -100,60 +102,165 @@ struct Brief {
 
 /// Tells of held activities until `stop`.
 pub async fn run(queue: Arc<dyn Queue>, settings: Settings, stop: CancellationToken) {
-    let stopped = stop.clone();
-    let work = async {
+    Notices::new(queue, settings).until(stop).await;
+}
+
+/// At work.
+struct Notices {
+    queue: Arc<dyn Queue>,
+    settings: Settings,
+    schedule: Schedule,
+    /// For one mail.
+    patience: Duration,
+}
+
+impl Notices {
+    fn new(queue: Arc<dyn Queue>, settings: Settings) -> Self {
+        let (schedule, patience) = (Schedule::new(Instant::now()), mail::PATIENCE);
+        Self { queue, settings, schedule, patience }
+    }
+
+    async fn until(mut self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.work() => {}
+        }
+        // What could not be noted, once more: nobody will know of it after the start.
+        let owed = self.schedule.owed();
+        self.note(&owed).await;
+    }
+
+    async fn work(&mut self) {
         loop {
-            let pause = match tell(queue.as_ref(), &settings).await {
-                Ok(true) => Duration::ZERO,
-                Ok(false) => {
-                    queue.newly_held().await;
-                    GATHER
-                }
-                Err(error) => {
-                    events::notice_not_sent(&error);
-                    RETRY_AFTER
+            self.tell(Instant::now()).await;
+            let next = self.schedule.next();
+            let wait = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = self.queue.newly_held() => self.schedule.held(Instant::now()),
+                () = wait => {}
+            }
         }
-    };
-    tokio::select! {
-        () = work => {}
-        () = stopped.cancelled() => {}
+    }
+
+    /// Does what there is to do at a time: notes who was told, and tells who may be told.
+    async fn tell(&mut self, now: Instant) {
+        let clock = Clock { shown: now, at: Instant::now() };
+        self.note_in_time(&clock).await;
+        if self.schedule.is_due(now) {
+            let after = self.schedule.begin(now);
+            if self.look(after, &clock).await.is_none() {
+                self.schedule.down(clock.now());
+            }
+            self.note_in_time(&clock).await;
+        }
+    }
+
+    /// Goes over what is untold behind a row; none, if the way is down before the end.
+    async fn look(&mut self, mut after: Option<i64>, clock: &Clock) -> Option<()> {
+        let mut looked = Duration::ZERO;
+        while !self.schedule.owes_too_much() {
+            let began = Instant::now();
+            let page = self.queue.untold(after, AT_ONCE).await;
+            looked += began.elapsed();
+            let page = page.inspect_err(|error| events::queue_trouble(error)).ok()?;
+            let Some(last) = page.last() else {
+                self.schedule.done(after, clock.now(), looked);
+                return Some(());
+            };
+            after = Some(last.id);
+            for (to, items) in self.by_recipient(page) {
+                self.tell_one(&to, &items, clock).await?;
+                self.note_in_time(clock).await;
+            }
+            self.note_in_time(clock).await; // also what needed no mail
+        }
+        None
+    }
+
+    /// Those of a page of whom somebody may be told in this look.
+    fn by_recipient(&mut self, page: Vec<Untold>) -> BTreeMap<Address, Vec<Item>> {
+        let mut by_recipient: BTreeMap<Address, Vec<Item>> = BTreeMap::new();
+        for one in page {
+            if self.schedule.is_told(one.id) {
+                continue;
+            }
+            match addressed(&self.settings, &one) {
+                Ok(Some((to, item))) if self.schedule.may(to.as_ref()) => {
+                    by_recipient.entry(to).or_default().push(item);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => self.schedule.told([one.id]),
+                Err(error) => {
+                    events::notice_not_sent(&error);
+                    self.schedule.told([one.id]);
+                }
+            }
+        }
+        by_recipient
+    }
+
+    /// Tells one recipient; none, if the way is down.
+    async fn tell_one(&mut self, to: &Address, items: &[Item], clock: &Clock) -> Option<()> {
+        let sent = mail::send(&self.settings, self.patience, to, items).await;
+        match &sent {
+            Ok(()) => events::notice_sent(items.len()),
+            Err(error) => events::notice_not_sent(error),
+        }
+        match sent {
+            Ok(()) | Err(NotSent::Refused(_)) => {
+                self.schedule.settled(to.as_ref());
+                self.schedule.told(items.iter().map(|item| item.id));
+            }
+            Err(NotSent::Later(_)) => self.schedule.later(to.as_ref(), clock.now()),
+            Err(NotSent::Broke(_)) => {
+                self.schedule.broke(to.as_ref(), clock.now());
+                return None;
+            }
+            Err(NotSent::Down(_)) => return None,
+        }
+        Some(())
+    }
+
+    async fn note_in_time(&mut self, clock: &Clock) {
+        let rows = self.schedule.to_note(clock.now());
+        if !self.note(&rows).await {
+            self.schedule.not_noted(clock.now());
+        }
+    }
+
+    /// Notes who was told. Until it is written, the schedule knows.
+    async fn note(&mut self, rows: &[i64]) -> bool {
+        if rows.is_empty() {
+            return true;
+        }
+        match self.queue.told(rows.to_vec()).await {
+            Ok(()) => {
+                self.schedule.noted(rows);
+                true
+            }
+            Err(error) => {
+                events::queue_trouble(&error);
+                false
+            }
+        }
     }
 }
 
-/// Tells of the next ones; true if there may be more.
-async fn tell(queue: &dyn Queue, settings: &Settings) -> Result<bool, String> {
-    let storage = |error: StorageError| error.to_string();
-    let untold = queue.untold(None, AT_ONCE).await.map_err(storage)?;
-    let more = !untold.is_empty();
-    let mut by_recipient: BTreeMap<Address, Vec<Item>> = BTreeMap::new();
-    let mut told = Vec::new();
-    for one in untold {
-        match addressed(settings, &one) {
-            Ok(Some((to, item))) => by_recipient.entry(to).or_default().push(item),
-            Ok(None) => told.push(one.id),
-            Err(error) => {
-                events::notice_not_sent(&error);
-                told.push(one.id);
-            }
-        }
+/// The time, given out at a beginning.
+struct Clock {
+    shown: Instant,
+    at: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Instant {
+        self.shown + self.at.elapsed()
     }
-    let mut later = None;
-    for (to, items) in by_recipient {
-        match mail::send(settings, mail::PATIENCE, &to, &items).await {
-            Ok(()) => events::notice_sent(items.len()),
-            Err(NotSent::Refused(reason)) => events::notice_not_sent(&reason),
-            Err(NotSent::Later(reason) | NotSent::Broke(reason) | NotSent::Down(reason)) => {
-                later = Some(reason);
-                continue;
-            }
-        }
-        told.extend(items.iter().map(|item| item.id));
-    }
-    queue.told(told).await.map_err(storage)?;
-    later.map_or(Ok(more), Err)
 }
 
 /// Whom to tell of an activity; nobody of a notice of ours.
