@@ -279,7 +279,7 @@ async fn matrix_of_everything_a_backend_can_do() {
             assert!(seen.head.starts_with("POST /v1/activities "), "no redirect is followed: {}", seen.head);
         }
         // What is held waits for a person, with the backend's words, cut.
-        let untold = desk.queue.untold(10).await.unwrap();
+        let untold = desk.queue.untold(None, 10).await.unwrap();
         assert_eq!(untold.len() as u64, held, "{name}");
         assert!(
             untold

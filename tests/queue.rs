@@ -1151,16 +1151,20 @@ async fn somebody_is_told_once() {
         for ticket in desk.leases(3).await {
             assert!(desk.end(&ticket, held()).await);
         }
-        let untold = async |desk: &Desk, limit| {
-            let untold = desk.untold(limit).await.unwrap();
+        let page = async |desk: &Desk, after, limit| {
+            let untold = desk.untold(after, limit).await.unwrap();
             for one in &untold {
                 let activity: serde_json::Value = serde_json::from_str(&one.activity).unwrap();
                 assert_eq!((activity["tenant"]["id"].as_str(), &*one.reason), (Some("a"), "422"));
             }
             untold.iter().map(|one| one.id).collect::<Vec<_>>()
         };
+        let untold = async |desk: &Desk, limit| page(desk, None, limit).await;
         assert_eq!(untold(&desk, 10).await, rows[..3]);
         assert_eq!(untold(&desk, 2).await, rows[..2]);
+        assert_eq!(page(&desk, Some(rows[0]), 1).await, [rows[1]]);
+        assert_eq!(page(&desk, Some(rows[1]), 10).await, [rows[2]]);
+        assert!(page(&desk, Some(rows[2]), 10).await.is_empty());
         desk.told(vec![rows[0], rows[2], i64::MAX]).await.unwrap();
         desk.crash();
         assert_eq!(untold(&desk, 10).await, [rows[1]]);
@@ -1231,7 +1235,7 @@ async fn what_waits_for_too_long_is_held() {
         assert_eq!(too_old, [(all[1].key.clone(), "a".to_owned())]);
         assert_eq!((all[0].state, all[1].state), (State::InFlight, State::Held));
         assert!(all[1].reason.is_some() && all[1].attempts == 0);
-        assert_eq!((desk.numbers().await, desk.untold(10).await.unwrap().len()), ((1, 1), 1));
+        assert_eq!((desk.numbers().await, desk.untold(None, 10).await.unwrap().len()), ((1, 1), 1));
         assert!(desk.end(&leased, again(Duration::ZERO, true)).await);
         assert_eq!(tidy(&desk, MINUTE).await.len(), 1);
         // Retried, it is new.

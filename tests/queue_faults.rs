@@ -34,6 +34,69 @@ fn run(test: &str, value: &str) {
     assert!(status.success(), "{test}: {status}; see what it wrote");
 }
 
+// Damaged rows
+
+#[tokio::test]
+async fn a_damaged_row_hides_no_other_of_which_nobody_was_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let queue = open(&settings);
+    let damages = [
+        "reason = NULL",
+        "activity = '{'",
+        "activity = ''",
+        "activity = x'ff'",
+        "activity = x'7b7d'",
+        "activity = CAST(x'7b22ff' AS TEXT)",
+        "activity = 7, reason = 7",
+        "activity = '[]', reason = CAST(x'ff' AS TEXT)",
+    ];
+    for id in 0..=damages.len() {
+        put(&*queue, &settings, Letter::small(id)).await.unwrap();
+    }
+    let held = |ticket| (ticket, End::Held { reason: "422".to_owned() });
+    queue.finish(lease_all(&*queue).await.into_iter().map(held).collect()).await.unwrap();
+    let rows: Vec<i64> = queue.untold(None, 100).await.unwrap().iter().map(|one| one.id).collect();
+    assert_eq!(rows.len(), damages.len() + 1);
+    for (row, damage) in rows.iter().zip(damages) {
+        other(&settings).execute(&format!("UPDATE item SET {damage} WHERE id = ?1"), [row]).unwrap();
+    }
+    let untold = queue.untold(None, 100).await.unwrap();
+    assert_eq!(untold.iter().map(|one| one.id).collect::<Vec<_>>(), rows);
+    assert!(untold.last().unwrap().activity.contains("\"subject\":\"s\""));
+}
+
+#[tokio::test]
+async fn a_page_of_what_nobody_was_told_of_is_small() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let queue = open(&settings);
+    for id in 0..5 {
+        put(&*queue, &settings, Letter::small(id)).await.unwrap();
+    }
+    let held = |ticket| (ticket, End::Held { reason: "422".to_owned() });
+    queue.finish(lease_all(&*queue).await.into_iter().map(held).collect()).await.unwrap();
+    let sizes = async || {
+        let (mut sizes, mut after) = (Vec::new(), None);
+        loop {
+            let page = queue.untold(after, 100).await.unwrap();
+            let Some(last) = page.last() else { return sizes };
+            after = Some(last.id);
+            sizes.push(page.len());
+        }
+    };
+    assert_eq!(sizes().await, [5]);
+    let set = |member: &str| {
+        let sql =
+            format!("UPDATE item SET activity = json_set(activity, '{member}', hex(zeroblob(1048576)))");
+        other(&settings).execute_batch(&sql).unwrap();
+    };
+    ["$.html", "$.text", "$.participants"].into_iter().for_each(set);
+    assert_eq!(sizes().await, [5], "what no notice shows is not read");
+    set("$.subject");
+    assert_eq!(sizes().await, [2, 2, 1]);
+}
+
 // Lost files
 
 #[tokio::test]

@@ -2,18 +2,22 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/http.rs"]
+mod http;
+
 use activity_milter::sink::{Settings, run};
 use reqwest::{
     Client, Response,
     multipart::{Form, Part},
 };
+use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 struct Sink {
     url: String,
     client: Client,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Sink {
@@ -24,7 +28,7 @@ impl Sink {
         let url = format!("http://{}/v1/activities", listener.local_addr().unwrap());
         let settings = Settings { data: directory.path().to_owned(), ..settings };
         tokio::spawn(async move { run(listener, settings, std::future::pending()).await.unwrap() });
-        Self { url, client: Client::new(), _directory: directory }
+        Self { url, client: Client::new(), directory }
     }
 
     async fn post(&self, key: &str, form: Form) -> Response {
@@ -33,9 +37,40 @@ impl Sink {
         request.send().await.unwrap()
     }
 
-    async fn all(&self) -> Vec<Value> {
-        self.client.get(&self.url).send().await.unwrap().json().await.unwrap()
+    async fn get(&self, query: &str) -> Response {
+        self.client.get(format!("{}{query}", self.url)).send().await.unwrap()
     }
+
+    async fn all(&self) -> Vec<Value> {
+        let url = self.url.clone();
+        tokio::task::spawn_blocking(move || http::activities(&url)).await.unwrap()
+    }
+
+    /// As if this had been received: the JSON of activities, each a thousand times faster than by a request.
+    async fn store(&self, activities: impl Iterator<Item = Value>) {
+        self.get("?limit=0").await; // it is there
+        let mut database = Connection::open(self.directory.path().join("sink.db")).unwrap();
+        let store = database.transaction().unwrap();
+        for activity in activities {
+            let row = params![activity["key"].as_str().unwrap(), activity.to_string()];
+            store.execute("INSERT INTO activity (key, text) VALUES (?1, ?2)", row).unwrap();
+        }
+        store.commit().unwrap();
+    }
+
+    /// The page with the newest.
+    async fn page(&self) -> String {
+        self.client.get(self.url.replace("v1/activities", "")).send().await.unwrap().text().await.unwrap()
+    }
+}
+
+/// The numbers in the keys of a page, and the query of the next one.
+async fn read(answer: Response) -> (Vec<usize>, Option<String>) {
+    assert_eq!(answer.status().as_u16(), 200);
+    let link = answer.headers().get("link").map(|link| format!("Link: {}", link.to_str().unwrap()));
+    let page: Vec<Value> = answer.json().await.unwrap();
+    let number = |activity: &Value| activity["key"].as_str().unwrap()[1..].parse().unwrap();
+    (page.iter().map(number).collect(), link.and_then(|link| http::next_page(&link)))
 }
 
 fn activity(key: &str, files: Value) -> Value {
@@ -83,8 +118,7 @@ async fn the_same_key_gets_the_first_answer() {
     assert_eq!(all[0], expected, "as received, unknown fields too");
     let one: Value = sink.client.get(format!("{}/k1", sink.url)).send().await.unwrap().json().await.unwrap();
     assert_eq!(one, expected);
-    let page =
-        sink.client.get(sink.url.replace("v1/activities", "")).send().await.unwrap().text().await.unwrap();
+    let page = sink.page().await;
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"));
 }
 
@@ -180,12 +214,100 @@ async fn switches_and_token() {
     }
     assert_eq!(sink.all().await.len(), 60);
     assert!(lost_answers > 0, "some were stored and answered 503");
-    let newest: Vec<Value> =
-        sink.client.get(format!("{}?limit=2", sink.url)).send().await.unwrap().json().await.unwrap();
-    assert_eq!(newest.iter().map(|a| a["key"].clone()).collect::<Vec<_>>(), ["k58", "k59"], "newest last");
+    assert_eq!(read(sink.get("?limit=2").await).await, (vec![58, 59], None), "newest last");
 
     let sink = Sink::start(Settings { token: Some("secret".to_owned()), ..Settings::default() }).await;
     assert_eq!(sink.post("\"k\"", form(&activity("k", json!([])))).await.status().as_u16(), 401);
-    let allowed = sink.client.get(&sink.url).bearer_auth("secret").send().await.unwrap();
-    assert_eq!(allowed.status().as_u16(), 200);
+    for (given, status) in [
+        ("Bearer secret", 200),
+        ("Bearer secreT", 401),
+        ("Bearer Secret", 401),
+        ("Bearer secre", 401),
+        ("Bearer secrets", 401),
+        ("Bearer ", 401),
+        ("secret", 401),
+        ("Basic secret", 401),
+    ] {
+        let answer = sink.client.get(&sink.url).header("Authorization", given).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{given:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_has_a_thousand_activities() {
+    let sink = Sink::start(Settings::default()).await;
+    assert_eq!(read(sink.get("").await).await, (vec![], None));
+    let keys = |numbers: std::ops::Range<usize>| numbers.map(|n| activity(&format!("k{n}"), json!([])));
+    sink.store(keys(0..1000)).await;
+    assert_eq!(read(sink.get("").await).await, ((0..1000).collect(), None), "no page follows that is empty");
+    sink.store(keys(1000..2001)).await;
+    let (first, next) = read(sink.get("").await).await;
+    assert_eq!(first, (0..1000).collect::<Vec<_>>());
+    let (second, next) = read(sink.get(&next.unwrap()).await).await;
+    assert_eq!(second, (1000..2000).collect::<Vec<_>>());
+    assert_eq!(read(sink.get(&next.unwrap()).await).await, (vec![2000], None));
+    assert_eq!(sink.all().await.len(), 2001, "all pages");
+    for (limit, from) in [(0, 2001), (1, 2000), (1000, 1001), (1001, 1001), (u64::MAX, 1001)] {
+        let newest = read(sink.get(&format!("?limit={limit}")).await).await;
+        assert_eq!(newest, ((from..2001).collect(), None), "the newest {limit}, but no more than a page");
+    }
+    for query in
+        ["?after=x", "?after=-1", "?after=1.5", "?after=", "?limit=x", "?limit=-1", "?after=1&limit=1"]
+    {
+        let answer = sink.get(query).await;
+        assert_eq!(answer.status().as_u16(), 400, "{query}");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json", "{query}");
+        let problem: Value = answer.json().await.unwrap();
+        assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{query}");
+    }
+    assert_eq!(read(sink.get(&format!("?after={}", u64::MAX)).await).await, (vec![], None));
+}
+
+#[tokio::test]
+async fn a_page_has_four_mebibytes_or_one_activity() {
+    const MIB: usize = 1024 * 1024;
+    let sink = Sink::start(Settings::default()).await;
+    let sized = |(number, bytes): (usize, usize)| {
+        let mut activity = activity(&format!("k{number}"), file(5, HELLO));
+        activity["html"] = json!("");
+        activity["html"] = json!("h".repeat(bytes - activity.to_string().len()));
+        activity
+    };
+    // Two fit, with a byte more they do not, and what is larger than a page has one of its own.
+    let sizes = [2 * MIB, 2 * MIB, 2 * MIB, 2 * MIB + 1, 4 * MIB + 1, 1024];
+    sink.store(sizes.into_iter().enumerate().map(sized)).await;
+    let (mut pages, mut next) = (Vec::new(), Some(String::new()));
+    while let Some(query) = next {
+        let (page, more) = read(sink.get(&query).await).await;
+        pages.push(page);
+        next = more;
+    }
+    assert_eq!(pages, [vec![0, 1], vec![2], vec![3], vec![4], vec![5]]);
+    assert_eq!(read(sink.get("?limit=6").await).await, (vec![5], None), "the newest that fit");
+    let all = sink.all().await;
+    assert!(all.len() == 6 && all.iter().all(|activity| activity["files"][0]["verified"] == true));
+    assert!(all.iter().all(|activity| activity["added_later"]["unknown"] == true));
+}
+
+#[tokio::test]
+async fn the_page_to_look_at_is_small_whatever_was_received() {
+    let sink = Sink::start(Settings::default()).await;
+    let long = |number| {
+        let mut activity = activity(&format!("k{number}"), json!([]));
+        activity["html"] = json!("HTML".repeat(10_000));
+        activity["subject"] = json!("<".repeat(10_000));
+        activity["text"] = json!("ä&".repeat(10_000));
+        activity["participants"] = json!(vec![
+            json!({"kind": "external", "id": null, "customer_id": null, "address": "x@x.test", "name": null, "field": "to"});
+            1000
+        ]);
+        activity
+    };
+    sink.store((0..60).map(long)).await;
+    let page = sink.page().await;
+    assert_eq!(page.matches("<article>").count(), 50);
+    let at = |key: &str| page.find(&format!("<small>{key}</small>"));
+    assert!(at("k59").unwrap() < at("k10").unwrap() && at("k9").is_none(), "newest first");
+    assert!(page.contains("x@x.test (external), x@x.test") && !page.contains("HTML"));
+    assert!(page.len() < 50 * 50_000, "{} bytes", page.len());
 }

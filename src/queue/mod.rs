@@ -387,7 +387,7 @@ pub enum Change {
 pub struct Untold {
     /// The row.
     pub id: i64,
-    /// The activity's JSON, perhaps without its text.
+    /// The activity's JSON without texts, people and files; its beginning, if it is no JSON.
     pub activity: String,
     /// Why it is held.
     pub reason: String,
@@ -476,10 +476,11 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// [`StorageError`]; the rest is done the next time.
     async fn upkeep(&self, max_age: Duration) -> Result<Upkeep, StorageError>;
 
-    /// Held activities of which nobody was told yet, oldest first.
+    /// Held activities of which nobody was told yet, oldest first: a page of those in rows after `after`. It has at most
+    /// `limit`, and fewer where they are large; behind the last one the page is empty. A damaged row hides no other.
     /// # Errors
     /// [`StorageError`].
-    async fn untold(&self, limit: usize) -> Result<Vec<Untold>, StorageError>;
+    async fn untold(&self, after: Option<i64>, limit: usize) -> Result<Vec<Untold>, StorageError>;
 
     /// Somebody was told of these, and is not told again.
     /// # Errors

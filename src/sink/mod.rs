@@ -3,7 +3,12 @@
 //! In: the requests of `docs/backend-api.yaml`. Out: a SQLite file, the files of activities, a page to look at, and
 //! answers to look-ups from a directory file.
 //! Promise: the same key is answered with the first answer; an answer of 201 means that all is on disk; files are
-//! streamed and their SHA-256 checked.
+//! streamed and their SHA-256 checked. However much is stored, a request needs memory for a page of it.
+//!
+//! What is stored is listed by `GET /v1/activities`, which is the sink's own and no part of the contract: oldest first, in
+//! pages of 1,000 activities or 4 MiB of JSON, whichever comes first, and of one activity at least. While there are more,
+//! the header `Link: <?after=NUMBER>; rel="next"` (RFC 8288) leads to the next page. `?limit=N` is the N newest, newest
+//! last, or as many of them as a page holds; nothing follows them.
 //! Fails: problem details (RFC 9457). Fault switches make it fail on purpose.
 
 #[cfg(test)]
@@ -17,7 +22,7 @@ mod store;
 use crate::directory::FileDirectory;
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path as UrlPath, Query, Request, State},
+    extract::{DefaultBodyLimit, Path as UrlPath, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
@@ -35,7 +40,8 @@ use std::{
     },
     time::Duration,
 };
-use store::Store;
+use store::{Store, Which, verified};
+use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
 /// Activities shown on the page.
@@ -145,8 +151,10 @@ impl From<io::Error> for Problem {
 
 async fn authorised(State(sink): State<Arc<Sink>>, request: Request, next: Next) -> Response {
     let Some(token) = &sink.settings.token else { return next.run(request).await };
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token) {
+    let given = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
+    // In a time that does not tell how much of it is right.
+    let is_right = |given: &[u8]| bool::from(given.ct_eq(token.as_bytes()));
+    if given.and_then(|value| value.strip_prefix(b"Bearer ")).is_some_and(is_right) {
         return next.run(request).await;
     }
     let mut response =
@@ -157,21 +165,55 @@ async fn authorised(State(sink): State<Arc<Sink>>, request: Request, next: Next)
 
 #[derive(Deserialize)]
 struct ListQuery {
+    /// Those after this number.
+    after: Option<u64>,
     /// Only the newest so many.
-    limit: Option<usize>,
+    limit: Option<u64>,
 }
 
-async fn list(State(sink): State<Arc<Sink>>, Query(query): Query<ListQuery>) -> Result<Response, Problem> {
-    let limit = query.limit.unwrap_or(usize::MAX);
-    let stored = blocking(&sink, move |store| store.newest(limit)).await?;
-    Ok(Json(stored.into_iter().map(store::Stored::into_json).collect::<Vec<_>>()).into_response())
+impl ListQuery {
+    fn which(&self) -> Result<Which, Problem> {
+        match (self.after, self.limit) {
+            (after, None) => Ok(Which::After(i64::try_from(after.unwrap_or(0)).unwrap_or(i64::MAX))),
+            (None, Some(limit)) => Ok(Which::Newest(limit)),
+            (Some(_), Some(_)) => {
+                Err(Problem::new(StatusCode::BAD_REQUEST, "`after` and `limit` do not go together"))
+            }
+        }
+    }
+}
+
+async fn list(
+    State(sink): State<Arc<Sink>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let bad = |error: QueryRejection| Problem::new(StatusCode::BAD_REQUEST, error.body_text());
+    let which = query.map_err(bad)?.which()?;
+    let word = move |store: &Store| {
+        let page = store.page(which)?;
+        // Each text becomes its place in the answer before the next is looked at.
+        let mut json = String::from("[");
+        for text in page.texts {
+            json.push_str(if json.len() > 1 { "," } else { "" });
+            json.push_str(&verified(&text));
+        }
+        Ok((json + "]", page.more_after))
+    };
+    let (json, more_after) = blocking(&sink, word).await?;
+    let next = more_after.map(|after| [(header::LINK, format!("<?after={after}>; rel=\"next\""))]);
+    Ok((next, as_json(json)).into_response())
 }
 
 async fn one(State(sink): State<Arc<Sink>>, UrlPath(key): UrlPath<String>) -> Result<Response, Problem> {
-    match blocking(&sink, move |store| store.get(&key)).await? {
-        Some(stored) => Ok(Json(stored.into_json()).into_response()),
+    let word = move |store: &Store| Ok(store.get(&key)?.map(|text| verified(&text)));
+    match blocking(&sink, word).await? {
+        Some(json) => Ok(as_json(json).into_response()),
         None => Err(Problem::new(StatusCode::NOT_FOUND, "no activity has this key")),
     }
+}
+
+fn as_json(json: String) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], json)
 }
 
 /// How many look-ups there were, for tests of caches.
@@ -180,12 +222,19 @@ async fn look_ups_so_far(State(sink): State<Arc<Sink>>) -> String {
 }
 
 async fn index(State(sink): State<Arc<Sink>>) -> Result<Response, Problem> {
-    let stored = blocking(&sink, |store| store.newest(NEWEST)).await?;
+    let render = |store: &Store| {
+        let mut page = page::Page::default();
+        for number in store.newest(NEWEST)? {
+            page.add(store.text(number)?.as_deref().unwrap_or_default());
+        }
+        Ok(page.finish())
+    };
+    let page = blocking(&sink, render).await?;
     let mut headers = HeaderMap::new();
     // Mail is shown as text only; nothing of it may run or load.
     let policy = header::HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    Ok((headers, Html(page::render(&stored))).into_response())
+    Ok((headers, Html(page)).into_response())
 }
 
 /// Runs a look into the store on a thread that may block.

@@ -1,32 +1,61 @@
 //! A plain page with the newest activities, for people who try things out.
+//!
+//! Promise: an activity has a small place on it, whatever it holds.
 
-use super::store::Stored;
-use crate::activity::{Activity, Participant};
+use crate::activity::{CustomerRef, FileRef, Key, Owner, Participant, ProjectRef, TenantRef};
+use serde::Deserialize;
 use std::fmt::Write as _;
+
+/// Characters shown of each text.
+const SHOWN: usize = 2000;
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:64em;margin:1.5em auto;padding:0 1em;\
     color-scheme:light dark}article{border-top:1px solid #8888;padding:.6em 0}h2{font-size:1.05em;margin:0}\
     pre{white-space:pre-wrap;margin:.4em 0;max-height:9em;overflow:auto}p{margin:.2em 0}small{opacity:.75}";
 
-/// The whole page, newest first.
-pub(super) fn render(stored: &[Stored]) -> String {
-    let mut html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>Activities</title><style>{STYLE}</style><h1>Newest activities</h1>"
-    );
-    if stored.is_empty() {
-        html.push_str("<p>Nothing received yet.</p>");
-    }
-    for stored in stored.iter().rev() {
-        if let Ok(activity) = serde_json::from_str::<Activity>(&stored.text) {
-            article(&mut html, &activity);
-        }
-    }
-    html.push_str("</html>");
-    html
+/// What is shown of an activity. Its HTML is not read.
+#[derive(Deserialize)]
+struct Shown {
+    key: Key,
+    tenant: TenantRef,
+    subject: String,
+    received_at: String,
+    owner: Owner,
+    participants: Vec<Participant>,
+    customer: Option<CustomerRef>,
+    project: Option<ProjectRef>,
+    text: Option<String>,
+    files: Vec<FileRef>,
 }
 
-fn article(html: &mut String, activity: &Activity) {
+/// The page as far as it is made.
+#[derive(Default)]
+pub(super) struct Page {
+    articles: String,
+}
+
+impl Page {
+    /// Shows an activity, given by its JSON, below those before.
+    pub(super) fn add(&mut self, json: &str) {
+        if let Ok(shown) = serde_json::from_str(json) {
+            article(&mut self.articles, &shown);
+        }
+    }
+
+    /// The whole page.
+    pub(super) fn finish(self) -> String {
+        let articles = match self.articles.as_str() {
+            "" => "<p>Nothing received yet.</p>",
+            articles => articles,
+        };
+        format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+             <title>Activities</title><style>{STYLE}</style><h1>Newest activities</h1>{articles}</html>"
+        )
+    }
+}
+
+fn article(html: &mut String, activity: &Shown) {
     let project = activity.project.as_ref().map(|p| format!(", project {}", p.number)).unwrap_or_default();
     let customer = activity.customer.as_ref().map(|c| format!(", customer {}", c.id)).unwrap_or_default();
     let people: Vec<_> = activity.participants.iter().map(participant).collect();
@@ -60,8 +89,14 @@ fn participant(participant: &Participant) -> String {
     format!("{} ({kind})", participant.address)
 }
 
+/// As much of a text as is shown, as text.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    let (shown, more) = match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => (&text[..end], "…"),
+        None => (text, ""),
+    };
+    let shown = shown.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
+    shown + more
 }
 
 #[cfg(test)]
@@ -71,5 +106,11 @@ mod tests {
     #[test]
     fn markup_of_a_message_is_shown_not_run() {
         assert_eq!(escape("<script>\"&"), "&lt;script&gt;&quot;&amp;");
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        assert_eq!(escape(&"ä".repeat(SHOWN)), "ä".repeat(SHOWN));
+        assert_eq!(escape(&"ä".repeat(SHOWN + 1)), "ä".repeat(SHOWN) + "…");
     }
 }

@@ -14,6 +14,7 @@ use std::{
     task::{Context, Poll},
     time::SystemTime,
 };
+use subtle::{Choice, ConstantTimeEq};
 
 /// Seconds that clocks may differ, and that a request may take to be sent: as the libraries of the specification.
 const TOLERANCE: u64 = 300;
@@ -100,11 +101,14 @@ impl Tap {
         while let Some(Ok(_)) = rest.next().await {}
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let macs = std::mem::take(&mut inner.macs);
+        // Each signature with each key, in a time that does not tell how much of one is right.
         let is_right = |mac: hmac::Context| {
             let tag = mac.sign();
-            inner.expected.iter().any(|expected| expected.as_slice() == tag.as_ref())
+            let right = |found, expected: &Vec<u8>| found | expected.ct_eq(tag.as_ref());
+            inner.expected.iter().fold(Choice::from(0), right)
         };
-        if macs.is_empty() || macs.into_iter().any(is_right) {
+        let without_keys = Choice::from(u8::from(macs.is_empty()));
+        if macs.into_iter().fold(without_keys, |found, mac| found | is_right(mac)).into() {
             Ok(())
         } else {
             Err(unsigned("webhook-signature is not of these bytes and this secret"))
@@ -114,4 +118,44 @@ impl Tap {
 
 fn unsigned(detail: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_signature_must_be_right_to_its_last_byte() {
+        let secrets = ["first", "second"].map(|key| format!("whsec_{}", STANDARD.encode(key)));
+        let keys = keys(&secrets).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let tag = |key: &hmac::Key| hmac::sign(key, format!("id.{now}.body").as_bytes()).as_ref().to_vec();
+        let (first, second) = (tag(&keys[0]), tag(&keys[1]));
+        let (mut begins_wrong, mut ends_wrong) = (first.clone(), first.clone());
+        begins_wrong[0] ^= 1;
+        ends_wrong[31] ^= 1;
+        let long = [first.clone(), vec![0]].concat();
+        for (given, right) in [
+            (vec![&first], true),
+            (vec![&second], true),
+            (vec![&begins_wrong, &second], true),
+            (vec![&first, &begins_wrong], true),
+            (vec![&begins_wrong], false),
+            (vec![&ends_wrong, &begins_wrong], false),
+            (vec![&first[..31].to_vec()], false),
+            (vec![&long], false),
+            (vec![&Vec::new()], false),
+        ] {
+            let given: Vec<String> =
+                given.iter().map(|tag| format!("v1,{}", STANDARD.encode(tag.as_slice()))).collect();
+            let mut headers = HeaderMap::new();
+            headers.insert("webhook-id", "id".parse().unwrap());
+            headers.insert("webhook-timestamp", now.to_string().parse().unwrap());
+            headers.insert("webhook-signature", given.join(" ").parse().unwrap());
+            let tap = Tap::new(&headers, Body::from("body"), &keys).unwrap();
+            assert_eq!(tap.finish().await.is_ok(), right, "{given:?}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! Mail to integration addresses: recorded as appendix C says, and gone from Postfix.
 
 use crate::support::{
+    http::http_get,
     wait_for,
-    world::{Options, World, eml, http_get},
+    world::{Options, World, eml},
 };
 use serde_json::{Value, json};
 

@@ -1,9 +1,10 @@
 //! Operating it: check, queue, reload, metrics, health, the status page, systemd's sockets, what the log says and what not.
 
 use crate::support::{
+    http::{http, http_get},
     smtp::{Smtp, matches},
     wait_for,
-    world::{Options, Process, World, eml, http, http_get, program},
+    world::{Options, Process, World, eml, program},
 };
 use serde_json::Value;
 use std::{

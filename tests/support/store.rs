@@ -337,7 +337,7 @@ pub async fn take_over(settings: &Settings, left: &[Left]) {
     let by_tenant = queue.by_tenant().await.unwrap();
     assert_eq!(by_tenant.iter().map(|of| of.waiting).sum::<u64>(), waiting as u64);
     assert_eq!(by_tenant.iter().map(|of| of.held).sum::<u64>(), held as u64);
-    let untold: Vec<i64> = queue.untold(10).await.unwrap().iter().map(|untold| untold.id).collect();
+    let untold: Vec<i64> = queue.untold(None, 10).await.unwrap().iter().map(|untold| untold.id).collect();
     let expected = left.iter().filter(|left| left.how == "held").map(|left| of(left).unwrap().id);
     assert_eq!(untold, expected.collect::<Vec<_>>());
     // The client tries again: everything is known, what was delivered and what is covered too.

@@ -2,6 +2,7 @@
 
 use super::{
     free_port,
+    http::{activities, http_get},
     postfix::{Postfix, Setup},
     smtp::Smtp,
     wait_for,
@@ -9,7 +10,6 @@ use super::{
 use serde_json::Value;
 use std::{
     fs,
-    io::{Read, Write},
     net::TcpStream,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -372,7 +372,7 @@ impl World {
 
     /// What the sink has, oldest first.
     pub fn activities(&self) -> Vec<Value> {
-        serde_json::from_slice(&http_get(self.sink_port, "/v1/activities").1).unwrap()
+        activities(&format!("http://127.0.0.1:{}/v1/activities", self.sink_port))
     }
 
     /// Waits until the sink has that many, and shows that no more come out of the queue.
@@ -393,22 +393,6 @@ impl World {
             let _ = directory.keep();
         }
     }
-}
-
-/// A GET over HTTP/1.0: status and body.
-pub fn http_get(port: u16, path: &str) -> (u16, Vec<u8>) {
-    http(port, format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").as_bytes())
-}
-
-/// Sends a raw HTTP/1.0 request: status and body of the answer.
-pub fn http(port: u16, request: &[u8]) -> (u16, Vec<u8>) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.write_all(request).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("an HTTP answer");
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
 }
 
 /// A message of the test corpus.

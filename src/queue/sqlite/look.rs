@@ -204,18 +204,36 @@ pub(super) fn known(database: &Connection, keys: &[Key]) -> Result<Vec<bool>, St
     keys.iter().map(|key| Ok(super::keys::Keys::find(database, &key.bytes())?.is_some())).collect()
 }
 
-/// Held activities of which nobody was told.
-pub(super) fn untold(database: &Connection, limit: usize) -> Result<Vec<Untold>, StorageError> {
-    let untold = database
-        .prepare_cached(
-            "SELECT id, activity, reason FROM item INDEXED BY item_held WHERE state = 1 AND notified = 0
-             ORDER BY id LIMIT ?1",
-        )?
-        .query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-            let reason: Option<String> = row.get(2)?;
-            Ok(Untold { id: row.get(0)?, activity: row.get(1)?, reason: reason.unwrap_or_default() })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+/// Bytes of a page of held activities; the last one may have more.
+const UNTOLD_BYTES: usize = 4 * 1024 * 1024;
+
+/// Held activities of which nobody was told, behind `after`.
+pub(super) fn untold(
+    database: &Connection,
+    after: Option<i64>,
+    limit: usize,
+) -> Result<Vec<Untold>, StorageError> {
+    let mut rows = database.prepare_cached(
+        "SELECT id, iif(typeof(activity) = 'text' AND json_valid(activity),
+             json_remove(activity, '$.text', '$.html', '$.participants', '$.references', '$.in_reply_to', '$.files'),
+             substr(activity, 1, 100)), reason
+         FROM item INDEXED BY item_held WHERE state = 1 AND notified = 0 AND id > ?1 ORDER BY id LIMIT ?2",
+    )?;
+    let (limit, after) = (i64::try_from(limit).unwrap_or(i64::MAX), after.unwrap_or(i64::MIN));
+    let mut rows = rows.query(params![after, limit])?;
+    let (mut untold, mut bytes) = (Vec::new(), 0);
+    while bytes < UNTOLD_BYTES
+        && let Some(row) = rows.next()?
+    {
+        // What is no text would be an error, by which all others would be hidden.
+        let text = |at| -> rusqlite::Result<String> {
+            let bytes = row.get_ref(at)?.as_bytes_or_null().ok().flatten().unwrap_or_default();
+            Ok(String::from_utf8_lossy(bytes).into_owned())
+        };
+        let one = Untold { id: row.get(0)?, activity: text(1)?, reason: text(2)? };
+        bytes += one.activity.len() + one.reason.len();
+        untold.push(one);
+    }
     Ok(untold)
 }
 

@@ -510,8 +510,8 @@ impl Queue for SqliteQueue {
         upkeep::run(&self.0, &mut places, max_age).await
     }
 
-    async fn untold(&self, limit: usize) -> Result<Vec<Untold>, StorageError> {
-        self.0.lister.look(move |database| look::untold(database, limit)).await
+    async fn untold(&self, after: Option<i64>, limit: usize) -> Result<Vec<Untold>, StorageError> {
+        self.0.lister.look(move |database| look::untold(database, after, limit)).await
     }
 
     async fn told(&self, items: Vec<i64>) -> Result<(), StorageError> {
