@@ -76,18 +76,22 @@ impl Source {
     }
 }
 
-/// The bytes of a regular file. A pipe, a device or a directory in its place is an error, and nobody waits for it: for
-/// files that are read again and again while the service runs.
+/// Opens a regular file. A pipe, a device or a directory in its place is an error, and nobody waits for it: for files that
+/// are read again and again while the service runs.
 /// # Errors
 /// Those of the system, and what is no regular file.
-pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+pub fn open_regular(path: &Path) -> io::Result<fs::File> {
     // Opening a pipe would wait for somebody who writes to it.
-    let mut file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
+    let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+}
+
+/// The bytes of a regular file.
+/// # Errors
+/// As [`open_regular`].
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    open_regular(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -22,12 +22,11 @@ use crate::notify;
 use crate::observe;
 use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, open_regular};
 use outside::{BackendText, DirectoryText};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -575,7 +574,7 @@ fn texts(source: &Source, replies: BTreeMap<Spanned<String>, Spanned<String>>) -
 }
 
 fn readable(source: &Source, path: &Spanned<PathBuf>) -> Result<(), SourceError> {
-    match fs::File::open(path.get_ref()) {
+    match open_regular(path.get_ref()) {
         Ok(_) => Ok(()),
         Err(error) => {
             Err(source.error(path.span(), format!("{} cannot be read: {error}", path.get_ref().display())))

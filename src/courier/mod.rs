@@ -7,7 +7,7 @@
 //! Fails: never; trouble with the backend is a later attempt, trouble with the queue is a log line and a pause.
 //!
 //! When our settings are wrong, or several different activities in a row have no answer, every other one would fail alike.
-//! So the lane pauses ([`lanes`]: everybody's, or one tenant's), raises the alarm, lets a single activity through from time
+//! So the lane pauses (everybody's, or one tenant's), raises the alarm, lets a single activity through from time
 //! to time as a probe, and resumes with the first answer that is about the activity.
 //!
 //! Fair: tenants take turns, and where there are several, no tenant fills all the attempts that may run at a time, so that
