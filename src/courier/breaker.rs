@@ -22,6 +22,9 @@ pub(super) const BROKEN_AFTER: usize = 20;
 /// Longest pause between two probes, unless the backend says otherwise: an admin who repaired the token waits no longer.
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
 
+/// Shortest pause between two probes, whatever the backend says, unless the first is shorter.
+const SHORTEST_PROBE: Duration = Duration::from_secs(1);
+
 /// Activities whose denial does not count any more, at most; then it counts again.
 const MOST_SPENT: usize = 10_000;
 
@@ -201,7 +204,9 @@ impl Breaker {
                 0
             }
         };
-        let delay = lesson.after.map_or_else(|| usual(timing, probes), |after| after.min(timing.longest));
+        let shortest = SHORTEST_PROBE.min(timing.first);
+        let asked = lesson.after.map(|after| after.max(shortest).min(timing.longest));
+        let delay = asked.unwrap_or_else(|| usual(timing, probes));
         let reason = lesson.reason.clone();
         self.pause = Some(Pause { cause, reason, probes, next: now + delay, probing: false });
         Change::Paused(cause, delay)
@@ -378,7 +383,7 @@ mod tests {
             assert_eq!(lane.breaker.probe_in(lane.now), None, "one at a time");
             assert_eq!(lane.fail(6, Down), paused(Cause::Down, seconds));
         }
-        for (after, seconds) in [(1, 1), (0, 0), (90, 90), (600, 600), (u64::MAX, 600)] {
+        for (after, seconds) in [(1, 1), (0, 1), (90, 90), (600, 600), (u64::MAX, 600)] {
             lane.breaker.probing();
             assert_eq!(lane.say(7, Sign::Failed(Busy), Some(after)), paused(Cause::Down, seconds));
             assert_eq!(lane.breaker.probe_in(lane.now), Some(Duration::from_secs(seconds)));
