@@ -12,6 +12,7 @@ use std::{
     ops::Range,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -58,8 +59,9 @@ impl Source {
         };
         SourceError {
             message: format!("{}:{line}:{column}: {key}{message}", self.path.display()),
-            text: Some(NamedSource::new(self.path.display().to_string(), self.text.clone())),
+            text: Some(NamedSource::new(self.path.display().to_string(), self.text.clone()).into()),
             span: Some(span.into()),
+            passing: false,
         }
     }
 
@@ -133,15 +135,27 @@ impl Version {
 pub struct SourceError {
     message: String,
     #[source_code]
-    text: Option<NamedSource<String>>,
+    text: Option<Arc<NamedSource<String>>>,
     #[label("here")]
     span: Option<SourceSpan>,
+    passing: bool,
 }
 
 impl SourceError {
+    /// The same, of a state of the file that passes by itself.
+    #[must_use]
+    pub fn passing(self) -> Self {
+        Self { passing: true, ..self }
+    }
+
+    /// True if it is worth trying again.
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
     /// An error about the file as a whole.
     pub fn about(path: &Path, message: impl fmt::Display) -> Self {
-        Self { message: format!("{}: {message}", path.display()), text: None, span: None }
+        Self { message: format!("{}: {message}", path.display()), text: None, span: None, passing: false }
     }
 }
 

@@ -332,9 +332,43 @@ async fn a_token_endpoint_that_hangs_is_waited_for_once() {
     assert_eq!(tokens.seen().len(), 1, "asked once");
     assert!(began.elapsed() < Duration::from_secs(8), "sixteen times a second: {:?}", began.elapsed());
     // The next ones ask anew, once that is over.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(1300)).await;
     assert!(matches!(deliver(&backend, &delivery(1)).await, Outcome::Again { .. }));
     assert_eq!((tokens.seen().len(), wire.seen().len()), (2, 0));
+}
+
+/// Whatever goes wrong with tokens, an endpoint is asked once a second at most; what it does decides the outcome.
+#[tokio::test]
+async fn a_token_that_is_refused_makes_no_storm_of_requests() {
+    let scratch = tempfile::tempdir().unwrap();
+    let secret = write(scratch.path(), "secret", "the-secret\n");
+    let token = |name: &str| {
+        let body = format!("{{\"access_token\":\"{name}\",\"token_type\":\"bearer\",\"expires_in\":3600}}");
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length";
+        Act::Answer(format!("{head}: {}\r\n\r\n{body}", body.len()))
+    };
+    // The same token again and again, for an endpoint may cache; or a refusal of the secret itself.
+    let began = Instant::now();
+    for acts in [vec![token("same"); 100], vec![status(400); 100]] {
+        let tokens = Wire::start(acts).await;
+        let wire = Wire::start(vec![status(401); 100]).await;
+        let backend = with_oauth(&wire.url(), &tokens.url(), secret.clone()).backend().unwrap();
+        for id in 0..20 {
+            let outcome = deliver(&backend, &delivery(id)).await;
+            assert!(matches!(outcome, Outcome::Misconfigured { .. } | Outcome::Again { .. }), "{outcome:?}");
+        }
+        let most = 2 + usize::try_from(began.elapsed().as_secs()).unwrap();
+        assert!(tokens.seen().len() <= most, "{} requests for twenty deliveries", tokens.seen().len());
+    }
+    // 401, and then the endpoint does not answer: it is down, as it would have been without the token before.
+    for act in [Act::Hang, status(503), Act::Reset] {
+        let tokens = Wire::start(vec![token("t"), act]).await;
+        let wire = Wire::start(vec![status(401); 10]).await;
+        let mut with = with_oauth(&wire.url(), &tokens.url(), secret.clone());
+        with.client.timeout = Duration::from_secs(1);
+        let outcome = attempt(with).await;
+        assert!(matches!(outcome, Outcome::Again { trouble: Trouble::Down, .. }), "{outcome:?}");
+    }
 }
 
 /// P18, and what else an endpoint may say of a token's life.

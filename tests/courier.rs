@@ -11,7 +11,7 @@ use activity_milter::{
     activity::Key,
     backend::{Backend, Delivery, Journal, Outcome, Scope, Trouble},
     courier,
-    queue::{Clock, Counts, Filter, HandClock, State},
+    queue::{Change, Clock, Counts, Filter, HandClock, State},
 };
 use axum::{
     Router,
@@ -133,7 +133,7 @@ async fn what_each_answer_means() {
 
 #[tokio::test]
 async fn wrong_settings_pause_everything_but_probes() {
-    for code in [301, 307, 401, 403, 404, 410] {
+    for code in [301, 307, 401, 403, 404, 407, 410] {
         let answers = (0..4)
             .map(|_| (StatusCode::from_u16(code).unwrap(), [("location", "/elsewhere")]).into_response());
         let server = Server::start(answers.collect()).await;
@@ -247,7 +247,7 @@ async fn matrix_of_everything_a_backend_can_do() {
     ];
     let codes: [(&[u16], Becomes); 3] = [
         (&[200, 201, 202, 204], Taken),
-        (&[301, 302, 307, 308, 401, 403, 404, 410, 408, 409, 425, 429, 500, 502, 503, 504], TakenLater),
+        (&[301, 302, 307, 308, 401, 403, 404, 407, 410, 408, 409, 425, 429, 500, 502, 503, 504], TakenLater),
         (&[400, 402, 405, 406, 411, 413, 415, 418, 422, 431, 451], Held),
     ];
     for (codes, becomes) in codes {
@@ -671,6 +671,99 @@ async fn an_attempt_that_panics_harms_nobody() {
     let left = &desk.queue.list(Filter::default()).await.unwrap()[0];
     assert_eq!((left.state, left.attempts), (State::Waiting, 0), "it comes again");
     desk.close().await;
+}
+
+/// A probe that shows nothing, by a fault of ours or a disk's, is not the only probe.
+#[tokio::test]
+async fn a_probe_that_shows_nothing_does_not_keep_a_lane_shut() {
+    for (what, begins) in
+        [("panic", None), ("disk", None), ("disk, fresh", None), ("500", Some(Scope::Tenant))]
+    {
+        let desk = Desk::closed(1);
+        for id in 0..20 {
+            desk.queue.put(desk::parcel(id)).await.unwrap();
+        }
+        let faulty = if what == "disk, fresh" { "t-19" } else { "t-0" };
+        let backend = ByRule::new(move |delivery, before| match (begins, before) {
+            (None, 0..6) => again(Trouble::Down, None),
+            (Some(scope), 0..2) => {
+                Outcome::Misconfigured { scope, after: None, reason: "invalid_client".to_owned() }
+            }
+            _ if name(delivery) == faulty => {
+                assert!(what != "panic", "as if by a fault of ours");
+                again(if what == "500" { Trouble::Down } else { Trouble::Ours }, None)
+            }
+            _ => Outcome::Taken,
+        });
+        let desk = desk.begin_over(backend, DAYS);
+        desk.wait_for(Counts { waiting: 1, held: 0, oldest: None }).await;
+        assert_eq!(desk.controls.paused(), [], "{what}");
+        desk.close().await;
+    }
+}
+
+/// However many tenants' settings are refused, and however little room there is, others have theirs, and each lane its turn.
+#[tokio::test]
+async fn probes_of_tenants_leave_room_for_others_and_for_each_other() {
+    for (max, tenants) in [(1, 1), (1, 3), (4, 40)] {
+        let desk = Desk::closed(max);
+        for id in 0..3 {
+            for bad in 0..tenants {
+                desk.queue.put(desk::parcel_for(&format!("bad{bad}"), id)).await.unwrap();
+            }
+        }
+        let mended = Arc::new(AtomicBool::new(false));
+        let is_mended = Arc::clone(&mended);
+        let backend = ByRule::new(move |delivery, _| {
+            let name = name(delivery);
+            if name.starts_with("good") || (is_mended.load(Ordering::Relaxed) && name.starts_with("bad0-")) {
+                return Outcome::Taken;
+            }
+            let reason = "invalid_client".to_owned();
+            Outcome::Misconfigured { scope: Scope::Tenant, after: Some(Duration::ZERO), reason }
+        });
+        // Their probes are always due.
+        let desk = desk.begin_over(backend.clone(), DAYS);
+        while desk.controls.paused().len() < tenants {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for id in 0..20 {
+            desk.queue.put(desk::parcel_for("good", id)).await.unwrap();
+        }
+        let waiting = 3 * tenants as u64;
+        desk.wait_for(Counts { waiting, held: 0, oldest: None }).await;
+        mended.store(true, Ordering::Relaxed);
+        desk.wait_for(Counts { waiting: waiting - 3, held: 0, oldest: None }).await;
+        desk.close().await;
+    }
+}
+
+/// Nothing waits: there is nothing that could end the alarm, and nothing to be alarmed of.
+#[tokio::test]
+async fn a_pause_is_over_when_nothing_waits_any_more() {
+    for scope in [None, Some(Scope::All), Some(Scope::Tenant)] {
+        let desk = Desk::closed(1);
+        for id in 0..6 {
+            desk.queue.put(desk::parcel(id)).await.unwrap();
+        }
+        let backend = ByRule::new(move |_, _| match scope {
+            None => again(Trouble::Down, None),
+            Some(scope) => Outcome::Misconfigured { scope, after: None, reason: "401".to_owned() },
+        });
+        let desk = desk.begin_over(backend, DAYS);
+        while desk.controls.paused().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while desk.counts().await != EMPTY {
+            let all = desk.queue.list(Filter::default()).await.unwrap();
+            desk.queue.change(all.iter().map(|entry| entry.id).collect(), Change::Drop).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while !desk.controls.paused().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        desk.close().await;
+    }
 }
 
 /// Notes how much is open at a time.

@@ -142,12 +142,11 @@ impl Client {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        // Without time for a second try, the first answer is what there is.
-        match self.credential(credential.as_deref(), left()).await {
-            Err(CallError::Silent(_)) => Ok(response),
-            newer if newer.as_ref().is_ok_and(|newer| *newer == credential) => Ok(response),
-            newer => send_once(build(&self.http)?.timeout(left()), newer?.as_deref()).await,
+        let newer = self.credential(credential.as_deref(), left()).await?;
+        if newer == credential {
+            return Ok(response);
         }
+        send_once(build(&self.http)?.timeout(left()), newer.as_deref()).await
     }
 
     /// The bearer token to show; `refused` is one that was not taken.

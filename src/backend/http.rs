@@ -29,6 +29,9 @@ const SLOWEST_UPLOAD: u64 = 256 * 1024;
 /// Bytes of an answer that are read. A backend that sends more is talking to itself.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
+/// Time for what nobody needs of an answer.
+const REST_TIME: Duration = Duration::from_secs(1);
+
 /// Characters of a refusal's detail that are kept.
 const MAX_DETAIL_CHARS: usize = 200;
 
@@ -95,6 +98,8 @@ impl HttpBackend {
             (Some(ours), _) => CallError::Ours(ours),
             // It may have answered while we were sending, and no longer listened.
             (None, CallError::Silent(reason)) if upload.is_under_way() => CallError::Broken(reason),
+            // What was sent at once was there to be answered: nobody did.
+            (None, CallError::Broken(reason)) if !body.blocks() => CallError::Unreachable(reason),
             (None, error) => error,
         })
     }
@@ -144,6 +149,8 @@ impl Backend for HttpBackend {
         let status = asked.map_err(|error| format!("{url}: {error}"))?.status();
         match status.as_u16() {
             401 | 403 => Err(format!("{url} answers {status}: check the credentials in [backend]")),
+            407 => Err(format!("{url}: the proxy answers {status}: check backend.proxy")),
+            500.. => Err(format!("{url} answers {status}: it is there, and does not work now")),
             300..=399 => {
                 Err(format!("{url} answers {status}: a redirect is not followed, check backend.url"))
             }
@@ -158,8 +165,9 @@ async fn outcome(response: Response) -> Outcome {
     let after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
     match status.as_u16() {
         200..=299 => {
-            // Read to its end, so that the connection can be used again.
-            let _ = body_of(response, MAX_ANSWER_BYTES).await;
+            // Read to its end, so that the connection can be used again; it is not worth waiting for.
+            let rest = body_of(response, MAX_ANSWER_BYTES);
+            let _ = tokio::time::timeout(REST_TIME, rest).await;
             Outcome::Taken
         }
         408 | 409 | 425 | 429 | 500..=599 => {
@@ -170,7 +178,7 @@ async fn outcome(response: Response) -> Outcome {
             };
             Outcome::Again { after, trouble, reason }
         }
-        300..=399 => Outcome::Misconfigured { scope: Scope::All, after, reason },
+        300..=399 | 407 => Outcome::Misconfigured { scope: Scope::All, after, reason },
         401 => Outcome::Misconfigured { scope: Scope::All, after, reason: said(reason, response).await },
         403 | 404 | 410 => {
             Outcome::Again { after, trouble: Trouble::Denied, reason: said(reason, response).await }

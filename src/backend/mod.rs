@@ -97,7 +97,7 @@ pub enum Trouble {
     Later,
     /// 403, 404, 410: this activity, or our settings; it is the settings if many different ones in a row get it.
     Denied,
-    /// The connection stood and broke before there was an answer: it may be this activity's doing.
+    /// The connection broke while a large activity was sent: it may be this activity's doing.
     Broken,
     /// Our own disk, our own fault: nothing of the backend.
     Ours,

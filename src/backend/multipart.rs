@@ -112,7 +112,7 @@ impl Multipart {
             return Ok(whole.into());
         }
         let (pieces, inbox) = mpsc::channel::<io::Result<Bytes>>(2);
-        let (this, upload) = (Arc::clone(self), upload.clone());
+        let (this, upload, taken) = (Arc::clone(self), upload.clone(), upload.clone());
         tokio::task::spawn_blocking(move || {
             let mut piece = Vec::with_capacity(PIECE_BYTES);
             let mut total = 0;
@@ -133,9 +133,11 @@ impl Multipart {
                 }
             }
         });
-        let next =
-            |mut inbox: mpsc::Receiver<_>| async move { inbox.recv().await.map(|piece| (piece, inbox)) };
-        Ok(reqwest::Body::wrap_stream(futures_util::stream::unfold(inbox, next)))
+        let next = |(mut inbox, upload): (mpsc::Receiver<_>, Upload)| async move {
+            upload.take();
+            inbox.recv().await.map(|piece| (piece, (inbox, upload)))
+        };
+        Ok(reqwest::Body::wrap_stream(futures_util::stream::unfold((inbox, taken), next)))
     }
 }
 
@@ -145,7 +147,8 @@ pub(super) struct Upload(Arc<Mutex<Progress>>);
 
 #[derive(Debug, Default)]
 struct Progress {
-    is_under_way: bool,
+    is_begun: bool,
+    is_sent: bool,
     failure: Option<String>,
 }
 
@@ -155,20 +158,26 @@ impl Upload {
     }
 
     fn begin(&self) {
-        *self.progress() = Progress { is_under_way: true, failure: None };
+        *self.progress() = Progress::default();
+    }
+
+    /// The connection takes the first piece, or another one.
+    fn take(&self) {
+        self.progress().is_begun = true;
     }
 
     fn sent(&self) {
-        self.progress().is_under_way = false;
+        self.progress().is_sent = true;
     }
 
     fn failed(&self, error: &io::Error) {
         self.progress().failure = Some(format!("the spooled message cannot be read: {error}"));
     }
 
-    /// True from the beginning until the connection has taken all of it, but for the last pieces.
+    /// True while the connection takes it, but for the last pieces.
     pub(super) fn is_under_way(&self) -> bool {
-        self.progress().is_under_way
+        let progress = self.progress();
+        progress.is_begun && !progress.is_sent
     }
 
     /// Why the message could not be read, if it could not.

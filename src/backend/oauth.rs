@@ -1,7 +1,7 @@
 //! OAuth 2 client credentials (RFC 6749, section 4.4): our name and secret for a token that lasts a while.
 //!
 //! In: a token endpoint. Out: an access token, asked for once by however many need it, and anew before it expires.
-//! Promise: whoever comes while it is asked for gets the same answer, a failure too; the asking has a time of its own, and
+//! Promise: whoever comes while it is asked for, or in the second after a failure, gets the same answer; the asking has a time of its own, and
 //! goes on when the first who wanted it leaves.
 //! Fails: [`CallError`]: the endpoint cannot be reached (again later), or refuses us (our settings).
 
@@ -33,6 +33,9 @@ const UNSAID_LIFE: Duration = Duration::from_secs(300);
 
 /// Longest life that is believed: also a token without end is asked for anew once a day.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long an endpoint is left alone that failed, or that gave a refused token again.
+const REST: Duration = Duration::from_secs(1);
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -82,6 +85,8 @@ struct Inner {
 struct State {
     kept: Option<Kept>,
     flight: Option<Flight>,
+    /// The newest answer, for a moment: a token that is refused and given again, or a failure.
+    rests: Option<(Instant, Result<String, CallError>)>,
 }
 
 /// A token that is being asked for.
@@ -113,7 +118,13 @@ impl Tokens for OAuth {
             {
                 return Ok(kept.token.clone());
             }
-            state.flight.get_or_insert_with(|| Inner::take_off(&self.0)).clone()
+            if let Some((until, last)) = &state.rests
+                && *until > Instant::now()
+            {
+                return last.clone();
+            }
+            let refused = refused.map(str::to_owned);
+            state.flight.get_or_insert_with(|| Inner::take_off(&self.0, refused)).clone()
         };
         flight.await
     }
@@ -131,7 +142,7 @@ impl Inner {
     }
 
     /// Begins to ask. However that ends, the flight is over then.
-    fn take_off(this: &Arc<Self>) -> Flight {
+    fn take_off(this: &Arc<Self>, refused: Option<String>) -> Flight {
         let inner = Arc::clone(this);
         let task = tokio::spawn(async move {
             let late = |_| CallError::Silent("token endpoint: no answer in time".to_owned());
@@ -143,10 +154,11 @@ impl Inner {
             };
             let mut state = inner.state();
             state.flight = None;
-            let new = new?;
-            let token = new.token.clone();
-            state.kept = Some(new);
-            Ok(token)
+            let token = new.as_ref().map(|new| new.token.clone()).map_err(CallError::clone);
+            let is_in_vain = token.as_ref().map_or(true, |token| Some(token) == refused.as_ref());
+            state.rests = is_in_vain.then(|| (Instant::now() + REST, token.clone()));
+            state.kept = new.ok();
+            token
         });
         let lost = |error: tokio::task::JoinError| Err(CallError::Ours(error.to_string()));
         task.map(move |done| done.unwrap_or_else(lost)).boxed().shared()

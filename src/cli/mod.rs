@@ -100,6 +100,8 @@ impl From<SourceError> for Failure {
 impl From<OutsideError> for Failure {
     fn from(error: OutsideError) -> Self {
         match error {
+            // Whoever starts us again may find it in order.
+            OutsideError::Directory(error) if error.is_passing() => other(error),
             OutsideError::Directory(error) => error.into(),
             OutsideError::Backend(error) => other(error),
         }

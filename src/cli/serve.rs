@@ -22,7 +22,7 @@ use std::{
 };
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::{JoinError, JoinHandle},
 };
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
     raise_open_files();
     let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
+    // From here on a reload that comes too early waits, and ends nobody.
+    let hangup = signal(SignalKind::hangup()).map_err(other)?;
     let closing = CancellationToken::new();
     let milter = Listener::bind(&config.milter, closing.clone()).await.map_err(other)?;
     let lmtp = match &config.lmtp {
@@ -61,7 +63,12 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
             _ = interrupt.recv() => {}
         }
     };
-    let running = Running::start(config, path, Listeners { milter, lmtp, admin }, closing).await?;
+    tokio::pin!(shutdown);
+    let start = Running::start(config, path, Listeners { milter, lmtp, admin }, closing, hangup);
+    let running = tokio::select! {
+        running = start => running?,
+        () = &mut shutdown => return Ok(ExitCode::SUCCESS),
+    };
     running.until(shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -112,8 +119,7 @@ impl Reloadable {
     }
 
     /// Reloads at each SIGHUP.
-    async fn watch(mut self) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    async fn watch(mut self, mut hangup: Signal) {
         while hangup.recv().await.is_some() {
             let mut state = vec![NotifyState::Reloading];
             state.extend(NotifyState::monotonic_usec_now().ok());
@@ -208,6 +214,7 @@ impl Running {
         path: &Path,
         listeners: Listeners,
         closing: CancellationToken,
+        hangup: Signal,
     ) -> Result<Self, Failure> {
         let running = config.clone();
         let outside = config.outside.start(None).await?;
@@ -264,7 +271,7 @@ impl Running {
         });
         let reloadable =
             Reloadable { path: path.to_owned(), running, outside, live: live.clone(), backend, controls };
-        let reload = tokio::spawn(reloadable.watch());
+        let reload = tokio::spawn(reloadable.watch(hangup));
         let pulse = [tokio::spawn(watchdog()), tokio::spawn(count())];
         let hang_up = CancellationToken::new();
         let lmtp = lmtp.map(|(listener, max_sessions)| {

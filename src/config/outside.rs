@@ -405,8 +405,12 @@ fn without_password(
 fn web_address(source: &Source, text: &Spanned<String>, plain: bool) -> Result<reqwest::Url, SourceError> {
     let url = reqwest::Url::parse(text.get_ref()).ok();
     let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
-        let message =
-            format!("\"{}\" is no URL: write one like \"https://crm.example.com/\"", text.get_ref());
+        // What may hold a password is not repeated.
+        let shown = match text.get_ref() {
+            text if text.contains('@') => "this".to_owned(),
+            text => format!("\"{text}\""),
+        };
+        let message = format!("{shown} is no URL: write one like \"https://crm.example.com/\"");
         return Err(source.error(text.span(), message));
     };
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);

@@ -3,7 +3,7 @@
 use super::{Settings, backoff, breaker::Sign, too_old};
 use crate::backend::{Backend, Delivery, Journal, NotNoted, Outcome, Scope, Trouble};
 use crate::observe::events;
-use crate::queue::{End, Queue, StorageError, Ticket};
+use crate::queue::{End, LEASE, Queue, StorageError, Ticket};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use std::{
@@ -15,6 +15,9 @@ use tokio::time::Instant;
 
 /// A backend's `Retry-After` is honoured up to this long: a wrong clock there must not park mail for years.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// An attempt that notes no progress ends before its lease does: a second one must not begin beside it.
+const LONGEST_ATTEMPT: Duration = LEASE.saturating_sub(Duration::from_secs(60));
 
 /// Pause of an activity that we cannot read or note now.
 const OURS: Duration = Duration::from_secs(10);
@@ -46,6 +49,26 @@ struct InQueue {
     queue: Arc<dyn Queue>,
     ticket: Ticket,
     last: Mutex<Option<String>>,
+    /// When the attempt must have ended.
+    ends: Mutex<Instant>,
+}
+
+impl InQueue {
+    fn new(queue: Arc<dyn Queue>, ticket: Ticket, last: Option<String>) -> Self {
+        let ends = Mutex::new(Instant::now() + LONGEST_ATTEMPT);
+        Self { queue, ticket, last: Mutex::new(last), ends }
+    }
+
+    /// Waits until the lease is nearly over, and nothing has prolonged it.
+    async fn ended(&self) {
+        loop {
+            let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            if ends <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(ends).await;
+        }
+    }
 }
 
 #[async_trait]
@@ -58,6 +81,7 @@ impl Journal for InQueue {
         match self.queue.note(&self.ticket, step.clone()).await {
             Ok(true) => {
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+                *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + LONGEST_ATTEMPT;
                 Ok(())
             }
             Ok(false) => Err(NotNoted::Lost),
@@ -80,13 +104,15 @@ pub(super) async fn attempt(
     let (attempts, age, key) = (item.attempts, item.age, item.key.to_string());
     let tenant = Arc::clone(&ticket.tenant);
     let started = Instant::now();
-    let journal = InQueue { queue: Arc::clone(&queue), ticket: ticket.clone(), last: Mutex::new(item.note) };
+    let journal = InQueue::new(Arc::clone(&queue), ticket.clone(), item.note);
     let delivery = Delivery { activity: item.activity, json: item.json, cuts: item.cuts, raw: item.raw };
-    let outcome = AssertUnwindSafe(backend.deliver(&delivery, &journal)).catch_unwind().await;
-    let outcome = outcome.unwrap_or_else(|_| {
-        let reason = "the attempt panicked, see the log".to_owned();
-        Outcome::Again { after: None, trouble: Trouble::Ours, reason }
-    });
+    let again = |trouble, reason: &str| Outcome::Again { after: None, trouble, reason: reason.to_owned() };
+    let outcome = tokio::select! {
+        outcome = AssertUnwindSafe(backend.deliver(&delivery, &journal)).catch_unwind() => {
+            outcome.unwrap_or_else(|_| again(Trouble::Ours, "the attempt panicked, see the log"))
+        }
+        () = journal.ended() => again(Trouble::Broken, "the attempt took longer than its lease"),
+    };
     drop(delivery);
     let attempt = attempts + 1;
     let (end, learned) = match outcome {

@@ -4,7 +4,7 @@
 //! Promise: one activity alone stops nothing, whatever happens to it; a pause ends with the first answer about an activity.
 //!
 //! What stops it: our settings are wrong (at once); [`DOWN_AFTER`] different activities without an answer; as many in a
-//! row, with nothing between, that are denied (403, 404, 410); [`BROKEN_AFTER`] whose connections broke. An activity that
+//! row, with nothing between, that are denied (403, 404, 410); [`BROKEN_AFTER`] large ones whose connections broke. An activity that
 //! was denied while others were taken says nothing of our settings any more, and does not count again.
 
 use crate::backend::Trouble;
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 /// always fails at means nothing, and few that wait are no burden: each has its own growing delay.
 pub(super) const DOWN_AFTER: usize = 5;
 
-/// So many different activities whose connections broke, with no answer between. More, because a backend that refuses
-/// large ones early, and closes, looks like this.
+/// So many different large activities whose connections broke while they were sent, with no answer between. More, because
+/// a backend that refuses them early, and closes, looks like this.
 pub(super) const BROKEN_AFTER: usize = 20;
 
 /// Longest pause between two probes, unless the backend says otherwise: an admin who repaired the token waits no longer.
@@ -84,6 +84,8 @@ pub(super) enum Change {
     Paused(Cause, Duration),
     /// It goes on.
     Resumed,
+    /// Nothing waits any more.
+    Lifted,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,8 @@ struct Pause {
     cause: Cause,
     reason: String,
     probes: u32,
+    /// The next probe should be one that was tried.
+    tried_next: bool,
     /// By a clock that nobody sets: one that was a year ahead would stop all deliveries for a year.
     next: Instant,
     /// A probe is under way.
@@ -124,7 +128,7 @@ impl Breaker {
             pause.probing = false;
         }
         match lesson.sign {
-            Sign::Nothing => self.put_off(timing, now, is_late),
+            Sign::Nothing => self.put_off(lesson.item, timing, now, is_late),
             Sign::Answered | Sign::Failed(Trouble::Later) => self.answered(is_late),
             _ if is_late => Change::None,
             Sign::Misconfigured => {
@@ -136,10 +140,11 @@ impl Breaker {
         }
     }
 
-    /// An attempt that showed nothing, or that ended without a word: a probe of that kind comes again after a pause.
-    fn put_off(&mut self, timing: Timing, now: Instant, is_late: bool) -> Change {
+    /// An attempt that showed nothing, or that ended without a word. If it was a probe, another activity is the next one.
+    fn put_off(&mut self, item: i64, timing: Timing, now: Instant, is_late: bool) -> Change {
         if let Some(pause) = self.pause.as_mut().filter(|_| !is_late) {
             pause.next = now + usual(timing, pause.probes);
+            self.tried(item);
         }
         Change::None
     }
@@ -168,7 +173,11 @@ impl Breaker {
     fn failed(&mut self, trouble: Trouble, lesson: &Lesson, timing: Timing, now: Instant) -> Change {
         let (item, mut doubt) = (lesson.item, false);
         self.tried(item);
-        if trouble != Trouble::Denied {
+        // In a row: a denial is an answer, and no answer is no denial.
+        if trouble == Trouble::Denied {
+            self.unanswered.clear();
+            self.broken.clear();
+        } else {
             self.denied.clear();
         }
         let (cause, is_enough) = match trouble {
@@ -208,7 +217,8 @@ impl Breaker {
         let asked = lesson.after.map(|after| after.max(shortest).min(timing.longest));
         let delay = asked.unwrap_or_else(|| usual(timing, probes));
         let reason = lesson.reason.clone();
-        self.pause = Some(Pause { cause, reason, probes, next: now + delay, probing: false });
+        let tried_next = self.pause.as_ref().is_some_and(|pause| pause.tried_next);
+        self.pause = Some(Pause { cause, reason, probes, tried_next, next: now + delay, probing: false });
         Change::Paused(cause, delay)
     }
 
@@ -235,17 +245,21 @@ impl Breaker {
         self.pause.as_ref().map(|pause| pause.cause)
     }
 
-    /// In how long a probe may be sent; none while one is under way, or nothing is paused.
+    /// When a probe may be sent; none while one is under way, or nothing is paused.
+    pub(super) fn probe_at(&self) -> Option<Instant> {
+        self.pause.as_ref().filter(|pause| !pause.probing).map(|pause| pause.next)
+    }
+
+    /// In how long that is.
     pub(super) fn probe_in(&self, now: Instant) -> Option<Duration> {
-        let pause = self.pause.as_ref().filter(|pause| !pause.probing)?;
-        Some(pause.next.saturating_duration_since(now))
+        Some(self.probe_at()?.saturating_duration_since(now))
     }
 
     /// Which activity the next probe should be: tried and fresh ones by turns, for one that fails by itself would keep
     /// the lane shut, and so would new ones of the same kind. The newest of the fresh ones: a good one that comes behind
     /// many that fail by themselves waits for two probes.
     pub(super) fn wants_tried(&self) -> bool {
-        self.pause.as_ref().is_some_and(|pause| pause.probes % 2 == 1)
+        self.pause.as_ref().is_some_and(|pause| pause.tried_next)
     }
 
     /// Those that failed last, the one to try next first.
@@ -256,7 +270,7 @@ impl Breaker {
     /// A probe is sent.
     pub(super) fn probing(&mut self) {
         if let Some(pause) = &mut self.pause {
-            pause.probing = true;
+            (pause.probing, pause.tried_next) = (true, !pause.tried_next);
         }
     }
 
@@ -265,6 +279,12 @@ impl Breaker {
         if let Some(pause) = &mut self.pause {
             pause.next = pause.next.max(now + wait);
         }
+    }
+
+    /// Nothing waits any more: there is nothing to pause, and nothing that could show that the pause is over.
+    pub(super) fn lift(&mut self) {
+        self.pause = None;
+        self.tried.clear();
     }
 
     /// Other settings: what was learnt of the old ones does not count, and a pause is tried at once.
@@ -410,6 +430,15 @@ mod tests {
             lane.fail(item, Down);
         }
         assert_eq!(kinds, [false, true, false, true]);
+        // Also those that show nothing have their turn, and not again and again.
+        for item in [8, 3, 9, 4] {
+            if lane.breaker.wants_tried() {
+                assert_eq!(lane.breaker.last_tried().first(), Some(&item), "by turns");
+            }
+            lane.breaker.probing();
+            lane.say(item, Sign::Nothing, None);
+            assert_eq!(lane.breaker.last_tried().last(), Some(&item));
+        }
     }
 
     #[test]

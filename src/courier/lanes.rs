@@ -60,8 +60,12 @@ impl Lanes {
     ) -> Vec<Changed> {
         let is_theirs = lesson.sign == Sign::Misconfigured && scope == Scope::Tenant;
         let with = |sign| Lesson { sign, ..lesson.clone() };
-        // A tenant's wrong settings are an answer about it: the service's are right.
-        let for_all = if is_theirs { with(Sign::Answered) } else { lesson.clone() };
+        // A tenant's wrong settings show that the service's are right, but not that the business system answers.
+        let for_all = match (is_theirs, self.all.cause()) {
+            (true, Some(Cause::Misconfigured)) => with(Sign::Answered),
+            (true, _) => with(Sign::Nothing),
+            (false, _) => lesson.clone(),
+        };
         let mut changed = vec![(None, self.all.learn(&for_all, rounds.all, timing, now))];
         if is_theirs && !self.tenants.contains_key(tenant) {
             self.tenants.insert(Arc::clone(tenant), Breaker::after(self.rounds));
@@ -77,7 +81,7 @@ impl Lanes {
                 self.rounds = self.rounds.max(lane.round());
                 self.tenants.remove(tenant);
             }
-            self.look_for_first_probe(now);
+            self.look_for_first_probe();
         }
         changed.retain(|(_, change)| *change != Change::None);
         changed
@@ -90,9 +94,8 @@ impl Lanes {
         }
     }
 
-    fn look_for_first_probe(&mut self, now: Instant) {
-        self.first_probe =
-            self.tenants.values().filter_map(|lane| lane.probe_in(now)).min().map(|wait| now + wait);
+    fn look_for_first_probe(&mut self) {
+        self.first_probe = self.tenants.values().filter_map(Breaker::probe_at).min();
     }
 
     /// What is wrong with everybody's lane, by its remedy.
@@ -125,13 +128,15 @@ impl Lanes {
         self.first_probe.map(|first| first.saturating_duration_since(now))
     }
 
-    /// Tenants whose lanes may be probed now.
+    /// Tenants whose lanes may be probed now, those that wait longest first.
     pub(super) fn to_probe(&self, now: Instant) -> Vec<Arc<str>> {
         if self.first_probe.is_none_or(|first| first > now) {
             return Vec::new();
         }
-        let due = |lane: &Breaker| lane.probe_in(now).is_some_and(|wait| wait.is_zero());
-        self.tenants.iter().filter(|(_, lane)| due(lane)).map(|(tenant, _)| Arc::clone(tenant)).collect()
+        let due = self.tenants.iter().filter_map(|(tenant, lane)| Some((lane.probe_at()?, tenant)));
+        let mut due: Vec<_> = due.filter(|(at, _)| *at <= now).collect();
+        due.sort();
+        due.into_iter().map(|(_, tenant)| Arc::clone(tenant)).collect()
     }
 
     /// Which activity a lane's next probe should be.
@@ -142,11 +147,11 @@ impl Lanes {
     }
 
     /// A lane's probe is sent.
-    pub(super) fn probing(&mut self, tenant: Option<&str>, now: Instant) {
+    pub(super) fn probing(&mut self, tenant: Option<&str>) {
         if let Some(lane) = self.lane(tenant) {
             lane.probing();
         }
-        self.look_for_first_probe(now);
+        self.look_for_first_probe();
     }
 
     /// There was nothing to send as a lane's probe.
@@ -154,14 +159,27 @@ impl Lanes {
         if let Some(lane) = self.lane(tenant) {
             lane.nothing_to_probe(wait, now);
         }
-        self.look_for_first_probe(now);
+        self.look_for_first_probe();
+    }
+
+    /// Nothing of a lane waits any more.
+    pub(super) fn lift(&mut self, tenant: Option<&str>) {
+        match tenant {
+            None => self.all.lift(),
+            Some(tenant) => {
+                if let Some(lane) = self.tenants.remove(tenant) {
+                    self.rounds = self.rounds.max(lane.round());
+                }
+            }
+        }
+        self.look_for_first_probe();
     }
 
     /// Other settings: pauses are tried at once.
     pub(super) fn forget(&mut self, now: Instant) {
         self.all.forget(now);
         self.tenants.values_mut().for_each(|lane| lane.forget(now));
-        self.look_for_first_probe(now);
+        self.look_for_first_probe();
     }
 
     /// The lanes that are paused, everybody's first.
@@ -225,12 +243,12 @@ mod tests {
         // Its probe.
         all.now += TIMING.first;
         assert_eq!(all.lanes.to_probe(all.now), [Arc::from("a")]);
-        all.lanes.probing(Some("a"), all.now);
+        all.lanes.probing(Some("a"));
         assert_eq!((all.lanes.to_probe(all.now).len(), all.lanes.tenants_probe_in(all.now)), (0, None));
         assert_eq!(all.say("a", Sign::Misconfigured, Scope::Tenant), [(Some("a".to_owned()), paused(2))]);
         // A probe that meets the service's trouble says nothing of the tenant's.
         all.now += Duration::from_secs(2);
-        all.lanes.probing(Some("a"), all.now);
+        all.lanes.probing(Some("a"));
         assert_eq!(all.say("a", Sign::Misconfigured, Scope::All), [(None, paused(1))]);
         assert!(all.lanes.is_shut() && all.lanes.is_shut_for("b"));
         assert_eq!(all.lanes.paused().iter().map(|p| p.tenant.is_none()).collect::<Vec<_>>(), [true, false]);
@@ -238,7 +256,7 @@ mod tests {
         let changed = all.say("b", Sign::Misconfigured, Scope::Tenant);
         assert_eq!(changed, [(None, Change::Resumed), (Some("b".to_owned()), paused(1))]);
         all.now += Duration::from_secs(2);
-        all.lanes.probing(Some("a"), all.now);
+        all.lanes.probing(Some("a"));
         assert_eq!(all.say("a", Sign::Answered, Scope::All), [(Some("a".to_owned()), Change::Resumed)]);
         assert!(!all.lanes.is_shut_for("a") && all.lanes.is_shut_for("b"));
         // An attempt of the former pause is no probe of the next one.

@@ -133,6 +133,8 @@ pub async fn run(
         last: String::new(),
         alone: false,
         lanes: Lanes::default(),
+        probes: 0,
+        probed_last: false,
     };
     // Beside the loop: giving back a large file's pages takes seconds, and deliveries go on meanwhile.
     let tidy = tokio::spawn(tidy(Arc::clone(&courier.queue), Arc::clone(&courier.controls)));
@@ -163,6 +165,8 @@ struct Flight {
     tenant: Arc<str>,
     item: i64,
     rounds: Rounds,
+    /// A probe of the tenant's own lane.
+    is_tenants_probe: bool,
 }
 
 struct Courier {
@@ -183,6 +187,10 @@ struct Courier {
     /// There was never an activity of another tenant.
     alone: bool,
     lanes: Lanes,
+    /// Probes of tenants' lanes under way.
+    probes: usize,
+    /// What was begun last was such a probe.
+    probed_last: bool,
 }
 
 impl Courier {
@@ -196,14 +204,36 @@ impl Courier {
                 None => Ok(IDLE), // the end of the probe wakes us
             };
         }
-        for tenant in self.lanes.to_probe(Instant::now()) {
-            self.probe(Some(&tenant)).await?;
-        }
-        let wait = self.send_usual().await?;
+        // By turns, so that neither takes all the room where there is little.
+        let wait = if self.probed_last {
+            let wait = self.send_usual().await?;
+            self.probe_tenants().await?;
+            wait
+        } else {
+            self.probe_tenants().await?;
+            self.send_usual().await?
+        };
         if self.room() == 0 {
             return Ok(IDLE); // until an attempt ends
         }
-        Ok(wait.min(self.lanes.tenants_probe_in(Instant::now()).unwrap_or(IDLE)))
+        let next = self.lanes.tenants_probe_in(Instant::now()).filter(|_| self.probes < self.most_probes());
+        Ok(wait.min(next.unwrap_or(IDLE)))
+    }
+
+    /// Probes that tenants' lanes may have under way: what is wrong with many tenants takes little from the others.
+    fn most_probes(&self) -> usize {
+        (self.settings.max_in_flight / 8).max(1)
+    }
+
+    /// Sends the probes of tenants' lanes whose time has come.
+    async fn probe_tenants(&mut self) -> Result<(), StorageError> {
+        for tenant in self.lanes.to_probe(Instant::now()) {
+            if self.room() == 0 || self.probes >= self.most_probes() {
+                break;
+            }
+            self.probe(Some(&tenant)).await?;
+        }
+        Ok(())
     }
 
     /// Sends one activity that shows how a lane is.
@@ -226,17 +256,31 @@ impl Courier {
         }
         let now = Instant::now();
         let Some(ticket) = leased.tickets.pop() else {
-            let wait = leased.next_due.unwrap_or(IDLE);
-            // What may wait for long is not asked for again at each turn; what arrives for all is.
-            if tenant.is_some() {
-                self.lanes.nothing_to_probe(tenant, wait.clamp(QUEUE_TROUBLE, LONGEST_LOOK), now);
+            let is_under_way = match tenant {
+                None => !self.attempts.is_empty(),
+                Some(tenant) => self.running.contains_key(tenant),
+            };
+            match leased.next_due {
+                None if !is_under_way => {
+                    self.lanes.lift(tenant);
+                    self.tell_all(&[(tenant.map(Into::into), Change::Lifted)]);
+                }
+                // What waits is not asked for again at each turn; what arrives for all is.
+                wait if tenant.is_some() => {
+                    let wait = wait.unwrap_or(IDLE).clamp(QUEUE_TROUBLE, LONGEST_LOOK);
+                    self.lanes.nothing_to_probe(tenant, wait, now);
+                }
+                _ => {}
             }
-            return Ok(wait);
+            return Ok(leased.next_due.unwrap_or(IDLE));
         };
         self.last = ticket.tenant.to_string();
-        self.lanes.probing(tenant, now);
-        self.lanes.probing(Some(&ticket.tenant), now);
-        self.begin(ticket);
+        self.lanes.probing(tenant);
+        if tenant.is_none() {
+            self.lanes.probing(Some(&ticket.tenant));
+        }
+        self.begin(ticket, tenant.is_some());
+        self.probed_last = true;
         Ok(IDLE)
     }
 
@@ -295,15 +339,18 @@ impl Courier {
             let Some(ticket) = self.ready.iter().position(may).and_then(|at| self.ready.remove(at)) else {
                 break;
             };
-            self.begin(ticket);
+            self.begin(ticket, false);
+            self.probed_last = false;
             started += 1;
         }
         started
     }
 
     /// Begins an attempt.
-    fn begin(&mut self, ticket: Ticket) {
+    fn begin(&mut self, ticket: Ticket, is_tenants_probe: bool) {
+        self.probes += usize::from(is_tenants_probe);
         let flight = Flight {
+            is_tenants_probe,
             rounds: self.lanes.rounds(&ticket.tenant),
             tenant: Arc::clone(&ticket.tenant),
             item: ticket.item,
@@ -355,11 +402,17 @@ impl Courier {
         if changed.is_empty() {
             return;
         }
+        self.tell_all(&changed);
+        self.release(false).await;
+    }
+
+    fn tell_all(&self, changed: &[Changed]) {
         self.controls.set_paused(self.lanes.paused());
-        for (tenant, change) in &changed {
+        for (tenant, change) in changed {
             self.tell(tenant.as_deref(), change);
         }
-        self.release(false).await;
+        let is = |which| self.lanes.cause() == Some(which);
+        events::lanes(is(Cause::Misconfigured), is(Cause::Down), self.lanes.shut().count());
     }
 
     fn ended(&mut self, done: Result<(Id, Learned), JoinError>) -> Vec<Changed> {
@@ -370,7 +423,9 @@ impl Courier {
                 (error.id(), Learned::nothing())
             }
         };
-        let Some(Flight { tenant, item, rounds }) = self.flights.remove(&id) else { return Vec::new() };
+        let Some(flight) = self.flights.remove(&id) else { return Vec::new() };
+        let Flight { tenant, item, rounds, is_tenants_probe } = flight;
+        self.probes -= usize::from(is_tenants_probe);
         if let Some(running) = self.running.get_mut(&tenant) {
             *running -= 1;
             if *running == 0 {
@@ -393,11 +448,9 @@ impl Courier {
             Change::Doubt(reason) => events::backend_denies(reason),
             Change::Paused(Cause::Misconfigured, next) => events::courier_paused(tenant, &reason(), *next),
             Change::Paused(Cause::Down, next) => events::backend_down(&reason(), *next),
-            Change::Resumed => events::courier_resumed(tenant),
+            Change::Resumed => events::courier_resumed(tenant, "backend answers again: deliveries resumed"),
+            Change::Lifted => events::courier_resumed(tenant, "nothing waits any more: the pause is over"),
         }
-        let cause = self.lanes.cause();
-        let is = |which| cause == Some(which);
-        events::lanes(is(Cause::Misconfigured), is(Cause::Down), self.lanes.shut().count());
     }
 
     /// Takes over new settings, and tries at once what was wrong with the old ones.

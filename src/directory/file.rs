@@ -423,7 +423,7 @@ impl FileDirectory {
                     LOOK_EVERY.as_secs(),
                     PATIENCE.as_secs()
                 );
-                return Err(SourceError::about(&self.path, message));
+                return Err(SourceError::about(&self.path, message).passing());
             }
             tokio::time::sleep(WAITING_LOOK_EVERY).await;
         }

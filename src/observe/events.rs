@@ -312,9 +312,9 @@ pub fn backend_down(reason: &str, next_probe: Duration) {
     );
 }
 
-/// The backend answers again. `tenant`: to this one.
-pub fn courier_resumed(tenant: Option<&str>) {
-    event!(info, COURIER_RESUMED, tenant, "backend answers again: deliveries resumed");
+/// Deliveries go on, all or this tenant's; why.
+pub fn courier_resumed(tenant: Option<&str>, why: &'static str) {
+    event!(info, COURIER_RESUMED, tenant, "{why}");
 }
 
 /// Somebody was told of held activities.
