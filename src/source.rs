@@ -88,12 +88,18 @@ pub fn open_regular(path: &Path) -> io::Result<fs::File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
+/// Longest file of people that is read: a million addresses.
+const LONGEST_FILE: u64 = 128 << 20;
+
 /// The bytes of a regular file.
 /// # Errors
-/// As [`open_regular`].
+/// As [`open_regular`], and what is too long.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_regular(path)?.read_to_end(&mut bytes)?;
+    open_regular(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(io::Error::other(format!("it is longer than {} MiB", LONGEST_FILE >> 20)));
+    }
     Ok(bytes)
 }
 

@@ -47,7 +47,7 @@ impl Settings {
 }
 
 /// How we say who we are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
     /// Not at all, or by mutual TLS.
     None,
@@ -67,6 +67,8 @@ pub struct ClientError(pub(super) String);
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    credentials: Credentials,
+    identity: Option<(PathBuf, PathBuf)>,
     tokens: Option<Box<dyn Tokens>>,
 }
 
@@ -114,7 +116,13 @@ impl Client {
         if settings.url.cannot_be_a_base() {
             return Err(ClientError(format!("{} cannot be a base URL", settings.url)));
         }
-        Ok(Self { http, base: settings.url.clone(), tokens })
+        let (credentials, identity) = (settings.credentials.clone(), settings.identity.clone());
+        Ok(Self { http, base: settings.url.clone(), credentials, identity, tokens })
+    }
+
+    /// True if both ask the same system, as the same caller; what stands in files of secrets may differ.
+    pub fn is_same_caller(&self, other: &Self) -> bool {
+        self.base == other.base && self.credentials == other.credentials && self.identity == other.identity
     }
 
     /// The URL of a path below the base, each segment percent-encoded.

@@ -41,7 +41,7 @@ const REST: Duration = Duration::from_secs(1);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Settings of the token endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The token endpoint.
     pub token_url: reqwest::Url,

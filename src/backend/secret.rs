@@ -10,7 +10,7 @@ use crate::observe::events;
 use crate::source::{Version, read_regular};
 use async_trait::async_trait;
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -43,7 +43,7 @@ impl SecretFile {
     /// In words for an administrator, path included.
     pub fn open(path: &Path) -> Result<Self, String> {
         let seen = Version::of(path);
-        let secrets = secrets(path, fs::read(path))?;
+        let secrets = secrets(path, read_regular(path))?;
         let state = State { seen, looked: Instant::now(), secrets, told: None };
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
     }
@@ -132,6 +132,7 @@ fn secrets(path: &Path, read: io::Result<Vec<u8>>) -> Result<Arc<[String]>, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_new_version_counts_and_a_broken_one_does_not() {

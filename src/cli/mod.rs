@@ -17,7 +17,7 @@ use crate::config::{self, Config, OutsideError};
 use crate::source::SourceError;
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::Report;
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// A milter for Postfix that turns e-mail to integration addresses into activities of a business system.
 #[derive(Debug, Parser)]
@@ -83,6 +83,9 @@ const EX_USAGE: u8 = 64;
 /// Something that is needed is not there: a file, a socket, a server.
 const EX_UNAVAILABLE: u8 = 69;
 
+/// Time for what blocks, when everything else has ended.
+const LAST_TIME: Duration = Duration::from_secs(5);
+
 /// Why a command failed.
 enum Failure {
     /// The configuration, or a file it names, is wrong: exit code 78.
@@ -147,6 +150,8 @@ pub fn run() -> ExitCode {
             Command::Manual { to } => manual::write(&to).map_err(other),
         }
     });
+    // What still waits for a file server or a pipe, nobody waits for.
+    runtime.shutdown_timeout(LAST_TIME);
     match outcome {
         Ok(code) => code,
         Err(Failure::Usage(report)) => fail(&report, EX_CONFIG),

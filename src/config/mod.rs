@@ -675,7 +675,7 @@ mod tests {
             (
                 "url =",
                 "token_file = \"/dev/null\"\nurl =",
-                "am.toml:5:14: token_file: /dev/null holds no secret",
+                "am.toml:5:14: token_file: /dev/null cannot be read: it is no regular file",
             ),
             (
                 "url =",

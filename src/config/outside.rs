@@ -107,6 +107,11 @@ impl OutsideSettings {
             }
             (DirectoryKind::File { path }, _) => {
                 let file = Arc::new(FileDirectory::settled(path).await?);
+                if before.is_some() && file.names_nobody() {
+                    let message =
+                        "names no tenant, so that all mail would be refused: write its tenants first";
+                    return Err(SourceError::about(path, message).into());
+                }
                 tokio::spawn(file.watch());
                 Known::File(path.clone(), file)
             }

@@ -124,6 +124,8 @@ struct Entry {
     at: Instant,
     /// How long the directory itself wants it kept.
     said: Option<Duration>,
+    /// How long it was to be kept otherwise, when it came.
+    usual: Duration,
 }
 
 type Entries = moka::sync::Cache<Question, Entry>;
@@ -246,8 +248,14 @@ impl Cache {
     }
 
     fn fresh(&self, entry: &Entry) -> Duration {
-        let usual = if entry.answer.is_miss() { self.settings.misses } else { self.settings.hits };
+        // Other settings make no "there is none" fresh again that was past its time: it would refuse somebody.
+        let most = if entry.answer.is_miss() { entry.usual } else { Duration::MAX };
+        let usual = self.usual(&entry.answer).min(most);
         entry.said.map_or(usual, |said| said.min(LONGEST_LIFE))
+    }
+
+    fn usual(&self, answer: &Answer) -> Duration {
+        if answer.is_miss() { self.settings.misses } else { self.settings.hits }
     }
 
     fn is_usable(&self, entry: &Entry) -> bool {
@@ -316,13 +324,16 @@ impl Cache {
     fn land(&self, answer: Result<(Answers, Life), Unavailable>) -> Result<Arc<Answers>, Unavailable> {
         *locked(&self.down_until) = answer.is_err().then(|| Instant::now() + DOWN_FOR);
         let (answers, life) = answer?;
-        if !life.forbidden {
-            let (at, entries) = (Instant::now(), self.entries.read().unwrap_or_else(PoisonError::into_inner));
-            for (question, answer) in &answers {
-                let entry = Entry { answer: answer.clone(), at, said: life.fresh };
-                entries.insert(question.clone(), entry);
+        let (at, entries) = (Instant::now(), self.entries.read().unwrap_or_else(PoisonError::into_inner));
+        for (question, answer) in &answers {
+            if life.forbidden {
+                entries.invalidate(question); // what was known before is not true any more
+                continue;
             }
+            let usual = self.usual(answer);
+            entries.insert(question.clone(), Entry { answer: answer.clone(), at, said: life.fresh, usual });
         }
+        drop(entries);
         Ok(Arc::new(answers))
     }
 }
@@ -580,6 +591,7 @@ mod tests {
                 answer: answer(vec![project("100")])[&project("100")].clone(),
                 at: Instant::now(),
                 said: None,
+                usual: Duration::MAX,
             },
         ));
         let small = large.renewed(CacheSettings { size: 20 * each + each / 2, ..large.settings.clone() });
@@ -606,5 +618,17 @@ mod tests {
             assert!(ask(&new, &calls, &["1"], false).await.is_ok());
             assert_eq!(calls.load(Ordering::SeqCst), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn other_settings_make_no_refusal_fresh_again() {
+        let (first, calls) = (cache(60_000, 20, 60_000), Arc::default());
+        ask(&first, &calls, &["0"], true).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let longer = Duration::from_secs(60);
+        let settings = CacheSettings { misses: longer, ..first.settings.clone() };
+        let known = ask(&first.renewed(settings), &calls, &["0"], true).await.unwrap();
+        assert!(!known[0].stale);
+        assert_eq!(calls.load(Ordering::SeqCst), 2, "it is asked again, not believed");
     }
 }

@@ -277,20 +277,27 @@ type Parse = fn(&Source) -> Result<Index, SourceError>;
 struct Look {
     version: Option<Version>,
     since: Instant,
+    /// Nothing was seen there before: it was not changed under our eyes.
+    is_first: bool,
 }
 
 impl Look {
     /// Looks, after another look.
     fn after(before: Option<Self>, path: &Path) -> Self {
         let (version, now) = (Version::of(path), Instant::now());
-        before.filter(|before| before.version == version).unwrap_or(Self { version, since: now })
+        let is_first = before.is_none();
+        before.filter(|before| before.version == version).unwrap_or(Self { version, since: now, is_first })
     }
 
-    /// True if it was the same at two looks, or has not been changed for long. A time of change that lies ahead proves
-    /// nothing.
+    /// True if it was the same at two looks, or had not been changed for long when we came. A time of change that lies
+    /// ahead proves nothing, and neither does an old one of what we saw changing: a file server's clock may be slow.
     fn has_settled(&self) -> bool {
-        let age = self.version.and_then(|version| version.age(SystemTime::now()));
-        self.since.elapsed() >= LOOK_EVERY || age.is_some_and(|age| age >= SETTLED_AFTER)
+        self.has_settled_by(SystemTime::now())
+    }
+
+    fn has_settled_by(&self, now: SystemTime) -> bool {
+        let age = self.version.and_then(|version| version.age(now));
+        self.since.elapsed() >= LOOK_EVERY || (self.is_first && age.is_some_and(|age| age >= SETTLED_AFTER))
     }
 }
 
@@ -393,7 +400,17 @@ impl FileDirectory {
     pub async fn settled(path: &Path) -> Result<Self, SourceError> {
         let directory = Self::new(path, Index::read);
         directory.reload().await?;
+        // A file that names nobody yet has its comments.
+        if std::fs::metadata(path).is_ok_and(|meta| meta.len() == 0) {
+            let message = "is empty, as after a crash or on a full disk: write its tenants, or a comment";
+            return Err(SourceError::about(path, message).passing());
+        }
         Ok(directory)
+    }
+
+    /// True if no tenant is in it.
+    pub fn names_nobody(&self) -> bool {
+        self.index.load().tenants.is_empty()
     }
 
     fn new(path: &Path, parse: Parse) -> Self {
@@ -404,6 +421,13 @@ impl FileDirectory {
     /// # Errors
     /// What is wrong with it; that it names no tenant any more; that it never settles. What is in use stays in use.
     pub async fn reload(&self) -> Result<(), SourceError> {
+        // A look may hang, ours or the watcher's: the file server's business.
+        let late =
+            |_| SourceError::about(&self.path, "cannot be read in time: see its file system").passing();
+        tokio::time::timeout(PATIENCE * 2, self.reload_soon()).await.map_err(late)?
+    }
+
+    async fn reload_soon(&self) -> Result<(), SourceError> {
         let mut seen = self.seen.lock().await;
         let began = Instant::now();
         loop {
@@ -484,6 +508,11 @@ impl FileDirectory {
     }
 }
 
+/// The tenant of the recipient is not the one of a moment ago.
+fn changed() -> Unavailable {
+    Unavailable("the tenant was changed meanwhile".to_owned())
+}
+
 #[async_trait]
 impl Directory for FileDirectory {
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
@@ -492,10 +521,8 @@ impl Directory for FileDirectory {
 
     async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<People, Unavailable> {
         let index = self.index.load();
-        let entry = index.entry(tenant);
-        let person = |address: &Address| {
-            entry.and_then(|e| e.people.get(address.folded())).cloned().unwrap_or_default()
-        };
+        let entry = index.entry(tenant).ok_or_else(changed)?;
+        let person = |address: &Address| entry.people.get(address.folded()).cloned().unwrap_or_default();
         Ok(People { persons: addresses.iter().map(person).collect(), stale: false })
     }
 
@@ -506,7 +533,7 @@ impl Directory for FileDirectory {
         _also: &[Address],
     ) -> Result<Option<Project>, Unavailable> {
         let index = self.index.load();
-        Ok(index.entry(tenant).and_then(|entry| entry.projects.get(&number.to_lowercase())).cloned())
+        Ok(index.entry(tenant).ok_or_else(changed)?.projects.get(&number.to_lowercase()).cloned())
     }
 
     fn source(&self) -> String {
@@ -840,5 +867,40 @@ mod tests {
         assert!(matches!(found, Found::Unsettled), "it was written to while it was read: {found:?}");
         let old = Look::after(None, Path::new(env!("CARGO_MANIFEST_DIR")));
         assert!(old.has_settled(), "what is no file is not half written");
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_waited_for_and_one_of_comments_is_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = FileDirectory::settled(file.path()).await.unwrap_err();
+        assert!(error.is_passing() && error.to_string().contains("is empty"), "{error}");
+        fs::write(file.path(), "# nobody yet\n").unwrap();
+        assert!(FileDirectory::settled(file.path()).await.unwrap().names_nobody());
+    }
+
+    #[tokio::test]
+    async fn who_is_asked_for_a_tenant_that_was_changed_cannot_say() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[[tenant]]\nprefix = \"a\"\nid = \"1\"\n[[tenant.user]]\nid = \"u\"\naddresses = [\"u@a.test\"]\n";
+        fs::write(file.path(), text).unwrap();
+        let directory = FileDirectory::open(file.path()).unwrap();
+        let tenant = directory.tenant("a").await.unwrap().unwrap();
+        let address = Address::parse("u@a.test").unwrap();
+        assert!(directory.people(&tenant, std::slice::from_ref(&address)).await.is_ok());
+        let other = Tenant { id: "2".to_owned(), ..tenant };
+        assert!(directory.people(&other, &[address]).await.is_err());
+        assert!(directory.project(&other, "1", &[]).await.is_err());
+    }
+
+    /// A file server's clock may be far behind ours: its times of change say nothing of a file that we saw changing.
+    #[test]
+    fn what_changes_under_our_eyes_has_not_settled_however_old_it_says_it_is() {
+        let now = Instant::now();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let version = Version::of(file.path());
+        let old = SystemTime::now() + SETTLED_AFTER * 2; // it is as old for whoever looks then
+        let look = |is_first| Look { version, since: now, is_first };
+        assert!(version.unwrap().age(old).unwrap() >= SETTLED_AFTER);
+        assert!(look(true).has_settled_by(old) && !look(false).has_settled_by(old));
     }
 }

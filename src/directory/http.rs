@@ -49,9 +49,9 @@ impl HttpDirectory {
     }
 
     /// The same with other settings, for a reload that nothing refuses any more: if there is less room, this one has less
-    /// too. The answers stay, unless another system is asked.
+    /// too. The answers stay, unless another system is asked, or by somebody else.
     pub fn renewed(&self, client: Arc<Client>, settings: CacheSettings) -> Self {
-        let same = client.url(&[]) == self.client.url(&[]);
+        let same = client.is_same_caller(&self.client);
         let cache = if same { self.cache.renewed(settings) } else { Cache::new(settings) };
         Self { client, cache }
     }

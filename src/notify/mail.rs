@@ -26,6 +26,9 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 /// Longest time for one mail.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The MTA may take so many times as long once it has all of a mail (RFC 5321, section 4.5.3.2.6: ten minutes).
+const END_TIMES: u32 = 10;
+
 /// For QUIT, which changes nothing any more.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -89,10 +92,7 @@ pub(super) async fn send(
     let mail = worded(settings, to, items).map_err(|error| NotSent::Refused(error.to_string()))?;
     match &settings.by {
         By::Smtp(host, port) => smtp((host, *port), patience, to, &mail).await,
-        By::Sendmail(path) => {
-            let sent = timeout(patience, sendmail(path, to, &mail)).await;
-            sent.unwrap_or_else(|_| Err(NotSent::Broke(format!("{}: it does not end", path.display()))))
-        }
+        By::Sendmail(path) => sendmail(path, patience, to, &mail).await,
     }
 }
 
@@ -105,14 +105,18 @@ async fn smtp(place: (&str, u16), patience: Duration, to: &Address, mail: &[u8])
         let sent = dialogue(&mut connection, to, mail).await;
         Ok((connection, sent))
     };
-    match timeout(patience, attempt).await {
-        Ok(Ok((mut connection, sent))) => {
-            let _ = timeout(FAREWELL, connection.quit()).await;
-            sent
+    let silent = |_| NotSent::Broke(format!("{}:{} does not answer", place.0, place.1));
+    let (mut connection, ready) = timeout(patience, attempt).await.map_err(silent)??;
+    let sent = match ready {
+        // RFC 5321, section 4.5.3.2.6: who gives up while the server works on it sends it once more.
+        Ok(()) => {
+            let taken = timeout(patience * END_TIMES, connection.message(mail)).await.map_err(silent)?;
+            taken.map(drop).map_err(of_recipient)
         }
-        Ok(Err(down)) => Err(down),
-        Err(_) => Err(NotSent::Broke(format!("{}:{} does not answer", place.0, place.1))),
-    }
+        Err(error) => Err(error),
+    };
+    let _ = timeout(FAREWELL, connection.quit()).await;
+    sent
 }
 
 async fn dialogue(connection: &mut AsyncSmtpConnection, to: &Address, mail: &[u8]) -> Result<(), NotSent> {
@@ -132,7 +136,6 @@ async fn dialogue(connection: &mut AsyncSmtpConnection, to: &Address, mail: &[u8
     sender.map_err(|error| NotSent::Down(error.to_string()))?;
     connection.command(Rcpt::new(to.clone(), Vec::new())).await.map_err(of_recipient)?;
     connection.command(Data).await.map_err(of_recipient)?;
-    connection.message(mail).await.map_err(of_recipient)?;
     Ok(())
 }
 
@@ -148,7 +151,7 @@ fn of_recipient(error: smtp::Error) -> NotSent {
 }
 
 /// Runs sendmail(1). lettre's own transport cannot give the null sender.
-async fn sendmail(path: &Path, to: &Address, mail: &[u8]) -> Result<(), NotSent> {
+async fn sendmail(path: &Path, patience: Duration, to: &Address, mail: &[u8]) -> Result<(), NotSent> {
     let words = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut child = Command::new(path)
         .args(["-i", "-f", "", "--", to.as_ref()])
@@ -158,12 +161,14 @@ async fn sendmail(path: &Path, to: &Address, mail: &[u8]) -> Result<(), NotSent>
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| NotSent::Down(words(&error)))?;
+    let endless = |_| NotSent::Broke(words(&"it does not end"));
     let written = match child.stdin.take() {
-        Some(mut stdin) => stdin.write_all(mail).await,
+        Some(mut stdin) => timeout(patience, stdin.write_all(mail)).await.map_err(endless)?,
         None => Ok(()),
     };
     // A program that ends before it has read all says why by its status.
-    let status = child.wait().await.map_err(|error| NotSent::Later(words(&error)))?;
+    let status = timeout(patience * END_TIMES, child.wait()).await.map_err(endless)?;
+    let status = status.map_err(|error| NotSent::Later(words(&error)))?;
     match (status.success(), written) {
         (true, Ok(())) => Ok(()),
         (true, Err(error)) => Err(NotSent::Later(words(&error))),

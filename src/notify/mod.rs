@@ -121,18 +121,16 @@ impl Notices {
     }
 
     async fn until(mut self, stop: CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.work() => {}
-        }
+        self.work(&stop).await;
         // What could not be noted, once more: nobody will know of it after the start.
         let owed = self.schedule.owed();
         self.note(&owed).await;
     }
 
-    async fn work(&mut self) {
-        loop {
-            self.tell(Instant::now()).await;
+    /// Until `stop`; a mail that is under way then is finished, so that nobody is told twice.
+    async fn work(&mut self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            self.tell(Instant::now(), stop).await;
             let next = self.schedule.next();
             let wait = async {
                 match next {
@@ -141,6 +139,7 @@ impl Notices {
                 }
             };
             tokio::select! {
+                () = stop.cancelled() => {}
                 () = self.queue.newly_held() => self.schedule.held(Instant::now()),
                 () = wait => {}
             }
@@ -148,20 +147,20 @@ impl Notices {
     }
 
     /// Does what there is to do at a time: notes who was told, and tells who may be told.
-    async fn tell(&mut self, now: Instant) {
+    async fn tell(&mut self, now: Instant, stop: &CancellationToken) {
         let clock = Clock { shown: now, at: Instant::now() };
         self.note_in_time(&clock).await;
         if self.schedule.is_due(now) {
             let after = self.schedule.begin(now);
-            if self.look(after, &clock).await.is_none() {
+            if self.look(after, &clock, stop).await.is_none() {
                 self.schedule.down(clock.now());
             }
             self.note_in_time(&clock).await;
         }
     }
 
-    /// Goes over what is untold behind a row; none, if the way is down before the end.
-    async fn look(&mut self, mut after: Option<i64>, clock: &Clock) -> Option<()> {
+    /// Goes over what is untold behind a row; none, if the way is down before the end, or we stop.
+    async fn look(&mut self, mut after: Option<i64>, clock: &Clock, stop: &CancellationToken) -> Option<()> {
         let mut looked = Duration::ZERO;
         while !self.schedule.owes_too_much() {
             let began = Instant::now();
@@ -174,6 +173,9 @@ impl Notices {
             };
             after = Some(last.id);
             for (to, items) in self.by_recipient(page) {
+                if stop.is_cancelled() {
+                    return None;
+                }
                 self.tell_one(&to, &items, clock).await?;
                 self.note_in_time(clock).await;
             }

@@ -71,7 +71,7 @@ impl World {
 
     /// What happens at a time after the start.
     async fn tell(&mut self, after: Duration) {
-        self.notices.tell(self.start + after).await;
+        self.notices.tell(self.start + after, &CancellationToken::new()).await;
     }
 
     /// Recipients for whom sendmail was run.
@@ -130,7 +130,7 @@ async fn what_could_not_be_noted_is_noted_at_the_end() {
     world.hold("a@x.test", 1);
     world.notices.schedule.not_noted(world.start);
     let (queue, stop) = (Arc::clone(&world.notices.queue), CancellationToken::new());
-    world.notices.tell(world.start).await;
+    world.notices.tell(world.start, &CancellationToken::new()).await;
     assert_eq!((world.sent().len(), world.untold().await), (1, 1));
     stop.cancel();
     world.notices.until(stop).await;
