@@ -209,3 +209,35 @@ async fn what_never_can_be_told_is_logged_and_blocks_nobody() {
     assert_eq!((world.sent(), world.untold().await), (mails(&[("b@x.test", 1)]), 0));
     assert_eq!(world.notices.schedule.next(), None);
 }
+
+/// Who asks us to stop waits for the mail under way: it would be sent once more after the start.
+#[tokio::test]
+async fn a_stop_during_a_mail_tells_nobody_twice() {
+    let mut world = world("mail; sleep 1");
+    world.hold("a@x.test", 1);
+    let (queue, settings) = (Arc::clone(&world.notices.queue), world.notices.settings.clone());
+    let stop = CancellationToken::new();
+    let World { notices, directory, .. } = world;
+    let running = tokio::spawn(notices.until(stop.clone()));
+    let sent = directory.path().join("sent");
+    while !sent.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    running.await.unwrap();
+    Notices::new(queue, settings).tell(Instant::now(), &CancellationToken::new()).await;
+    let sent = fs::read_to_string(sent).unwrap();
+    assert_eq!(sent.lines().filter(|line| line.starts_with("to ")).count(), 1, "{sent}");
+}
+
+/// An MTA that has all of a mail may take long to say so (RFC 5321, section 4.5.3.2.6).
+#[tokio::test]
+async fn a_slow_end_of_a_mail_is_waited_for() {
+    let mut world = world("mail; exec sleep 1");
+    world.notices.patience = Duration::from_millis(300);
+    world.hold("a@x.test", 1);
+    for at in [0, 130, 400, 1000] {
+        world.tell(Duration::from_secs(at)).await;
+    }
+    assert_eq!(world.sent().len(), 1);
+}
