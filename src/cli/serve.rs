@@ -33,6 +33,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 /// How long attempts at the backend may take after that. What does not finish is attempted again after the start.
 const COURIER_TIME: Duration = Duration::from_secs(10);
 
+/// Time for the configuration to be read again: a file server, or a pipe in its place, must not stop reloads for ever.
+const READ_TIME: Duration = Duration::from_secs(10);
+
 /// How often systemd is told that the queue is still being opened.
 const OPEN_TICK: Duration = Duration::from_secs(10);
 
@@ -106,7 +109,9 @@ impl Reloadable {
     async fn reload(&mut self) -> Result<(), Report> {
         let path = self.path.clone();
         let config =
-            tokio::task::spawn_blocking(move || Config::read(&path)).await.map_err(Report::msg)??;
+            tokio::time::timeout(READ_TIME, tokio::task::spawn_blocking(move || Config::read(&path)));
+        let config = config.await.map_err(|_| Report::msg("the file cannot be read in time"))?;
+        let config = config.map_err(Report::msg)??;
         self.outside = config.outside.start(Some(&self.outside)).await?;
         let now = self.live.now();
         let Config { addressing, policy, texts, .. } = config.clone();
