@@ -247,6 +247,13 @@ impl Cache {
         self.is_usable(&entry).then_some(Known { answer: entry.answer, stale })
     }
 
+    /// What is known and may be used, but is past its time by more than `by`: nobody could answer since.
+    pub(super) fn past(&self, question: &Question, by: Duration) -> Option<Answer> {
+        let entry = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(question)?;
+        let is_past = entry.at.elapsed() > self.fresh(&entry).saturating_add(by);
+        (is_past && self.is_usable(&entry)).then_some(entry.answer)
+    }
+
     fn fresh(&self, entry: &Entry) -> Duration {
         // Other settings make no "there is none" fresh again that was past its time: it would refuse somebody.
         let most = if entry.answer.is_miss() { entry.usual } else { Duration::MAX };

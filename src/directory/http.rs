@@ -27,6 +27,9 @@ use std::{
 /// Time for a request: after it the message is deferred (451 4.4.3).
 const ASK_TIME: Duration = Duration::from_secs(5);
 
+/// From the question for a recipient's tenant to that for its project, at most.
+const MOMENT: Duration = Duration::from_secs(60);
+
 /// Bytes of an answer that are read: a thousand people with their contacts.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
@@ -40,12 +43,14 @@ const MAX_PREFIX_LABELS: usize = 4;
 pub struct HttpDirectory {
     client: Arc<Client>,
     cache: Cache,
+    /// [`MOMENT`]
+    moment: Duration,
 }
 
 impl HttpDirectory {
     /// Asks over this connection.
     pub fn new(client: Arc<Client>, settings: CacheSettings) -> Self {
-        Self { client, cache: Cache::new(settings) }
+        Self { client, cache: Cache::new(settings), moment: MOMENT }
     }
 
     /// The same with other settings, for a reload that nothing refuses any more: if there is less room, this one has less
@@ -53,7 +58,15 @@ impl HttpDirectory {
     pub fn renewed(&self, client: Arc<Client>, settings: CacheSettings) -> Self {
         let same = client.is_same_caller(&self.client);
         let cache = if same { self.cache.renewed(settings) } else { Cache::new(settings) };
-        Self { client, cache }
+        Self { client, cache, moment: self.moment }
+    }
+
+    /// True if what is known of the tenant whose prefix is `number.prefix` is an old "there is none".
+    fn doubts_tenant(&self, number: &str, tenant: &Tenant) -> bool {
+        let longer = format!("{}.{}", number.to_lowercase(), tenant.prefix);
+        // It was asked for a moment ago, at the recipient; then it is not old, however short its life.
+        let known = self.cache.past(&Question::Tenant(longer), self.moment);
+        matches!(known, Some(Answer::Tenant(None)))
     }
 
     async fn tenant_known(&self, prefix: &str) -> Result<(Option<Tenant>, bool), Unavailable> {
@@ -134,6 +147,10 @@ impl Directory for HttpDirectory {
         };
         match known.into_iter().next() {
             Some(Known { answer: Answer::Project(None), stale: true }) => Err(stale_no("no such project")),
+            // `b.a@` was taken for project b of a, because there was no tenant `b.a`: that word is past its time.
+            Some(Known { answer: Answer::Project(None), .. }) if self.doubts_tenant(number, tenant) => {
+                Err(stale_no("no such tenant"))
+            }
             Some(Known { answer: Answer::Project(project), .. }) => Ok(project),
             _ => Err(Unavailable("the backend answered something else".to_owned())),
         }
@@ -519,5 +536,21 @@ mod tests {
         assert_eq!(fresh(3).and(fresh(2)).fresh, Some(Duration::from_secs(2)));
         assert_eq!(Life::default().and(fresh(2)).fresh, Some(Duration::from_secs(2)));
         assert!(not_kept.and(Life::default()).forbidden && Life::default().and(not_kept).forbidden);
+    }
+
+    #[tokio::test]
+    async fn an_old_no_of_the_longer_prefix_refuses_no_project() {
+        let backend = Backend::new();
+        let misses = Duration::from_millis(20);
+        let directory = HttpDirectory::new(backend.client(""), CacheSettings { misses, ..settings() });
+        let directory = HttpDirectory { moment: misses, ..directory };
+        backend.says("404 Not Found\r\nContent-Type: application/problem+json", "{}");
+        assert!(directory.tenant("b.a").await.unwrap().is_none());
+        backend.says("200 OK", "{\"id\":\"1\",\"prefix\":\"a\"}");
+        let tenant = directory.tenant("a").await.unwrap().unwrap();
+        tokio::time::sleep(misses * 3).await;
+        backend.says("200 OK", "{\"people\":[]}");
+        assert!(directory.project(&tenant, "B", &[]).await.is_err());
+        assert!(directory.project(&tenant, "c", &[]).await.unwrap().is_none(), "nobody asked for c.a");
     }
 }
