@@ -1,7 +1,11 @@
 //! One attempt: opens the activity, gives it to the backend, says what became of it, and ends the lease.
 
-use super::{Settings, backoff, breaker::Sign, too_old};
-use crate::backend::{Backend, Delivery, Journal, NotNoted, Outcome, Scope, Trouble};
+use super::{
+    Settings, backoff,
+    breaker::{Lesson, Sign},
+    too_old,
+};
+use crate::backend::{Backend, Delivery, Journal, NotNoted, Outcome, Trouble};
 use crate::observe::events;
 use crate::queue::{End, LEASE, Queue, StorageError, Ticket};
 use async_trait::async_trait;
@@ -21,28 +25,6 @@ const LONGEST_ATTEMPT: Duration = LEASE.saturating_sub(Duration::from_secs(60));
 
 /// Pause of an activity that we cannot read or note now.
 const OURS: Duration = Duration::from_secs(10);
-
-/// What one attempt taught about the backend.
-#[derive(Clone, Debug)]
-pub(super) struct Learned {
-    /// Whose settings, if they are wrong.
-    pub(super) scope: Scope,
-    pub(super) sign: Sign,
-    /// For people.
-    pub(super) reason: String,
-    /// The backend's `Retry-After`.
-    pub(super) after: Option<Duration>,
-}
-
-impl Learned {
-    pub(super) fn nothing() -> Self {
-        Self { scope: Scope::All, sign: Sign::Nothing, reason: String::new(), after: None }
-    }
-
-    fn answered() -> Self {
-        Self { sign: Sign::Answered, ..Self::nothing() }
-    }
-}
 
 /// The backend's progress with an activity, in the queue.
 struct InQueue {
@@ -96,8 +78,9 @@ pub(super) async fn attempt(
     backend: &dyn Backend,
     settings: &Settings,
     ticket: Ticket,
-) -> Learned {
-    let item = match queue.open(ticket.item).await {
+) -> Lesson {
+    let item_id = ticket.item;
+    let item = match queue.open(item_id).await {
         Ok(item) => item,
         Err(error) => return unreadable(queue.as_ref(), ticket, &error).await,
     };
@@ -118,28 +101,29 @@ pub(super) async fn attempt(
     let (end, learned) = match outcome {
         Outcome::Taken => {
             events::delivered(&key, &tenant, attempt, started.elapsed());
-            (End::Taken, Learned::answered())
+            (End::Taken, Lesson::of(item_id, Sign::Answered))
         }
         Outcome::Refused { status, detail } => {
             let reason = if detail.is_empty() { status } else { format!("{status}: {detail}") };
-            (End::Held { reason: format!("backend answered {reason}") }, Learned::answered())
+            (End::Held { reason: format!("backend answered {reason}") }, Lesson::of(item_id, Sign::Answered))
         }
         Outcome::Misconfigured { scope, after, reason } => {
             events::misconfigured(&key, &tenant, attempt, &reason);
-            let learned = Learned { scope, sign: Sign::Misconfigured, reason: reason.clone(), after };
+            let learned =
+                Lesson { item: item_id, sign: Sign::Misconfigured(scope), reason: reason.clone(), after };
             let reason = format!("{reason}: see the backend's settings");
             (End::Again { after: Duration::ZERO, counts: false, reason }, learned)
         }
         Outcome::Again { trouble: Trouble::Ours, reason, .. } => {
             events::queue_trouble(&reason);
-            (End::Again { after: OURS, counts: false, reason }, Learned::nothing())
+            (End::Again { after: OURS, counts: false, reason }, Lesson::of(item_id, Sign::Nothing))
         }
         Outcome::Again { after, trouble, reason } => {
             let delay = backoff(settings.retry_first, settings.retry_max, attempts);
             let delay = delay.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
             events::deferred(&key, &tenant, attempt, delay, trouble == Trouble::Denied, &reason);
             let learned =
-                Learned { sign: Sign::Failed(trouble), reason: reason.clone(), after, scope: Scope::All };
+                Lesson { item: item_id, sign: Sign::Failed(trouble), reason: reason.clone(), after };
             (End::Again { after: delay, counts: true, reason }, learned)
         }
     };
@@ -159,7 +143,8 @@ pub(super) async fn attempt(
 }
 
 /// What cannot be read says nothing of the backend. Only what nobody will ever read is held for a person.
-async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> Learned {
+async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> Lesson {
+    let item_id = ticket.item;
     let reason = error.to_string();
     let end = match error {
         StorageError::Gone(_) => {
@@ -174,5 +159,5 @@ async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> 
     if let Err(error) = queue.finish(vec![(ticket, end)]).await {
         events::queue_trouble(&error);
     }
-    Learned::nothing()
+    Lesson::of(item_id, Sign::Nothing)
 }

@@ -7,7 +7,7 @@
 //! row, with nothing between, that are denied (403, 404, 410); [`BROKEN_AFTER`] large ones whose connections broke. An activity that
 //! was denied while others were taken says nothing of our settings any more, and does not count again.
 
-use crate::backend::Trouble;
+use crate::backend::{Scope, Trouble};
 use std::{collections::HashSet, time::Duration};
 use tokio::time::Instant;
 
@@ -45,8 +45,8 @@ pub(super) struct Timing {
 pub(super) enum Sign {
     /// It was answered, and the answer is about the activity.
     Answered,
-    /// Our settings are wrong.
-    Misconfigured,
+    /// Settings are wrong, the service's or the tenant's.
+    Misconfigured(Scope),
     /// It did not succeed.
     Failed(Trouble),
     /// Nothing: it was not asked.
@@ -62,6 +62,13 @@ pub(super) struct Lesson {
     pub(super) reason: String,
     /// The backend's `Retry-After`.
     pub(super) after: Option<Duration>,
+}
+
+impl Lesson {
+    /// Of an attempt that is no failure of the backend's.
+    pub(super) fn of(item: i64, sign: Sign) -> Self {
+        Self { item, sign, reason: String::new(), after: None }
+    }
 }
 
 /// What is wrong, by its remedy.
@@ -131,7 +138,7 @@ impl Breaker {
             Sign::Nothing => self.put_off(lesson.item, timing, now, is_late),
             Sign::Answered | Sign::Failed(Trouble::Later) => self.answered(is_late),
             _ if is_late => Change::None,
-            Sign::Misconfigured => {
+            Sign::Misconfigured(_) => {
                 self.denied.clear();
                 self.tried(lesson.item);
                 self.paused(Cause::Misconfigured, lesson, timing, now)
@@ -347,7 +354,7 @@ mod tests {
         use Cause::{Down as IsDown, Misconfigured};
         let doubt = || Change::Doubt("r".to_owned());
         for (what, signs, expected) in [
-            ("wrong settings, at once", vec![(1, Sign::Misconfigured)], paused(Misconfigured, 1)),
+            ("wrong settings, at once", vec![(1, Sign::Misconfigured(Scope::All))], paused(Misconfigured, 1)),
             ("four without an answer", (1..=4).map(|i| (i, Sign::Failed(Down))).collect(), Change::None),
             ("five", (1..=5).map(|i| (i, Sign::Failed(Busy))).collect(), paused(IsDown, 1)),
             ("one, many times", vec![(1, Sign::Failed(Down)); 100], Change::None),
@@ -443,7 +450,9 @@ mod tests {
 
     #[test]
     fn attempts_of_before_the_pause_are_no_probes() {
-        for (sign, expected) in [(Sign::Misconfigured, Change::None), (Sign::Failed(Down), Change::Resumed)] {
+        for (sign, expected) in
+            [(Sign::Misconfigured(Scope::All), Change::None), (Sign::Failed(Down), Change::Resumed)]
+        {
             let mut lane = Lane::new();
             let before = lane.breaker.round();
             (1..=5).for_each(|item| drop(lane.say(item, sign, None)));

@@ -48,17 +48,16 @@ impl Lanes {
         Rounds { all: self.all.round(), tenant: self.tenants.get(tenant).map_or(0, Breaker::round) }
     }
 
-    /// Learns from an attempt for a tenant, and says what changed. `scope`: whose settings, if they are wrong.
+    /// Learns from an attempt for a tenant, and says what changed.
     pub(super) fn learn(
         &mut self,
         tenant: &Arc<str>,
-        scope: Scope,
         lesson: &Lesson,
         rounds: Rounds,
         timing: Timing,
         now: Instant,
     ) -> Vec<Changed> {
-        let is_theirs = lesson.sign == Sign::Misconfigured && scope == Scope::Tenant;
+        let is_theirs = lesson.sign == Sign::Misconfigured(Scope::Tenant);
         let with = |sign| Lesson { sign, ..lesson.clone() };
         // A tenant's wrong settings show that the service's are right, but not that the business system answers.
         let for_all = match (is_theirs, self.all.cause()) {
@@ -72,19 +71,25 @@ impl Lanes {
         }
         if let Some(lane) = self.tenants.get_mut(tenant) {
             let sign = match lesson.sign {
-                Sign::Misconfigured if is_theirs => Sign::Misconfigured,
+                Sign::Misconfigured(Scope::Tenant) => lesson.sign,
                 Sign::Answered | Sign::Failed(Trouble::Later) => Sign::Answered,
-                Sign::Misconfigured | Sign::Failed(_) | Sign::Nothing => Sign::Nothing,
+                Sign::Misconfigured(Scope::All) | Sign::Failed(_) | Sign::Nothing => Sign::Nothing,
             };
             changed.push((Some(Arc::clone(tenant)), lane.learn(&with(sign), rounds.tenant, timing, now)));
             if lane.reason().is_none() {
-                self.rounds = self.rounds.max(lane.round());
-                self.tenants.remove(tenant);
+                self.open(tenant);
             }
             self.look_for_first_probe();
         }
         changed.retain(|(_, change)| *change != Change::None);
         changed
+    }
+
+    /// A tenant's lane is paused no more.
+    fn open(&mut self, tenant: &str) {
+        if let Some(lane) = self.tenants.remove(tenant) {
+            self.rounds = self.rounds.max(lane.round());
+        }
     }
 
     fn lane(&mut self, tenant: Option<&str>) -> Option<&mut Breaker> {
@@ -166,11 +171,7 @@ impl Lanes {
     pub(super) fn lift(&mut self, tenant: Option<&str>) {
         match tenant {
             None => self.all.lift(),
-            Some(tenant) => {
-                if let Some(lane) = self.tenants.remove(tenant) {
-                    self.rounds = self.rounds.max(lane.round());
-                }
-            }
+            Some(tenant) => self.open(tenant),
         }
         self.look_for_first_probe();
     }
@@ -207,20 +208,14 @@ mod tests {
     }
 
     impl All {
-        fn say(&mut self, tenant: &str, sign: Sign, scope: Scope) -> Vec<(Option<String>, Change)> {
+        fn say(&mut self, tenant: &str, sign: Sign) -> Vec<(Option<String>, Change)> {
             let rounds = self.lanes.rounds(tenant);
-            self.say_of(tenant, sign, scope, rounds)
+            self.say_of(tenant, sign, rounds)
         }
 
-        fn say_of(
-            &mut self,
-            tenant: &str,
-            sign: Sign,
-            scope: Scope,
-            rounds: Rounds,
-        ) -> Vec<(Option<String>, Change)> {
+        fn say_of(&mut self, tenant: &str, sign: Sign, rounds: Rounds) -> Vec<(Option<String>, Change)> {
             let lesson = Lesson { item: 1, sign, reason: "r".to_owned(), after: None };
-            let changed = self.lanes.learn(&tenant.into(), scope, &lesson, rounds, TIMING, self.now);
+            let changed = self.lanes.learn(&tenant.into(), &lesson, rounds, TIMING, self.now);
             changed.into_iter().map(|(tenant, change)| (tenant.map(|t| t.to_string()), change)).collect()
         }
     }
@@ -230,12 +225,12 @@ mod tests {
         let mut all = All { lanes: Lanes::default(), now: Instant::now() };
         let paused = |seconds| Change::Paused(Cause::Misconfigured, Duration::from_secs(seconds));
         let early = all.lanes.rounds("a");
-        assert_eq!(all.say("a", Sign::Misconfigured, Scope::Tenant), [(Some("a".to_owned()), paused(1))]);
+        assert_eq!(all.say("a", Sign::Misconfigured(Scope::Tenant)), [(Some("a".to_owned()), paused(1))]);
         assert!(!all.lanes.is_shut() && all.lanes.is_shut_for("a") && !all.lanes.is_shut_for("b"));
         assert_eq!(all.lanes.paused().len(), 1);
         // What others see changes nothing for it; what was under way neither.
-        assert_eq!(all.say("b", Sign::Answered, Scope::All), []);
-        assert_eq!(all.say_of("a", Sign::Answered, Scope::All, early), []);
+        assert_eq!(all.say("b", Sign::Answered), []);
+        assert_eq!(all.say_of("a", Sign::Answered, early), []);
         assert_eq!(
             (all.lanes.to_probe(all.now).len(), all.lanes.tenants_probe_in(all.now)),
             (0, Some(TIMING.first))
@@ -245,22 +240,22 @@ mod tests {
         assert_eq!(all.lanes.to_probe(all.now), [Arc::from("a")]);
         all.lanes.probing(Some("a"));
         assert_eq!((all.lanes.to_probe(all.now).len(), all.lanes.tenants_probe_in(all.now)), (0, None));
-        assert_eq!(all.say("a", Sign::Misconfigured, Scope::Tenant), [(Some("a".to_owned()), paused(2))]);
+        assert_eq!(all.say("a", Sign::Misconfigured(Scope::Tenant)), [(Some("a".to_owned()), paused(2))]);
         // A probe that meets the service's trouble says nothing of the tenant's.
         all.now += Duration::from_secs(2);
         all.lanes.probing(Some("a"));
-        assert_eq!(all.say("a", Sign::Misconfigured, Scope::All), [(None, paused(1))]);
+        assert_eq!(all.say("a", Sign::Misconfigured(Scope::All)), [(None, paused(1))]);
         assert!(all.lanes.is_shut() && all.lanes.is_shut_for("b"));
         assert_eq!(all.lanes.paused().iter().map(|p| p.tenant.is_none()).collect::<Vec<_>>(), [true, false]);
         // Another tenant's revoked secret shows that the service's is right.
-        let changed = all.say("b", Sign::Misconfigured, Scope::Tenant);
+        let changed = all.say("b", Sign::Misconfigured(Scope::Tenant));
         assert_eq!(changed, [(None, Change::Resumed), (Some("b".to_owned()), paused(1))]);
         all.now += Duration::from_secs(2);
         all.lanes.probing(Some("a"));
-        assert_eq!(all.say("a", Sign::Answered, Scope::All), [(Some("a".to_owned()), Change::Resumed)]);
+        assert_eq!(all.say("a", Sign::Answered), [(Some("a".to_owned()), Change::Resumed)]);
         assert!(!all.lanes.is_shut_for("a") && all.lanes.is_shut_for("b"));
         // An attempt of the former pause is no probe of the next one.
-        assert_eq!(all.say("a", Sign::Misconfigured, Scope::Tenant), [(Some("a".to_owned()), paused(1))]);
-        assert_eq!(all.say_of("a", Sign::Answered, Scope::All, Rounds { all: 0, tenant: 1 }), []);
+        assert_eq!(all.say("a", Sign::Misconfigured(Scope::Tenant)), [(Some("a".to_owned()), paused(1))]);
+        assert_eq!(all.say_of("a", Sign::Answered, Rounds { all: 0, tenant: 1 }), []);
     }
 }

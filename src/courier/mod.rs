@@ -25,8 +25,8 @@ use crate::backend::Backend;
 use crate::observe::events;
 use crate::queue::{Ask, End, Queue, StorageError, Ticket};
 use arc_swap::ArcSwap;
-use attempt::{Learned, attempt};
-use breaker::{Cause, Change, Timing};
+use attempt::attempt;
+use breaker::{Cause, Change, Lesson, Sign, Timing};
 use lanes::{Changed, Lanes, Rounds};
 use std::{
     collections::{HashMap, VecDeque},
@@ -174,7 +174,7 @@ struct Courier {
     backend: Arc<dyn Backend>,
     settings: Arc<Settings>,
     controls: Arc<Controls>,
-    attempts: JoinSet<Learned>,
+    attempts: JoinSet<Lesson>,
     /// KiB that attempts may still hold.
     open: Arc<Semaphore>,
     flights: HashMap<Id, Flight>,
@@ -394,7 +394,7 @@ impl Courier {
     }
 
     /// Learns from an attempt that ended, and from all others that have ended meanwhile.
-    async fn all_ended(&mut self, done: Result<(Id, Learned), JoinError>) {
+    async fn all_ended(&mut self, done: Result<(Id, Lesson), JoinError>) {
         let mut changed = self.ended(done);
         while let Some(done) = self.attempts.try_join_next_with_id() {
             changed.extend(self.ended(done));
@@ -415,12 +415,12 @@ impl Courier {
         events::lanes(is(Cause::Misconfigured), is(Cause::Down), self.lanes.shut().count());
     }
 
-    fn ended(&mut self, done: Result<(Id, Learned), JoinError>) -> Vec<Changed> {
-        let (id, learned) = match done {
-            Ok((id, learned)) => (id, learned),
+    fn ended(&mut self, done: Result<(Id, Lesson), JoinError>) -> Vec<Changed> {
+        let (id, lesson) = match done {
+            Ok((id, lesson)) => (id, Some(lesson)),
             Err(error) => {
                 events::queue_trouble(&error); // its lease ends by itself
-                (error.id(), Learned::nothing())
+                (error.id(), None)
             }
         };
         let Some(flight) = self.flights.remove(&id) else { return Vec::new() };
@@ -433,9 +433,8 @@ impl Courier {
             }
         }
         let timing = Timing { first: self.settings.retry_first, longest: self.settings.retry_max };
-        let Learned { scope, sign, reason, after } = learned;
-        let lesson = breaker::Lesson { item, sign, reason, after };
-        self.lanes.learn(&tenant, scope, &lesson, rounds, timing, Instant::now())
+        let lesson = lesson.unwrap_or_else(|| Lesson::of(item, Sign::Nothing));
+        self.lanes.learn(&tenant, &lesson, rounds, timing, Instant::now())
     }
 
     fn tell(&self, tenant: Option<&str>, change: &Change) {
