@@ -49,3 +49,4 @@ pub mod queue;
 pub mod rules;
 pub mod sink;
 pub mod source;
+pub mod web;

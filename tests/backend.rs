@@ -11,12 +11,10 @@ mod wire;
 
 use activity_milter::{
     activity::Raw,
-    backend::{
-        AuthMethod, Backend, Client, ClientError, ClientSettings, Credentials, Delivery, Fleeting,
-        HttpBackend, HttpSettings, OAuthSettings, Outcome, Trouble,
-    },
+    backend::{Backend, Delivery, Fleeting, HttpBackend, HttpSettings, Outcome, Trouble},
     mail::{Budget, Spill},
     sink,
+    web::{AuthMethod, Client, ClientError, ClientSettings, Credentials, OAuthSettings},
 };
 use axum::{Json, Router, extract::State, http::HeaderMap, response::IntoResponse, routing::post};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -52,7 +50,8 @@ struct Settings {
 impl Settings {
     fn backend(self) -> Result<HttpBackend, ClientError> {
         let Self { client, signing_secret_file, include_raw_message } = self;
-        let settings = HttpSettings { timeout: client.timeout, signing_secret_file, include_raw_message };
+        let settings =
+            HttpSettings { timeout: client.connection.timeout, signing_secret_file, include_raw_message };
         HttpBackend::new(Arc::new(Client::new(&client)?), settings)
     }
 }
@@ -138,7 +137,7 @@ async fn certificates_are_checked() {
     let wrong_name = Wire::with_tls(Vec::new(), Some(authority.server("other.test", false))).await;
     let at = |wire: &Wire| settings(&format!("https://127.0.0.1:{}/", wire.port));
     let with_ca = |mut settings: Settings| {
-        settings.client.ca_file = Some(authority.file(scratch.path()));
+        settings.client.connection.ca_file = Some(authority.file(scratch.path()));
         settings
     };
     // The system does not know this authority.
@@ -167,8 +166,8 @@ async fn mutual_tls() {
     };
     let with = |identity: Option<(PathBuf, PathBuf)>| {
         let mut settings = settings(&format!("https://127.0.0.1:{}/", wire.port));
-        settings.client.ca_file = Some(authority.file(scratch.path()));
-        settings.client.identity = identity;
+        settings.client.connection.ca_file = Some(authority.file(scratch.path()));
+        settings.client.connection.identity = identity;
         settings
     };
     assert!(matches!(attempt(with(None)).await, Outcome::Again { trouble: Trouble::Down, .. }));
@@ -187,7 +186,7 @@ async fn a_proxy_only_if_it_is_configured() {
     let proxy = Wire::start(Vec::new()).await;
     let wire = Wire::start(Vec::new()).await;
     let mut through = settings(&wire.url());
-    through.client.proxy = Some(proxy.url().parse().unwrap());
+    through.client.connection.proxy = Some(proxy.url().parse().unwrap());
     assert_eq!(attempt(through).await, Outcome::Taken);
     assert_eq!((proxy.seen().len(), wire.seen().len()), (1, 0));
     assert!(proxy.seen()[0].head.starts_with(&format!("POST {}v1/activities ", wire.url())));
@@ -319,7 +318,7 @@ async fn a_token_endpoint_that_hangs_is_waited_for_once() {
     let tokens = Wire::start(vec![Act::Hang; 100]).await;
     let wire = Wire::start(Vec::new()).await;
     let mut with = with_oauth(&wire.url(), &tokens.url(), secret);
-    with.client.timeout = Duration::from_secs(1);
+    with.client.connection.timeout = Duration::from_secs(1);
     let backend = with.backend().unwrap();
     let began = Instant::now();
     let all = (0..16).map(|id| {
@@ -365,7 +364,7 @@ async fn a_token_that_is_refused_makes_no_storm_of_requests() {
         let tokens = Wire::start(vec![token("t"), act]).await;
         let wire = Wire::start(vec![status(401); 10]).await;
         let mut with = with_oauth(&wire.url(), &tokens.url(), secret.clone());
-        with.client.timeout = Duration::from_secs(1);
+        with.client.connection.timeout = Duration::from_secs(1);
         let outcome = attempt(with).await;
         assert!(matches!(outcome, Outcome::Again { trouble: Trouble::Down, .. }), "{outcome:?}");
     }
@@ -462,7 +461,7 @@ async fn an_early_refusal_counts_for_the_activity() {
             }
         });
         let mut settings = settings(&url);
-        settings.client.timeout = Duration::from_millis(500);
+        settings.client.connection.timeout = Duration::from_millis(500);
         let patience = Duration::from_secs((20 << 20) / (256 * 1024));
         for _ in 0..if how == "hangs" { 0 } else { 5 } {
             let backend =

@@ -9,11 +9,11 @@
 mod page;
 mod sessions;
 
-use crate::backend::SecretFile;
 use crate::courier::{Controls, Paused};
 use crate::intake::Live;
 use crate::observe::{events, metrics};
 use crate::queue::{Change as Changes, Counts, Entry, Filter, Queue, State, StorageError, TenantCounts};
+use crate::web::SecretFile;
 use axum::{
     Form, Json, Router,
     extract::{Request, State as Shared},

@@ -2,17 +2,15 @@
 
 use super::{
     Backend, Delivery, Journal, Outcome, Scope, Trouble,
-    call::{CallError, body_of},
-    client::{Client, ClientError},
     multipart::{Multipart, Upload},
-    secret::SecretFile,
     signature,
 };
 use crate::activity::one_line;
+use crate::web::{CallError, Client, ClientError, SecretFile, body_of, retry_after};
 use async_trait::async_trait;
 use reqwest::{
     Method, Response,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use serde::Deserialize;
 use std::{
@@ -162,7 +160,7 @@ impl Backend for HttpBackend {
 async fn outcome(response: Response) -> Outcome {
     let status = response.status();
     let reason = format!("backend answered {status}");
-    let after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
+    let after = retry_after(&response);
     match status.as_u16() {
         200..=299 => {
             // Read to its end, so that the connection can be used again; it is not worth waiting for.
@@ -199,17 +197,6 @@ async fn said(status: String, response: Response) -> String {
     }
 }
 
-/// `Retry-After` in both forms: seconds, or a date (RFC 9110, section 10.2.3).
-fn retry_after(value: &str) -> Option<Duration> {
-    match value.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => {
-            let date = httpdate::parse_http_date(value.trim()).ok()?;
-            Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-        }
-    }
-}
-
 /// Problem details (RFC 9457), as far as people read them.
 #[derive(Deserialize)]
 struct Problem {
@@ -226,16 +213,6 @@ fn detail(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_in_both_forms() {
-        assert_eq!(retry_after("120"), Some(Duration::from_secs(120)));
-        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
-        let after = retry_after(&date).unwrap();
-        assert!(after > Duration::from_secs(3590) && after <= Duration::from_secs(3600));
-        assert_eq!(retry_after("Mon, 01 Jan 2024 00:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(retry_after("soon"), None);
-    }
 
     #[test]
     fn details_are_one_line() {

@@ -4,26 +4,16 @@
 //! Promise: every attempt carries the same idempotency key; files are streamed, never held whole.
 //! Fails: never; a failure is an outcome.
 //!
-//! The [`Client`] beneath it, with our credentials, also serves the directory's look-ups.
+//! The client beneath it ([`crate::web`]), with our credentials, also serves the directory's look-ups.
 
-mod call;
-mod client;
 mod http;
 mod journal;
 mod multipart;
-mod oauth;
-mod secret;
 mod signature;
-mod tokens;
 
-pub use call::{CallError, body_of};
-pub use client::{Client, ClientError, Credentials, Settings as ClientSettings};
 pub use http::{HttpBackend, Settings as HttpSettings};
 pub use journal::{Fleeting, Journal, NotNoted};
-pub use oauth::{AuthMethod, Settings as OAuthSettings};
-pub use secret::SecretFile;
 pub use signature::key_of as signing_key_of;
-pub use tokens::Tokens;
 
 use crate::activity::{Activity, Cut, Raw};
 use arc_swap::ArcSwap;

@@ -39,7 +39,7 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
     let backend = config.outside.open_backend();
     let reached = match &backend {
         Err(error) => Err(error.to_string()),
-        Ok(_) if args.offline => Ok(format!("{} (not asked)", config.outside.client.url)),
+        Ok(_) if args.offline => Ok(format!("{} (not asked)", config.outside.client.connection.url)),
         Ok(backend) => backend.check(PATIENCE).await,
     };
     add("backend", reached);

@@ -1,8 +1,8 @@
 //! `sink`: the reference backend.
 
 use super::{Failure, other};
-use crate::backend::SecretFile;
 use crate::sink::{Settings, run};
+use crate::web::SecretFile;
 use clap::Args as ClapArgs;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::{

@@ -14,7 +14,6 @@ mod outside;
 pub use outside::{BackendKind, DirectoryKind, Outside, OutsideError, OutsideSettings};
 
 use crate::admin;
-use crate::backend;
 use crate::courier;
 use crate::intake::{Listen, Policy, Shadow, SocketSettings, default_socket};
 use crate::mail::{Domain, MEMORY_PER_MESSAGE};
@@ -23,6 +22,7 @@ use crate::observe;
 use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
 use crate::source::{Source, SourceError, open_regular};
+use crate::web::SecretFile;
 use outside::{BackendText, DirectoryText};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
@@ -583,8 +583,8 @@ fn readable(source: &Source, path: &Spanned<PathBuf>) -> Result<(), SourceError>
 }
 
 /// A file with a secret, which must be there and hold one.
-fn secret(source: &Source, path: &Spanned<PathBuf>) -> Result<backend::SecretFile, SourceError> {
-    backend::SecretFile::open(path.get_ref()).map_err(|error| source.error(path.span(), error))
+fn secret(source: &Source, path: &Spanned<PathBuf>) -> Result<SecretFile, SourceError> {
+    SecretFile::open(path.get_ref()).map_err(|error| source.error(path.span(), error))
 }
 
 #[cfg(test)]
@@ -604,7 +604,7 @@ mod tests {
         assert_eq!(config.milter.listen.to_string(), "unix:/var/spool/postfix/activity-milter/milter.sock");
         assert_eq!((config.milter.max_sessions, config.policy.max_size), (1000, 50 * 1024 * 1024));
         assert_eq!((config.memory_limit, config.courier.max_in_flight), (64 * 1024 * 1024, 32));
-        assert_eq!(config.outside.client.timeout, Duration::from_secs(30));
+        assert_eq!(config.outside.client.connection.timeout, Duration::from_secs(30));
         assert_eq!(config.courier.max_age, Duration::from_secs(5 * 24 * 3600));
         assert_eq!(config.queue.max_items, 1_000_000);
         assert!(config.lmtp.is_none());
@@ -754,7 +754,7 @@ mod tests {
             "type = \"http\"\ncache_stale = \"5000y\"\ncache_hits = \"100000y\"",
         );
         let config = read(&format!("{text}timeout = \"5000y\"\nretry_first = \"5000y\"\nretry_max = \"5000y\"\n[queue]\nmax_age = \"5000y\"\nheld_counts = \"5000y\"\n")).unwrap();
-        assert_eq!(config.outside.client.timeout, LONGEST_SPAN);
+        assert_eq!(config.outside.client.connection.timeout, LONGEST_SPAN);
         assert_eq!(config.queue.held_counts, LONGEST_SPAN);
         config.outside.open().unwrap();
     }

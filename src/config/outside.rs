@@ -5,13 +5,13 @@
 //! Fails: [`SourceError`] for what is written wrong, [`OutsideError`] for what cannot be made.
 
 use super::{Delivery, Size, Span, Text, readable, secret};
-use crate::backend::{
-    AuthMethod, Backend, Client, ClientError, ClientSettings, Credentials, HttpBackend, HttpSettings,
-    OAuthSettings, signing_key_of,
-};
+use crate::backend::{Backend, HttpBackend, HttpSettings, signing_key_of};
 use crate::directory::{self, Directory, FileDirectory, HttpDirectory};
 use crate::intake::END_TIME;
 use crate::source::{Source, SourceError};
+use crate::web::{
+    AuthMethod, Client, ClientError, ClientSettings, ConnectionSettings, Credentials, OAuthSettings,
+};
 use miette::Diagnostic;
 use serde::Deserialize;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -360,8 +360,8 @@ impl BackendText {
             let message = format!("with delivery = \"direct\" the SMTP client waits: at most {most}s");
             return Err(source.error(self.timeout.span(), message));
         }
-        let client =
-            ClientSettings { url, credentials, timeout, ca_file: path(&self.ca_file), identity, proxy };
+        let connection = ConnectionSettings { url, timeout, ca_file: path(&self.ca_file), identity, proxy };
+        let client = ClientSettings { connection, credentials };
         // What a PEM file holds, the TLS library says best.
         let mut spans =
             [&self.ca_file, &self.client_certificate_file].into_iter().flatten().map(Spanned::span);

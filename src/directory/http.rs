@@ -10,9 +10,9 @@ use super::{
     cache::{Answer, Answers, Cache, Known, Life, Question, Whose},
     wire::{PersonAnswer, ResolveAnswer, ResolveRequest, TenantAnswer},
 };
-use crate::backend::{CallError, Client, body_of};
 use crate::mail::Address;
 use crate::rules::{Person, Project, Tenant};
+use crate::web::{CallError, Client, body_of};
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use headers::{CacheControl, HeaderMapExt};
@@ -314,7 +314,7 @@ fn life_of(response: &Response) -> Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::ClientSettings;
+    use crate::web::ClientSettings;
     use std::{
         io::{BufRead, BufReader, Read, Write},
         net::TcpListener,

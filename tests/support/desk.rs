@@ -4,10 +4,11 @@
 
 use activity_milter::{
     activity::{Activity, Owner, Parcel, Parties, Raw, TenantRef},
-    backend::{Backend, Client, ClientSettings, Credentials, Delivery, HttpBackend, HttpSettings},
+    backend::{Backend, Delivery, HttpBackend, HttpSettings},
     courier::{self, Controls, Settings},
     mail::{Envelope, Head, Intake, LIMITS, Reader},
     queue::{self, Clock, Counts, Queue, Settings as QueueSettings, SystemClock},
+    web::{Client, ClientSettings, Credentials},
 };
 use std::{
     sync::Arc,
@@ -122,7 +123,8 @@ impl Desk {
 
 /// The backend over HTTP.
 pub fn http_backend(client: &ClientSettings, signing_secret_file: Option<std::path::PathBuf>) -> HttpBackend {
-    let settings = HttpSettings { timeout: client.timeout, signing_secret_file, include_raw_message: false };
+    let settings =
+        HttpSettings { timeout: client.connection.timeout, signing_secret_file, include_raw_message: false };
     HttpBackend::new(Arc::new(Client::new(client).unwrap()), settings).unwrap()
 }
 

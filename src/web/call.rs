@@ -1,7 +1,8 @@
 //! What comes of a call over HTTP, whoever makes it: the words for failure, and bounded answers.
 
-use crate::activity::one_line;
-use reqwest::Response;
+use crate::mail::one_line;
+use reqwest::{Response, header::RETRY_AFTER};
+use std::time::{Duration, SystemTime};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -61,7 +62,7 @@ pub async fn body_of(mut response: Response, most: usize) -> Vec<u8> {
 }
 
 /// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -69,4 +70,35 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     one_line(&text)
+}
+
+/// `Retry-After` of an answer (RFC 9110, section 10.2.3).
+pub fn retry_after(response: &Response) -> Option<Duration> {
+    span_of(response.headers().get(RETRY_AFTER)?.to_str().ok()?)
+}
+
+/// In both forms: seconds, or a date.
+fn span_of(value: &str) -> Option<Duration> {
+    match value.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = httpdate::parse_http_date(value.trim()).ok()?;
+            Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        assert_eq!(span_of("120"), Some(Duration::from_secs(120)));
+        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
+        let after = span_of(&date).unwrap();
+        assert!(after > Duration::from_secs(3590) && after <= Duration::from_secs(3600));
+        assert_eq!(span_of("Mon, 01 Jan 2024 00:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(span_of("soon"), None);
+    }
 }
