@@ -47,6 +47,7 @@ pub mod notify;
 pub mod observe;
 pub mod queue;
 pub mod rules;
+pub mod severa;
 pub mod sink;
 pub mod source;
 pub mod web;

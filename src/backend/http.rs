@@ -59,10 +59,10 @@ impl HttpBackend {
     pub fn new(client: Arc<Client>, settings: Settings) -> Result<Self, ClientError> {
         let signing = match &settings.signing_secret_file {
             Some(path) => {
-                let secrets = SecretFile::open(path).map_err(ClientError)?;
+                let secrets = SecretFile::open(path).map_err(ClientError::new)?;
                 for secret in secrets.all().iter() {
                     signature::key_of(secret)
-                        .map_err(|error| ClientError(format!("{}: {error}", path.display())))?;
+                        .map_err(|error| ClientError::new(format!("{}: {error}", path.display())))?;
                 }
                 Some(secrets)
             }

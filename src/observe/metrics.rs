@@ -50,6 +50,12 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ),
     (QUEUE_ITEMS, Kind::Gauge, "Activities in the queue by state"),
     (QUEUE_OLDEST, Kind::Gauge, "Age of the oldest waiting activity in seconds"),
+    (SEVERA_CALLS, Kind::Counter, "Calls of Severa's API by outcome"),
+    (
+        SEVERA_COPY_AGE,
+        Kind::Gauge,
+        "Seconds since the last good poll of the company whose copy of Severa is the oldest",
+    ),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
     (BUILD, Kind::Gauge, "1, with the version"),
 ];
@@ -68,6 +74,8 @@ const PAUSED: &str = "activity_milter_deliveries_paused";
 const TENANTS_PAUSED: &str = "activity_milter_tenants_paused";
 const QUEUE_ITEMS: &str = "activity_milter_queue_items";
 const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
+const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
+const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
 const BUILD: &str = "activity_milter_build_info";
 
@@ -197,6 +205,16 @@ pub(super) fn paused(cause: &'static str, is: bool) {
 /// So many tenants' deliveries pause.
 pub(super) fn tenants_paused(count: usize) {
     gauge!(TENANTS_PAUSED).set(count as f64);
+}
+
+/// A call of Severa's API ended: `ok`, `refused`, `busy`, `account`, `lost` or `unsent`.
+pub fn severa_call(outcome: &'static str) {
+    counter!(SEVERA_CALLS, "outcome" => outcome).increment(1);
+}
+
+/// The oldest copy of a company of Severa's is so old.
+pub fn severa_copy_age(age: Duration) {
+    gauge!(SEVERA_COPY_AGE).set(age.as_secs_f64());
 }
 
 /// Something of ours failed.

@@ -61,6 +61,20 @@ pub async fn body_of(mut response: Response, most: usize) -> Vec<u8> {
     body
 }
 
+/// A whole answer.
+/// # Errors
+/// It broke off, or is longer than `most` bytes.
+pub async fn read_whole(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|error| chain(&error.without_url()))? {
+        if body.len() + piece.len() > most {
+            return Err(format!("it is longer than {most} bytes"));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
 /// An error with its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

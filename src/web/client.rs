@@ -62,10 +62,10 @@ impl Client {
         let connection = Connection::new(&settings.connection)?;
         let tokens: Option<Box<dyn Tokens>> = match &settings.credentials {
             Credentials::None => None,
-            Credentials::Token(path) => Some(Box::new(SecretFile::open(path).map_err(ClientError)?)),
+            Credentials::Token(path) => Some(Box::new(SecretFile::open(path).map_err(ClientError::new)?)),
             Credentials::OAuth(oauth) => {
                 let endpoint =
-                    Endpoint::new(oauth.clone(), connection.http().clone()).map_err(ClientError)?;
+                    Endpoint::new(oauth.clone(), connection.http().clone()).map_err(ClientError::new)?;
                 Some(Box::new(Keeper::new(endpoint, settings.connection.timeout)))
             }
         };

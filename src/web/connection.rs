@@ -41,7 +41,14 @@ impl Settings {
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error("backend: {0}")]
-pub struct ClientError(pub(crate) String);
+pub struct ClientError(String);
+
+impl ClientError {
+    /// In words for an administrator.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
 
 /// The connection.
 #[derive(Debug)]
@@ -70,7 +77,7 @@ impl Connection {
             let pem = read(path)?;
             let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| in_file(path, &error))?;
             if authorities.is_empty() {
-                return Err(ClientError(format!("{} holds no certificate in PEM form", path.display())));
+                return Err(ClientError::new(format!("{} holds no certificate in PEM form", path.display())));
             }
             builder = builder.tls_certs_merge(authorities);
         }
@@ -81,11 +88,11 @@ impl Connection {
         }
         if let Some(proxy) = &settings.proxy {
             builder = builder
-                .proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| ClientError(chain(&error)))?);
+                .proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| ClientError::new(chain(&error)))?);
         }
-        let http = builder.build().map_err(|error| ClientError(chain(&error)))?;
+        let http = builder.build().map_err(|error| ClientError::new(chain(&error)))?;
         if settings.url.cannot_be_a_base() {
-            return Err(ClientError(format!("{} cannot be a base URL", settings.url)));
+            return Err(ClientError::new(format!("{} cannot be a base URL", settings.url)));
         }
         Ok(Self { http, base: settings.url.clone(), identity: settings.identity.clone() })
     }
@@ -128,11 +135,11 @@ pub async fn send_once(request: RequestBuilder, credential: Option<&str>) -> Res
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
-    fs::read(path).map_err(|error| ClientError(format!("{} cannot be read: {error}", path.display())))
+    fs::read(path).map_err(|error| ClientError::new(format!("{} cannot be read: {error}", path.display())))
 }
 
 fn in_file(path: &Path, error: &reqwest::Error) -> ClientError {
-    ClientError(format!("{}: {}", path.display(), chain(error)))
+    ClientError::new(format!("{}: {}", path.display(), chain(error)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,441 @@
+//! One company's way to the API: its calls, its pace, its token, and what answers mean.
+//!
+//! In: a [`Request`]. Out: what the API answers, as our types or as bytes.
+//! Promise: each call has its turn ([`super::pace`]); a token that is refused is renewed once; an answer is read whole or
+//! not at all. Other settings keep the pace, and the token if it would be the same one.
+//! Fails: [`Failed`].
+
+use super::{
+    clock::{self, Clock},
+    pace::Pace,
+    token::{Endpoint, Granted},
+};
+use crate::mail::one_line;
+use crate::observe::metrics;
+use crate::web::{
+    CallError, ClientError, Connection, ConnectionSettings, Keeper, SecretFile, Tokens, read_whole,
+    retry_after, send_once,
+};
+use reqwest::{Method, RequestBuilder, Response};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::time::Instant;
+
+/// Bytes of an answer that are read: a hundred projects with everything the API tells of them, ten times over.
+const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+
+/// Characters of an error's message that are kept.
+const MAX_MESSAGE_CHARS: usize = 200;
+
+/// Types of errors that an administrator of the company, or of Severa, must mend: they say nothing of the request.
+const ACCOUNT_TYPES: [&str; 7] = [
+    "InsufficientApiScope",
+    "AddonMissing",
+    "FeatureIsNotEnabled",
+    "TermsOfServiceNotApproved",
+    "OrganizationNotActive",
+    "TrialExpired",
+    "ConfigurationError",
+];
+
+/// Settings of one company's access.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The connection, the API's base URL with it.
+    pub connection: ConnectionSettings,
+    /// The company's client id.
+    pub client_id: String,
+    /// File with its secret; read anew for each token.
+    pub client_secret_file: PathBuf,
+}
+
+/// Why there is no answer that could be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failed {
+    /// Nothing was done: no connection, or no token now.
+    #[error("{0}")]
+    NotSent(String),
+    /// 429: nothing was done, and the company's calls pause for this long.
+    #[error("too many calls: a pause of {0:.1?}")]
+    Busy(Duration),
+    /// No answer, half an answer, 408, 5xx: what was asked for may have been done.
+    #[error("{0}")]
+    Lost(String),
+    /// The company's settings, or what it has bought; nothing was done.
+    #[error("{0}")]
+    Account(String),
+    /// This request; nothing was done.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Our own disk; what was sent was not complete.
+    #[error("{0}")]
+    Ours(String),
+}
+
+/// A request that the API does not take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status}{}{}", word(.kind), word(.message))]
+pub struct Refusal {
+    /// The status code.
+    pub status: u16,
+    /// The API's word for it, `InvalidParameter` for one; empty if it has none.
+    pub kind: String,
+    /// What it says, in one line of 200 characters.
+    pub message: String,
+}
+
+fn word(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" {text}") }
+}
+
+/// A call: where, and with what in its query.
+#[derive(Clone, Debug)]
+pub struct Request {
+    method: Method,
+    path: Vec<String>,
+    query: Vec<(&'static str, String)>,
+}
+
+impl Request {
+    /// A GET of a path below the base URL.
+    pub fn get(path: &[&str]) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    /// A POST.
+    pub fn post(path: &[&str]) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    fn new(method: Method, path: &[&str]) -> Self {
+        Self { method, path: path.iter().map(|&segment| segment.to_owned()).collect(), query: Vec::new() }
+    }
+
+    /// With a query parameter more.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    /// With a point of time.
+    pub fn since(self, time: SystemTime) -> Self {
+        self.with("changedSince", clock::written(time))
+    }
+}
+
+/// Puts a body on a request; asked again for a second try.
+pub type Body<'a> = &'a (dyn Fn(RequestBuilder) -> Result<RequestBuilder, CallError> + Send + Sync);
+
+/// One company's client.
+#[derive(Debug)]
+pub struct Client {
+    settings: Settings,
+    connection: Arc<Connection>,
+    pace: Arc<Pace>,
+    clock: Arc<Clock>,
+    granted: Arc<Granted>,
+    tokens: Keeper<Endpoint>,
+}
+
+impl Client {
+    /// Prepares the client; connects to nobody yet.
+    /// # Errors
+    /// Files that cannot be read or are not what they should be.
+    pub fn new(settings: &Settings) -> Result<Self, ClientError> {
+        Self::with(settings, Arc::default(), Arc::default())
+    }
+
+    /// The same company with other settings. The pace stays, because the API counts on; the token too, if nothing changed.
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn renewed(self: &Arc<Self>, settings: &Settings) -> Result<Arc<Self>, ClientError> {
+        if *settings == self.settings {
+            return Ok(Arc::clone(self));
+        }
+        Self::with(settings, Arc::clone(&self.pace), Arc::clone(&self.clock)).map(Arc::new)
+    }
+
+    fn with(settings: &Settings, pace: Arc<Pace>, clock: Arc<Clock>) -> Result<Self, ClientError> {
+        let connection = Arc::new(Connection::new(&settings.connection)?);
+        let granted = Arc::new(Granted::default());
+        let endpoint = Endpoint {
+            connection: Arc::clone(&connection),
+            client_id: settings.client_id.clone(),
+            secret: SecretFile::open(&settings.client_secret_file).map_err(ClientError::new)?,
+            pace: Arc::clone(&pace),
+            clock: Arc::clone(&clock),
+            granted: Arc::clone(&granted),
+        };
+        let tokens = Keeper::new(endpoint, settings.connection.timeout);
+        Ok(Self { settings: settings.clone(), connection, pace, clock, granted, tokens })
+    }
+
+    /// Base URL of the API.
+    pub fn url(&self) -> &reqwest::Url {
+        &self.settings.connection.url
+    }
+
+    /// The company's client id.
+    pub fn client_id(&self) -> &str {
+        &self.settings.client_id
+    }
+
+    /// Time for an answer.
+    pub fn timeout(&self) -> Duration {
+        self.settings.connection.timeout
+    }
+
+    /// What time it is there.
+    pub fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    /// How far its clock is before ours (true) or behind, if an answer has shown it.
+    pub fn difference(&self) -> Option<(bool, Duration)> {
+        self.clock.difference()
+    }
+
+    /// Makes sure that there is a token, and names the scopes that it lacks, as far as the API tells.
+    /// # Errors
+    /// [`Failed`]
+    pub async fn scopes_missing(&self) -> Result<Vec<&'static str>, Failed> {
+        self.token(None).await?;
+        Ok(self.granted.missing())
+    }
+
+    /// Asks for a JSON document.
+    /// # Errors
+    /// [`Failed`]; also an answer that is another document.
+    pub async fn read<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failed> {
+        let (_, body) = self.call(request, &Ok, Patience::usual(self)).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Failed::Lost(format!("{}: {error}", unreadable(request))))
+    }
+
+    /// Posts, and reads what was created.
+    /// # Errors
+    /// [`Failed`]; an answer of success that cannot be read is lost, because something was created.
+    pub async fn create<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        body: Body<'_>,
+        patience: Duration,
+    ) -> Result<T, Failed> {
+        let patience = Patience { answer: patience, ..Patience::usual(self) };
+        let (_, body) = self.call(request, body, patience).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Failed::Lost(format!("{}: {error}", unreadable(request))))
+    }
+
+    /// A page of a list: its rows, and the token of the next page if the answer has one.
+    pub(super) async fn page(
+        &self,
+        request: &Request,
+        patience: Patience,
+    ) -> Result<(Vec<serde_json::Value>, Option<String>), Failed> {
+        let (head, body) = self.call(request, &Ok, patience).await?;
+        let rows = serde_json::from_slice(&body)
+            .map_err(|error| Failed::Lost(format!("{}: {error}", unreadable(request))))?;
+        let token = head.get("NextPageToken").and_then(|token| token.to_str().ok()).map(str::trim);
+        Ok((rows, token.filter(|token| !token.is_empty()).map(str::to_owned)))
+    }
+
+    /// The answer's head and body, if it is one of success.
+    async fn call(
+        &self,
+        request: &Request,
+        body: Body<'_>,
+        patience: Patience,
+    ) -> Result<(reqwest::header::HeaderMap, Vec<u8>), Failed> {
+        let answer = self.answer(request, body, patience).await;
+        metrics::severa_call(match &answer {
+            Ok(_) => "ok",
+            Err(Failed::NotSent(_) | Failed::Ours(_)) => "unsent",
+            Err(Failed::Busy(_)) => "busy",
+            Err(Failed::Lost(_)) => "lost",
+            Err(Failed::Account(_)) => "account",
+            Err(Failed::Refused(_)) => "refused",
+        });
+        answer
+    }
+
+    /// Makes one call, or two if the token was refused.
+    async fn answer(
+        &self,
+        request: &Request,
+        body: Body<'_>,
+        patience: Patience,
+    ) -> Result<(reqwest::header::HeaderMap, Vec<u8>), Failed> {
+        let mut token = self.token(None).await?;
+        let (mut response, mut begun) = self.send(request, body, &token, patience).await?;
+        if response.status() == 401 {
+            let newer = self.token(Some(&token)).await?;
+            if newer != token {
+                token = newer;
+                (response, begun) = self.send(request, body, &token, patience).await?;
+            }
+        }
+        let status = response.status();
+        let (head, after) = (response.headers().clone(), retry_after(&response));
+        if status == 429 {
+            return Err(Failed::Busy(self.pace.hold_for(after, begun)));
+        }
+        self.pace.is_well(begun);
+        let body = read_whole(response, MAX_ANSWER_BYTES).await;
+        if status.is_success() {
+            let cut = |error: String| Failed::Lost(format!("{}: {error}", unreadable(request)));
+            return body.map(|body| (head, body)).map_err(cut);
+        }
+        Err(failed(status.as_u16(), &body.unwrap_or_default()))
+    }
+
+    async fn send(
+        &self,
+        request: &Request,
+        body: Body<'_>,
+        token: &str,
+        patience: Patience,
+    ) -> Result<(Response, Instant), Failed> {
+        let begun = self.pace.turn(patience.pause).await.map_err(Failed::Busy)?;
+        let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+        let mut url = self.connection.url(&path);
+        if !request.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&request.query);
+        }
+        let http = self.connection.http().request(request.method.clone(), url);
+        let http = http.header("Client_Id", &self.settings.client_id).timeout(patience.answer);
+        let http = body(http).map_err(|error| Failed::Ours(error.to_string()))?;
+        let response = send_once(http, Some(token)).await.map_err(|error| match error {
+            CallError::Unreachable(reason) => Failed::NotSent(reason),
+            CallError::Silent(reason) | CallError::Broken(reason) => Failed::Lost(reason),
+            CallError::Credentials(reason) => Failed::Account(reason),
+            CallError::Ours(reason) => Failed::Ours(reason),
+        })?;
+        self.clock.learn(&response);
+        Ok((response, begun))
+    }
+
+    async fn token(&self, refused: Option<&str>) -> Result<String, Failed> {
+        self.tokens.token(refused).await.map_err(|error| match error {
+            CallError::Credentials(reason) => Failed::Account(reason),
+            CallError::Ours(reason) => Failed::Ours(reason),
+            CallError::Unreachable(reason) | CallError::Silent(reason) | CallError::Broken(reason) => {
+                Failed::NotSent(reason)
+            }
+        })
+    }
+}
+
+/// How long somebody waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For the answer.
+    pub(super) answer: Duration,
+    /// For the end of a pause after a 429.
+    pub(super) pause: Duration,
+}
+
+/// Longest pause after a 429 that a delivery sits out; with a longer one it comes again.
+const SHORT_PAUSE: Duration = Duration::from_secs(2);
+
+impl Patience {
+    pub(super) fn usual(client: &Client) -> Self {
+        Self { answer: client.timeout(), pause: SHORT_PAUSE }
+    }
+}
+
+fn unreadable(request: &Request) -> String {
+    format!("the answer to {} /{} cannot be read", request.method, request.path.join("/"))
+}
+
+/// An error as the API writes it: `{"error": {"type": …, "details": [{"message": …}]}}`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ErrorAnswer {
+    error: ErrorObject,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ErrorObject {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    details: Option<Vec<ErrorDetail>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ErrorDetail {
+    message: Option<String>,
+}
+
+/// Type and message of an error, each in one line; empty where there is none.
+fn parts_of(body: &[u8]) -> (String, String) {
+    let ErrorAnswer { error } = serde_json::from_slice(body).unwrap_or_default();
+    let details = error.details.unwrap_or_default().into_iter().filter_map(|detail| detail.message);
+    let message = one_line(&details.collect::<Vec<_>>().join("; "));
+    let kind = one_line(&error.kind.unwrap_or_default());
+    (kind.chars().take(60).collect(), message.chars().take(MAX_MESSAGE_CHARS).collect())
+}
+
+/// What an error's body says, to be put behind its status.
+pub(super) fn said(body: &[u8]) -> String {
+    let (kind, message) = parts_of(body);
+    format!("{}{}", word(&kind), word(&message))
+}
+
+/// What an answer other than success means.
+fn failed(status: u16, body: &[u8]) -> Failed {
+    let (kind, message) = parts_of(body);
+    let refusal = Refusal { status, kind, message };
+    let text = || format!("Severa answers {refusal}");
+    match status {
+        _ if ACCOUNT_TYPES.contains(&refusal.kind.as_str()) => Failed::Account(text()),
+        401 | 407 => Failed::Account(text()),
+        403 if refusal.kind.is_empty() => Failed::Account(text()),
+        300..=399 => Failed::Account(format!("{}: a redirect is not followed, see backend.url", text())),
+        400..=407 | 409..=499 => Failed::Refused(refusal),
+        _ => Failed::Lost(text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_answers_mean() {
+        let error = |kind: &str| {
+            format!(
+                "{{\"error\":{{\"httpStatusCode\":400,\"type\":\"{kind}\",\"details\":[{{\"message\":\"a\\r\\nb\",\"url\":null}}]}}}}"
+            )
+        };
+        let cases: &[(u16, String, &str)] = &[
+            (400, error("InvalidParameter"), "Refused 400 InvalidParameter a  b"),
+            (400, error("TypeOfNextYear"), "Refused 400 TypeOfNextYear a  b"),
+            (400, error("ConfigurationError"), "Account Severa answers 400 ConfigurationError a  b"),
+            (403, error("PermissionDenied"), "Refused 403 PermissionDenied a  b"),
+            (403, error("InsufficientApiScope"), "Account Severa answers 403 InsufficientApiScope a  b"),
+            (403, "<html>".to_owned(), "Account Severa answers 403"),
+            (403, "{\"error\":{\"type\":null}}".to_owned(), "Account Severa answers 403"),
+            (401, error("AuthenticationRequired"), "Account Severa answers 401 AuthenticationRequired a  b"),
+            (302, String::new(), "Account Severa answers 302: a redirect is not followed, see backend.url"),
+            (404, String::new(), "Refused 404"),
+            (404, "[]".to_owned(), "Refused 404"),
+            (408, String::new(), "Lost Severa answers 408"),
+            (500, error("Unknown"), "Lost Severa answers 500 Unknown a  b"),
+            (503, "gone".to_owned(), "Lost Severa answers 503"),
+            (199, String::new(), "Lost Severa answers 199"),
+        ];
+        for (status, body, expected) in cases {
+            let failed = failed(*status, body.as_bytes());
+            let name = format!("{failed:?}");
+            let name = name.split(['(', ' ']).next().unwrap();
+            assert_eq!(&format!("{name} {failed}"), expected, "{status} {body}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Visma Severa's public REST API, as far as an e-mail integration needs it.
+//!
+//! In: one company's client id and secret. Out: answers of the API, in our words; a local copy of who is who.
+//! Promise: no more than eight calls a second for each company, whoever makes them; a token is asked for once; what is
+//! unknown in an answer is ignored.
+//! Fails: [`Failed`], by what may have been done and who can mend it.
+//!
+//! What the API says of itself, and what it leaves open, is in `docs/severa.md`.
+
+mod client;
+mod clock;
+mod model;
+mod pace;
+mod pages;
+mod token;
+
+pub use client::{Body, Client, Failed, Refusal, Request, Settings};
+pub use model::{
+    Activity, ActivityType, ContactCommunication, ContactPerson, Participant, Project, ProjectFile,
+    Reference, User,
+};
+pub use pace::Budget;
+pub use pages::{Pages, Paging};
+pub use token::SCOPES;

@@ -1,0 +1,98 @@
+//! Lists of the API, page by page. It has two ways of paging, and a list has one of them.
+//!
+//! In: the request of a list. Out: its rows, a page at a time, until there are no more.
+//! Promise: it ends, whatever a server that repeats itself answers; a row that cannot be read is left out, and counted.
+
+use super::client::{Client, Failed, Patience, Request};
+use serde::de::DeserializeOwned;
+use std::{collections::HashSet, time::Duration};
+
+/// Rows asked for at a time: the most that the API gives.
+const ROWS: &str = "100";
+
+/// Pages that are read at most: a million rows.
+const MOST_PAGES: usize = 10_000;
+
+/// How a list is paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paging {
+    /// `pageToken`, from the header `NextPageToken`, until that is absent, empty or one that was there already.
+    Token,
+    /// `firstRow`, by the rows received so far, until a page is empty: a server that gives fewer than asked must not end
+    /// the list.
+    Rows,
+}
+
+/// A list being read.
+#[derive(Debug)]
+pub struct Pages<'a> {
+    client: &'a Client,
+    request: Request,
+    paging: Paging,
+    patience: Patience,
+    next: Option<Next>,
+    seen: HashSet<String>,
+    unreadable: usize,
+}
+
+#[derive(Debug)]
+struct Next {
+    token: Option<String>,
+    row: usize,
+    page: usize,
+}
+
+impl<'a> Pages<'a> {
+    /// The list of a request.
+    pub fn of(client: &'a Client, request: Request, paging: Paging) -> Self {
+        let next = Some(Next { token: None, row: 0, page: 0 });
+        let patience = Patience::usual(client);
+        Self { client, request, paging, patience, next, seen: HashSet::new(), unreadable: 0 }
+    }
+
+    /// Pauses after a 429 up to this long are sat out.
+    pub fn sit_out(mut self, pause: Duration) -> Self {
+        self.patience.pause = pause;
+        self
+    }
+
+    /// Rows of the pages so far that could not be read.
+    pub fn unreadable(&self) -> usize {
+        self.unreadable
+    }
+
+    /// The next page; none after the last one. After a failure the same page can be asked for again.
+    /// # Errors
+    /// [`Failed`]
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<Vec<T>>, Failed> {
+        let Some(next) = &self.next else { return Ok(None) };
+        let mut request = self.request.clone().with("rowCount", ROWS);
+        match (self.paging, &next.token) {
+            (Paging::Token, Some(token)) => request = request.with("pageToken", token),
+            (Paging::Token, None) => {}
+            (Paging::Rows, _) => request = request.with("firstRow", next.row.to_string()),
+        }
+        let (rows, token) = self.client.page(&request, self.patience).await?;
+        let (row, page) = (next.row + rows.len(), next.page + 1);
+        let goes_on = match self.paging {
+            Paging::Token => token.as_ref().is_some_and(|token| self.seen.insert(token.clone())),
+            Paging::Rows => !rows.is_empty(),
+        };
+        self.next = (goes_on && page < MOST_PAGES).then_some(Next { token, row, page });
+        let count = rows.len();
+        let read: Vec<T> = rows.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect();
+        self.unreadable += count - read.len();
+        Ok(Some(read))
+    }
+
+    /// All rows.
+    /// # Errors
+    /// [`Failed`]
+    pub async fn all<T: DeserializeOwned>(mut self) -> Result<Vec<T>, Failed> {
+        let mut all = Vec::new();
+        while let Some(mut page) = self.next().await? {
+            all.append(&mut page);
+        }
+        Ok(all)
+    }
+}
