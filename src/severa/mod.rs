@@ -9,12 +9,14 @@
 
 mod client;
 mod clock;
+mod error;
 mod model;
 mod pace;
 mod pages;
 mod token;
 
-pub use client::{Body, Client, Failed, Refusal, Request, Settings};
+pub use client::{Body, Client, Request, Settings};
+pub use error::{Failed, Refusal};
 pub use model::{
     Activity, ActivityType, ContactCommunication, ContactPerson, Participant, Project, ProjectFile,
     Reference, User,

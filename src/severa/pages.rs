@@ -3,7 +3,10 @@
 //! In: the request of a list. Out: its rows, a page at a time, until there are no more.
 //! Promise: it ends, whatever a server that repeats itself answers; a row that cannot be read is left out, and counted.
 
-use super::client::{Client, Failed, Patience, Request};
+use super::{
+    client::{Client, Patience, Request},
+    error::Failed,
+};
 use serde::de::DeserializeOwned;
 use std::{collections::HashSet, time::Duration};
 

@@ -1,7 +1,11 @@
 //! `POST /v1/token`: a company's client id and secret for a token that lasts a while. The names of the answer are the
 //! API's own, not those of RFC 6749.
 
-use super::{clock::Clock, pace::Pace};
+use super::{
+    clock::{self, Clock},
+    error::said,
+    pace::Pace,
+};
 use crate::web::{Asks, CallError, Connection, SecretFile, Token, body_of, retry_after};
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -103,7 +107,7 @@ impl Asks for Endpoint {
                 return Err(CallError::Unreachable(format!("token endpoint: it answers {status}")));
             }
             _ => {
-                let said = super::client::said(&body);
+                let said = said(&body);
                 return Err(CallError::Credentials(format!(
                     "no token for {}: {status}{said}",
                     self.client_id
@@ -127,7 +131,7 @@ impl Asks for Endpoint {
 impl Answer {
     /// By the end of its life there; the unit of `access_token_expires_in` is not stated, clients read seconds.
     fn life(&self, now: SystemTime) -> Duration {
-        let end = self.access_token_expires_utc.as_deref().and_then(super::clock::parse);
+        let end = self.access_token_expires_utc.as_deref().and_then(clock::parse);
         let left = end.and_then(|end| end.duration_since(now).ok()).filter(|left| !left.is_zero());
         let said = || {
             let seconds = self.access_token_expires_in.filter(|seconds| *seconds > 0.0)?;
