@@ -134,6 +134,11 @@ async fn metrics_text(Shared(app): Shared<App>) -> Response {
         oldest: counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default(),
         in_flight: app.views.live.now().in_flight(),
     });
+    // A company that has no copy yet waits for it since we began.
+    let copies = app.views.live.now().directory.copies();
+    if let Some(age) = copies.iter().map(|copy| copy.age.unwrap_or(copy.known_for)).max() {
+        metrics::severa_copy_age(age);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render()).into_response()
 }
 
@@ -162,6 +167,15 @@ impl Check {
         let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
         let detail = format!("deliveries paused: {}{more}", first.join(", "));
         (!first.is_empty()).then_some(Self { name: "tenants", ok: false, detail, is_everybodys: false })
+    }
+
+    /// Copies from which the directory answers, and that somebody should look at; none if there are no copies.
+    fn of_copies(copies: usize, unwell: &[String]) -> Option<Self> {
+        let (first, rest) = unwell.split_at(unwell.len().min(TENANTS_SHOWN));
+        let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        let ok = first.is_empty();
+        let detail = if ok { format!("{copies} up to date") } else { first.join(", ") + &more };
+        (copies > 0).then_some(Self { name: "copies", ok, detail, is_everybodys: false })
     }
 }
 
@@ -198,7 +212,11 @@ async fn checks(app: &Admin) -> Vec<Check> {
         Check::new("directory", directory),
         Check::new("deliveries", deliveries),
     ];
-    everybodys.into_iter().chain(Check::of_tenants(&paused)).collect()
+    let copies = service.directory.copies();
+    let unwell = copies.iter().filter(|copy| !copy.is_well());
+    let unwell: Vec<_> = unwell.map(|copy| format!("{}: {}", copy.tenant, copy.standing())).collect();
+    let of_tenants = [Check::of_tenants(&paused), Check::of_copies(copies.len(), &unwell)];
+    everybodys.into_iter().chain(of_tenants.into_iter().flatten()).collect()
 }
 
 async fn ready(Shared(app): Shared<App>) -> Response {
@@ -235,8 +253,13 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap) -> Response {
         (Some(_), None) => page::May::LogIn,
         (Some(_), Some(session)) => page::May::Change(session.form_token.clone()),
     };
-    Html(page::render(&page::View { checks: checks(&app).await, queue, may, started: app.started }))
-        .into_response()
+    let copies = app.views.live.now().directory.copies().into_iter().map(|copy| page::Copied {
+        counts: [copy.users, copy.contacts, copy.projects],
+        standing: copy.standing(),
+        tenant: copy.tenant,
+    });
+    let (checks, copies) = (checks(&app).await, copies.collect());
+    Html(page::render(&page::View { checks, queue, copies, may, started: app.started })).into_response()
 }
 
 #[derive(Deserialize)]
@@ -336,5 +359,14 @@ mod tests {
         assert_eq!(check.detail, "deliveries paused: t-1: invalid_client");
         let check = Check::of_tenants(&vec![paused(Some("t")); 105]).unwrap();
         assert!(check.detail.ends_with(", and 100 more") && check.detail.len() < 200, "{}", check.detail);
+    }
+
+    #[test]
+    fn copies_that_are_unwell_are_named() {
+        assert!(Check::of_copies(0, &[]).is_none());
+        let check = Check::of_copies(2, &[]).unwrap();
+        assert!(check.ok && check.detail == "2 up to date");
+        let check = Check::of_copies(9, &vec!["t: there is no copy yet".to_owned(); 7]).unwrap();
+        assert!(!check.ok && !check.is_everybodys && check.detail.ends_with("copy yet, and 2 more"));
     }
 }

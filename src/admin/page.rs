@@ -24,8 +24,17 @@ pub(super) enum May {
 pub(super) struct View {
     pub(super) checks: Vec<Check>,
     pub(super) queue: InQueue,
+    pub(super) copies: Vec<Copied>,
     pub(super) may: May,
     pub(super) started: SystemTime,
+}
+
+/// What the page shows of a copy from which the directory answers.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) tenant: String,
+    pub(super) counts: [usize; 3],
+    pub(super) standing: String,
 }
 
 const STYLE: &str = "\
@@ -72,6 +81,7 @@ pub(super) fn render(view: &View) -> String {
     refusals(&mut html, &recent::refusals());
     queue(&mut html, &view.queue);
     held(&mut html, &view.queue.held, &view.may);
+    copies(&mut html, &view.copies);
     log_in(&mut html, &view.may);
     html.push_str("</main></html>");
     html
@@ -227,6 +237,24 @@ fn held(html: &mut String, held: &[Entry], may: &May) {
     html.push_str("</table></div>");
 }
 
+fn copies(html: &mut String, copies: &[Copied]) {
+    if copies.is_empty() {
+        return;
+    }
+    html.push_str(
+        "<h2>Copies of Severa</h2><div class=wide tabindex=0 role=region aria-label=Copies><table><tr><th>Tenant<th class=n>Users\
+         <th class=n>Contacts<th class=n>Projects<th>State</tr>",
+    );
+    for Copied { tenant, counts: [users, contacts, projects], standing } in copies {
+        let (tenant, standing) = (escape(tenant), escape(standing));
+        let _ = write!(
+            html,
+            "<tr><td>{tenant}<td class=n>{users}<td class=n>{contacts}<td class=n>{projects}<td>{standing}</tr>"
+        );
+    }
+    html.push_str("</table></div>");
+}
+
 fn log_in(html: &mut String, may: &May) {
     match may {
         May::Look => html.push_str("<p class=dim>Set <code>admin.token_file</code> to retry and drop here.</p>"),
@@ -285,6 +313,11 @@ mod tests {
         let view = |may| View {
             checks: Vec::new(),
             queue: InQueue { held: vec![entry.clone()], ..InQueue::default() },
+            copies: vec![Copied {
+                tenant: "mycompany".to_owned(),
+                counts: [3, 10, 2],
+                standing: "<script>last good poll 5s ago".to_owned(),
+            }],
             may,
             started: SystemTime::now(),
         };
@@ -292,6 +325,9 @@ mod tests {
             let html = render(&view(may));
             assert!(!html.contains("<script") && !html.contains("<img") && !html.contains("<b>t"), "{html}");
             assert_eq!(html.contains("value=drop"), buttons);
+            assert!(
+                html.contains("<td>mycompany<td class=n>3<td class=n>10<td class=n>2<td>&lt;script&gt;last")
+            );
         }
     }
 

@@ -108,6 +108,21 @@ impl Life {
     }
 }
 
+/// Why nothing came back.
+#[derive(Clone, Debug)]
+pub(super) enum Unanswered {
+    /// The directory was asked, and cannot answer.
+    Down(Unavailable),
+    /// It was not asked, which says nothing of it.
+    NotAsked(Unavailable),
+}
+
+impl From<Unavailable> for Unanswered {
+    fn from(error: Unavailable) -> Self {
+        Self::Down(error)
+    }
+}
+
 /// What came back: an answer to each question.
 pub(super) type Answers = HashMap<Question, Answer>;
 
@@ -203,9 +218,14 @@ impl Cache {
     }
 
     /// Answers to `questions`, in their order. What is not known fresh is asked with one call of `fetch`.
-    pub(super) async fn ask<F>(&self, questions: Vec<Question>, fetch: F) -> Result<Vec<Known>, Unavailable>
+    pub(super) async fn ask<F, E>(
+        &self,
+        questions: Vec<Question>,
+        fetch: F,
+    ) -> Result<Vec<Known>, Unavailable>
     where
-        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>> + Send + 'static,
+        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), E>> + Send + 'static,
+        E: Into<Unanswered> + 'static,
     {
         let mut known = HashMap::new();
         let mut wanted = Vec::new();
@@ -269,14 +289,15 @@ impl Cache {
         entry.at.elapsed() <= self.fresh(entry).saturating_add(self.settings.stale)
     }
 
-    async fn refresh<F>(
+    async fn refresh<F, E>(
         &self,
         wanted: Vec<Question>,
         all_stale: bool,
         fetch: F,
     ) -> Result<Answers, Unavailable>
     where
-        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>> + Send + 'static,
+        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), E>> + Send + 'static,
+        E: Into<Unanswered> + 'static,
     {
         let down_until = *locked(&self.down_until);
         if all_stale && down_until.is_some_and(|until| until > Instant::now()) {
@@ -294,9 +315,10 @@ impl Cache {
 
     /// The flights that bring the answers: those under way, and one more for the rest. A flight is a task of its own:
     /// whoever asked first may stop waiting, and the others still get their answer.
-    fn flights_for<F>(&self, wanted: Vec<Question>, fetch: F) -> Vec<Flight>
+    fn flights_for<F, E>(&self, wanted: Vec<Question>, fetch: F) -> Vec<Flight>
     where
-        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), Unavailable>> + Send + 'static,
+        F: FnOnce(Vec<Question>) -> BoxFuture<'static, Result<(Answers, Life), E>> + Send + 'static,
+        E: Into<Unanswered> + 'static,
     {
         let (mut joined, mut ours) = (Vec::new(), Vec::new());
         let mut flights = locked(&self.flights);
@@ -320,7 +342,8 @@ impl Cache {
         tokio::spawn(async move {
             let questions = place.questions.clone();
             let asked = AssertUnwindSafe(async move { fetch(questions).await }).catch_unwind().await;
-            let answers = cache.land(asked.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
+            let asked = asked.map(|asked| asked.map_err(Into::into));
+            let answers = cache.land(asked.unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into())));
             drop(place);
             let _ = tell.send(answers); // nobody may be waiting any more
         });
@@ -328,9 +351,18 @@ impl Cache {
     }
 
     /// Keeps what a flight brought.
-    fn land(&self, answer: Result<(Answers, Life), Unavailable>) -> Result<Arc<Answers>, Unavailable> {
-        *locked(&self.down_until) = answer.is_err().then(|| Instant::now() + DOWN_FOR);
-        let (answers, life) = answer?;
+    fn land(&self, answer: Result<(Answers, Life), Unanswered>) -> Result<Arc<Answers>, Unavailable> {
+        let (answers, life) = match answer {
+            Ok(answer) => {
+                *locked(&self.down_until) = None;
+                answer
+            }
+            Err(Unanswered::Down(error)) => {
+                *locked(&self.down_until) = Some(Instant::now() + DOWN_FOR);
+                return Err(error);
+            }
+            Err(Unanswered::NotAsked(error)) => return Err(error),
+        };
         let (at, entries) = (Instant::now(), self.entries.read().unwrap_or_else(PoisonError::into_inner));
         for (question, answer) in &answers {
             if life.forbidden {

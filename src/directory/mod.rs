@@ -7,13 +7,16 @@
 mod cache;
 mod file;
 mod http;
+mod severa;
 pub mod wire;
 
 pub use file::FileDirectory;
 pub use http::HttpDirectory;
+pub use severa::{SeveraDirectory, SeveraSettings, SeveraTenant};
 
 use crate::mail::Address;
 use crate::rules::{Person, Project, Tenant};
+use crate::severa::CopyState;
 use async_trait::async_trait;
 
 /// The directory cannot answer now. The text is for the log.
@@ -62,6 +65,11 @@ pub trait Directory: Send + Sync {
     /// Where the answers come from, for people.
     fn source(&self) -> String {
         "memory".to_owned()
+    }
+
+    /// How the copies are from which it answers, one for each tenant, if it has such.
+    fn copies(&self) -> Vec<CopyState> {
+        Vec::new()
     }
 }
 

@@ -376,6 +376,96 @@ pub fn files_of_others(files: u64, folder: &Path) {
     );
 }
 
+/// The first full pass over a company of Severa's begins; its mail is deferred until it ends.
+pub fn severa_first_pass(tenant: &str) {
+    event!(info, SEVERA_FIRST_PASS, tenant, "the first copy of Severa is begun");
+}
+
+/// How far it is: users, contacts, projects; and in how many calls.
+pub fn severa_first_pass_goes_on(tenant: &str, [users, contacts, projects]: [usize; 3], calls: usize) {
+    event!(
+        info,
+        SEVERA_FIRST_PASS_GOES_ON,
+        tenant,
+        users,
+        contacts,
+        projects,
+        calls,
+        "the first copy of Severa is being made"
+    );
+}
+
+/// A full pass is completed. `skipped`: rows that could not be used; `gone`: rows that two passes lacked.
+pub fn severa_passed(
+    tenant: &str,
+    first: bool,
+    [users, contacts, projects]: [usize; 3],
+    calls: usize,
+    elapsed: Duration,
+    skipped: usize,
+    gone: usize,
+) {
+    let elapsed_ms = millis(elapsed);
+    event!(
+        info,
+        SEVERA_PASSED,
+        tenant,
+        first,
+        users,
+        contacts,
+        projects,
+        calls,
+        elapsed_ms,
+        skipped,
+        gone,
+        "full pass over Severa completed"
+    );
+}
+
+/// A company cannot be synchronised. `account`: by its settings. `doing`: `poll` or `full pass`.
+pub fn severa_fails(tenant: &str, account: bool, doing: &'static str, error: &dyn Display) {
+    if account {
+        event!(error, SEVERA_FAILS, tenant, doing, %error, "Severa refuses this tenant's settings: its copy grows old");
+    } else {
+        event!(warn, SEVERA_FAILS, tenant, doing, %error, "Severa cannot be asked: this tenant's copy grows old");
+    }
+}
+
+/// It can again.
+pub fn severa_goes_on(tenant: &str, doing: &'static str) {
+    event!(info, SEVERA_GOES_ON, tenant, doing, "Severa can be asked again");
+}
+
+/// The file of copies is of no use.
+pub fn severa_copy_aside(path: &Path, aside: &Path, why: &str) {
+    let (path, aside) = (path.display(), aside.display());
+    event!(warn, SEVERA_COPY_ASIDE, %path, %aside, why, "the copy of Severa is put aside and made anew");
+}
+
+/// The file of copies cannot be written.
+pub fn severa_unkept(path: &Path, error: &dyn Display) {
+    limited!(
+        warn,
+        SEVERA_UNKEPT,
+        path = %path.display(),
+        %error,
+        "the copy of Severa cannot be written: it is kept in memory and written later"
+    );
+}
+
+/// An address belongs to several users; mail from it is this one's.
+pub fn severa_shared_address(tenant: &str, address: &str, user: &str) {
+    let address = shown(address);
+    event!(
+        warn,
+        SEVERA_SHARED_ADDRESS,
+        tenant,
+        address = address.as_deref(),
+        user,
+        "an address belongs to several users"
+    );
+}
+
 fn verdict(reply: &Reply) -> &'static str {
     if reply.is_deferral() { "defer" } else { "reject" }
 }

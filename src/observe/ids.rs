@@ -88,4 +88,20 @@ ids! {
     LOG_LONG = "7fb44450c0d78c539ded27b81ff95805";
     /// A person changed activities in the queue.
     QUEUE_CHANGED = "91715ad8a2ea7551b1bd61d6510ec632";
+    /// The first copy of a company's Severa is begun.
+    SEVERA_FIRST_PASS = "3642f4429cb6913911576b204119290d";
+    /// How far the first copy of a company is.
+    SEVERA_FIRST_PASS_GOES_ON = "7654b67a818e7863e8d86c52069b1391";
+    /// A full pass over a company is completed.
+    SEVERA_PASSED = "f499b58d76a2efe8d6bcd3d98964a315";
+    /// A company cannot be synchronised.
+    SEVERA_FAILS = "4323c7e5675b9bf275040b7b13c721ad";
+    /// A company is synchronised again.
+    SEVERA_GOES_ON = "08dd28fbe10e38a18a2a3923c5bbda9f";
+    /// A file of copies is of no use, and is made anew.
+    SEVERA_COPY_ASIDE = "4b2cf5549a52a18e518e0dce1a980d08";
+    /// Copies cannot be written; memory has them.
+    SEVERA_UNKEPT = "e2d0dec687f9b86090c7b21621dd50c0";
+    /// An address belongs to several users.
+    SEVERA_SHARED_ADDRESS = "ed5cca971dd1e620db1a2a0e31861981";
 }

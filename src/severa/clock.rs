@@ -40,6 +40,55 @@ impl Clock {
     }
 }
 
+/// Time since the machine started, sleep included: nobody sets it.
+fn running() -> Duration {
+    nix::time::ClockId::CLOCK_BOOTTIME.now().map(Duration::from).unwrap_or_default()
+}
+
+/// How far ahead a time of ours may lie that is not yet a wrong clock's.
+const AHEAD: Duration = Duration::from_secs(60);
+
+/// Something that happened so long ago. Whoever sets the machine's clock makes it neither younger nor older.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Past {
+    before: Duration,
+    at: Duration,
+}
+
+impl Past {
+    /// Now.
+    pub(super) fn now() -> Self {
+        Self { before: Duration::ZERO, at: running() }
+    }
+
+    /// At a time of our clock that was written down. None if it lies ahead: nobody knows how long ago that was.
+    pub(super) fn written(milliseconds: i64) -> Option<Self> {
+        let then = SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds.try_into().ok()?);
+        let before = match SystemTime::now().duration_since(then) {
+            Ok(before) => before,
+            Err(ahead) if ahead.duration() <= AHEAD => Duration::ZERO,
+            Err(_) => return None,
+        };
+        Some(Self { before, at: running() })
+    }
+
+    /// How long ago it was.
+    pub(super) fn age(self) -> Duration {
+        self.before + running().saturating_sub(self.at)
+    }
+
+    /// To be written down.
+    pub(super) fn to_written(self) -> i64 {
+        milliseconds(SystemTime::now().checked_sub(self.age()).unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+}
+
+/// A time as it is written down.
+pub(super) fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// A time of the API (RFC 3339); one without a zone is taken as UTC.
 pub(super) fn parse(text: &str) -> Option<SystemTime> {
     let parsed = OffsetDateTime::parse(text, &Rfc3339);
@@ -68,5 +117,17 @@ mod tests {
             assert_eq!(parse(text).map(written).as_deref(), Some("2026-11-29T20:00:00Z"), "{text}");
         }
         assert_eq!(parse("tomorrow"), None);
+    }
+
+    #[test]
+    fn what_is_written_down_keeps_its_age_unless_it_lies_ahead() {
+        let hour = Duration::from_secs(3600);
+        let written = milliseconds(SystemTime::now() - hour);
+        let past = Past::written(written).unwrap();
+        assert!(past.age() >= hour && past.age() < hour + AHEAD, "{past:?}");
+        assert!((past.to_written() - written).abs() < 1000);
+        assert!(Past::written(milliseconds(SystemTime::now() + AHEAD / 2)).unwrap().age() < AHEAD);
+        assert!(Past::written(milliseconds(SystemTime::now() + hour)).is_none());
+        assert!(Past::written(-1).is_none() && Past::now().age() < AHEAD);
     }
 }

@@ -9,13 +9,19 @@
 
 mod client;
 mod clock;
+mod copied;
+mod copy;
 mod error;
 mod model;
 mod pace;
 mod pages;
+mod store;
+mod sync;
 mod token;
 
 pub use client::{Body, Client, Request, Settings};
+pub use copied::{Copied, FoundContact};
+pub use copy::{CompanyCopy, Copies, CopyState, Times};
 pub use error::{Failed, Refusal};
 pub use model::{
     Activity, ActivityType, ContactCommunication, ContactPerson, Participant, Project, ProjectFile,
@@ -23,4 +29,6 @@ pub use model::{
 };
 pub use pace::Budget;
 pub use pages::{Pages, Paging};
+pub use store::CopyError;
+pub use sync::synchronise;
 pub use token::SCOPES;

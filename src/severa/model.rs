@@ -53,7 +53,7 @@ pub struct ContactPerson {
     /// Family name.
     pub last_name: Option<String>,
     /// Addresses.
-    pub emails: Option<Vec<String>>,
+    pub emails: Option<Vec<Option<String>>>,
     /// The one customer of a contact.
     pub customer: Option<Reference>,
     /// Missing means true.
