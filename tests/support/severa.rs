@@ -287,7 +287,8 @@ async fn serve(shared: Arc<Shared>, request: Request) -> Response {
     let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
         lose() // the client is gone
     };
-    let (incoming, fault) = match shared.state().read(call, parts, body) {
+    let read = shared.state().read(call, parts, body);
+    let (incoming, fault) = match read {
         Ok(read) => read,
         Err(reply) => return shared.state().send(call, reply),
     };
