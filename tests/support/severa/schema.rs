@@ -198,7 +198,7 @@ fn validator(schema: &Value, components: &Value) -> Validator {
     jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap()
 }
 
-/// OpenAPI 3.0's `nullable` in the words of JSON Schema. A property may have that name: then its value is no boolean.
+/// OpenAPI 3.0's `nullable` in the words of JSON Schema, which wants null among an `enum` too.
 fn plain(schema: &Value) -> Value {
     match schema {
         Value::Object(fields) => {
@@ -208,6 +208,9 @@ fn plain(schema: &Value) -> Value {
                 fields.remove("nullable");
                 let kind = fields["type"].clone();
                 fields.insert("type".to_owned(), json!([kind, "null"]));
+                if let Some(Value::Array(values)) = fields.get_mut("enum") {
+                    values.push(Value::Null);
+                }
             }
             Value::Object(fields)
         }
