@@ -684,9 +684,9 @@ async fn faults_stop_until_released() {
         } else {
             call.abort();
             assert!(call.await.is_err());
-            // That the client is gone shows when its connection ends; a call after it comes later than that.
-            caller.get("/v1/users").await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            while severa.stopped().is_some() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             severa.release();
             caller.get("/v1/users").await;
         }
@@ -887,11 +887,56 @@ async fn behind_prism() {
         found += 1;
         assert_eq!((prism.violations().len(), prism.calls().len()), (found, calls), "{found}: {status}");
     }
-    // An answer that the schema does not allow.
-    let told = json!([{"firstName": "A", "lastName": "B", "comesLater": 1}]).to_string();
-    let fault =
-        Fault::Answer { status: 200, content_type: "application/json", body: told, headers: Vec::new() };
-    prism.fault("GET", "/v1/users", 1, fault);
+    // It looks at each answer and each body: a schema that it can not compile it would skip.
+    let caller = Caller::at(caller.company, &caller.url).await;
+    let files = format!("/v1/projects/{project}/files");
+    let bodies = [("/v1/token", 200), ("/v1/activities", 201), ("/v1/activityparticipants", 201)];
+    let one = [("/v1/projects/{guid}", "/v1/projects/x"), ("/v1/activities/{guid}", "/v1/activities/x")];
+    let lists = [
+        "/v1/users",
+        "/v1/contactpersons",
+        "/v1/contactcommunications",
+        "/v1/projects",
+        "/v1/salescases",
+        "/v1/activitytypes",
+        "/v1/activities",
+    ];
+    let participants =
+        ("/v1/activities/{activityGuid}/activityparticipants", "/v1/activities/x/activityparticipants");
+    let lists = lists
+        .map(|path| (path, path))
+        .into_iter()
+        .chain([participants, ("/v1/projects/{projectGuid}/files", files.as_str())]);
+    let gets = lists.map(|of| (of, true)).chain(one.map(|of| (of, false)));
+    let later = |many: bool| if many { json!([{"comesLater": 1}]) } else { json!({"comesLater": 1}) };
+    let lie = |status, many| {
+        let body = later(many).to_string();
+        Fault::Answer { status, content_type: "application/json", body, headers: Vec::new() }
+    };
+    let violations = || prism.violations().len();
+    for ((template, path), many) in gets {
+        let before = violations();
+        prism.fault("GET", template, 1, lie(200, many));
+        caller.get(path).await;
+        assert_eq!(violations(), before + 1, "answer of GET {template}");
+    }
+    for (path, status) in bodies {
+        let before = violations();
+        let body = match path {
+            "/v1/token" => json!({"client_id": "id", "client_secret": "secret"}),
+            "/v1/activities" => caller.activity(&anna),
+            _ => json!({"activityGuid": "a", "participantGuid": anna}),
+        };
+        prism.fault("POST", path, 1, lie(status, false));
+        caller.post(path, &body).await;
+        assert_eq!(violations(), before + 1, "answer of POST {path}");
+        let (mut body, calls) = (body, prism.calls().len());
+        body["comesLater"] = json!(1);
+        caller.post(path, &body).await;
+        assert_eq!((violations(), prism.calls().len()), (before + 2, calls), "body of POST {path}");
+    }
+    prism.fault("GET", "/v1/users", 1, Fault::error(400, "NoSuchType"));
+    let before = violations();
     caller.get("/v1/users").await;
-    assert_eq!(prism.violations().len(), found + 1, "{:#?}", prism.violations());
+    assert_eq!(violations(), before + 1, "an error");
 }

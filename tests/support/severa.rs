@@ -227,7 +227,7 @@ impl Severa {
         self.shared.state().faults.len()
     }
 
-    /// A call that is stopped ([`Fault::Stop`]), the oldest.
+    /// A call that is stopped ([`Fault::Stop`]), the oldest. One whose client is gone is none any more.
     pub fn stopped(&self) -> Option<Call> {
         let state = self.shared.state();
         state.stopped.first().map(|(call, _)| state.calls[*call].clone())
@@ -235,6 +235,11 @@ impl Severa {
 
     pub fn wait_until_stopped(&self) -> Call {
         wait_for("a call to be stopped", || self.stopped())
+    }
+
+    /// After the client was killed: what it asked for, and was not done, is not done any more.
+    pub fn wait_until_gone(&self) {
+        wait_for("the client of a stopped call to be gone", || self.stopped().is_none().then_some(()));
     }
 
     /// All that are stopped go on.
@@ -320,7 +325,9 @@ async fn serve(shared: Arc<Shared>, request: Request) -> Response {
             let done = acted.then(&act);
             let (go, released) = oneshot::channel();
             shared.state().stopped.push((call, go));
+            let stop = Stop { shared: Arc::clone(&shared), call };
             let _ = released.await;
+            drop(stop);
             done.unwrap_or_else(act)
         }
         Some(Fault::Answer { status, content_type, body, headers }) => {
@@ -337,6 +344,18 @@ async fn serve(shared: Arc<Shared>, request: Request) -> Response {
         }
     };
     shared.state().send(call, reply)
+}
+
+/// A call that is stopped. Dropped with its connection when the client is gone.
+struct Stop {
+    shared: Arc<Shared>,
+    call: usize,
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.shared.state().stopped.retain(|(call, _)| *call != self.call);
+    }
 }
 
 /// Closes the connection without an answer. A server of axum's has no other way than a panic of the connection's task;
