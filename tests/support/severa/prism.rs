@@ -74,7 +74,7 @@ impl Prism {
             TcpStream::connect(("127.0.0.1", port)).ok()
         });
         let front = Arc::new(Front {
-            client: reqwest::Client::new(),
+            client: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap(),
             prism: format!("http://127.0.0.1:{port}"),
             fake: format!("http://127.0.0.1:{}", severa.port()),
             violations: Arc::default(),
