@@ -70,8 +70,8 @@ impl Backend for Noting {
         Outcome::Taken
     }
 
-    async fn check(&self, _: Duration) -> Result<String, String> {
-        Ok(String::new())
+    async fn check(&self, _: Duration) -> Vec<activity_milter::backend::Check> {
+        Vec::new()
     }
 }
 
@@ -93,6 +93,7 @@ async fn measure(waiting: Vec<Parcel>, measured: Vec<Parcel>, left: u64) -> Vec<
     let backend = Arc::new(Noting::default());
     let settings = courier::Settings {
         max_in_flight: 32,
+        shares: Default::default(),
         retry_first: Duration::from_secs(1),
         retry_max: Duration::from_secs(600),
         max_age: Duration::from_secs(86_400),

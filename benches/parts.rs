@@ -143,8 +143,8 @@ impl Backend for Taker {
         Outcome::Taken
     }
 
-    async fn check(&self, _: Duration) -> Result<String, String> {
-        Ok(String::new())
+    async fn check(&self, _: Duration) -> Vec<activity_milter::backend::Check> {
+        Vec::new()
     }
 }
 
@@ -166,6 +166,7 @@ fn courier_drain(bencher: Bencher<'_, '_>) {
                 let backend = Arc::new(Taker { left: AtomicU64::new(ITEMS), done: Arc::clone(&done) });
                 let controls = Controls::new(courier::Settings {
                     max_in_flight: 32,
+                    shares: Default::default(),
                     retry_first: Duration::from_secs(30),
                     retry_max: Duration::from_secs(30),
                     max_age: Duration::from_secs(3600),

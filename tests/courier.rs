@@ -469,8 +469,8 @@ impl Backend for ByRule {
         (self.rule)(delivery, before)
     }
 
-    async fn check(&self, _: Duration) -> Result<String, String> {
-        Ok(String::new())
+    async fn check(&self, _: Duration) -> Vec<activity_milter::backend::Check> {
+        Vec::new()
     }
 }
 
@@ -628,7 +628,13 @@ async fn a_tenants_wrong_settings_pause_that_tenant_alone() {
     assert_eq!(of_bad(), before);
     // An admin who mended it and reloads does not wait for the next probe.
     is_right.store(true, Ordering::Relaxed);
-    let settings = courier::Settings { max_in_flight: 8, retry_first: LONG, retry_max: LONG, max_age: DAYS };
+    let settings = courier::Settings {
+        max_in_flight: 8,
+        shares: Default::default(),
+        retry_first: LONG,
+        retry_max: LONG,
+        max_age: DAYS,
+    };
     desk.controls.change(settings);
     desk.wait_for(EMPTY).await;
     assert_eq!((desk.controls.paused(), of_bad()), (Vec::new(), before + 101));
@@ -788,8 +794,8 @@ impl Backend for Weighing {
         Outcome::Taken
     }
 
-    async fn check(&self, _: Duration) -> Result<String, String> {
-        Ok(String::new())
+    async fn check(&self, _: Duration) -> Vec<activity_milter::backend::Check> {
+        Vec::new()
     }
 }
 
@@ -805,6 +811,7 @@ async fn attempts_hold_a_bounded_number_of_bytes() {
     let backend = Arc::new(Weighing::default());
     let settings = courier::Settings {
         max_in_flight: 32,
+        shares: Default::default(),
         retry_first: Duration::from_secs(1),
         retry_max: Duration::from_secs(1),
         max_age: DAYS,

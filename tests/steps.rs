@@ -96,8 +96,8 @@ impl Backend for InSteps {
         }
     }
 
-    async fn check(&self, _: Duration) -> Result<String, String> {
-        Ok(String::new())
+    async fn check(&self, _: Duration) -> Vec<activity_milter::backend::Check> {
+        Vec::new()
     }
 }
 
@@ -123,6 +123,7 @@ fn child() {
 async fn carry(queue: &Arc<dyn Queue>, backend: Arc<dyn Backend>) {
     let settings = courier::Settings {
         max_in_flight: 2,
+        shares: Default::default(),
         retry_first: Duration::from_millis(10),
         retry_max: Duration::from_millis(10),
         max_age: DAYS,
@@ -198,8 +199,8 @@ impl Backend for Slow {
         noted.map_or_else(Outcome::from, |()| Outcome::Taken)
     }
 
-    async fn check(&self, _: Duration) -> Result<String, String> {
-        Ok(String::new())
+    async fn check(&self, _: Duration) -> Vec<activity_milter::backend::Check> {
+        Vec::new()
     }
 }
 

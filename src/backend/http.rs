@@ -1,7 +1,7 @@
 //! `POST /v1/activities` (DESIGN section 8): one multipart request for each activity.
 
 use super::{
-    Backend, Delivery, Journal, Outcome, Scope, Trouble,
+    Backend, Check, Delivery, Journal, Outcome, Scope, Trouble,
     multipart::{Multipart, Upload},
     signature,
 };
@@ -69,6 +69,22 @@ impl HttpBackend {
             None => None,
         };
         Ok(Self { client, settings, signing })
+    }
+
+    /// Any answer shows that somebody is there; what it means, only a real delivery can show.
+    async fn is_there(&self, patience: Duration) -> Result<String, String> {
+        let url = self.client.url(&["v1", "activities"]);
+        let asked = self.client.send(patience, |http| Ok(http.request(Method::OPTIONS, url.clone()))).await;
+        let status = asked.map_err(|error| format!("{url}: {error}"))?.status();
+        match status.as_u16() {
+            401 | 403 => Err(format!("{url} answers {status}: check the credentials in [backend]")),
+            407 => Err(format!("{url}: the proxy answers {status}: check backend.proxy")),
+            500.. => Err(format!("{url} answers {status}: it is there, and does not work now")),
+            300..=399 => {
+                Err(format!("{url} answers {status}: a redirect is not followed, check backend.url"))
+            }
+            _ => Ok(format!("{url} answers")),
+        }
     }
 
     async fn post(&self, delivery: &Delivery) -> Result<Response, CallError> {
@@ -140,20 +156,8 @@ impl Backend for HttpBackend {
         }
     }
 
-    /// Any answer shows that somebody is there; what it means, only a real delivery can show.
-    async fn check(&self, patience: Duration) -> Result<String, String> {
-        let url = self.client.url(&["v1", "activities"]);
-        let asked = self.client.send(patience, |http| Ok(http.request(Method::OPTIONS, url.clone()))).await;
-        let status = asked.map_err(|error| format!("{url}: {error}"))?.status();
-        match status.as_u16() {
-            401 | 403 => Err(format!("{url} answers {status}: check the credentials in [backend]")),
-            407 => Err(format!("{url}: the proxy answers {status}: check backend.proxy")),
-            500.. => Err(format!("{url} answers {status}: it is there, and does not work now")),
-            300..=399 => {
-                Err(format!("{url} answers {status}: a redirect is not followed, check backend.url"))
-            }
-            _ => Ok(format!("{url} answers")),
-        }
+    async fn check(&self, patience: Duration) -> Vec<Check> {
+        vec![Check { name: "backend".to_owned(), outcome: self.is_there(patience).await }]
     }
 }
 
@@ -183,7 +187,7 @@ async fn outcome(response: Response) -> Outcome {
         }
         400..=499 => {
             let detail = detail(&body_of(response, MAX_ANSWER_BYTES).await);
-            Outcome::Refused { status: status.to_string(), detail }
+            Outcome::Refused { status: status.to_string(), detail, about: None }
         }
         _ => Outcome::Again { after: None, trouble: Trouble::Down, reason },
     }

@@ -4,15 +4,17 @@
 //! Promise: every attempt carries the same idempotency key; files are streamed, never held whole.
 //! Fails: never; a failure is an outcome.
 //!
-//! The client beneath it ([`crate::web`]), with our credentials, also serves the directory's look-ups.
+//! Two systems: any over our HTTP contract ([`HttpBackend`]), and Visma Severa ([`SeveraBackend`]). The client beneath it ([`crate::web`]), with our credentials, also serves the directory's look-ups.
 
 mod http;
 mod journal;
 mod multipart;
+mod severa;
 mod signature;
 
 pub use http::{HttpBackend, Settings as HttpSettings};
 pub use journal::{Fleeting, Journal, NotNoted};
+pub use severa::{CompanySettings, LEAST_NOTES, SeveraBackend, Unsure};
 pub use signature::key_of as signing_key_of;
 
 use crate::activity::{Activity, Cut, Raw};
@@ -51,10 +53,12 @@ pub enum Outcome {
     },
     /// Any other 4xx: a person looks at it.
     Refused {
-        /// The status, with its phrase.
+        /// The status, with its phrase; empty where it is no single answer that says so.
         status: String,
         /// `detail` or `title` of the problem (RFC 9457), cut to one line of 200 characters; empty if there is none.
         detail: String,
+        /// What of the message it is about, where that is not all of it: for people who may see it, not for the log.
+        about: Option<String>,
     },
     /// 401, redirects, no token to be had: our settings are wrong, not the activity.
     Misconfigured {
@@ -91,6 +95,17 @@ pub enum Trouble {
     Broken,
     /// Our own disk, our own fault: nothing of the backend.
     Ours,
+    /// It was not asked: this activity's time has not come. It is no attempt.
+    Waits,
+}
+
+/// What was looked at, and how it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// How it is; or what is wrong, and what to look at.
+    pub outcome: Result<String, String>,
 }
 
 /// A business system. A trait because it is the world outside.
@@ -99,10 +114,8 @@ pub trait Backend: Send + Sync {
     /// Makes one attempt. `journal`: what was done for this activity so far, for deliveries of several steps.
     async fn deliver(&self, delivery: &Delivery, journal: &dyn Journal) -> Outcome;
 
-    /// Whether somebody is there who knows us, within `patience`, for people; nothing is delivered.
-    /// # Errors
-    /// What is wrong, and what to look at.
-    async fn check(&self, patience: Duration) -> Result<String, String>;
+    /// Whether somebody is there who knows us, each look within `patience`, for people; nothing is delivered.
+    async fn check(&self, patience: Duration) -> Vec<Check>;
 }
 
 /// A backend that can be exchanged: each attempt takes the one of its moment.
@@ -127,7 +140,7 @@ impl Backend for Switch {
         backend.deliver(delivery, journal).await
     }
 
-    async fn check(&self, patience: Duration) -> Result<String, String> {
+    async fn check(&self, patience: Duration) -> Vec<Check> {
         let backend = self.0.load_full();
         backend.check(patience).await
     }

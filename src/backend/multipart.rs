@@ -1,11 +1,12 @@
-//! The body of `POST /v1/activities`: `multipart/form-data` (RFC 7578) that can be read twice, byte for byte the same.
+//! Request bodies of several parts that can be read twice, byte for byte the same: `multipart/form-data` (RFC 7578) for
+//! our own contract, `multipart/related` (RFC 2387) for Severa's files.
 //!
 //! In: a delivery. Out: its content type, its length, its bytes as often as needed.
 //! Why not reqwest's own form: a signature covers the exact bytes and stands before them in a header, so the body is
 //! read once to be signed and once to be sent; files of any size are never held whole.
 
 use super::Delivery;
-use crate::activity::{Cut, Raw};
+use crate::activity::{Cut, FileRef, Raw};
 use bytes::Bytes;
 use std::{
     io,
@@ -19,6 +20,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// A body, described.
 #[derive(Debug)]
 pub(super) struct Multipart {
+    /// What its content type says besides the boundary.
+    kind: &'static str,
     boundary: String,
     segments: Vec<Segment>,
     raw: Raw,
@@ -34,12 +37,7 @@ enum Segment {
 impl Multipart {
     /// The parts of a delivery: `activity`, each file, and the raw message if it is asked for.
     pub(super) fn of(delivery: &Delivery, include_raw_message: bool) -> Self {
-        let mut body = Self {
-            boundary: format!("activity-milter-{:032x}", fastrand::u128(..)),
-            segments: Vec::new(),
-            raw: delivery.raw.clone(),
-            length: 0,
-        };
+        let mut body = Self::new("multipart/form-data", &delivery.raw);
         body.begin("activity", None, "application/json");
         body.push(delivery.json.clone());
         for (file, cut) in delivery.activity.files.iter().zip(&delivery.cuts) {
@@ -50,9 +48,28 @@ impl Multipart {
             body.begin("message", Some("message.eml"), "message/rfc822");
             body.cut(delivery.raw.whole(), delivery.raw.len());
         }
-        let end = format!("\r\n--{}--\r\n", body.boundary);
-        body.push(end.into());
-        body
+        body.end()
+    }
+
+    /// A file of a delivery, and a JSON document before it that describes it.
+    pub(super) fn described(delivery: &Delivery, file: &FileRef, cut: Cut, description: Bytes) -> Self {
+        let mut body = Self::new("multipart/related; type=\"application/json\"", &delivery.raw);
+        body.begin_part("", "application/json");
+        body.push(description);
+        body.begin_part("", &file.content_type);
+        body.cut(cut, file.size);
+        body.end()
+    }
+
+    fn new(kind: &'static str, raw: &Raw) -> Self {
+        let boundary = format!("activity-milter-{:032x}", fastrand::u128(..));
+        Self { kind, boundary, segments: Vec::new(), raw: raw.clone(), length: 0 }
+    }
+
+    fn end(mut self) -> Self {
+        let end = format!("\r\n--{}--\r\n", self.boundary);
+        self.push(end.into());
+        self
     }
 
     fn push(&mut self, bytes: Bytes) {
@@ -65,20 +82,24 @@ impl Multipart {
         self.segments.push(Segment::Cut(cut));
     }
 
-    /// A media type that is malformed, straight from somebody's mail, becomes "some bytes".
+    /// A part of a form.
     fn begin(&mut self, name: &str, file_name: Option<&str>, media_type: &str) {
+        let file_name = file_name.map(|name| format!("; filename=\"{}\"", escaped(name))).unwrap_or_default();
+        let disposition = format!("Content-Disposition: form-data; name=\"{name}\"{file_name}\r\n");
+        self.begin_part(&disposition, media_type);
+    }
+
+    /// A media type that is malformed, straight from somebody's mail, becomes "some bytes". `fields`: header fields before
+    /// it, each with its line end.
+    fn begin_part(&mut self, fields: &str, media_type: &str) {
         let media_type = media_type.parse::<mime::Mime>().map_or("application/octet-stream", |_| media_type);
         let line_end = if self.segments.is_empty() { "" } else { "\r\n" };
-        let file_name = file_name.map(|name| format!("; filename=\"{}\"", escaped(name))).unwrap_or_default();
-        let head = format!(
-            "{line_end}--{}\r\nContent-Disposition: form-data; name=\"{name}\"{file_name}\r\nContent-Type: {media_type}\r\n\r\n",
-            self.boundary
-        );
+        let head = format!("{line_end}--{}\r\n{fields}Content-Type: {media_type}\r\n\r\n", self.boundary);
         self.push(head.into());
     }
 
     pub(super) fn content_type(&self) -> String {
-        format!("multipart/form-data; boundary={}", self.boundary)
+        format!("{}; boundary={}", self.kind, self.boundary)
     }
 
     /// Length in bytes.

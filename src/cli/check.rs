@@ -24,25 +24,26 @@ pub(super) struct Args {
 /// What was looked at, and how it is.
 #[derive(Debug, Serialize)]
 struct Line {
-    name: &'static str,
+    name: String,
     ok: bool,
     detail: String,
 }
 
 pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<ExitCode, Failure> {
     let mut lines = Vec::new();
-    let mut add = |name, outcome: Result<String, String>| {
+    let mut add = |name: &str, outcome: Result<String, String>| {
         let ok = outcome.is_ok();
-        lines.push(Line { name, ok, detail: outcome.unwrap_or_else(|error| error) });
+        lines.push(Line { name: name.to_owned(), ok, detail: outcome.unwrap_or_else(|error| error) });
     };
     add("configuration", Ok(path.display().to_string()));
     let backend = config.outside.open_backend();
-    let reached = match &backend {
-        Err(error) => Err(error.to_string()),
-        Ok(_) if args.offline => Ok(format!("{} (not asked)", config.outside.client.connection.url)),
-        Ok(backend) => backend.check(PATIENCE).await,
-    };
-    add("backend", reached);
+    match &backend {
+        Err(error) => add("backend", Err(error.to_string())),
+        Ok(_) if args.offline => {
+            add("backend", Ok(format!("{} (not asked)", config.outside.client.connection.url)))
+        }
+        Ok(backend) => backend.check(PATIENCE).await.into_iter().for_each(|c| add(&c.name, c.outcome)),
+    }
     if backend.is_ok() {
         add("directory", look_up(&config, args.offline).await);
     }

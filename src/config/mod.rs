@@ -502,6 +502,7 @@ impl ConfigText {
         };
         let courier = courier::Settings {
             max_in_flight: at_least_one(source, self.backend.max_in_flight.clone())?,
+            shares: std::collections::HashMap::new(),
             retry_first: self.backend.retry_first.0.0,
             retry_max: self.backend.retry_max.0.0,
             max_age: self.queue.max_age.0.0,

@@ -98,14 +98,20 @@ pub(super) async fn attempt(
     };
     drop(delivery);
     let attempt = attempts + 1;
+    let mut about = None;
     let (end, learned) = match outcome {
         Outcome::Taken => {
             events::delivered(&key, &tenant, attempt, started.elapsed());
             (End::Taken, Lesson::of(item_id, Sign::Answered))
         }
-        Outcome::Refused { status, detail } => {
-            let reason = if detail.is_empty() { status } else { format!("{status}: {detail}") };
-            (End::Held { reason: format!("backend answered {reason}") }, Lesson::of(item_id, Sign::Answered))
+        Outcome::Refused { status, detail, about: of } => {
+            let reason = match (status.as_str(), detail.as_str()) {
+                ("", detail) => detail.to_owned(),
+                (status, "") => format!("backend answered {status}"),
+                (status, detail) => format!("backend answered {status}: {detail}"),
+            };
+            about = of;
+            (End::Held { reason }, Lesson::of(item_id, Sign::Answered))
         }
         Outcome::Misconfigured { scope, after, reason } => {
             events::misconfigured(&key, &tenant, attempt, &reason);
@@ -117,6 +123,10 @@ pub(super) async fn attempt(
         Outcome::Again { trouble: Trouble::Ours, reason, .. } => {
             events::queue_trouble(&reason);
             (End::Again { after: OURS, counts: false, reason }, Lesson::of(item_id, Sign::Nothing))
+        }
+        Outcome::Again { trouble: Trouble::Waits, after, reason } => {
+            let after = after.unwrap_or(OURS).min(LONGEST_RETRY_AFTER);
+            (End::Again { after, counts: false, reason }, Lesson::of(item_id, Sign::Nothing))
         }
         Outcome::Again { after, trouble, reason } => {
             let delay = backoff(settings.retry_first, settings.retry_max, attempts);
@@ -133,9 +143,14 @@ pub(super) async fn attempt(
         }
         end => end,
     };
-    if let End::Held { reason } = &end {
-        events::held(&key, &tenant, attempt, reason);
-    }
+    let end = match (end, about) {
+        (End::Held { reason }, about) => {
+            events::held(&key, &tenant, attempt, &reason);
+            let about = about.map(|about| format!(" ({about})")).unwrap_or_default();
+            End::Held { reason: reason + &about }
+        }
+        (end, _) => end,
+    };
     if let Err(error) = queue.finish(vec![(ticket, end)]).await {
         events::queue_trouble(&error); // the queue tries again by itself
     }

@@ -201,7 +201,9 @@ impl Breaker {
                 self.denied.insert(item);
                 (Cause::Misconfigured, self.denied.len() >= DOWN_AFTER)
             }
-            Trouble::Denied | Trouble::Later | Trouble::Ours => (Cause::Misconfigured, false),
+            Trouble::Denied | Trouble::Later | Trouble::Ours | Trouble::Waits => {
+                (Cause::Misconfigured, false)
+            }
         };
         match (&self.pause, is_enough) {
             (Some(pause), _) => self.paused(if is_enough { cause } else { pause.cause }, lesson, timing, now),

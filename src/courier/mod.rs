@@ -66,6 +66,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(20);
 pub struct Settings {
     /// Attempts at a time.
     pub max_in_flight: usize,
+    /// Of those, the attempts of tenants that have a number of their own: nobody else takes them. Who is not named has
+    /// one. Empty: all share.
+    pub shares: HashMap<String, usize>,
     /// Delay before the second attempt; each further one waits twice as long.
     pub retry_first: Duration,
     /// Longest delay.
@@ -323,9 +326,12 @@ impl Courier {
         Ok(leased.next_due.unwrap_or(IDLE))
     }
 
-    /// Attempts that one tenant may have at a time: all but an eighth, so that there is room for another's; all, if there
-    /// is no other.
-    fn share(&self) -> usize {
+    /// Attempts that a tenant may have at a time: its own number, or all but an eighth, so that there is room for
+    /// another's; all, if there is no other.
+    fn share(&self, tenant: &str) -> usize {
+        if !self.settings.shares.is_empty() {
+            return self.settings.shares.get(tenant).copied().unwrap_or(1);
+        }
         let most = self.settings.max_in_flight;
         if most < 4 || self.alone { most } else { most - most.div_ceil(8) }
     }
@@ -335,7 +341,7 @@ impl Courier {
         let mut started = 0;
         while started < room {
             let running = |tenant: &str| self.running.get(tenant).copied().unwrap_or(0);
-            let may = |ticket: &Ticket| running(&ticket.tenant) < self.share();
+            let may = |ticket: &Ticket| running(&ticket.tenant) < self.share(&ticket.tenant);
             let Some(ticket) = self.ready.iter().position(may).and_then(|at| self.ready.remove(at)) else {
                 break;
             };
@@ -371,10 +377,9 @@ impl Courier {
             self.running.iter().map(|(tenant, running)| (&**tenant, *running)).collect();
         self.ready.iter().for_each(|ticket| *counts.entry(&ticket.tenant).or_default() += 1);
         // As many again may be ready as run, so that an attempt that ends has a successor at hand.
-        let enough = 2 * self.share();
         counts
             .into_iter()
-            .filter(|(_, count)| *count >= enough)
+            .filter(|(tenant, count)| *count >= 2 * self.share(tenant))
             .map(|(tenant, _)| tenant.to_owned())
             .collect()
     }

@@ -262,6 +262,35 @@ pub fn backend_denies(reason: &str) {
     );
 }
 
+/// An answer of Severa's was lost, and what it made was found: `activity` or `file`.
+pub fn severa_found(key: &str, tenant: &str, what: &'static str) {
+    event!(info, SEVERA_FOUND, key, tenant, what, "found what a lost answer had made");
+}
+
+/// A person deleted the activity in Severa while it was being delivered. It counts as delivered.
+pub fn severa_activity_gone(key: &str, tenant: &str) {
+    event!(
+        warn,
+        SEVERA_ACTIVITY_GONE,
+        key,
+        tenant,
+        "somebody deleted the activity in Severa before all of it was there: it is left so"
+    );
+}
+
+/// Severa does not take somebody as a participant; the rest goes on.
+pub fn severa_participant_skipped(key: &str, tenant: &str, guid: &str, reason: &dyn Display) {
+    event!(
+        warn,
+        SEVERA_PARTICIPANT_SKIPPED,
+        key,
+        tenant,
+        guid,
+        %reason,
+        "Severa does not take this participant: left out"
+    );
+}
+
 /// Our settings are refused; only probes are sent. `tenant`: of this one alone, whose settings they are.
 pub fn courier_paused(tenant: Option<&str>, reason: &str, next_probe: Duration) {
     let next_probe_ms = millis(next_probe);

@@ -66,6 +66,12 @@ ids! {
     BACKEND_DENIES = "3e9ba2b01a184c12afb671f951da1925";
     /// Deliveries go on.
     COURIER_RESUMED = "ab678a2192ea9d433d041208f3bd7b50";
+    /// Something was found in Severa that a lost answer had made.
+    SEVERA_FOUND = "d3722e6481a270b0c15c7067417ef5c8";
+    /// A person deleted the activity in Severa before its delivery was complete.
+    SEVERA_ACTIVITY_GONE = "3e296b8ef12661da91654671b1bf28a9";
+    /// Severa does not take a participant.
+    SEVERA_PARTICIPANT_SKIPPED = "ac951f12fac96fdfa71e3e057bf18845";
     /// A file with a secret was read again.
     SECRET_READ = "d317145ad01559ad5f8a916400bc7bb5";
     /// A new secret is broken; the old one stays.

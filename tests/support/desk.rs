@@ -11,6 +11,7 @@ use activity_milter::{
     web::{Client, ClientSettings, Credentials},
 };
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -57,7 +58,7 @@ impl Closed {
         max_age: Duration,
     ) -> Desk {
         let Self { queue, max_in_flight, directory } = self;
-        let settings = Settings { max_in_flight, retry_first, retry_max, max_age };
+        let settings = Settings { max_in_flight, shares: HashMap::new(), retry_first, retry_max, max_age };
         let stop = CancellationToken::new();
         let controls = Controls::new(settings);
         let courier =

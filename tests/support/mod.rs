@@ -8,6 +8,7 @@ pub mod http;
 pub mod mailbox;
 pub mod postfix;
 pub mod sendmail;
+pub mod severa;
 pub mod smtp;
 pub mod world;
 

@@ -1,0 +1,99 @@
+//! When it may be asked what became of a call whose answer was lost.
+//!
+//! In: calls that create something. Out: how long to wait before looking for what they made.
+//! Promise: a time of its own from the moment an answer was lost, whatever ended the attempt: an error, a panic, the end of
+//! its lease. A call of a process before this one was lost at this one's start at the latest.
+
+use crate::activity::Key;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Lost answers, by the activity they concern. Survives a reload.
+#[derive(Debug)]
+pub struct Unsure {
+    start: Instant,
+    /// When it may be asked.
+    until: Mutex<HashMap<Key, Instant>>,
+}
+
+impl Default for Unsure {
+    fn default() -> Self {
+        Self { start: Instant::now(), until: Mutex::default() }
+    }
+}
+
+impl Unsure {
+    fn until(&self) -> MutexGuard<'_, HashMap<Key, Instant>> {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call that creates something begins. Unless it is [`Call::answered`], its answer is lost when this is dropped.
+    pub(super) fn call<'a>(&'a self, key: &'a Key, settle: Duration) -> Call<'a> {
+        Call { unsure: self, key, settle, answered: false }
+    }
+
+    /// How long it is to be waited before it is asked, `settle` being the time from the lost answer.
+    pub(super) fn left(&self, key: &Key, settle: Duration) -> Option<Duration> {
+        let until = self.until().get(key).copied().unwrap_or(self.start + settle);
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+/// A call under way.
+pub(super) struct Call<'a> {
+    unsure: &'a Unsure,
+    key: &'a Key,
+    settle: Duration,
+    answered: bool,
+}
+
+impl Call<'_> {
+    /// It was answered, or nothing was done.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let (now, mut until) = (Instant::now(), self.unsure.until());
+        // What is past is as good as forgotten: so it stays small.
+        until.retain(|_, until| *until > now);
+        if !self.answered {
+            until.insert(self.key.clone(), now + self.settle);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Head;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_answer_settles_from_when_it_was_lost() {
+        let settle = Duration::from_secs(60);
+        let (unsure, key) = (Unsure::default(), Key::digest("t", None, &Head::default(), &[0; 32]));
+        // Of a process before this one.
+        assert_eq!(unsure.left(&key, settle), Some(settle));
+        tokio::time::advance(settle).await;
+        assert_eq!(unsure.left(&key, settle), None);
+        unsure.call(&key, settle).answered();
+        assert_eq!(unsure.left(&key, settle), None);
+        let call = unsure.call(&key, settle);
+        tokio::time::advance(settle).await;
+        drop(call);
+        assert_eq!(unsure.left(&key, settle), Some(settle));
+        tokio::time::advance(settle / 2).await;
+        assert_eq!(unsure.left(&key, settle), Some(settle / 2));
+        tokio::time::advance(settle).await;
+        assert_eq!(unsure.left(&key, settle), None);
+        unsure.call(&key, settle).answered();
+        assert!(unsure.until().is_empty());
+    }
+}

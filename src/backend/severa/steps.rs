@@ -1,0 +1,470 @@
+//! One attempt: from where the last one stopped to the end, or as far as it goes.
+
+use super::{
+    super::{
+        Delivery, Journal, Outcome, Trouble,
+        multipart::{Multipart, Upload},
+    },
+    company::Company,
+    note::{Begun, Made, Note, Posting},
+    settle::{Call, Unsure},
+    stop::{Stop, refused},
+    text,
+};
+use crate::activity::{FileRef, Kind};
+use crate::observe::events;
+use crate::severa::{
+    Activity, Failed, Pages, Paging, Participant, Project, ProjectFile, Reference, Refusal, Request,
+};
+use crate::web::CallError;
+use bytes::Bytes;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use serde_json::{Value, json};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// What is posted now is created after this much before now, whatever the two clocks of a server farm say.
+const MARGIN: Duration = Duration::from_secs(300);
+
+/// Slowest upload that is waited for, in bytes a second, on top of `timeout`.
+const SLOWEST_UPLOAD: u64 = 256 * 1024;
+
+/// An attempt under way.
+pub(super) struct Steps<'a> {
+    pub(super) company: &'a Company,
+    pub(super) delivery: &'a Delivery,
+    pub(super) journal: &'a dyn Journal,
+    pub(super) unsure: &'a Unsure,
+}
+
+impl Steps<'_> {
+    /// Does what is left to be done.
+    pub(super) async fn take(&self) -> Result<(), Stop> {
+        let note = Note::read(self.journal.last().as_deref());
+        let note =
+            note.map_err(|error| Stop::held(format!("the note of what was done cannot be read: {error}")))?;
+        let made = match note {
+            Note::Nothing => self.post().await?,
+            Note::Posting(posting) => match self.find(&posting).await? {
+                Some(activity) => self.is_made(activity, posting.project).await?,
+                None => self.post().await?,
+            },
+            Note::Made(made) => made,
+        };
+        self.finish(made).await
+    }
+
+    fn settle(&self) -> Duration {
+        self.company.settings.settle
+    }
+
+    fn marker(&self) -> String {
+        text::marker(&self.delivery.activity.key)
+    }
+
+    async fn note(&self, note: Note) -> Result<(), Stop> {
+        Ok(self.journal.note(note.written()).await?)
+    }
+
+    /// A call that creates something begins.
+    fn call(&self) -> Call<'_> {
+        self.unsure.call(&self.delivery.activity.key, self.settle())
+    }
+
+    /// What a call came to whose intent is noted: `before` is noted again if nothing was done.
+    async fn answer<T>(
+        &self,
+        call: Call<'_>,
+        before: Note,
+        answer: Result<T, Failed>,
+    ) -> Result<Answer<T>, Stop> {
+        match answer {
+            Ok(made) => {
+                call.answered();
+                Ok(Answer::Made(made))
+            }
+            Err(Failed::Refused(refusal)) => {
+                call.answered();
+                Ok(Answer::Refused(refusal))
+            }
+            Err(failed @ (Failed::NotSent(_) | Failed::Busy(_) | Failed::Account(_))) => {
+                call.answered();
+                self.note(before).await?;
+                Err(failed.into())
+            }
+            Err(failed @ (Failed::Lost(_) | Failed::Ours(_))) => {
+                drop(call);
+                Err(Stop::from(failed).lost(self.settle()))
+            }
+        }
+    }
+
+    /// Waits for its time to look for what a lost answer made.
+    fn may_look(&self) -> Result<(), Stop> {
+        match self.unsure.left(&self.delivery.activity.key, self.settle()) {
+            None => Ok(()),
+            Some(left) => {
+                let reason = format!("an answer was lost: what it made is looked for in {left:.0?}");
+                Err(Stop::again(Some(left), Trouble::Waits, reason))
+            }
+        }
+    }
+
+    /// Creates the activity.
+    async fn post(&self) -> Result<Made, Stop> {
+        let kind = self.company.kind().await?;
+        let place = self.place().await?;
+        let client = self.company.client();
+        client.scopes_missing().await?; // a token: its answer has shown what time it is there
+        let posting = Posting {
+            since: written(client.now() - MARGIN),
+            activity_type: kind.clone(),
+            owner: self.delivery.activity.owner.user_id.clone(),
+            project: place.as_ref().map(|place| place.project.clone()),
+        };
+        let project = posting.project.clone();
+        let body = self.body(&kind, place.as_ref().map(|place| place.phase.as_str()));
+        self.note(Note::Posting(posting)).await?;
+        let call = self.call();
+        let request = Request::post(&["v1", "activities"]);
+        let put = |http: reqwest::RequestBuilder| Ok(http.json(&body));
+        let answer = client.create::<Activity>(&request, &put, client.timeout()).await;
+        let answer = answer.and_then(|activity| with_guid(activity.guid, "POST /v1/activities"));
+        match self.answer(call, Note::Nothing, answer).await? {
+            Answer::Made(guid) => self.is_made(guid, project).await,
+            Answer::Refused(refusal) => {
+                self.company.forget_kind();
+                self.note(Note::Nothing).await?;
+                Err(Failed::Refused(refusal).into())
+            }
+        }
+    }
+
+    async fn is_made(&self, activity: String, project: Option<String>) -> Result<Made, Stop> {
+        let made = Made::new(activity, project);
+        self.note(Note::Made(made.clone())).await?;
+        Ok(made)
+    }
+
+    fn body(&self, kind: &str, phase: Option<&str>) -> Value {
+        let (activity, settings) = (&self.delivery.activity, &self.company.settings);
+        // Both are RFC 3339 in UTC, so that their order as texts is that of time.
+        let at = (&activity.sent_at).min(&activity.received_at);
+        let homeless: Vec<&FileRef> =
+            activity.files.iter().filter(|file| phase.is_none() || !self.is_sent(file)).collect();
+        let mut body = json!({
+            "name": activity.subject,
+            "notes": text::notes(activity, &homeless, settings.notes_limit),
+            "activityType": {"guid": kind},
+            "ownerUser": {"guid": activity.owner.user_id},
+            "startDateTime": at,
+            "endDateTime": at,
+            "isClosed": settings.closed,
+        });
+        if let Some(customer) = &activity.customer {
+            body["customer"] = json!({"guid": customer.id});
+        }
+        if let Some(phase) = phase {
+            body["phase"] = json!({"guid": phase});
+        }
+        body
+    }
+
+    fn is_sent(&self, file: &FileRef) -> bool {
+        self.company.settings.inline_files || !file.inline
+    }
+
+    /// Where the activity goes, if it is linked: asked each time, because a sales case that is won gets another phase.
+    async fn place(&self) -> Result<Option<Place>, Stop> {
+        let Some(project) = &self.delivery.activity.project else { return Ok(None) };
+        let client = self.company.client();
+        let request = Request::get(&["v1", "projects", &project.id]);
+        match client.read::<Project>(&request).await {
+            Ok(found) => {
+                if let Some(place) = Place::of(&project.id, &found) {
+                    return Ok(Some(place));
+                }
+            }
+            Err(Failed::Refused(refusal)) if refusal.status == 404 => {}
+            Err(failed) => return Err(failed.into()),
+        }
+        let request = Request::get(&["v1", "salescases"]).with("numbers", &project.number);
+        let cases: Vec<Project> = Pages::of(client, request, Paging::Token).all().await?;
+        let is_it = |case: &&Project| case.number.is_some_and(|number| number.to_string() == project.number);
+        let found: Vec<&Project> = cases.iter().filter(is_it).collect();
+        let same = found.iter().find(|case| case.guid.as_deref() == Some(&project.id));
+        let place = same.or(found.first()).and_then(|case| Place::of(case.guid.as_deref()?, case));
+        place.map(Some).ok_or_else(|| {
+            let number = &project.number;
+            Stop::held(format!("{number} is no project or sales case with a root phase any more"))
+        })
+    }
+
+    /// Looks for the activity of a lost answer.
+    async fn find(&self, posting: &Posting) -> Result<Option<String>, Stop> {
+        self.may_look()?;
+        let request = Request::get(&["v1", "activities"])
+            .with("activityTypeGuids", &posting.activity_type)
+            .with("userGuids", &posting.owner)
+            .with("changedSince", &posting.since);
+        let marker = self.marker();
+        let mut pages = Pages::of(self.company.client(), request, Paging::Token);
+        while let Some(page) = pages.next::<Activity>().await? {
+            let is_it = |activity: &Activity| {
+                activity.notes.as_deref().is_some_and(|notes| text::ends_in(notes, &marker))
+            };
+            if let Some(guid) = page.into_iter().find(is_it).and_then(|activity| activity.guid) {
+                events::severa_found(
+                    self.delivery.activity.key.as_str(),
+                    &self.company.settings.prefix,
+                    "activity",
+                );
+                return Ok(Some(guid));
+            }
+        }
+        readable(&pages)?;
+        Ok(None)
+    }
+
+    /// What follows when the activity is there: participants, then files.
+    async fn finish(&self, mut made: Made) -> Result<(), Stop> {
+        let mut there = HashSet::new();
+        match made.begun {
+            None => {}
+            Some(Begun::Participant) => {
+                self.may_look()?;
+                match self.participants(&made.activity).await? {
+                    Some(found) => there = found,
+                    None => {
+                        self.is_gone();
+                        return Ok(());
+                    }
+                }
+                made.begun = None;
+            }
+            Some(Begun::File(number)) => {
+                self.may_look()?;
+                if self.has_file(&made, number).await? {
+                    made.files.insert(number);
+                }
+                made.begun = None;
+            }
+        }
+        match self.add_participants(&mut made, &there).await? {
+            Presence::There => self.add_files(made).await,
+            Presence::Gone => {
+                self.is_gone();
+                Ok(())
+            }
+        }
+    }
+
+    /// A person deleted the activity: what that person wanted, is done.
+    fn is_gone(&self) {
+        events::severa_activity_gone(self.delivery.activity.key.as_str(), &self.company.settings.prefix);
+    }
+
+    /// Who is a participant already; none if the activity is gone.
+    async fn participants(&self, activity: &str) -> Result<Option<HashSet<String>>, Stop> {
+        let request = Request::get(&["v1", "activities", activity, "activityparticipants"]);
+        match self.company.client().read::<Vec<Participant>>(&request).await {
+            Ok(found) => {
+                let guids = found.into_iter().filter_map(|one| one.participant_guid);
+                Ok(Some(guids.map(|guid| guid.to_lowercase()).collect()))
+            }
+            Err(Failed::Refused(refusal)) if refusal.status == 404 && !self.is_there(activity).await? => {
+                Ok(None)
+            }
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    async fn is_there(&self, activity: &str) -> Result<bool, Stop> {
+        match self.company.client().read::<Activity>(&Request::get(&["v1", "activities", activity])).await {
+            Ok(_) => Ok(true),
+            Err(Failed::Refused(refusal)) if refusal.status == 404 => Ok(false),
+            Err(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Users and contacts, each once, the owner not among them: in the same order at each attempt.
+    fn people(&self) -> Vec<(&str, &'static str)> {
+        let activity = &self.delivery.activity;
+        let mut seen = HashSet::from([activity.owner.user_id.as_str()]);
+        let people = activity.participants.iter().filter_map(|person| {
+            let kind = match person.kind {
+                Kind::User => "User",
+                Kind::Contact => "Contact",
+                Kind::External => return None,
+            };
+            Some((person.id.as_deref()?, kind))
+        });
+        people.filter(|(guid, _)| seen.insert(guid)).collect()
+    }
+
+    async fn add_participants(&self, made: &mut Made, there: &HashSet<String>) -> Result<Presence, Stop> {
+        let people = self.people();
+        let client = self.company.client();
+        while let Some(&(guid, kind)) = people.get(made.people) {
+            if there.contains(&guid.to_lowercase()) {
+                made.people += 1;
+                continue;
+            }
+            let before = Note::Made(made.clone());
+            self.note(Note::Made(Made { begun: Some(Begun::Participant), ..made.clone() })).await?;
+            let call = self.call();
+            let body = json!({"activityGuid": made.activity, "participantGuid": guid, "type": kind});
+            let put = |http: reqwest::RequestBuilder| Ok(http.json(&body));
+            let request = Request::post(&["v1", "activityparticipants"]);
+            let answer = client.create::<Participant>(&request, &put, client.timeout()).await;
+            let answer = answer.and_then(|one| with_guid(one.guid, "POST /v1/activityparticipants"));
+            match self.answer(call, before.clone(), answer).await? {
+                Answer::Made(_) => {}
+                Answer::Refused(refusal) => {
+                    if refusal.status == 404 && !self.is_there(&made.activity).await? {
+                        return Ok(Presence::Gone);
+                    }
+                    if !matches!(refusal.status, 400 | 404) {
+                        self.note(before).await?;
+                        return Err(Failed::Refused(refusal).into());
+                    }
+                    let (key, prefix) = (self.delivery.activity.key.as_str(), &self.company.settings.prefix);
+                    events::severa_participant_skipped(key, prefix, guid, &refusal);
+                }
+            }
+            made.people += 1;
+        }
+        Ok(Presence::There)
+    }
+
+    /// Uploads the files that are not there, each alone; those that are refused do not stand before the others.
+    async fn add_files(&self, mut made: Made) -> Result<(), Stop> {
+        let Some(project) = made.project.clone() else { return Ok(()) };
+        let mut refused_files: Vec<(&FileRef, Refusal)> = Vec::new();
+        for (index, file) in self.delivery.activity.files.iter().enumerate() {
+            let number = index + 1;
+            if !self.is_sent(file) || made.files.contains(&number) {
+                continue;
+            }
+            let before = Note::Made(made.clone());
+            self.note(Note::Made(Made { begun: Some(Begun::File(number)), ..made.clone() })).await?;
+            let call = self.call();
+            let answer = self.upload(&project, index, file).await;
+            match self.answer(call, before.clone(), answer).await? {
+                Answer::Made(_) => {
+                    made.files.insert(number);
+                }
+                Answer::Refused(refusal) if matches!(refusal.status, 400 | 413 | 415) => {
+                    refused_files.push((file, refusal));
+                }
+                Answer::Refused(refusal) => {
+                    self.note(before).await?;
+                    return Err(Stop(refused(&refusal, Some(file.name.clone()))));
+                }
+            }
+        }
+        let Some((_, refusal)) = refused_files.first() else { return Ok(()) };
+        self.note(Note::Made(made)).await?;
+        let names: Vec<&str> = refused_files.iter().map(|(file, _)| file.name.as_str()).collect();
+        Err(Stop(match refused(refusal, Some(names.join(", "))) {
+            Outcome::Refused { status, detail, about } => {
+                let count = refused_files.len();
+                let detail = format!("{detail}: {count} of its files, all else is done");
+                Outcome::Refused { status, detail: detail.trim_start_matches([':', ' ']).to_owned(), about }
+            }
+            other => other,
+        }))
+    }
+
+    async fn upload(&self, project: &str, index: usize, file: &FileRef) -> Result<String, Failed> {
+        let client = self.company.client();
+        let description = text::description(&self.marker(), index + 1);
+        let json = json!({"Name": file.name, "Description": description}).to_string();
+        let Some(cut) = self.delivery.cuts.get(index) else {
+            return Err(Failed::Ours("a file's place in the message is not known".to_owned()));
+        };
+        let body = Arc::new(Multipart::described(self.delivery, file, *cut, Bytes::from(json)));
+        let upload = Upload::default();
+        let put = |http: reqwest::RequestBuilder| {
+            let whole = body.body(&upload).map_err(|error| CallError::Ours(error.to_string()))?;
+            let http = http.header(CONTENT_TYPE, body.content_type()).header(CONTENT_LENGTH, body.length());
+            Ok(http.body(whole))
+        };
+        let patience = client.timeout() + Duration::from_secs(body.length() / SLOWEST_UPLOAD);
+        let request = Request::post(&["v1", "projects", project, "files"]);
+        let answer = client.create::<Vec<ProjectFile>>(&request, &put, patience).await;
+        match (answer, upload.failure()) {
+            (Err(Failed::Lost(_)), Some(ours)) => Err(Failed::Ours(ours)),
+            (answer, _) => {
+                let guid = answer?.into_iter().find_map(|file| file.guid);
+                with_guid(guid, "POST /v1/projects/…/files")
+            }
+        }
+    }
+
+    /// Whether a file is there whose answer was lost.
+    async fn has_file(&self, made: &Made, number: usize) -> Result<bool, Stop> {
+        let Some(project) = &made.project else { return Ok(false) };
+        let description = text::description(&self.marker(), number);
+        let request = Request::get(&["v1", "projects", project, "files"]);
+        let mut pages = Pages::of(self.company.client(), request, Paging::Rows);
+        while let Some(page) = pages.next::<ProjectFile>().await? {
+            if page.iter().any(|file| file.description.as_deref().map(str::trim) == Some(&description)) {
+                events::severa_found(
+                    self.delivery.activity.key.as_str(),
+                    &self.company.settings.prefix,
+                    "file",
+                );
+                return Ok(true);
+            }
+        }
+        readable(&pages)?;
+        Ok(false)
+    }
+}
+
+/// What a call that creates something came to.
+enum Answer<T> {
+    Made(T),
+    Refused(Refusal),
+}
+
+/// What became of the activity meanwhile.
+enum Presence {
+    There,
+    Gone,
+}
+
+/// What an activity is linked to.
+struct Place {
+    project: String,
+    phase: String,
+}
+
+impl Place {
+    fn of(guid: &str, project: &Project) -> Option<Self> {
+        let phase = Reference::guid_of(project.root_phase.as_ref())?;
+        Some(Self { project: guid.to_owned(), phase: phase.to_owned() })
+    }
+}
+
+/// Success without an id is no answer: something was made, and must be looked for.
+fn with_guid(guid: Option<String>, what: &str) -> Result<String, Failed> {
+    let guid = guid.filter(|guid| !guid.trim().is_empty());
+    guid.ok_or_else(|| Failed::Lost(format!("{what}: success, and no guid")))
+}
+
+/// What cannot be read may be what is looked for.
+fn readable(pages: &Pages<'_>) -> Result<(), Stop> {
+    match pages.unreadable() {
+        0 => Ok(()),
+        count => Err(Stop::again(None, Trouble::Down, format!("{count} rows of the search cannot be read"))),
+    }
+}
+
+fn written(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
