@@ -545,7 +545,7 @@ mod tests {
         let (cache, calls) = (cache(60_000, 60_000, 0), Arc::default());
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ended = runtime();
-        let never = |_| futures_util::future::pending().boxed();
+        let never = |_| futures_util::future::pending::<Result<_, Unavailable>>().boxed();
         ended.block_on(async {
             let waits = cache.ask(vec![project("1")], never);
             assert!(tokio::time::timeout(Duration::from_millis(20), waits).await.is_err());
@@ -669,5 +669,21 @@ mod tests {
         let known = ask(&first.renewed(settings), &calls, &["0"], true).await.unwrap();
         assert!(!known[0].stale);
         assert_eq!(calls.load(Ordering::SeqCst), 2, "it is asked again, not believed");
+    }
+
+    #[tokio::test]
+    async fn what_was_not_asked_says_nothing_of_the_directory() {
+        let (cache, calls) = (cache(10, 10, 10_000), Arc::new(AtomicUsize::new(0)));
+        assert!(ask(&cache, &calls, &["1"], true).await.is_ok());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let busy = || Unanswered::NotAsked(Unavailable("too many".to_owned()));
+        let not_asked = move |_| async move { Err::<(Answers, Life), _>(busy()) }.boxed();
+        let error = cache.ask(vec![project("2")], not_asked).await.unwrap_err().0;
+        assert_eq!(error, "too many");
+        let known = cache.ask(vec![project("1")], not_asked).await.unwrap();
+        assert!(known[0].stale, "what is past its time is better than nothing");
+        let known = ask(&cache, &calls, &["1"], true).await.unwrap();
+        assert!(!known[0].stale, "it is asked again at once");
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
     }
 }
