@@ -419,6 +419,22 @@ async fn a_pass_that_fails_begins_anew_and_removes_nothing() {
 }
 
 #[tokio::test]
+async fn polls_go_on_between_the_pages_of_a_pass() {
+    let world = World::new();
+    let company = world.severa.company("id", "secret");
+    fill(&company, 1, 60, 1);
+    let directory = world.start(Duration::from_secs(2), SOON);
+    complete(&directory).await;
+    company.row_limit(1); // many calls
+    let contacts = world.severa.count("GET", CONTACTS);
+    wait("the midst of a pass", || world.severa.count("GET", CONTACTS) > contacts + 3).await;
+    let new = company.add_user("new@mycompany.test", "New", "User");
+    wait("a poll", || directory.copies()[0].users == 2).await;
+    assert!(state(&directory).calls.is_some(), "the pass is still under way");
+    assert_eq!(user(&directory, "new@mycompany.test").await, Some(new));
+}
+
+#[tokio::test]
 async fn rows_that_shift_between_pages_stay() {
     let world = World::new();
     let company = world.severa.company("id", "secret");
@@ -530,6 +546,9 @@ async fn strangers_cannot_spend_the_quota() {
     let seconds = calls[before..].windows(3).map(|calls| calls[2].at - calls[0].at);
     assert!(seconds.into_iter().all(|second| second > Duration::from_millis(900)), "two in any second");
     // Nobody takes the API for down because of that: what is past its time is asked for as soon as it may be.
+    sleep(Duration::from_millis(1100)).await;
+    assert_eq!(project(&directory, "555").await, Ok(None));
+    assert!(project(&directory, "556").await.is_err());
     sleep(Duration::from_millis(1100)).await;
     let before = world.severa.calls().len();
     assert_eq!(project_id(&directory, "2001").await, Some(case));
