@@ -545,7 +545,7 @@ mod tests {
         let (cache, calls) = (cache(60_000, 60_000, 0), Arc::default());
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ended = runtime();
-        let never = |_| futures_util::future::pending().boxed();
+        let never = |_| futures_util::future::pending::<Result<_, Unanswered>>().boxed();
         ended.block_on(async {
             let waits = cache.ask(vec![project("1")], never);
             assert!(tokio::time::timeout(Duration::from_millis(20), waits).await.is_err());
