@@ -379,7 +379,7 @@ async fn what_becomes_of_each_refusal() {
         ),
         (token, Fault::error(400, "InvalidParameter"), "pause no token for client: 400".to_owned()),
         (token, Fault::status(500), "again Down".to_owned()),
-        (token, Fault::TooMany { retry_after: Some(9) }, "again Down".to_owned()),
+        (token, Fault::TooMany { retry_after: Some(9) }, "again Later".to_owned()),
     ];
     for kind in [
         "InsufficientApiScope",
@@ -590,6 +590,17 @@ async fn a_clock_that_is_wrong_finds_what_was_made() {
         assert_eq!(desk.carry(&delivery).await.0, Outcome::Taken);
         desk.assert_all_once(&format!("{offset}"));
     }
+}
+
+/// What no people write is left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn control_characters_are_not_sent() {
+    let desk = Desk::start().await;
+    let mut delivery = desk.message_to(None);
+    change(&mut delivery, |activity| activity.text = Some("a\u{0}b\u{1b}[31m\tc\rd\r\ne".into()));
+    assert_eq!(desk.deliver(&delivery).await, Outcome::Taken);
+    let notes = desk.company.activities()[0]["notes"].as_str().unwrap().to_owned();
+    assert!(notes.starts_with("ab[31m\tcd\ne\n\n"), "{notes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,8 @@ pub(super) fn description(marker: &str, number: usize) -> String {
 pub(super) fn notes(activity: &Activity, homeless: &[&FileRef], limit: usize) -> String {
     let marker = marker(&activity.key);
     let room = limit.max(LEAST_NOTES).saturating_sub(count(&marker) + GAP.len());
-    let text = activity.text.as_deref().unwrap_or_default().replace("\r\n", "\n");
+    let shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    let text: String = activity.text.as_deref().unwrap_or_default().chars().filter(shown).collect();
     let text = text.trim_end();
     // A great many external people leave room for the text: half of it, if it needs that.
     let most = room.saturating_sub(count(text) + GAP.len()).max(room / 2);
