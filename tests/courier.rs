@@ -22,7 +22,7 @@ use axum::{
 };
 use desk::{DAYS, Desk, EMPTY};
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -414,6 +414,108 @@ async fn no_tenant_has_all_the_attempts() {
         }
         assert_eq!(*hang.lock().unwrap(), most, "all but an eighth, or all who is alone");
     }
+}
+
+/// Where tenants have attempts of their own, nobody takes another's, and who has no number has one.
+#[tokio::test]
+async fn tenants_with_attempts_of_their_own_take_nobody_elses() {
+    let closed = Desk::closed(5);
+    for id in 0..60 {
+        closed.queue.put(desk::parcel_for(["large", "small", "gone"][id % 3], id)).await.unwrap();
+    }
+    let backend = Arc::new(Hanging::default());
+    let settings = courier::Settings {
+        max_in_flight: 5,
+        shares: [("large".to_owned(), 3), ("small".to_owned(), 1)].into(),
+        retry_first: LONG,
+        retry_max: LONG,
+        max_age: DAYS,
+    };
+    let desk = closed.begin_so(backend.clone(), settings);
+    for small in 1..=20 {
+        while backend.running("small") == 0 && desk.counts().await.waiting > 40 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(backend.most("large") <= 3 && backend.most("small") <= 1 && backend.most("gone") <= 1);
+        backend.let_go("small");
+        desk.wait_for(Counts { waiting: 60 - small, held: 0, oldest: None }).await;
+    }
+    assert_eq!([backend.running("large"), backend.running("gone")], [3, 1]);
+}
+
+/// A backend that takes nothing until it is told to.
+#[derive(Default)]
+struct Hanging {
+    running: Mutex<HashMap<String, (usize, usize)>>,
+    let_go: Mutex<HashMap<String, Arc<tokio::sync::Semaphore>>>,
+}
+
+impl Hanging {
+    fn running(&self, tenant: &str) -> usize {
+        self.running.lock().unwrap().get(tenant).map_or(0, |(now, _)| *now)
+    }
+
+    /// Most attempts at a time.
+    fn most(&self, tenant: &str) -> usize {
+        self.running.lock().unwrap().get(tenant).map_or(0, |(_, most)| *most)
+    }
+
+    /// One of this tenant's is taken.
+    fn let_go(&self, tenant: &str) {
+        self.gate(tenant).add_permits(1);
+    }
+
+    fn gate(&self, tenant: &str) -> Arc<tokio::sync::Semaphore> {
+        let closed = || Arc::new(tokio::sync::Semaphore::new(0));
+        Arc::clone(self.let_go.lock().unwrap().entry(tenant.to_owned()).or_insert_with(closed))
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for Hanging {
+    async fn deliver(&self, delivery: &Delivery, _: &dyn Journal) -> Outcome {
+        let tenant = delivery.activity.tenant.id.clone();
+        {
+            let mut running = self.running.lock().unwrap();
+            let (now, most) = running.entry(tenant.clone()).or_default();
+            *now += 1;
+            *most = (*most).max(*now);
+        }
+        self.gate(&tenant).acquire().await.unwrap().forget();
+        self.running.lock().unwrap().get_mut(&tenant).unwrap().0 -= 1;
+        Outcome::Taken
+    }
+
+    async fn check(&self, _: Duration) -> Vec<activity_milter::backend::Check> {
+        Vec::new()
+    }
+}
+
+/// An activity whose time has not come is no attempt, shows nothing of the backend, and comes when its time does.
+#[tokio::test]
+async fn an_activity_that_waits_is_no_attempt() {
+    let closed = Desk::closed(4);
+    for id in 0..8 {
+        closed.queue.put(desk::parcel(id)).await.unwrap();
+    }
+    let backend = ByRule::new(|_, before| match before {
+        0..40 => Outcome::Again {
+            after: Some(Duration::from_millis(50)),
+            trouble: Trouble::Waits,
+            reason: "it waits".to_owned(),
+        },
+        _ => again(Trouble::Down, None),
+    });
+    let desk = closed.begin_slowly(backend.clone(), LONG, LONG, DAYS);
+    backend.has_seen(40).await;
+    assert!(desk.controls.paused().is_empty(), "nothing is wrong with the backend");
+    let listed = desk.queue.list(Filter::default()).await.unwrap();
+    assert!(listed.iter().all(|entry| entry.attempts == 0), "{listed:?}");
+    backend.has_seen(45).await;
+    while desk.controls.paused().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    desk.close().await;
 }
 
 #[tokio::test]

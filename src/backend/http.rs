@@ -149,6 +149,7 @@ impl Backend for HttpBackend {
             Ok(response) => outcome(response).await,
             Err(CallError::Unreachable(reason) | CallError::Silent(reason)) => again(Trouble::Down, reason),
             Err(CallError::Broken(reason)) => again(Trouble::Broken, reason),
+            Err(error @ CallError::Busy(_)) => again(Trouble::Busy, error.to_string()),
             Err(CallError::Ours(reason)) => again(Trouble::Ours, reason),
             Err(CallError::Credentials(reason)) => {
                 Outcome::Misconfigured { scope: Scope::All, after: None, reason }

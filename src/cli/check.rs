@@ -4,6 +4,7 @@ use super::Failure;
 use crate::config::{Config, Delivery, DirectoryKind};
 use crate::intake::{Listen, SocketSettings};
 use crate::queue::{self, Filter, OpenError, SystemClock};
+use crate::severa::CopyState;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use std::{fs, os::unix::fs::FileTypeExt, path::Path, process::ExitCode, sync::Arc, time::Duration};
@@ -45,7 +46,12 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
         Ok(backend) => backend.check(PATIENCE).await.into_iter().for_each(|c| add(&c.name, c.outcome)),
     }
     if backend.is_ok() {
-        add("directory", look_up(&config, args.offline).await);
+        let (directory, copies) = look_up(&config, args.offline).await;
+        add("directory", directory);
+        for copy in copies {
+            let text = format!("{}; {}", copy.counts(), copy.standing());
+            add(&format!("severa {}", copy.tenant), if copy.is_well() { Ok(text) } else { Err(text) });
+        }
     }
     for socket in [Some(&config.milter), config.lmtp.as_ref()].into_iter().flatten() {
         add(socket.table, place(socket));
@@ -64,14 +70,21 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
     Ok(ExitCode::from(u8::from(lines.iter().any(|line| !line.ok))))
 }
 
-async fn look_up(config: &Config, offline: bool) -> Result<String, String> {
+/// Whether the directory answers, and how the copies are that it answers from, if it does.
+async fn look_up(config: &Config, offline: bool) -> (Result<String, String>, Vec<CopyState>) {
     if offline && matches!(config.outside.directory, DirectoryKind::Http(_)) {
-        return Ok("the backend's look-ups (not asked)".to_owned());
+        return (Ok("the backend's look-ups (not asked)".to_owned()), Vec::new());
     }
-    let directory = config.outside.open().map_err(|error| error.to_string())?.directory();
+    let directory = match config.outside.open() {
+        Ok(outside) => outside.directory(),
+        Err(error) => return (Err(error.to_string()), Vec::new()),
+    };
     let answer = tokio::time::timeout(PATIENCE, directory.tenant("activity-milter-check")).await;
-    answer.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| error.to_string())?;
-    Ok(directory.source())
+    let answer = match answer {
+        Err(_) => Err("no answer within 5 s".to_owned()),
+        Ok(answer) => answer.map(|_| directory.source()).map_err(|error| error.to_string()),
+    };
+    (answer, if offline { Vec::new() } else { directory.copies() })
 }
 
 /// A socket that is there is the service's, or a stale one that it replaces; its directory must be there.

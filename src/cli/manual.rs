@@ -7,7 +7,11 @@ use clap::CommandFactory;
 use std::{fmt::Write as _, fs, io, path::Path, process::ExitCode};
 
 /// The source of the configuration's keys: a doc comment each.
-const CONFIG: &str = concat!(include_str!("../config/mod.rs"), include_str!("../config/outside.rs"));
+const CONFIG: &str = concat!(
+    include_str!("../config/mod.rs"),
+    include_str!("../config/outside.rs"),
+    include_str!("../config/severa.rs")
+);
 
 /// Tables of the configuration, with the types that read them.
 const TABLES: &[(&str, &str)] = &[
@@ -18,6 +22,7 @@ const TABLES: &[(&str, &str)] = &[
     ("directory", "DirectoryText"),
     ("backend", "BackendText"),
     ("backend.oauth", "OAuthText"),
+    ("[severa]", "SeveraText"),
     ("queue", "QueueText"),
     ("notify", "NotifyText"),
     ("admin", "AdminText"),

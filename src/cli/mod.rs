@@ -107,6 +107,7 @@ impl From<OutsideError> for Failure {
             OutsideError::Directory(error) if error.is_passing() => other(error),
             OutsideError::Directory(error) => error.into(),
             OutsideError::Backend(error) => other(error),
+            OutsideError::Copy(error) => other(error),
         }
     }
 }

@@ -10,8 +10,10 @@
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
 
 mod outside;
+mod severa;
 
 pub use outside::{BackendKind, DirectoryKind, Outside, OutsideError, OutsideSettings};
+pub use severa::Company;
 
 use crate::admin;
 use crate::courier;
@@ -25,6 +27,7 @@ use crate::source::{Source, SourceError, open_regular};
 use crate::web::SecretFile;
 use outside::{BackendText, DirectoryText};
 use serde::{Deserialize, Deserializer, de::Error as _};
+use severa::SeveraText;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -134,6 +137,9 @@ struct ConfigText {
     replies: BTreeMap<Spanned<String>, Spanned<String>>,
     directory: DirectoryText,
     backend: BackendText,
+    /// The companies, for `backend.type = "severa"`.
+    #[serde(default)]
+    severa: Vec<SeveraText>,
     #[serde(default)]
     admin: AdminText,
     #[serde(default)]
@@ -486,7 +492,6 @@ impl ConfigText {
             return Err(source.error(self.message.memory_limit.span(), message));
         }
         let texts = texts(source, self.replies)?;
-        let directory = self.directory.validate(source)?;
         let policy = Policy {
             max_size: self.message.max_size.0.0,
             min_free: self.queue.min_free.0.0,
@@ -500,13 +505,12 @@ impl ConfigText {
             unlinked_projects: self.message.unknown_project == UnknownProjectText::Unlinked,
             shadow: if self.mode == ModeText::Shadow { Shadow::Everybody } else { Shadow::Marked },
         };
-        let courier = courier::Settings {
-            max_in_flight: at_least_one(source, self.backend.max_in_flight.clone())?,
-            shares: std::collections::HashMap::new(),
-            retry_first: self.backend.retry_first.0.0,
-            retry_max: self.backend.retry_max.0.0,
-            max_age: self.queue.max_age.0.0,
-        };
+        let delivery = self.backend.delivery;
+        let (retry_first, retry_max) = (self.backend.retry_first.0.0, self.backend.retry_max.0.0);
+        let (outside, max_in_flight, shares) =
+            outside::validate(source, self.backend, self.directory, self.severa)?;
+        let max_age = self.queue.max_age.0.0;
+        let courier = courier::Settings { max_in_flight, shares, retry_first, retry_max, max_age };
         let milter = self.milter.validate(source, "milter")?;
         let lmtp_listen = self.lmtp.as_ref().and_then(|lmtp| lmtp.listen.as_ref()).map(Spanned::span);
         let lmtp = self.lmtp.map(|lmtp| lmtp.validate(source, "lmtp")).transpose()?;
@@ -516,8 +520,6 @@ impl ConfigText {
         {
             return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
         }
-        let delivery = self.backend.delivery;
-        let (client, backend) = self.backend.validate(source)?;
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },
             milter,
@@ -526,7 +528,7 @@ impl ConfigText {
             memory_limit,
             texts,
             delivery,
-            outside: OutsideSettings { client, backend, directory },
+            outside,
             courier,
             queue: queue::Settings {
                 path: self.queue.path,
@@ -683,7 +685,7 @@ mod tests {
                 "token_file = \"/nonexistent\"\nurl =",
                 "am.toml:5:14: token_file: /nonexistent cannot be read",
             ),
-            ("url = \"http://127.0.0.1:1/\"\n", "", "missing field `url`"),
+            ("url = \"http://127.0.0.1:1/\"\n", "", "backend.url is missing"),
             (
                 "http://127.0.0.1:1/",
                 "http://crm.test/",

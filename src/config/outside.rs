@@ -4,17 +4,25 @@
 //! Promise: nobody else names a type; what a directory knows outlives a reload, as long as it is the same directory.
 //! Fails: [`SourceError`] for what is written wrong, [`OutsideError`] for what cannot be made.
 
-use super::{Delivery, Size, Span, Text, readable, secret};
-use crate::backend::{Backend, HttpBackend, HttpSettings, signing_key_of};
-use crate::directory::{self, Directory, FileDirectory, HttpDirectory};
+use super::{
+    Delivery, Size, Span, Text, at_least_one, readable, secret,
+    severa::{self, Company, SeveraText},
+};
+use crate::backend::{
+    Backend, CompanySettings, HttpBackend, HttpSettings, SeveraBackend, Unsure, signing_key_of,
+};
+use crate::directory::{
+    self, Directory, FileDirectory, HttpDirectory, SeveraDirectory, SeveraSettings, SeveraTenant,
+};
 use crate::intake::END_TIME;
+use crate::severa::{Client as SeveraClient, CopyError};
 use crate::source::{Source, SourceError};
 use crate::web::{
     AuthMethod, Client, ClientError, ClientSettings, ConnectionSettings, Credentials, OAuthSettings,
 };
 use miette::Diagnostic;
 use serde::Deserialize;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use toml::Spanned;
 
 /// What business system, with its settings.
@@ -22,6 +30,8 @@ use toml::Spanned;
 pub enum BackendKind {
     /// Any, over our HTTP contract.
     Http(HttpSettings),
+    /// Visma Severa, for these companies.
+    Severa(Vec<Company>),
 }
 
 /// What directory, with its settings.
@@ -34,6 +44,8 @@ pub enum DirectoryKind {
     },
     /// The backend's look-ups, with a cache before them.
     Http(directory::CacheSettings),
+    /// A copy of what Severa has, of the backend's companies.
+    Severa(SeveraSettings),
 }
 
 /// The world outside, as configured.
@@ -57,6 +69,9 @@ pub enum OutsideError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Directory(#[from] SourceError),
+    /// The copy of Severa.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
 }
 
 /// The world outside.
@@ -64,6 +79,14 @@ pub enum OutsideError {
 pub struct Outside {
     backend: Arc<dyn Backend>,
     directory: Known,
+    accounts: Accounts,
+}
+
+/// What Severa counts and we remember of each company, from one configuration to the next.
+#[derive(Clone, Default)]
+struct Accounts {
+    clients: Vec<Arc<SeveraClient>>,
+    unsure: Arc<Unsure>,
 }
 
 /// A directory, by the type that is needed to take it along into another configuration.
@@ -71,6 +94,7 @@ pub struct Outside {
 enum Known {
     File(PathBuf, Arc<FileDirectory>),
     Http(Arc<HttpDirectory>),
+    Severa(Arc<SeveraDirectory>),
 }
 
 impl OutsideSettings {
@@ -79,27 +103,33 @@ impl OutsideSettings {
     /// [`OutsideError`].
     pub fn open(&self) -> Result<Outside, OutsideError> {
         let client = Arc::new(Client::new(&self.client)?);
+        let accounts = self.accounts(None)?;
         let directory = match &self.directory {
             DirectoryKind::File { path } => Known::File(path.clone(), Arc::new(FileDirectory::open(path)?)),
             DirectoryKind::Http(cache) => Known::http(HttpDirectory::new(Arc::clone(&client), cache.clone())),
+            DirectoryKind::Severa(settings) => {
+                Known::Severa(Arc::new(SeveraDirectory::open(settings, self.tenants(&accounts))?))
+            }
         };
-        Ok(Outside { backend: self.backend(client)?, directory })
+        Ok(Outside { backend: self.backend(client, &accounts)?, directory, accounts })
     }
 
     /// Makes the business system alone.
     /// # Errors
     /// Settings that cannot work.
     pub fn open_backend(&self) -> Result<Arc<dyn Backend>, ClientError> {
-        self.backend(Arc::new(Client::new(&self.client)?))
+        self.backend(Arc::new(Client::new(&self.client)?), &self.accounts(None)?)
     }
 
-    /// Makes both for the service; a directory file is waited for until nobody writes it, and read again when it changes.
+    /// Makes both for the service; a directory file is waited for until nobody writes it, and read again when it changes;
+    /// a copy of Severa is kept up to date.
     /// `before`: what is in use so far; its directory stays, with what it knows, if it is the same one.
     /// # Errors
     /// [`OutsideError`]; nothing has changed then.
     pub async fn start(&self, before: Option<&Outside>) -> Result<Outside, OutsideError> {
         let client = Arc::new(Client::new(&self.client)?);
-        let backend = self.backend(Arc::clone(&client))?;
+        let accounts = self.accounts(before)?;
+        let backend = self.backend(Arc::clone(&client), &accounts)?;
         let directory = match (&self.directory, before.map(|before| &before.directory)) {
             (DirectoryKind::File { path }, Some(Known::File(same, file))) if path == same => {
                 file.reload().await?;
@@ -119,14 +149,68 @@ impl OutsideSettings {
                 Known::http(http.renewed(client, cache.clone()))
             }
             (DirectoryKind::Http(cache), _) => Known::http(HttpDirectory::new(client, cache.clone())),
+            (DirectoryKind::Severa(settings), Some(Known::Severa(copy))) => {
+                Known::Severa(copy.renewed(settings, self.tenants(&accounts))?)
+            }
+            (DirectoryKind::Severa(settings), _) => {
+                Known::Severa(SeveraDirectory::start(settings, self.tenants(&accounts))?)
+            }
         };
-        Ok(Outside { backend, directory })
+        Ok(Outside { backend, directory, accounts })
     }
 
-    fn backend(&self, client: Arc<Client>) -> Result<Arc<dyn Backend>, ClientError> {
+    fn backend(&self, client: Arc<Client>, accounts: &Accounts) -> Result<Arc<dyn Backend>, ClientError> {
         match &self.backend {
             BackendKind::Http(settings) => Ok(Arc::new(HttpBackend::new(client, settings.clone())?)),
+            BackendKind::Severa(companies) => {
+                let settings = companies.iter().zip(&accounts.clients);
+                let settings = settings.map(|(company, client)| CompanySettings {
+                    prefix: company.prefix.clone(),
+                    client: Arc::clone(client),
+                    activity_type: company.activity_type.clone(),
+                    closed: company.closed,
+                    inline_files: company.inline_files,
+                    notes_limit: company.notes_limit,
+                    settle: company.settle,
+                });
+                Ok(Arc::new(SeveraBackend::new(settings.collect(), Arc::clone(&accounts.unsure))))
+            }
         }
+    }
+
+    fn companies(&self) -> &[Company] {
+        match &self.backend {
+            BackendKind::Http(_) => &[],
+            BackendKind::Severa(companies) => companies,
+        }
+    }
+
+    /// A client for each company, in their order. Who has the same client id has the same calls in Severa's eyes.
+    fn accounts(&self, before: Option<&Outside>) -> Result<Accounts, ClientError> {
+        let before = before.map(|before| before.accounts.clone()).unwrap_or_default();
+        let mut clients: Vec<Arc<SeveraClient>> = Vec::new();
+        for company in self.companies() {
+            let mut known = clients.iter().chain(&before.clients);
+            let same = known.find(|client| client.client_id() == company.access.client_id);
+            let client = match same {
+                Some(client) => client.renewed(&company.access)?,
+                None => Arc::new(SeveraClient::new(&company.access)?),
+            };
+            clients.push(client);
+        }
+        Ok(Accounts { clients, unsure: before.unsure })
+    }
+
+    fn tenants(&self, accounts: &Accounts) -> Vec<SeveraTenant> {
+        let tenant = |(company, client): (&Company, &Arc<SeveraClient>)| SeveraTenant {
+            prefix: company.prefix.clone(),
+            active: company.active,
+            shadow: company.shadow,
+            activity_type: company.activity_type.clone(),
+            aliases: company.aliases.clone(),
+            client: Arc::clone(client),
+        };
+        self.companies().iter().zip(&accounts.clients).map(tenant).collect()
     }
 }
 
@@ -147,6 +231,7 @@ impl Outside {
         match &self.directory {
             Known::File(_, file) => Arc::clone(file) as Arc<dyn Directory>,
             Known::Http(http) => Arc::clone(http) as Arc<dyn Directory>,
+            Known::Severa(copy) => Arc::clone(copy) as Arc<dyn Directory>,
         }
     }
 }
@@ -154,11 +239,17 @@ impl Outside {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DirectoryText {
-    /// `file` (default) or `http`: the backend's look-ups.
+    /// `file` (default), `http`: the backend's look-ups, or `severa`: a copy of what Severa has, for the backend `severa`.
     #[serde(rename = "type", default)]
     kind: DirectoryType,
-    /// The directory file, for `file`.
+    /// The directory file, for `file`; the copy, for `severa`: default `/var/lib/activity-milter/severa.db`.
     path: Option<Spanned<PathBuf>>,
+    /// How often Severa is asked what has changed; default 60 s.
+    #[serde(default = "one_minute")]
+    poll: Text<Span>,
+    /// How often everything is read from Severa anew; default 24 h.
+    #[serde(default = "one_day")]
+    full_pass: Text<Span>,
     /// How long what the backend says counts, unless its Cache-Control says otherwise; default 5 min.
     #[serde(default = "five_minutes")]
     cache_hits: Text<Span>,
@@ -179,16 +270,17 @@ enum DirectoryType {
     #[default]
     File,
     Http,
+    Severa,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BackendText {
-    /// `http`.
+    /// `http` (default): any system, over our HTTP contract; or `severa`: Visma Severa, for the companies of `[[severa]]`.
     #[serde(rename = "type", default)]
-    _type: BackendType,
-    /// Base URL; `v1/…` is appended.
-    url: Spanned<String>,
+    kind: BackendType,
+    /// Base URL; `v1/…` is appended. Default for `severa`: `https://api.severa.visma.com/rest-api`.
+    url: Option<Spanned<String>>,
     /// Allow `http:` to hosts other than this one; default false.
     #[serde(default)]
     allow_plain_http: bool,
@@ -209,12 +301,10 @@ pub(super) struct BackendText {
     /// `queued` (default) or `direct`: delivered at end of message, and the outcome is the SMTP reply.
     #[serde(default)]
     pub(super) delivery: Delivery,
-    /// Time for connecting and for an answer; default 30 s.
-    #[serde(default = "backend_timeout")]
-    timeout: Spanned<Text<Span>>,
-    /// Attempts at a time; default 32.
-    #[serde(default = "thirty_two")]
-    pub(super) max_in_flight: Spanned<usize>,
+    /// Time for connecting and for an answer; default 30 s, for `severa` 60 s.
+    timeout: Option<Spanned<Text<Span>>>,
+    /// Attempts at a time; default 32. For `severa`, of each company; default 4.
+    max_in_flight: Option<Spanned<usize>>,
     /// Send the raw message too; default false.
     #[serde(default)]
     include_raw_message: bool,
@@ -227,7 +317,7 @@ pub(super) struct BackendText {
 }
 
 /// `[backend.oauth]`
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OAuthText {
     /// The token endpoint.
@@ -247,19 +337,20 @@ struct OAuthText {
     auth_method: AuthMethod,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum BackendType {
     #[default]
     Http,
+    Severa,
 }
 
 fn thirty_seconds() -> Text<Span> {
     Text(Span(Duration::from_secs(30)))
 }
 
-fn backend_timeout() -> Spanned<Text<Span>> {
-    Spanned::new(0..0, thirty_seconds())
+fn one_minute() -> Text<Span> {
+    Text(Span(Duration::from_secs(60)))
 }
 
 fn five_minutes() -> Text<Span> {
@@ -282,12 +373,8 @@ fn ten_minutes() -> Text<Span> {
     Text(Span(Duration::from_secs(600)))
 }
 
-fn thirty_two() -> Spanned<usize> {
-    Spanned::new(0..0, 32)
-}
-
 impl DirectoryText {
-    pub(super) fn validate(self, source: &Source) -> Result<DirectoryKind, SourceError> {
+    fn validate(self, source: &Source) -> Result<DirectoryKind, SourceError> {
         match (self.kind, self.path) {
             (DirectoryType::File, Some(path)) => {
                 readable(source, &path)?;
@@ -295,6 +382,11 @@ impl DirectoryText {
             }
             (DirectoryType::File, None) => Err(source
                 .error(0..0, "directory.path is missing: name the directory file, or set type = \"http\"")),
+            (DirectoryType::Severa, path) => {
+                let usual = || "/var/lib/activity-milter/severa.db".into();
+                let path = path.map_or_else(usual, Spanned::into_inner);
+                Ok(DirectoryKind::Severa(SeveraSettings::new(path, self.poll.0.0, self.full_pass.0.0)))
+            }
             (DirectoryType::Http, Some(path)) => {
                 Err(source
                     .error(path.span(), "type = \"http\" asks the backend (backend.url) and reads no file"))
@@ -313,22 +405,87 @@ impl DirectoryText {
 const DIRECT_MARGIN: Duration = Duration::from_secs(10);
 
 impl BackendText {
-    pub(super) fn validate(self, source: &Source) -> Result<(ClientSettings, BackendKind), SourceError> {
-        let url = web_address(source, &self.url, self.allow_plain_http)?;
-        without_password(source, &self.url, &url, "backend.token_file")?;
-        let credentials = match (&self.token_file, self.oauth) {
-            (None, None) => Credentials::None,
-            (Some(file), None) => {
-                secret(source, file)?;
-                Credentials::Token(file.get_ref().clone())
+    fn validate(
+        self,
+        source: &Source,
+        companies: Vec<SeveraText>,
+    ) -> Result<(ClientSettings, BackendKind), SourceError> {
+        self.check_kind(source, &companies)?;
+        let url = self.base(source)?;
+        let credentials = self.credentials(source)?;
+        let connection = self.connection(source, url)?;
+        let timeout = connection.timeout;
+        let client = ClientSettings { connection, credentials };
+        // What a PEM file holds, the TLS library says best.
+        let mut spans =
+            [&self.ca_file, &self.client_certificate_file].into_iter().flatten().map(Spanned::span);
+        let place = spans.next_back().or(self.url.as_ref().map(Spanned::span)).unwrap_or_default();
+        Client::new(&client).map_err(|error| source.error(place, error))?;
+        let kind = match self.kind {
+            BackendType::Severa => {
+                BackendKind::Severa(severa::companies(source, companies, &client.connection)?)
             }
-            (None, Some(oauth)) => {
-                Credentials::OAuth(oauth.into_inner().validate(source, self.allow_plain_http)?)
-            }
-            (Some(_), Some(oauth)) => {
-                return Err(source.error(oauth.span(), "either oauth or token_file: both are bearer tokens"));
-            }
+            BackendType::Http => BackendKind::Http(HttpSettings {
+                timeout,
+                signing_secret_file: self.signing_secret_file.map(Spanned::into_inner),
+                include_raw_message: self.include_raw_message,
+            }),
         };
+        Ok((client, kind))
+    }
+
+    /// What each type wants, and what only the other one knows.
+    fn check_kind(&self, source: &Source, companies: &[SeveraText]) -> Result<(), SourceError> {
+        if self.kind == BackendType::Http {
+            return match companies.is_empty() {
+                true => Ok(()),
+                false => Err(source.error(
+                    0..0,
+                    "[[severa]] is for the backend of that type: set backend.type = \"severa\"",
+                )),
+            };
+        }
+        if companies.is_empty() {
+            let message = "backend.type = \"severa\" needs a table [[severa]] for each company";
+            return Err(source.error(0..0, message));
+        }
+        let foreign = [
+            ("token_file", self.token_file.as_ref().map(Spanned::span)),
+            ("oauth", self.oauth.as_ref().map(Spanned::span)),
+            ("signing_secret_file", self.signing_secret_file.as_ref().map(Spanned::span)),
+            ("include_raw_message", self.include_raw_message.then_some(0..0)),
+        ];
+        if let Some((key, Some(span))) = foreign.into_iter().find(|(_, span)| span.is_some()) {
+            let message = format!(
+                "backend.{key} is for our own contract: Severa wants client_id and client_secret_file in [[severa]]"
+            );
+            return Err(source.error(span, message));
+        }
+        if self.delivery == Delivery::Direct {
+            let message = "backend.delivery = \"direct\" does not go with Severa: a delivery has several steps, and nothing could resume one that was interrupted";
+            return Err(source.error(0..0, message));
+        }
+        Ok(())
+    }
+
+    fn base(&self, source: &Source) -> Result<reqwest::Url, SourceError> {
+        let Some(text) = &self.url else {
+            let missing =
+                "backend.url is missing: write the business system's, like \"https://crm.example.com/\"";
+            let production = || reqwest::Url::parse(severa::PRODUCTION).ok();
+            let url = (self.kind == BackendType::Severa).then(production).flatten();
+            return url.ok_or_else(|| source.error(0..0, missing));
+        };
+        let url = web_address(source, text, self.allow_plain_http)?;
+        let remedy = match self.kind {
+            BackendType::Http => "backend.token_file",
+            BackendType::Severa => "client_secret_file in [[severa]]",
+        };
+        without_password(source, text, &url, remedy)?;
+        Ok(url)
+    }
+
+    fn credentials(&self, source: &Source) -> Result<Credentials, SourceError> {
         if let Some(file) = &self.signing_secret_file {
             for text in secret(source, file)?.all().iter() {
                 let wrong =
@@ -336,6 +493,22 @@ impl BackendText {
                 signing_key_of(text).map_err(wrong)?;
             }
         }
+        match (&self.token_file, &self.oauth) {
+            (None, None) => Ok(Credentials::None),
+            (Some(file), None) => {
+                secret(source, file)?;
+                Ok(Credentials::Token(file.get_ref().clone()))
+            }
+            (None, Some(oauth)) => {
+                Ok(Credentials::OAuth(oauth.get_ref().clone().validate(source, self.allow_plain_http)?))
+            }
+            (Some(_), Some(oauth)) => {
+                Err(source.error(oauth.span(), "either oauth or token_file: both are bearer tokens"))
+            }
+        }
+    }
+
+    fn connection(&self, source: &Source, url: reqwest::Url) -> Result<ConnectionSettings, SourceError> {
         for file in
             [&self.ca_file, &self.client_certificate_file, &self.client_key_file].into_iter().flatten()
         {
@@ -354,26 +527,51 @@ impl BackendText {
             Some(proxy) => Some(web_address(source, proxy, true)?),
             None => None,
         };
-        let timeout = self.timeout.get_ref().0.0;
+        let usual = match self.kind {
+            BackendType::Http => Duration::from_secs(30),
+            // Others wait so long for it, and call 5 s slow.
+            BackendType::Severa => Duration::from_secs(60),
+        };
+        let timeout = self.timeout.as_ref().map_or(usual, |timeout| timeout.get_ref().0.0);
         if self.delivery == Delivery::Direct && timeout > END_TIME.saturating_sub(DIRECT_MARGIN) {
             let most = END_TIME.saturating_sub(DIRECT_MARGIN).as_secs();
             let message = format!("with delivery = \"direct\" the SMTP client waits: at most {most}s");
-            return Err(source.error(self.timeout.span(), message));
+            return Err(source.error(self.timeout.as_ref().map(Spanned::span).unwrap_or_default(), message));
         }
-        let connection = ConnectionSettings { url, timeout, ca_file: path(&self.ca_file), identity, proxy };
-        let client = ClientSettings { connection, credentials };
-        // What a PEM file holds, the TLS library says best.
-        let mut spans =
-            [&self.ca_file, &self.client_certificate_file].into_iter().flatten().map(Spanned::span);
-        let place = spans.next_back().unwrap_or_else(|| self.url.span());
-        Client::new(&client).map_err(|error| source.error(place, error))?;
-        let http = HttpSettings {
-            timeout,
-            signing_secret_file: path(&self.signing_secret_file),
-            include_raw_message: self.include_raw_message,
-        };
-        Ok((client, BackendKind::Http(http)))
+        Ok(ConnectionSettings { url, timeout, ca_file: path(&self.ca_file), identity, proxy })
     }
+
+    /// How many attempts there are at a time, and of whom.
+    fn shares(&self, source: &Source, companies: usize) -> Result<(usize, Option<usize>), SourceError> {
+        let said = self.max_in_flight.clone().map(|number| at_least_one(source, number)).transpose()?;
+        Ok(match self.kind {
+            BackendType::Http => (said.unwrap_or(32), None),
+            BackendType::Severa => {
+                let each = said.unwrap_or(severa::USUAL_IN_FLIGHT);
+                (each.saturating_mul(companies.max(1)), Some(each))
+            }
+        })
+    }
+}
+
+/// Both together, and how many attempts there are at a time, and of whom.
+pub(super) fn validate(
+    source: &Source,
+    backend: BackendText,
+    directory: DirectoryText,
+    companies: Vec<SeveraText>,
+) -> Result<(OutsideSettings, usize, HashMap<String, usize>), SourceError> {
+    if (backend.kind == BackendType::Severa) != (directory.kind == DirectoryType::Severa) {
+        let message = "Severa is backend and directory together: set both backend.type and directory.type to \"severa\", or neither";
+        return Err(source.error(0..0, message));
+    }
+    let (max_in_flight, each) = backend.shares(source, companies.len())?;
+    let directory = directory.validate(source)?;
+    let (client, backend) = backend.validate(source, companies)?;
+    let settings = OutsideSettings { client, backend, directory };
+    let share = |company: &Company| Some((company.prefix.clone(), each?));
+    let shares = settings.companies().iter().filter_map(share).collect();
+    Ok((settings, max_in_flight, shares))
 }
 
 impl OAuthText {

@@ -5,7 +5,7 @@
 //! version, and one that names no tenant any more, is refused as a whole and the old one goes on answering.
 //! Fails: at start, with the line of what is wrong; duplicates name both lines. Never [`Unavailable`] afterwards.
 
-use super::{Directory, People, Unavailable};
+use super::{Directory, People, Unavailable, check_prefix};
 use crate::mail::Address;
 use crate::observe::events;
 use crate::rules::{Contact, Person, Project, Tenant, User};
@@ -140,12 +140,7 @@ impl Index {
         let mut ids = Once::new(source, "tenant id");
         for tenant in text.tenant {
             let prefix = tenant.prefix.get_ref().to_lowercase();
-            if prefix.split('.').any(|label| label.trim().is_empty()) || prefix.contains('@') {
-                let message = format!(
-                    "prefix \"{prefix}\" cannot be the local part of an address: write one like \"mycompany\""
-                );
-                return Err(source.error(tenant.prefix.span(), message));
-            }
+            check_prefix(&prefix).map_err(|message| source.error(tenant.prefix.span(), message))?;
             prefixes.claim(&tenant.prefix, &prefix)?;
             ids.claim(&tenant.id, tenant.id.get_ref())?;
             let entry = Entry::read(source, tenant, &prefix)?;

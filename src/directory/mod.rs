@@ -24,6 +24,18 @@ use async_trait::async_trait;
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
+/// Whether a tenant can have this prefix.
+/// # Errors
+/// Why not, in words for an administrator.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    if prefix.split('.').any(|label| label.trim().is_empty()) || prefix.contains('@') {
+        return Err(format!(
+            "prefix \"{prefix}\" cannot be the local part of an address: write one like \"mycompany\""
+        ));
+    }
+    Ok(())
+}
+
 /// The people behind addresses.
 #[derive(Clone, Debug, Default)]
 pub struct People {

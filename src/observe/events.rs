@@ -278,6 +278,17 @@ pub fn severa_activity_gone(key: &str, tenant: &str) {
     );
 }
 
+/// Severa's answer has the notes without our marker: it cut them, and an activity whose answer is lost would not be found.
+pub fn severa_marker_lost(tenant: &str, notes_limit: usize) {
+    limited!(
+        warn,
+        SEVERA_MARKER_LOST,
+        tenant,
+        notes_limit,
+        "Severa gives the notes back without the marker in their last line: make notes_limit smaller"
+    );
+}
+
 /// Severa does not take somebody as a participant; the rest goes on.
 pub fn severa_participant_skipped(key: &str, tenant: &str, guid: &str, reason: &dyn Display) {
     event!(

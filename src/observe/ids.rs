@@ -70,6 +70,8 @@ ids! {
     SEVERA_FOUND = "d3722e6481a270b0c15c7067417ef5c8";
     /// A person deleted the activity in Severa before its delivery was complete.
     SEVERA_ACTIVITY_GONE = "3e296b8ef12661da91654671b1bf28a9";
+    /// Severa gave notes back without our marker.
+    SEVERA_MARKER_LOST = "6eb73543b5920dc9f26bbc5ec4b8f9f9";
     /// Severa does not take a participant.
     SEVERA_PARTICIPANT_SKIPPED = "ac951f12fac96fdfa71e3e057bf18845";
     /// A file with a secret was read again.

@@ -259,6 +259,7 @@ impl Client {
         let response = send_once(http, Some(token)).await.map_err(|error| match error {
             CallError::Unreachable(reason) => Failed::NotSent(reason),
             CallError::Silent(reason) | CallError::Broken(reason) => Failed::Lost(reason),
+            CallError::Busy(left) => Failed::Busy(left),
             CallError::Credentials(reason) => Failed::Account(reason),
             CallError::Ours(reason) => Failed::Ours(reason),
         })?;
@@ -268,6 +269,7 @@ impl Client {
 
     async fn token(&self, refused: Option<&str>) -> Result<String, Failed> {
         self.tokens.token(refused).await.map_err(|error| match error {
+            CallError::Busy(left) => Failed::Busy(left),
             CallError::Credentials(reason) => Failed::Account(reason),
             CallError::Ours(reason) => Failed::Ours(reason),
             CallError::Unreachable(reason) | CallError::Silent(reason) | CallError::Broken(reason) => {

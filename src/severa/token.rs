@@ -79,8 +79,7 @@ struct Answer {
 #[async_trait]
 impl Asks for Endpoint {
     async fn ask(&self) -> Result<Token, CallError> {
-        let busy = |left: Duration| CallError::Unreachable(format!("too many calls: a pause of {left:.1?}"));
-        let begun: Instant = self.pace.turn(PATIENCE).await.map_err(busy)?;
+        let begun: Instant = self.pace.turn(PATIENCE).await.map_err(CallError::Busy)?;
         let body = json!({
             "client_id": self.client_id,
             "client_secret": self.secret.first_now(),
@@ -89,7 +88,7 @@ impl Asks for Endpoint {
         let url = self.connection.url(&["v1", "token"]);
         let request = self.connection.http().post(url).json(&body);
         let response = crate::web::send_once(request, None).await.map_err(|error| match error {
-            CallError::Ours(_) | CallError::Credentials(_) => error,
+            CallError::Ours(_) | CallError::Credentials(_) | CallError::Busy(_) => error,
             // Whatever became of it: nothing of ours depends on a token that nobody has.
             error => CallError::Unreachable(format!("token endpoint: {error}")),
         })?;
@@ -99,8 +98,7 @@ impl Asks for Endpoint {
         let body = body_of(response, MAX_ANSWER_BYTES).await;
         match status.as_u16() {
             429 => {
-                let left = self.pace.hold_for(after, begun);
-                return Err(busy(left));
+                return Err(CallError::Busy(self.pace.hold_for(after, begun)));
             }
             200..=299 => {}
             408 | 425 | 500..=599 => {

@@ -17,6 +17,9 @@ pub enum CallError {
     /// closes is seen so.
     #[error("{0}")]
     Broken(String),
+    /// The place that gives tokens has too much to do: nothing was asked, and nobody asks for so long.
+    #[error("too many calls: a pause of {0:.1?}")]
+    Busy(Duration),
     /// We have no credential to show: our settings.
     #[error("{0}")]
     Credentials(String),

@@ -57,8 +57,14 @@ impl Closed {
         retry_max: Duration,
         max_age: Duration,
     ) -> Desk {
-        let Self { queue, max_in_flight, directory } = self;
+        let max_in_flight = self.max_in_flight;
         let settings = Settings { max_in_flight, shares: HashMap::new(), retry_first, retry_max, max_age };
+        self.begin_so(backend, settings)
+    }
+
+    /// With all settings.
+    pub fn begin_so(self, backend: Arc<dyn Backend>, settings: Settings) -> Desk {
+        let Self { queue, directory, .. } = self;
         let stop = CancellationToken::new();
         let controls = Controls::new(settings);
         let courier =

@@ -132,7 +132,10 @@ impl Steps<'_> {
         let request = Request::post(&["v1", "activities"]);
         let put = |http: reqwest::RequestBuilder| Ok(http.json(&body));
         let answer = client.create::<Activity>(&request, &put, client.timeout()).await;
-        let answer = answer.and_then(|activity| with_guid(activity.guid, "POST /v1/activities"));
+        let answer = answer.and_then(|activity| {
+            self.look_at_notes(&activity);
+            with_guid(activity.guid, "POST /v1/activities")
+        });
         match self.answer(call, Note::Nothing, answer).await? {
             Answer::Made(guid) => self.is_made(guid, project).await,
             Answer::Refused(refusal) => {
@@ -140,6 +143,13 @@ impl Steps<'_> {
                 self.note(Note::Nothing).await?;
                 Err(Failed::Refused(refusal).into())
             }
+        }
+    }
+
+    /// Notes that come back without the marker were cut: an activity could not be found again.
+    fn look_at_notes(&self, activity: &Activity) {
+        if activity.notes.as_deref().is_some_and(|notes| !text::ends_in(notes, &self.marker())) {
+            events::severa_marker_lost(&self.company.settings.prefix, self.company.settings.notes_limit);
         }
     }
 
@@ -351,9 +361,11 @@ impl Steps<'_> {
             }
             let before = Note::Made(made.clone());
             self.note(Note::Made(Made { begun: Some(Begun::File(number)), ..made.clone() })).await?;
-            let call = self.call();
-            let answer = self.upload(&project, index, file).await;
-            match self.answer(call, before.clone(), answer).await? {
+            let (call, upload) = (self.call(), Upload::default());
+            let answer = self.upload(&project, index, file, &upload).await;
+            let answer = self.answer(call, before.clone(), answer).await;
+            // A server that refuses a large file early, and closes, looks like this.
+            match answer.map_err(|stop| if upload.is_under_way() { stop.broken() } else { stop })? {
                 Answer::Made(_) => {
                     made.files.insert(number);
                 }
@@ -379,7 +391,13 @@ impl Steps<'_> {
         }))
     }
 
-    async fn upload(&self, project: &str, index: usize, file: &FileRef) -> Result<String, Failed> {
+    async fn upload(
+        &self,
+        project: &str,
+        index: usize,
+        file: &FileRef,
+        upload: &Upload,
+    ) -> Result<String, Failed> {
         let client = self.company.client();
         let description = text::description(&self.marker(), index + 1);
         let json = json!({"Name": file.name, "Description": description}).to_string();
@@ -387,9 +405,8 @@ impl Steps<'_> {
             return Err(Failed::Ours("a file's place in the message is not known".to_owned()));
         };
         let body = Arc::new(Multipart::described(self.delivery, file, *cut, Bytes::from(json)));
-        let upload = Upload::default();
         let put = |http: reqwest::RequestBuilder| {
-            let whole = body.body(&upload).map_err(|error| CallError::Ours(error.to_string()))?;
+            let whole = body.body(upload).map_err(|error| CallError::Ours(error.to_string()))?;
             let http = http.header(CONTENT_TYPE, body.content_type()).header(CONTENT_LENGTH, body.length());
             Ok(http.body(whole))
         };

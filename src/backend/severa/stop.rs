@@ -31,6 +31,16 @@ impl Stop {
             other => Self(other),
         }
     }
+
+    /// It may be this activity's doing that there was no answer.
+    pub(super) fn broken(self) -> Self {
+        match self.0 {
+            Outcome::Again { after, trouble: Trouble::Down, reason } => {
+                Self::again(after, Trouble::Broken, reason)
+            }
+            other => Self(other),
+        }
+    }
 }
 
 impl From<NotNoted> for Stop {

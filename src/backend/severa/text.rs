@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 /// Notes are never shorter than this many characters: marker, block and a line of text.
 pub const LEAST_NOTES: usize = 500;
 
+/// Between text, block and marker.
+const GAP: &str = "\n\n";
+
 /// Stands where text was cut.
 const CUT: &str = "[The e-mail is longer.]";
 
@@ -30,23 +33,18 @@ pub(super) fn description(marker: &str, number: usize) -> String {
 /// The notes. `homeless`: files that are not sent.
 pub(super) fn notes(activity: &Activity, homeless: &[&FileRef], limit: usize) -> String {
     let marker = marker(&activity.key);
-    let room = limit.max(LEAST_NOTES).saturating_sub(count(&marker));
-    // A great many external people leave room for the text: half of it, if it needs that.
-    let text = activity.text.as_deref().unwrap_or_default().replace("\r\n", "\n");
+    let room = limit.max(LEAST_NOTES).saturating_sub(count(&marker) + GAP.len());
+    let shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    let text: String = activity.text.as_deref().unwrap_or_default().chars().filter(shown).collect();
     let text = text.trim_end();
-    let most = room.saturating_sub(count(text) + 2).max(room / 2);
+    // A great many external people leave room for the text: half of it, if it needs that.
+    let most = room.saturating_sub(count(text) + GAP.len()).max(room / 2);
     let block = block(activity, homeless, most);
-    let text = cut(text, room.saturating_sub(count(&block) + 2));
-    let parts = [text.as_str(), block.as_str()];
-    let mut notes = String::new();
-    for part in parts.into_iter().filter(|part| !part.is_empty()) {
-        notes.push_str(part);
-        notes.push('\n');
-        if part == text {
-            notes.push('\n');
-        }
-    }
-    notes + &marker
+    let block = block.trim_end();
+    let text = cut(text, room.saturating_sub(count(block) + GAP.len()));
+    let mut sections = vec![text.as_str(), block, &marker];
+    sections.retain(|section| !section.is_empty());
+    sections.join(GAP)
 }
 
 fn count(text: &str) -> usize {
