@@ -416,7 +416,7 @@ async fn no_tenant_has_all_the_attempts() {
     }
 }
 
-/// Where tenants have attempts of their own, nobody takes another's, and who has no number has one.
+/// S8: Where tenants have attempts of their own, nobody takes another's, and who has no number has one.
 #[tokio::test]
 async fn tenants_with_attempts_of_their_own_take_nobody_elses() {
     let closed = Desk::closed(5);
@@ -491,7 +491,7 @@ impl Backend for Hanging {
     }
 }
 
-/// An activity whose time has not come is no attempt, shows nothing of the backend, and comes when its time does.
+/// S8: An activity whose time has not come is no attempt, shows nothing of the backend, and comes when its time does.
 #[tokio::test]
 async fn an_activity_that_waits_is_no_attempt() {
     let closed = Desk::closed(4);

@@ -217,15 +217,25 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
     }
 }
 
-/// The numbers `Q…` that a comment names.
-fn promises_in(comment: &str) -> Vec<u32> {
-    let words = comment.split(|c: char| !c.is_alphanumeric());
-    words.filter_map(|word| word.strip_prefix('Q').and_then(|number| number.parse().ok())).collect()
+/// A promise: the letter of its kind, and its number.
+type Promise = (char, u32);
+
+/// Letters of promises: the queue's, and those of deliveries to Severa.
+const LETTERS: [char; 2] = ['Q', 'S'];
+
+fn promise(word: &str) -> Option<Promise> {
+    let letter = word.chars().next().filter(|letter| LETTERS.contains(letter))?;
+    Some((letter, word[1..].parse().ok()?))
+}
+
+/// The promises that a comment names.
+fn promises_in(comment: &str) -> Vec<Promise> {
+    comment.split(|c: char| !c.is_alphanumeric()).filter_map(promise).collect()
 }
 
 /// `(promise, test)` of every test of a file whose comments, above it or in it, name a promise; the test is empty for
 /// comments elsewhere.
-fn promises_named(text: &str) -> Vec<(u32, String)> {
+fn promises_named(text: &str) -> Vec<(Promise, String)> {
     let (mut found, mut named, mut is_test) = (Vec::new(), Vec::new(), false);
     let mut test = String::new();
     for line in text.lines().map(str::trim) {
@@ -251,32 +261,37 @@ fn promises_named(text: &str) -> Vec<(u32, String)> {
 
 /// The page of promises, and the tests that name them, say the same.
 #[test]
-fn each_promise_of_the_queue_has_its_tests() {
+fn each_promise_has_its_tests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/promises.md")).unwrap();
-    let mut promised: BTreeSet<(u32, String)> = BTreeSet::new();
+    let mut promised: BTreeSet<(Promise, String)> = BTreeSet::new();
     let mut numbers = Vec::new();
-    for section in page.split("\n## Q").skip(1) {
-        let (number, rest) = section.split_once('\n').unwrap();
-        let number: u32 = number.parse().unwrap();
+    for section in page.split("\n## ").skip(1) {
+        let (heading, rest) = section.split_once('\n').unwrap();
+        let number = promise(heading).unwrap_or_else(|| panic!("{heading} is no promise"));
         numbers.push(number);
-        let (_, tests) = rest.split_once("\nTests: ").unwrap_or_else(|| panic!("Q{number} has no tests"));
+        let (_, tests) = rest.split_once("\nTests: ").unwrap_or_else(|| panic!("{heading} has no tests"));
+        let tests = tests.split("\n\n").next().unwrap();
         let names = tests.split('`').skip(1).step_by(2).filter(|name| !name.ends_with(".rs"));
         promised.extend(names.map(|name| (number, name.to_owned())));
     }
-    assert!(numbers.iter().copied().eq(1..=numbers.len() as u32), "numbers follow each other: {numbers:?}");
+    for letter in LETTERS {
+        let of_it: Vec<u32> =
+            numbers.iter().filter(|number| number.0 == letter).map(|number| number.1).collect();
+        assert!(of_it.iter().copied().eq(1..=of_it.len() as u32), "numbers follow each other: {of_it:?}");
+    }
     let mut named = BTreeSet::new();
     for path in files(&root.join("src")).into_iter().chain(files(&root.join("tests"))) {
         if path.ends_with("tests/house.rs") {
             continue;
         }
         for (number, test) in promises_named(&fs::read_to_string(&path).unwrap()) {
-            assert!(numbers.contains(&number), "{}: docs/promises.md has no Q{number}", path.display());
+            assert!(numbers.contains(&number), "{}: docs/promises.md has no {number:?}", path.display());
             named.extend((!test.is_empty()).then_some((number, test)));
         }
     }
     for number in numbers {
-        assert!(named.iter().any(|(named, _)| *named == number), "no test names Q{number}");
+        assert!(named.iter().any(|(named, _)| *named == number), "no test names {number:?}");
     }
     let missing: Vec<_> = named.symmetric_difference(&promised).collect();
     assert!(missing.is_empty(), "docs/promises.md and the tests do not name the same: {missing:?}");

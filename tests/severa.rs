@@ -247,7 +247,7 @@ async fn a_message_becomes_an_activity_its_participants_and_files() {
     assert!(files[1].content_type.starts_with("application/octet-stream"));
 }
 
-/// Whatever is lost, of whichever call, before or after it was done: everything is there once.
+/// S1: Whatever is lost, of whichever call, before or after it was done: everything is there once.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_once_whichever_answer_is_lost() {
     let no_guid = |template: &str| match template {
@@ -301,7 +301,7 @@ async fn each_once_whichever_answer_is_lost() {
     }
 }
 
-/// The lease is lost at any note: what follows is not done by this attempt, and the next one does it once.
+/// S2: The lease is lost at any note: what follows is not done by this attempt, and the next one does it once.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_once_whichever_note_fails() {
     let mut running = JoinSet::new();
@@ -325,7 +325,7 @@ async fn each_once_whichever_note_fails() {
     }
 }
 
-/// An attempt that is cut off (its lease ended, it panicked) leaves an answer open like one that was lost.
+/// S3: An attempt that is cut off (its lease ended, it panicked) leaves an answer open like one that was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_is_cut_off_settles() {
     let desk = Desk::start().await;
@@ -341,7 +341,7 @@ async fn an_attempt_that_is_cut_off_settles() {
     desk.assert_all_once("cut off");
 }
 
-/// What each answer means: for the activity, for the company, for the next attempt.
+/// S5: What each answer means: for the activity, for the company, for the next attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_becomes_of_each_refusal() {
     fn name(outcome: &Outcome) -> String {
@@ -424,6 +424,7 @@ async fn what_becomes_of_each_refusal() {
     }
 }
 
+/// S7.
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_calls_pause_the_company_as_long_as_it_says() {
     let desk = Desk::start().await;
@@ -524,7 +525,7 @@ async fn sales_cases_have_a_phase_too_also_when_they_are_won() {
     desk.severa.assert_nothing_wrong();
 }
 
-/// A search goes through all pages, and takes nothing but the marker in the last line, of this type and owner, for it.
+/// S4: A search goes through all pages, and takes nothing but the marker in the last line, of this type and owner, for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_is_not_misled() {
     let desk = Desk::start().await;
@@ -567,7 +568,7 @@ fn delivery_of(desk: &Desk) -> Delivery {
     desk.message()
 }
 
-/// What is found is found by the type and owner it was posted with, though the settings have another type by now.
+/// S4: What is found is found by the type and owner it was posted with, though the settings have another type by now.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_settings_find_what_the_old_ones_made() {
     let mut desk = Desk::start().await;
@@ -580,6 +581,7 @@ async fn other_settings_find_what_the_old_ones_made() {
     desk.assert_all_once("another type");
 }
 
+/// S4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_wrong_finds_what_was_made() {
     for offset in [-86_400 * 400, 86_400 * 400] {
@@ -603,6 +605,7 @@ async fn control_characters_are_not_sent() {
     assert!(notes.starts_with("ab[31m\tcd\ne\n\n"), "{notes:?}");
 }
 
+/// S5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_company_that_is_gone_from_the_settings_pauses() {
     let desk = Desk::start().await;
@@ -612,6 +615,7 @@ async fn a_company_that_is_gone_from_the_settings_pauses() {
     assert_eq!(reason, "there is no [[severa]] with prefix = \"mycompany\" any more");
 }
 
+/// S5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_is_not_there_pauses_until_the_settings_are_right() {
     let mut desk = Desk::start().await;
@@ -626,7 +630,7 @@ async fn a_type_that_is_not_there_pauses_until_the_settings_are_right() {
     assert_eq!(desk.deliver(&desk.message()).await, Outcome::Taken);
 }
 
-/// Texts that do not fit are cut, and the marker never is.
+/// S6: Texts that do not fit are cut, and the marker never is.
 #[tokio::test(flavor = "multi_thread")]
 async fn notes_have_a_limit_and_end_in_the_marker() {
     let desk = Desk::with(|settings| CompanySettings { notes_limit: 1000, ..settings }).await;

@@ -260,6 +260,7 @@ async fn pages_of_every_kind_are_read_to_their_end() {
     }
 }
 
+/// S9.
 #[tokio::test]
 async fn before_the_first_copy_nobody_is_refused() {
     let world = World::new();
@@ -284,6 +285,7 @@ async fn before_the_first_copy_nobody_is_refused() {
     assert!(project_id(&directory, "1000").await.is_some());
 }
 
+/// S10.
 #[tokio::test]
 async fn polls_bring_what_has_changed() {
     let world = World::new();
@@ -332,6 +334,7 @@ async fn polls_bring_what_has_changed() {
     world.severa.assert_nothing_wrong();
 }
 
+/// S10.
 #[tokio::test]
 async fn a_poll_that_fails_is_repeated_from_the_same_time() {
     let world = World::new();
@@ -358,6 +361,7 @@ async fn a_poll_that_fails_is_repeated_from_the_same_time() {
     world.severa.assert_nothing_wrong();
 }
 
+/// S10.
 #[tokio::test]
 async fn what_two_passes_lacked_is_gone() {
     let world = World::new();
@@ -391,6 +395,7 @@ async fn what_two_passes_lacked_is_gone() {
     world.severa.assert_nothing_wrong();
 }
 
+/// S10.
 #[tokio::test]
 async fn a_pass_that_fails_begins_anew_and_removes_nothing() {
     let world = World::new();
@@ -434,6 +439,7 @@ async fn polls_go_on_between_the_pages_of_a_pass() {
     assert_eq!(user(&directory, "new@mycompany.test").await, Some(new));
 }
 
+/// S10.
 #[tokio::test]
 async fn rows_that_shift_between_pages_stay() {
     let world = World::new();
@@ -455,6 +461,7 @@ async fn rows_that_shift_between_pages_stay() {
     }
 }
 
+/// S9.
 #[tokio::test]
 async fn a_copy_that_has_grown_old_refuses_nobody() {
     let world = World::new();
@@ -521,6 +528,7 @@ async fn unknown_numbers_are_looked_up_once() {
     world.severa.assert_nothing_wrong();
 }
 
+/// S12.
 #[tokio::test]
 async fn strangers_cannot_spend_the_quota() {
     let world = World::new();
@@ -576,6 +584,7 @@ async fn a_number_looked_up_before_is_known_while_the_api_is_down() {
     assert!(error.contains("past its time"), "an old no refuses nobody: {error}");
 }
 
+/// S11.
 #[tokio::test]
 async fn a_restart_goes_on_where_the_process_before_was() {
     let world = World::new();
@@ -656,6 +665,7 @@ async fn times_to_come_are_not_believed() {
     wait("the pass", || world.severa.count("GET", CONTACTS) >= before + 3).await;
 }
 
+/// S11.
 #[tokio::test]
 async fn a_reload_keeps_the_copy_of_the_same_company_only() {
     let world = World::new();

@@ -147,6 +147,7 @@ mod tests {
 
     const NONE: Duration = Duration::ZERO;
 
+    /// S7.
     #[tokio::test(start_paused = true)]
     async fn eight_a_second_however_many_ask() {
         let pace = Arc::new(Pace::default());
@@ -169,6 +170,7 @@ mod tests {
         assert!(second - first >= BETWEEN);
     }
 
+    /// S7.
     #[tokio::test(start_paused = true)]
     async fn who_leaves_takes_no_turn_along() {
         let pace = Pace::default();
@@ -179,6 +181,7 @@ mod tests {
         assert_eq!(pace.turn(NONE).await.unwrap() - first, BETWEEN);
     }
 
+    /// S7.
     #[tokio::test(start_paused = true)]
     async fn after_one_too_many_everybody_waits() {
         let pace = Pace::default();

@@ -75,6 +75,7 @@ mod tests {
     use super::*;
     use crate::mail::Head;
 
+    /// S3.
     #[tokio::test(start_paused = true)]
     async fn a_lost_answer_settles_from_when_it_was_lost() {
         let settle = Duration::from_secs(60);
