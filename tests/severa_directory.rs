@@ -258,6 +258,14 @@ async fn pages_of_every_kind_are_read_to_their_end() {
         assert_eq!(counts(&directory), [30, 30, 30], "{last_page:?} {rows}");
         world.severa.assert_nothing_wrong();
     }
+    // A server that gives the same rows for ever: the list ends all the same.
+    let world = World::new();
+    let company = world.severa.company("id", "secret");
+    fill(&company, 3, 3, 3);
+    company.ignores_first_row(true);
+    let directory = world.start(NEVER, NEVER);
+    complete(&directory).await;
+    assert_eq!((counts(&directory), world.severa.count("GET", "/v1/contactpersons")), ([3, 3, 3], 2));
 }
 
 /// S9.

@@ -509,6 +509,12 @@ impl ConfigText {
         let (retry_first, retry_max) = (self.backend.retry_first.0.0, self.backend.retry_max.0.0);
         let (outside, max_in_flight, shares) =
             outside::validate(source, self.backend, self.directory, self.severa)?;
+        if let DirectoryKind::Severa(copy) = &outside.directory
+            && copy.path == self.queue.path
+        {
+            let message = "directory.path is the queue's file: give the copy one of its own";
+            return Err(source.error(0..0, message));
+        }
         let max_age = self.queue.max_age.0.0;
         let courier = courier::Settings { max_in_flight, shares, retry_first, retry_max, max_age };
         let milter = self.milter.validate(source, "milter")?;

@@ -240,6 +240,10 @@ mod tests {
                 "am.toml:12:10: prefix: prefix \"mycompany\" is there twice",
             ),
             (
+                Box::new(add("[queue]\npath = \"/var/lib/activity-milter/severa.db\"")),
+                "directory.path is the queue's file",
+            ),
+            (
                 Box::new(replace("[backend]\n", "[backend]\ndelivery = \"direct\"\n")),
                 "does not go with Severa",
             ),

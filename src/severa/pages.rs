@@ -35,7 +35,17 @@ pub struct Pages<'a> {
     patience: Patience,
     next: Option<Next>,
     seen: HashSet<String>,
+    /// The ends of the page before.
+    before: Option<Ends>,
     unreadable: usize,
+}
+
+/// First and last guid of a page, and its length: a server that ignores `firstRow` gives the same page for ever.
+type Ends = (String, String, usize);
+
+fn ends_of(rows: &[serde_json::Value]) -> Option<Ends> {
+    let guid = |row: &serde_json::Value| Some(row.get("guid")?.as_str()?.to_owned());
+    Some((guid(rows.first()?)?, guid(rows.last()?)?, rows.len()))
 }
 
 #[derive(Debug)]
@@ -50,7 +60,7 @@ impl<'a> Pages<'a> {
     pub fn of(client: &'a Client, request: Request, paging: Paging) -> Self {
         let next = Some(Next { token: None, row: 0, page: 0 });
         let patience = Patience::usual(client);
-        Self { client, request, paging, patience, next, seen: HashSet::new(), unreadable: 0 }
+        Self { client, request, paging, patience, next, seen: HashSet::new(), before: None, unreadable: 0 }
     }
 
     /// Pauses after a 429 up to this long are sat out.
@@ -79,7 +89,12 @@ impl<'a> Pages<'a> {
         let (row, page) = (next.row + rows.len(), next.page + 1);
         let goes_on = match self.paging {
             Paging::Token => token.as_ref().is_some_and(|token| self.seen.insert(token.clone())),
-            Paging::Rows => !rows.is_empty(),
+            Paging::Rows => {
+                let ends = ends_of(&rows);
+                let repeats = ends.is_some() && ends == self.before;
+                self.before = ends;
+                !rows.is_empty() && !repeats
+            }
         };
         self.next = (goes_on && page < MOST_PAGES).then_some(Next { token, row, page });
         let count = rows.len();

@@ -229,6 +229,7 @@ fn by_row<'r>(
     let Ok(first) = parameter(asked, "firstRow").map_or(Ok(0), str::parse::<usize>) else {
         return Ok(invalid("firstRow"));
     };
+    let first = if o.ignores_first_row { 0 } else { first };
     Ok(Reply::json(200, &rows.into_iter().skip(first).take(count).map(|row| row.value.clone()).collect()))
 }
 

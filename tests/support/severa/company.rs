@@ -243,6 +243,11 @@ impl Company {
         self.with(|o| o.last_page = last_page);
     }
 
+    /// `firstRow` is taken for 0, whatever it says.
+    pub fn ignores_first_row(&self, yes: bool) {
+        self.with(|o| o.ignores_first_row = yes);
+    }
+
     /// A page has this many rows at most, whatever `rowCount` says; at first 100.
     pub fn row_limit(&self, rows: usize) {
         self.with(|o| o.row_limit = rows);
