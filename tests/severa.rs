@@ -2,24 +2,23 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/desk.rs"]
+mod desk;
 #[path = "support/mod.rs"]
 mod support;
 
 use activity_milter::{
-    activity::{
-        Activity, CustomerRef, Field, Kind, Owner, Parcel, Participant, Parties, ProjectRef, Raw, TenantRef,
-    },
+    activity::{Activity, CustomerRef, Field, Kind, Owner, Participant, Parties, ProjectRef, TenantRef},
     backend::{
         Backend, CompanySettings, Delivery, Journal, NotNoted, Outcome, Scope, SeveraBackend, Trouble, Unsure,
     },
-    mail::{Envelope, Head, Intake, LIMITS, Reader},
     severa::{Client, Settings},
     web::ConnectionSettings,
 };
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 use support::severa::{Company, Fault, Severa};
 use tokio::task::JoinSet;
@@ -145,7 +144,7 @@ impl Desk {
             customer: Some(CustomerRef { id: guid("c-acme") }),
             project: project.map(|(id, number)| ProjectRef { id: guid(id), number: number.to_owned() }),
         };
-        delivery(parties, LETTER)
+        desk::delivery_of(desk::parcel_with(parties, LETTER.to_owned()))
     }
 
     /// Everything is there, once.
@@ -170,25 +169,6 @@ const LETTER: &str = "Subject: Offer\r\nMessage-ID: <1@x>\r\nDate: Mon, 23 Nov 2
     Content-Type: image/png\r\nContent-ID: <logo>\r\nContent-Disposition: inline; filename=logo.png\r\n\r\nPNG\r\n--b\r\n\
     Content-Type: application/octet-stream\r\nContent-Disposition: attachment; filename*=utf-8''b%C3%A4r.bin\r\n\
     Content-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n";
-
-fn delivery(parties: Parties, text: &str) -> Delivery {
-    let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
-    let envelope = Envelope {
-        sender: None,
-        recipients: Vec::new(),
-        queue_id: None,
-        client: None,
-        login: None,
-        intake: Intake::Milter,
-    };
-    let body = Reader::whole(text.as_bytes(), LIMITS);
-    let raw = Raw::from(text.as_bytes().to_vec());
-    let parcel = Parcel::build(vec![parties], &envelope, &head, body, raw, SystemTime::now());
-    let Parcel { mut activities, cuts, raw, .. } = parcel;
-    let activity = activities.remove(0);
-    let json = serde_json::to_vec(&activity).unwrap().into();
-    Delivery { activity, json, cuts, raw }
-}
 
 fn participants(activity: &Value) -> Vec<(String, String)> {
     let people = activity["participants"].as_array().unwrap();

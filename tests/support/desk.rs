@@ -161,15 +161,6 @@ pub fn parcel_for(tenant: &str, id: usize) -> Parcel {
 
 /// A message for a tenant.
 fn parcel_of(tenant: &str, text: String) -> Parcel {
-    let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
-    let envelope = Envelope {
-        sender: None,
-        recipients: Vec::new(),
-        queue_id: None,
-        client: None,
-        login: None,
-        intake: Intake::Milter,
-    };
     let parties = Parties {
         tenant: TenantRef { id: tenant.to_owned(), prefix: tenant.to_owned() },
         activity_type: "Email".to_owned(),
@@ -179,6 +170,20 @@ fn parcel_of(tenant: &str, text: String) -> Parcel {
         customer: None,
         project: None,
     };
+    parcel_with(parties, text)
+}
+
+/// A message for whom it concerns.
+pub fn parcel_with(parties: Parties, text: String) -> Parcel {
+    let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
+    let envelope = Envelope {
+        sender: None,
+        recipients: Vec::new(),
+        queue_id: None,
+        client: None,
+        login: None,
+        intake: Intake::Milter,
+    };
     let body = Reader::whole(text.as_bytes(), LIMITS);
     let raw = Raw::from(text.into_bytes());
     Parcel::build(vec![parties], &envelope, &head, body, raw, SystemTime::now())
@@ -186,7 +191,12 @@ fn parcel_of(tenant: &str, text: String) -> Parcel {
 
 /// The same as one attempt sees it.
 pub fn delivery(id: usize) -> Delivery {
-    let Parcel { mut activities, cuts, raw, .. } = parcel(id);
+    delivery_of(parcel(id))
+}
+
+/// The first activity of a message as one attempt sees it.
+pub fn delivery_of(parcel: Parcel) -> Delivery {
+    let Parcel { mut activities, cuts, raw, .. } = parcel;
     let activity = activities.remove(0);
     let json = serde_json::to_vec(&activity).unwrap().into();
     Delivery { activity, json, cuts, raw }
