@@ -230,7 +230,6 @@ async fn the_first_copy_of_a_large_company_takes_125_calls() {
     let elapsed = begun.elapsed();
     let calls = world.severa.calls().len();
     assert!(calls <= 125, "{calls} calls");
-    assert!(elapsed <= Duration::from_secs(18), "{elapsed:?}");
     let most = world.severa.most_calls_in_a_second("id");
     assert!(most <= 9, "{most} calls in a second");
     assert_eq!(counts(&directory), [300, 10_000, 2_000]);
