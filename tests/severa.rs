@@ -658,6 +658,18 @@ async fn notes_have_a_limit_and_end_in_the_marker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_begin_together_look_the_type_up_once() {
+    let desk = Desk::start().await;
+    let (delivery, backend) = (desk.message_to(None), desk.backend());
+    let notes: [Notes; 4] = Default::default();
+    let attempts = notes.iter().map(|notes| backend.deliver(&delivery, notes));
+    let outcomes = futures_util::future::join_all(attempts).await;
+    assert_eq!(outcomes, vec![Outcome::Taken; 4]);
+    assert_eq!(desk.severa.count("GET", "/v1/activitytypes"), 1);
+    desk.severa.assert_nothing_wrong();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_says_what_is_wrong_with_each_company() {
     let desk = Desk::start().await;
     let patience = Duration::from_secs(5);

@@ -3,9 +3,10 @@
 use super::{super::Check, stop::Stop};
 use crate::severa::{ActivityType, Client, Failed, Pages, Paging, Request, SCOPES};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::Mutex;
 
 /// How long the guid of a type's name counts.
 const KIND_COUNTS: Duration = Duration::from_secs(3600);
@@ -35,7 +36,8 @@ pub struct CompanySettings {
 #[derive(Debug)]
 pub(super) struct Company {
     pub(super) settings: CompanySettings,
-    /// The type's guid, and when it was looked up.
+    /// The type's guid, and when it was looked up. Held during the look-up: who comes meanwhile waits for its answer, and
+    /// asks nothing himself.
     kind: Mutex<Option<(Instant, String)>>,
 }
 
@@ -54,21 +56,20 @@ impl Company {
         if is_guid(wanted) {
             return Ok(wanted.clone());
         }
-        let known = self.kind.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((at, guid)) = known
+        let mut kind = self.kind.lock().await;
+        if let Some((at, guid)) = kind.as_ref()
             && at.elapsed() < KIND_COUNTS
         {
-            return Ok(guid);
+            return Ok(guid.clone());
         }
         let guid = guid_of(wanted, &self.kinds().await?).map_err(Stop::settings)?;
-        let found = Some((Instant::now(), guid.clone()));
-        *self.kind.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        *kind = Some((Instant::now(), guid.clone()));
         Ok(guid)
     }
 
     /// Something was wrong with an activity: perhaps its type.
-    pub(super) fn forget_kind(&self) {
-        *self.kind.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(super) async fn forget_kind(&self) {
+        *self.kind.lock().await = None;
     }
 
     async fn kinds(&self) -> Result<Vec<ActivityType>, Failed> {

@@ -139,7 +139,7 @@ impl Steps<'_> {
         match self.answer(call, Note::Nothing, answer).await? {
             Answer::Made(guid) => self.is_made(guid, project).await,
             Answer::Refused(refusal) => {
-                self.company.forget_kind();
+                self.company.forget_kind().await;
                 self.note(Note::Nothing).await?;
                 Err(Failed::Refused(refusal).into())
             }
