@@ -669,6 +669,23 @@ async fn attempts_that_begin_together_look_the_type_up_once() {
     desk.severa.assert_nothing_wrong();
 }
 
+/// A service that runs beside it may have made the calls that a second has.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_waits_where_there_were_too_many_calls() {
+    let desk = Desk::start().await;
+    for (method, path) in [
+        ("POST", "/v1/token"),
+        ("GET", "/v1/projects"),
+        ("GET", "/v1/activities"),
+        ("GET", "/v1/activitytypes"),
+    ] {
+        desk.severa.fault(method, path, 1, Fault::TooMany { retry_after: None });
+    }
+    let lines = desk.backend().check(Duration::from_secs(10)).await;
+    assert!(lines.len() == 4 && lines.iter().all(|line| line.outcome.is_ok()), "{lines:?}");
+    assert_eq!(desk.severa.faults_left(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_what_is_wrong_with_each_company() {
     let desk = Desk::start().await;

@@ -93,7 +93,7 @@ impl Company {
     }
 
     async fn check_token(&self) -> Result<String, String> {
-        let missing = self.client().scopes_missing().await.map_err(|error| error.to_string())?;
+        let missing = in_turn(|| self.client().scopes_missing()).await.map_err(|error| error.to_string())?;
         if missing.is_empty() {
             let id = self.client().client_id();
             return Ok(format!("{} gives a token for {id}", self.client().url()));
@@ -112,7 +112,7 @@ impl Company {
             ("activities", "activities:read"),
         ] {
             let request = Request::get(&["v1", path]).with("rowCount", "1");
-            let read: Result<serde_json::Value, Failed> = self.client().read(&request).await;
+            let read = in_turn(|| self.client().read::<serde_json::Value>(&request)).await;
             read.map_err(|error| format!("GET /v1/{path} (scope {scope}): {error}"))?;
         }
         let wanted: Vec<_> = SCOPES.into_iter().filter(|scope| scope.ends_with(":write")).collect();
@@ -120,7 +120,7 @@ impl Company {
     }
 
     async fn check_kind(&self) -> Result<String, String> {
-        let kinds = self.kinds().await.map_err(|error| error.to_string())?;
+        let kinds = in_turn(|| self.kinds()).await.map_err(|error| error.to_string())?;
         let wanted = &self.settings.activity_type;
         let guid = guid_of(wanted, &kinds)?;
         let kind = kinds.iter().find(|kind| same(kind.guid.as_deref(), &guid));
@@ -137,6 +137,19 @@ impl Company {
         let which = if is_ahead { "behind" } else { "ahead of" };
         let text = format!("our clock is {}s {which} Severa's", by.as_secs());
         if by > MOST_DIFFERENCE { Err(format!("{text}: set it right")) } else { Ok(text) }
+    }
+}
+
+/// Asks again after each 429: of what a company may call in a second, a service that runs beside us has its part.
+async fn in_turn<T, F>(ask: impl Fn() -> F + Send) -> Result<T, Failed>
+where
+    F: Future<Output = Result<T, Failed>> + Send,
+{
+    loop {
+        match ask().await {
+            Err(Failed::Busy(left)) => tokio::time::sleep(left).await,
+            answer => return answer,
+        }
     }
 }
 
