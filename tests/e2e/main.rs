@@ -1,5 +1,5 @@
-//! End-to-end tests: a real private Postfix, our program as a process, the sink as backend. Each test has a directory
-//! and ports of its own, so they run in parallel; a module for each scenario.
+//! End-to-end tests: a real private Postfix, our program as a process, the sink as backend, or a fake of Severa. Each test
+//! has a directory and ports of its own, so they run in parallel; a module for each scenario.
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
@@ -23,4 +23,5 @@ mod others;
 mod page;
 mod postfix_check;
 mod sendmail;
+mod severa;
 mod ways;

@@ -9,6 +9,7 @@ pub mod mailbox;
 pub mod postfix;
 pub mod sendmail;
 pub mod severa;
+pub mod site;
 pub mod smtp;
 pub mod world;
 

@@ -100,6 +100,8 @@ pub struct Options {
     pub lmtp: bool,
     /// The directory is the backend's look-ups, which the sink answers from the directory file.
     pub http_directory: bool,
+    /// Backend and directory are Severa's; there is no sink.
+    pub severa: Option<AtSevera>,
     /// A command that starts the service, like `strace …`.
     pub wrapper: Vec<String>,
     /// Postfix settings.
@@ -111,6 +113,15 @@ pub struct Options {
     /// Start neither of these.
     pub without_milter: bool,
     pub without_sink: bool,
+}
+
+/// An installation that uses Severa.
+#[derive(Clone, Debug)]
+pub struct AtSevera {
+    /// Base URL of the API.
+    pub url: String,
+    /// The tables `[[severa]]`.
+    pub companies: String,
 }
 
 /// The installation. Fields are dropped in order: Postfix first.
@@ -188,7 +199,7 @@ impl World {
             directory: None,
         };
         fs::write(world.config_path(), world.config(&listen, lmtp.as_deref())).unwrap();
-        if !world.options.without_sink {
+        if !world.options.without_sink && world.options.severa.is_none() {
             world.start_sink();
         }
         if !world.options.without_milter {
@@ -203,7 +214,6 @@ impl World {
 
     fn config(&self, listen: &str, lmtp: Option<&str>) -> String {
         let root = self.root.display();
-        let port = self.sink_port;
         let socket = |listen: &str| {
             format!("listen = \"{listen}\"\nsocket_mode = \"0660\"\nsocket_group = \"postfix\"\n")
         };
@@ -211,19 +221,8 @@ impl World {
             ("", "integration_domains = [\"severamail.test\"]\n".to_owned()),
             ("milter", socket(listen)),
             ("message", String::new()),
-            (
-                "directory",
-                match self.options.http_directory {
-                    true => "type = \"http\"\n".to_owned(),
-                    false => format!("path = \"{root}/directory.toml\"\n"),
-                },
-            ),
-            (
-                "backend",
-                format!(
-                    "url = \"http://127.0.0.1:{port}/\"\nretry_first = \"50ms\"\nretry_max = \"500ms\"\n"
-                ),
-            ),
+            ("directory", self.directory_table()),
+            ("backend", self.backend_table()),
             ("queue", format!("path = \"{root}/queue/queue.db\"\nspool = \"{root}/queue/spool\"\n")),
             ("replies", String::new()),
             ("log", String::new()),
@@ -248,7 +247,25 @@ impl World {
             table.1.push('\n');
         }
         let (_, top) = tables.remove(0);
-        tables.iter().fold(top, |text, (name, lines)| text + &format!("\n[{name}]\n{lines}"))
+        let text = tables.iter().fold(top, |text, (name, lines)| text + &format!("\n[{name}]\n{lines}"));
+        text + self.options.severa.as_ref().map_or("", |severa| &severa.companies)
+    }
+
+    fn directory_table(&self) -> String {
+        let root = self.root.display();
+        match (&self.options.severa, self.options.http_directory) {
+            (Some(_), _) => format!("type = \"severa\"\npath = \"{root}/severa.db\"\n"),
+            (None, true) => "type = \"http\"\n".to_owned(),
+            (None, false) => format!("path = \"{root}/directory.toml\"\n"),
+        }
+    }
+
+    fn backend_table(&self) -> String {
+        let to = match &self.options.severa {
+            Some(severa) => format!("type = \"severa\"\nurl = \"{}\"\n", severa.url),
+            None => format!("url = \"http://127.0.0.1:{}/\"\n", self.sink_port),
+        };
+        format!("{to}retry_first = \"50ms\"\nretry_max = \"500ms\"\n")
     }
 
     pub fn start_sink(&mut self) {
