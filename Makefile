@@ -11,9 +11,10 @@ build:
 	$(CARGO) build --release
 
 # Ten real messages through a real Postfix, in a directory of its own. KEEP=1 leaves everything running.
+# BACKEND=severa: into a fake of Visma Severa instead of the sink.
 demo: deps
 	$(CARGO) build --bin activity-milter --example demo
-	KEEP=$(KEEP) target/debug/examples/demo
+	KEEP=$(KEEP) BACKEND=$(BACKEND) target/debug/examples/demo
 
 # Everything, the end-to-end tests with a real Postfix included.
 test: deps check

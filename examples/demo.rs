@@ -1,12 +1,16 @@
 //! `make demo`: ten real messages over SMTP to a real Postfix with the milter attached, and what became of them.
 //!
 //! Everything runs in a directory of its own, on loopback ports of its own, and is stopped at the end; with `KEEP=1`
-//! it stays, and the last lines say how to go on.
+//! it stays, and the last lines say how to go on. `BACKEND=severa`: the same with Visma Severa, a fake of it, as directory
+//! and backend (`demo/severa.rs`).
 
 #![allow(clippy::unwrap_used)] // a panic is this program's way to fail
 
 #[path = "../tests/support/mod.rs"]
 mod support;
+
+#[path = "demo/severa.rs"]
+mod severa;
 
 use serde_json::Value;
 use std::{fs, process::ExitCode};
@@ -20,8 +24,20 @@ enum Fate {
     Passed,
 }
 
+impl Fate {
+    /// True if this is the answer that it should have.
+    fn is_answered_by(self, answer: &str) -> bool {
+        match self {
+            Self::Recorded | Self::Passed => answer.starts_with("250"),
+            Self::Refused(reason) => answer.starts_with("550") && answer.ends_with(&format!("[{reason}]")),
+        }
+    }
+}
+
 /// (what it shows, file, sender, recipients, fate)
-const MESSAGES: &[(&str, &str, &str, &[&str], Fate)] = &[
+type Message = (&'static str, &'static str, &'static str, &'static [&'static str], Fate);
+
+const MESSAGES: &[Message] = &[
     (
         "project and attachments",
         "project_with_attachments",
@@ -97,6 +113,17 @@ const MESSAGES: &[(&str, &str, &str, &[&str], Fate)] = &[
 
 fn main() -> ExitCode {
     let keep = std::env::var("KEEP").is_ok_and(|value| !value.is_empty() && value != "0");
+    match std::env::var("BACKEND").unwrap_or_default().as_str() {
+        "" | "sink" => with_the_sink(keep),
+        "severa" => severa::demo(keep),
+        other => {
+            println!("demo: BACKEND={other} is nothing: write BACKEND=severa, or leave it out");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn with_the_sink(keep: bool) -> ExitCode {
     println!("demo: starting a private Postfix, the milter and the sink …");
     let world = World::start();
     println!("\n{:<24} {:<32} {:<58} RECORDED AS", "MESSAGE", "TO", "SMTP ANSWER");
@@ -104,11 +131,7 @@ fn main() -> ExitCode {
     for (what, file, sender, recipients, fate) in MESSAGES {
         let before = world.activities().len();
         let (_, answer) = world.mail(sender, recipients, &eml(file));
-        let expected = match fate {
-            Fate::Recorded => answer.starts_with("250"),
-            Fate::Passed => answer.starts_with("250"),
-            Fate::Refused(reason) => answer.starts_with("550") && answer.ends_with(&format!("[{reason}]")),
-        };
+        let expected = fate.is_answered_by(&answer);
         let activity = match fate {
             Fate::Recorded => Some(world.wait_for_activities(before + 1).remove(before)),
             Fate::Refused(_) | Fate::Passed => world.activities().get(before).cloned(),
@@ -132,15 +155,7 @@ fn main() -> ExitCode {
             println!("{:<24} {:<32} {answer}", "", "");
         }
     }
-    // The mixed message went on to Bo, and the last one to Dora; nothing is left behind in Postfix.
-    let delivered = support::wait_for("the deliveries to others", || {
-        Some(world.postfix.delivered())
-            .filter(|d| d.len() >= 2)
-            .map(|d| d.into_iter().map(|(to, _)| to).collect::<Vec<_>>())
-    });
-    let queued = world.postfix.queued().len();
-    println!("\nPostfix delivered to others: {}; left in its queue: {queued}", delivered.join(", "));
-    wrong += i32::from(delivered.len() != 2) + i32::from(queued != 0);
+    wrong += deliveries_to_others(&world);
     println!("demo: {} sent, {recorded} recorded, {refused} refused, {passed} passed", MESSAGES.len());
     if wrong > 0 {
         println!(
@@ -152,6 +167,18 @@ fn main() -> ExitCode {
         leave(world);
     }
     ExitCode::from(u8::from(wrong > 0))
+}
+
+/// The mixed message went on to Bo, and the last one to Dora; nothing is left behind in Postfix. How much is wrong with it.
+fn deliveries_to_others(world: &World) -> i32 {
+    let delivered = support::wait_for("the deliveries to others", || {
+        Some(world.postfix.delivered())
+            .filter(|d| d.len() >= 2)
+            .map(|d| d.into_iter().map(|(to, _)| to).collect::<Vec<_>>())
+    });
+    let queued = world.postfix.queued().len();
+    println!("\nPostfix delivered to others: {}; left in its queue: {queued}", delivered.join(", "));
+    i32::from(delivered.len() != 2) + i32::from(queued != 0)
 }
 
 /// An activity in a few words.
