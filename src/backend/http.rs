@@ -147,7 +147,9 @@ impl Backend for HttpBackend {
         let again = |trouble, reason| Outcome::Again { after: None, trouble, reason };
         match self.post(delivery).await {
             Ok(response) => outcome(response).await,
-            Err(CallError::Unreachable(reason) | CallError::Silent(reason)) => again(Trouble::Down, reason),
+            Err(CallError::Unreachable(reason) | CallError::Silent(reason) | CallError::Severed(reason)) => {
+                again(Trouble::Down, reason)
+            }
             Err(CallError::Broken(reason)) => again(Trouble::Broken, reason),
             Err(error @ CallError::Busy(_)) => again(Trouble::Busy, error.to_string()),
             Err(CallError::Ours(reason)) => again(Trouble::Ours, reason),

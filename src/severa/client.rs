@@ -16,7 +16,10 @@ use crate::web::{
     CallError, ClientError, Connection, ConnectionSettings, Keeper, SecretFile, Tokens, read_whole,
     retry_after, send_once,
 };
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{
+    Method, RequestBuilder, Response,
+    header::{CONTENT_TYPE, HeaderMap},
+};
 use serde::de::DeserializeOwned;
 use std::{
     path::PathBuf,
@@ -136,9 +139,10 @@ impl Client {
         self.settings.connection.timeout
     }
 
-    /// What time it is there.
+    /// What time it is there, or earlier: by its newest answer's date or by our own clock, whichever is behind. What is
+    /// asked for from then on is not missed, if only one of them is right: a single machine of theirs may be ahead.
     pub fn now(&self) -> SystemTime {
-        self.clock.now()
+        self.clock.now().min(SystemTime::now())
     }
 
     /// How far its clock is before ours (true) or behind, if an answer has shown it.
@@ -197,14 +201,14 @@ impl Client {
         request: &Request,
         body: Body<'_>,
         patience: Patience,
-    ) -> Result<(reqwest::header::HeaderMap, Vec<u8>), Failed> {
+    ) -> Result<(HeaderMap, Vec<u8>), Failed> {
         let answer = self.answer(request, body, patience).await;
         metrics::severa_call(match &answer {
             Ok(_) => "ok",
             Err(Failed::NotSent(_) | Failed::Ours(_)) => "unsent",
             Err(Failed::Busy(_)) => "busy",
             Err(Failed::Lost(_)) => "lost",
-            Err(Failed::Account(_)) => "account",
+            Err(Failed::Account(_) | Failed::AccountOrLost(_)) => "account",
             Err(Failed::Refused(_)) => "refused",
         });
         answer
@@ -216,7 +220,7 @@ impl Client {
         request: &Request,
         body: Body<'_>,
         patience: Patience,
-    ) -> Result<(reqwest::header::HeaderMap, Vec<u8>), Failed> {
+    ) -> Result<(HeaderMap, Vec<u8>), Failed> {
         let mut token = self.token(None).await?;
         let (mut response, mut begun) = self.send(request, body, &token, patience).await?;
         if response.status() == 401 {
@@ -228,6 +232,10 @@ impl Client {
         }
         let status = response.status();
         let (head, after) = (response.headers().clone(), retry_after(&response));
+        if status == 404 && is_page(&head) {
+            // A gateway's, or a wrong URL's: it says nothing of what was asked for.
+            return Err(Failed::Lost("a web page says 404: is backend.url right?".to_owned()));
+        }
         if status == 429 {
             return Err(Failed::Busy(self.pace.hold_for(after, begun)));
         }
@@ -258,7 +266,9 @@ impl Client {
         let http = body(http).map_err(|error| Failed::Ours(error.to_string()))?;
         let response = send_once(http, Some(token)).await.map_err(|error| match error {
             CallError::Unreachable(reason) => Failed::NotSent(reason),
-            CallError::Silent(reason) | CallError::Broken(reason) => Failed::Lost(reason),
+            CallError::Silent(reason) | CallError::Broken(reason) | CallError::Severed(reason) => {
+                Failed::Lost(reason)
+            }
             CallError::Busy(left) => Failed::Busy(left),
             CallError::Credentials(reason) => Failed::Account(reason),
             CallError::Ours(reason) => Failed::Ours(reason),
@@ -272,9 +282,10 @@ impl Client {
             CallError::Busy(left) => Failed::Busy(left),
             CallError::Credentials(reason) => Failed::Account(reason),
             CallError::Ours(reason) => Failed::Ours(reason),
-            CallError::Unreachable(reason) | CallError::Silent(reason) | CallError::Broken(reason) => {
-                Failed::NotSent(reason)
-            }
+            CallError::Unreachable(reason)
+            | CallError::Silent(reason)
+            | CallError::Broken(reason)
+            | CallError::Severed(reason) => Failed::NotSent(reason),
         })
     }
 }
@@ -295,6 +306,12 @@ impl Patience {
     pub(super) fn usual(client: &Client) -> Self {
         Self { answer: client.timeout(), pause: SHORT_PAUSE }
     }
+}
+
+/// True for HTML: the API's own answers are JSON, or have no body.
+fn is_page(head: &HeaderMap) -> bool {
+    let media_type = head.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.trim_start().to_ascii_lowercase().starts_with("text/html")
 }
 
 fn unreadable(request: &Request) -> String {

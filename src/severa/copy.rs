@@ -401,7 +401,12 @@ impl CompanyCopy {
         let is_new = trouble.as_ref().is_none_or(|before| before.kind != kind);
         *trouble = Some(Trouble { kind, text });
         if is_new {
-            events::severa_fails(self.tenant(), matches!(failed, Failed::Account(_)), doing.as_str(), failed);
+            events::severa_fails(
+                self.tenant(),
+                matches!(failed, Failed::Account(_) | Failed::AccountOrLost(_)),
+                doing.as_str(),
+                failed,
+            );
         }
     }
 
@@ -467,7 +472,7 @@ fn kind_of(failed: &Failed) -> &'static str {
     match failed {
         Failed::NotSent(_) | Failed::Lost(_) => "silent",
         Failed::Busy(_) => "busy",
-        Failed::Account(_) => "account",
+        Failed::Account(_) | Failed::AccountOrLost(_) => "account",
         Failed::Refused(_) => "refused",
         Failed::Ours(_) => "ours",
     }

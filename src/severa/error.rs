@@ -33,6 +33,9 @@ pub enum Failed {
     /// The company's settings, or what it has bought; nothing was done.
     #[error("{0}")]
     Account(String),
+    /// The same, said by an answer that leaves open whether anything was done (5xx).
+    #[error("{0}")]
+    AccountOrLost(String),
     /// This request; nothing was done.
     #[error("{0}")]
     Refused(Refusal),
@@ -98,8 +101,10 @@ pub(super) fn failed(status: u16, body: &[u8]) -> Failed {
     let (kind, message) = parts_of(body);
     let refusal = Refusal { status, kind, message };
     let text = || format!("Severa answers {refusal}");
+    let is_account = ACCOUNT_TYPES.contains(&refusal.kind.as_str());
     match status {
-        _ if ACCOUNT_TYPES.contains(&refusal.kind.as_str()) => Failed::Account(text()),
+        300..=407 | 409..=499 if is_account => Failed::Account(text()),
+        _ if is_account => Failed::AccountOrLost(text()),
         401 | 407 => Failed::Account(text()),
         403 if refusal.kind.is_empty() => Failed::Account(text()),
         300..=399 => Failed::Account(format!("{}: a redirect is not followed, see backend.url", text())),
@@ -129,6 +134,8 @@ mod tests {
             (403, "{\"error\":{\"type\":null}}".to_owned(), "Account Severa answers 403"),
             (401, error("AuthenticationRequired"), "Account Severa answers 401 AuthenticationRequired a  b"),
             (302, String::new(), "Account Severa answers 302: a redirect is not followed, see backend.url"),
+            (500, error("TrialExpired"), "AccountOrLost Severa answers 500 TrialExpired a  b"),
+            (408, error("AddonMissing"), "AccountOrLost Severa answers 408 AddonMissing a  b"),
             (404, String::new(), "Refused 404"),
             (404, "[]".to_owned(), "Refused 404"),
             (408, String::new(), "Lost Severa answers 408"),

@@ -20,6 +20,10 @@ pub enum CallError {
     /// The place that gives tokens has too much to do: nothing was asked, and nobody asks for so long.
     #[error("too many calls: a pause of {0:.1?}")]
     Busy(Duration),
+    /// TLS ended it: perhaps it refuses our certificate, which TLS 1.3 says when the connection seems to stand; perhaps it
+    /// broke in the midst of an answer.
+    #[error("{0}")]
+    Severed(String),
     /// We have no credential to show: our settings.
     #[error("{0}")]
     Credentials(String),
@@ -31,13 +35,13 @@ pub enum CallError {
 impl CallError {
     /// What reqwest says, without the URL: that may hold what is nobody's business.
     pub(super) fn of(error: reqwest::Error) -> Self {
-        // With TLS 1.3 a client's certificate is refused when the connection seems to stand.
-        let (connects, late) = (error.is_connect() || is_tls(&error), error.is_timeout());
+        let (connects, is_tls, late) = (error.is_connect(), is_tls(&error), error.is_timeout());
         let text = chain(&error.without_url());
-        match (connects, late) {
-            (true, _) => Self::Unreachable(text),
-            (false, true) => Self::Silent(text),
-            (false, false) => Self::Broken(text),
+        match (connects, is_tls, late) {
+            (true, _, _) => Self::Unreachable(text),
+            (false, true, _) => Self::Severed(text),
+            (false, false, true) => Self::Silent(text),
+            (false, false, false) => Self::Broken(text),
         }
     }
 }

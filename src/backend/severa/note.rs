@@ -24,8 +24,21 @@ pub(super) struct Posting {
     pub(super) activity_type: String,
     /// The owner it was posted with.
     pub(super) owner: String,
+    /// Where, and what goes along.
+    pub(super) frame: Frame,
+}
+
+/// What was settled when the activity was posted, and stays so, whatever the settings say by now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Frame {
+    /// Base URL of the API that has it.
+    pub(super) url: String,
+    /// The client id that posted it: with another one it may be another organisation's.
+    pub(super) client_id: String,
     /// The project its files go to: a sales case that is won may be found under another id.
     pub(super) project: Option<String>,
+    /// Files that are shown within the text go there too; the notes name what does not.
+    pub(super) inline_files: bool,
 }
 
 /// What is there.
@@ -33,8 +46,8 @@ pub(super) struct Posting {
 pub(super) struct Made {
     /// The activity's guid.
     pub(super) activity: String,
-    /// The project its files go to.
-    pub(super) project: Option<String>,
+    /// Where, and what goes along.
+    pub(super) frame: Frame,
     /// So many participants are dealt with, in the activity's order.
     pub(super) people: usize,
     /// The numbers of the files that are there. By number, because settings say which are sent.
@@ -56,8 +69,8 @@ pub(super) enum Begun {
 
 impl Made {
     /// A new activity.
-    pub(super) fn new(activity: String, project: Option<String>) -> Self {
-        Self { activity, project, people: 0, files: BTreeSet::new(), begun: None }
+    pub(super) fn new(activity: String, frame: Frame) -> Self {
+        Self { activity, frame, people: 0, files: BTreeSet::new(), begun: None }
     }
 }
 
@@ -80,9 +93,15 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read() {
+        let frame = Frame {
+            url: "https://severa.test/rest-api".to_owned(),
+            client_id: "id".to_owned(),
+            project: Some("p".to_owned()),
+            inline_files: true,
+        };
         let made = Made {
             activity: "a".to_owned(),
-            project: Some("p".to_owned()),
+            frame: frame.clone(),
             people: 3,
             files: [1, 3].into(),
             begun: Some(Begun::File(4)),
@@ -91,7 +110,7 @@ mod tests {
             since: "2026-11-29T20:00:00Z".to_owned(),
             activity_type: "t".to_owned(),
             owner: "o".to_owned(),
-            project: None,
+            frame,
         };
         for note in [Note::Nothing, Note::Posting(posting), Note::Made(made)] {
             assert_eq!(Note::read(Some(&note.written())).unwrap(), note);

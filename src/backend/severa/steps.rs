@@ -6,7 +6,7 @@ use super::{
         multipart::{Multipart, Upload},
     },
     company::Company,
-    note::{Begun, Made, Note, Posting},
+    note::{Begun, Frame, Made, Note, Posting},
     settle::{Call, Unsure},
     stop::{Stop, refused},
     text,
@@ -49,7 +49,7 @@ impl Steps<'_> {
         let made = match note {
             Note::Nothing => self.post().await?,
             Note::Posting(posting) => match self.find(&posting).await? {
-                Some(activity) => self.is_made(activity, posting.project).await?,
+                Some(activity) => self.is_made(activity, posting.frame).await?,
                 None => self.post().await?,
             },
             Note::Made(made) => made,
@@ -95,7 +95,7 @@ impl Steps<'_> {
                 self.note(before).await?;
                 Err(failed.into())
             }
-            Err(failed @ (Failed::Lost(_) | Failed::Ours(_))) => {
+            Err(failed @ (Failed::Lost(_) | Failed::AccountOrLost(_) | Failed::Ours(_))) => {
                 drop(call);
                 Err(Stop::from(failed).lost(self.settle()))
             }
@@ -123,10 +123,10 @@ impl Steps<'_> {
             since: written(client.now() - MARGIN),
             activity_type: kind.clone(),
             owner: self.delivery.activity.owner.user_id.clone(),
-            project: place.as_ref().map(|place| place.project.clone()),
+            frame: self.frame(place.as_ref().map(|place| place.project.clone())),
         };
-        let project = posting.project.clone();
-        let body = self.body(&kind, place.as_ref().map(|place| place.phase.as_str()));
+        let frame = posting.frame.clone();
+        let body = self.body(&kind, &frame, place.as_ref().map(|place| place.phase.as_str()));
         self.note(Note::Posting(posting)).await?;
         let call = self.call();
         let request = Request::post(&["v1", "activities"]);
@@ -137,7 +137,7 @@ impl Steps<'_> {
             with_guid(activity.guid, "POST /v1/activities")
         });
         match self.answer(call, Note::Nothing, answer).await? {
-            Answer::Made(guid) => self.is_made(guid, project).await,
+            Answer::Made(guid) => self.is_made(guid, frame).await,
             Answer::Refused(refusal) => {
                 self.company.forget_kind().await;
                 self.note(Note::Nothing).await?;
@@ -153,18 +153,23 @@ impl Steps<'_> {
         }
     }
 
-    async fn is_made(&self, activity: String, project: Option<String>) -> Result<Made, Stop> {
-        let made = Made::new(activity, project);
+    fn frame(&self, project: Option<String>) -> Frame {
+        let (client, inline_files) = (self.company.client(), self.company.settings.inline_files);
+        let (url, client_id) = (client.url().to_string(), client.client_id().to_owned());
+        Frame { url, client_id, project, inline_files }
+    }
+
+    async fn is_made(&self, activity: String, frame: Frame) -> Result<Made, Stop> {
+        let made = Made::new(activity, frame);
         self.note(Note::Made(made.clone())).await?;
         Ok(made)
     }
 
-    fn body(&self, kind: &str, phase: Option<&str>) -> Value {
+    fn body(&self, kind: &str, frame: &Frame, phase: Option<&str>) -> Value {
         let (activity, settings) = (&self.delivery.activity, &self.company.settings);
         // Both are RFC 3339 in UTC, so that their order as texts is that of time.
         let at = (&activity.sent_at).min(&activity.received_at);
-        let homeless: Vec<&FileRef> =
-            activity.files.iter().filter(|file| phase.is_none() || !self.is_sent(file)).collect();
+        let homeless: Vec<&FileRef> = activity.files.iter().filter(|file| !frame.takes(file)).collect();
         let mut body = json!({
             "name": activity.subject,
             "notes": text::notes(activity, &homeless, settings.notes_limit),
@@ -181,10 +186,6 @@ impl Steps<'_> {
             body["phase"] = json!({"guid": phase});
         }
         body
-    }
-
-    fn is_sent(&self, file: &FileRef) -> bool {
-        self.company.settings.inline_files || !file.inline
     }
 
     /// Where the activity goes, if it is linked: asked each time, because a sales case that is won gets another phase.
@@ -248,10 +249,7 @@ impl Steps<'_> {
                 self.may_look()?;
                 match self.participants(&made.activity).await? {
                     Some(found) => there = found,
-                    None => {
-                        self.is_gone();
-                        return Ok(());
-                    }
+                    None => return self.is_gone(&made),
                 }
                 made.begun = None;
             }
@@ -265,16 +263,22 @@ impl Steps<'_> {
         }
         match self.add_participants(&mut made, &there).await? {
             Presence::There => self.add_files(made).await,
-            Presence::Gone => {
-                self.is_gone();
-                Ok(())
-            }
+            Presence::Gone => self.is_gone(&made),
         }
     }
 
-    /// A person deleted the activity: what that person wanted, is done.
-    fn is_gone(&self) {
+    /// A person deleted the activity: what that person wanted, is done. Unless it is another organisation that we ask.
+    fn is_gone(&self, made: &Made) -> Result<(), Stop> {
+        let now = self.frame(None);
+        if (&now.url, &now.client_id) != (&made.frame.url, &made.frame.client_id) {
+            let Made { activity, frame, .. } = made;
+            return Err(Stop::held(format!(
+                "the activity {activity} was posted at {} with client id {}, and the one of now does not have it",
+                frame.url, frame.client_id
+            )));
+        }
         events::severa_activity_gone(self.delivery.activity.key.as_str(), &self.company.settings.prefix);
+        Ok(())
     }
 
     /// Who is a participant already; none if the activity is gone.
@@ -352,11 +356,11 @@ impl Steps<'_> {
 
     /// Uploads the files that are not there, each alone; those that are refused do not stand before the others.
     async fn add_files(&self, mut made: Made) -> Result<(), Stop> {
-        let Some(project) = made.project.clone() else { return Ok(()) };
+        let Some(project) = made.frame.project.clone() else { return Ok(()) };
         let mut refused_files: Vec<(&FileRef, Refusal)> = Vec::new();
         for (index, file) in self.delivery.activity.files.iter().enumerate() {
             let number = index + 1;
-            if !self.is_sent(file) || made.files.contains(&number) {
+            if !made.frame.takes(file) || made.files.contains(&number) {
                 continue;
             }
             let before = Note::Made(made.clone());
@@ -424,7 +428,7 @@ impl Steps<'_> {
 
     /// Whether a file is there whose answer was lost.
     async fn has_file(&self, made: &Made, number: usize) -> Result<bool, Stop> {
-        let Some(project) = &made.project else { return Ok(false) };
+        let Some(project) = &made.frame.project else { return Ok(false) };
         let description = text::description(&self.marker(), number);
         let request = Request::get(&["v1", "projects", project, "files"]);
         let mut pages = Pages::of(self.company.client(), request, Paging::Rows);
@@ -440,6 +444,13 @@ impl Steps<'_> {
         }
         readable(&pages)?;
         Ok(false)
+    }
+}
+
+impl Frame {
+    /// True if a file of the e-mail becomes one of the project.
+    fn takes(&self, file: &FileRef) -> bool {
+        self.project.is_some() && (self.inline_files || !file.inline)
     }
 }
 

@@ -56,7 +56,7 @@ impl From<Failed> for Stop {
             Failed::NotSent(_) | Failed::Lost(_) => Self::again(None, Trouble::Down, reason),
             // The company waits, and nobody else.
             Failed::Busy(left) => Self::again(Some(left), Trouble::Later, reason),
-            Failed::Account(_) => Self::settings(reason),
+            Failed::Account(_) | Failed::AccountOrLost(_) => Self::settings(reason),
             Failed::Ours(_) => Self::again(None, Trouble::Ours, reason),
             Failed::Refused(refusal) => Self(refused(&refusal, None)),
         }
