@@ -77,7 +77,7 @@ fn tokens(site: &Site, company: &str) -> usize {
 #[test]
 fn a_reload_keeps_copy_token_and_pace() {
     let plan = Plan::new(&["mycompany"]);
-    fill(plan.company("mycompany"), 2000, 0, 0);
+    fill(plan.company("mycompany"), 4000, 0, 0);
     let mut site = plan.start(Options::default());
     // In the midst of the first copy, twice.
     for (calls, limit) in [(6, 20_000), (12, 25_000)] {
@@ -270,7 +270,7 @@ fn check_asks_what_a_delivery_needs_and_synchronises_nothing() {
 #[test]
 fn check_beside_a_service_that_is_busy() {
     let plan = Plan::new(&["mycompany"]);
-    fill(plan.company("mycompany"), 4000, 0, 0);
+    fill(plan.company("mycompany"), 8000, 0, 0);
     let mut site = plan.start(Options::default());
     wait_for("the first copy to be begun", || (site.severa().calls().len() > 4).then_some(()));
     let (_, out, _) = site.world.command(&["check"]);
