@@ -4,6 +4,8 @@
 
 #[path = "support/desk.rs"]
 mod desk;
+#[path = "severa/storms.rs"]
+mod storms;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -359,7 +361,7 @@ async fn what_becomes_of_each_refusal() {
         ),
         (token, Fault::error(400, "InvalidParameter"), "pause no token for client: 400".to_owned()),
         (token, Fault::status(500), "again Down".to_owned()),
-        (token, Fault::TooMany { retry_after: Some(9) }, "again Later".to_owned()),
+        (token, Fault::TooMany { retry_after: Some(9) }, "again Waits".to_owned()),
     ];
     for kind in [
         "InsufficientApiScope",
@@ -416,7 +418,7 @@ async fn too_many_calls_pause_the_company_as_long_as_it_says() {
     assert!(after.unwrap() > Duration::from_secs(29));
     let calls = desk.severa.calls().len();
     let began = Instant::now();
-    let Outcome::Again { after, trouble: Trouble::Later, .. } = desk.deliver(&delivery).await else {
+    let Outcome::Again { after, trouble: Trouble::Waits, .. } = desk.deliver(&delivery).await else {
         panic!()
     };
     assert!(after.unwrap() > Duration::from_secs(20) && began.elapsed() < Duration::from_secs(5));
@@ -468,7 +470,7 @@ async fn what_a_person_deleted_stays_deleted() {
         let delivery = desk.message();
         desk.severa.fault("POST", "/v1/activityparticipants", nth, Fault::LoseBefore);
         let first = desk.deliver(&delivery).await;
-        assert!(matches!(first, Outcome::Again { trouble: Trouble::Down, .. }), "{first:?}");
+        assert!(matches!(first, Outcome::Again { trouble: Trouble::Lost, .. }), "{first:?}");
         let guid = desk.company.activities()[0]["guid"].as_str().unwrap().to_owned();
         desk.company.delete_activity(&guid);
         assert_eq!(desk.carry(&delivery).await.0, Outcome::Taken);

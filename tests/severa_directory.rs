@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "severa/copy_storms.rs"]
+mod storms;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -553,9 +555,9 @@ async fn strangers_cannot_spend_the_quota() {
     let begun = Instant::now();
     let found =
         futures_util::future::join_all(numbers.iter().map(|number| project(&directory, number))).await;
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     let refused: Vec<_> = found.iter().filter_map(|found| found.as_ref().err()).collect();
-    assert!(refused.len() >= 18, "{found:?}");
+    assert!(refused.len() >= 14, "{found:?}");
     assert!(refused.iter().all(|error| error.contains("more than 2 calls a second")), "{found:?}");
     let calls = world.severa.calls();
     let seconds = calls[before..].windows(3).map(|calls| calls[2].at - calls[0].at);
@@ -563,7 +565,10 @@ async fn strangers_cannot_spend_the_quota() {
     // Nobody takes the API for down because of that: what is past its time is asked for as soon as it may be.
     sleep(Duration::from_millis(1100)).await;
     assert_eq!(project(&directory, "555").await, Ok(None));
-    assert!(project(&directory, "556").await.is_err());
+    // The next one waits for its turn, and is answered all the same.
+    let begun = Instant::now();
+    assert_eq!(project(&directory, "556").await, Ok(None));
+    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
     sleep(Duration::from_millis(1100)).await;
     let before = world.severa.calls().len();
     assert_eq!(project_id(&directory, "2001").await, Some(case));

@@ -85,6 +85,8 @@ pub enum Scope {
 pub enum Trouble {
     /// No connection, no answer in time, 408, 5xx: others would fail alike.
     Down,
+    /// The same, and what was asked for may have been done: `after` is this activity's own, to see whether it was.
+    Lost,
     /// 429: it works, and has too much to do.
     Busy,
     /// 409, 425: it works; this activity's turn comes later.

@@ -86,6 +86,8 @@ pub struct Outside {
 #[derive(Clone, Default)]
 struct Accounts {
     clients: Vec<Arc<SeveraClient>>,
+    /// Of companies that are gone from the configuration: deliveries may be under way, and Severa counts on.
+    gone: Vec<Arc<SeveraClient>>,
     unsure: Arc<Unsure>,
 }
 
@@ -190,7 +192,7 @@ impl OutsideSettings {
         let before = before.map(|before| before.accounts.clone()).unwrap_or_default();
         let mut clients: Vec<Arc<SeveraClient>> = Vec::new();
         for company in self.companies() {
-            let mut known = clients.iter().chain(&before.clients);
+            let mut known = clients.iter().chain(&before.clients).chain(&before.gone);
             let same = known.find(|client| client.client_id() == company.access.client_id);
             let client = match same {
                 Some(client) => client.renewed(&company.access)?,
@@ -198,7 +200,13 @@ impl OutsideSettings {
             };
             clients.push(client);
         }
-        Ok(Accounts { clients, unsure: before.unsure })
+        let mut gone: Vec<Arc<SeveraClient>> = Vec::new();
+        for old in before.clients.into_iter().chain(before.gone) {
+            if !clients.iter().chain(&gone).any(|client| client.client_id() == old.client_id()) {
+                gone.push(old);
+            }
+        }
+        Ok(Accounts { clients, gone, unsure: before.unsure })
     }
 
     fn tenants(&self, accounts: &Accounts) -> Vec<SeveraTenant> {
@@ -482,6 +490,11 @@ impl BackendText {
             BackendType::Severa => "client_secret_file in [[severa]]",
         };
         without_password(source, text, &url, remedy)?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(
+                source.error(text.span(), "a base URL has no query and no fragment: /v1/... is appended")
+            );
+        }
         Ok(url)
     }
 

@@ -21,6 +21,9 @@ use toml::Spanned;
 /// Base URL of the API.
 pub(super) const PRODUCTION: &str = "https://api.severa.visma.com/rest-api";
 
+/// Longest `settle`: a delivery whose answer was lost waits so long, and must not grow too old over it.
+const LONGEST_SETTLE: Duration = Duration::from_secs(3600);
+
 /// Attempts of a company at a time.
 pub(super) const USUAL_IN_FLIGHT: usize = 4;
 
@@ -81,7 +84,7 @@ pub(super) struct SeveraText {
     aliases: BTreeMap<Spanned<String>, Vec<Spanned<String>>>,
     /// From a lost answer to the search for what it made; default 60 s.
     #[serde(default = "usual_settle")]
-    settle: Text<Span>,
+    settle: Spanned<Text<Span>>,
 }
 
 fn yes() -> bool {
@@ -92,8 +95,8 @@ fn usual_notes() -> Spanned<usize> {
     Spanned::new(0..0, 30_000)
 }
 
-fn usual_settle() -> Text<Span> {
-    Text(Span(Duration::from_secs(60)))
+fn usual_settle() -> Spanned<Text<Span>> {
+    Spanned::new(0..0, Text(Span(Duration::from_secs(60))))
 }
 
 /// The companies, each at the same API.
@@ -138,6 +141,10 @@ impl SeveraText {
             let message = format!("too little for marker and people: at least {LEAST_NOTES}");
             return Err(source.error(self.notes_limit.span(), message));
         }
+        let settle = self.settle.get_ref().0.0;
+        if settle > LONGEST_SETTLE {
+            return Err(source.error(self.settle.span(), "too long: at most 1h"));
+        }
         Ok(Company {
             prefix,
             access: severa::Settings {
@@ -152,7 +159,7 @@ impl SeveraText {
             inline_files: self.inline_files,
             notes_limit,
             aliases: aliases(source, self.aliases)?,
-            settle: self.settle.0.0,
+            settle,
         })
     }
 }
@@ -165,6 +172,9 @@ fn aliases(
     let mut taken = HashMap::new();
     let mut all = BTreeMap::new();
     for (user, texts) in texts {
+        if user.get_ref().trim().is_empty() {
+            return Err(source.error(user.span(), "whose? Write a user's address in Severa, or guid"));
+        }
         let mut addresses = Vec::new();
         for text in texts {
             let address = Address::parse(text.get_ref()).map_err(|_| {
@@ -274,6 +284,12 @@ mod tests {
                 "notes_limit: too little for marker and people: at least 500",
             ),
             (Box::new(add("settle = \"soon\"")), "settle: \"soon\" is no time span"),
+            (Box::new(add("settle = \"2h\"")), "settle: too long: at most 1h"),
+            (Box::new(add("aliases = { \" \" = [\"a@x.test\"] }")), "a user's address in Severa, or guid"),
+            (
+                Box::new(replace("[backend]\n", "[backend]\nurl = \"https://severa.test/?a=b\"\n")),
+                "a base URL has no query",
+            ),
             (Box::new(add("mode = \"dark\"")), "unknown variant `dark`"),
             (Box::new(add("aliases = { \"a@x.test\" = [\"b\"] }")), "\"b\" is no address"),
             (

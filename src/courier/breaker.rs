@@ -188,7 +188,7 @@ impl Breaker {
             self.denied.clear();
         }
         let (cause, is_enough) = match trouble {
-            Trouble::Down | Trouble::Busy => {
+            Trouble::Down | Trouble::Lost | Trouble::Busy => {
                 self.unanswered.insert(item);
                 (Cause::Down, self.unanswered.len() >= DOWN_AFTER)
             }

@@ -304,10 +304,13 @@ impl Courier {
         if wanted == 0 {
             return Ok(IDLE); // until an attempt ends
         }
-        if self.ready.len() >= MOST_READY * self.settings.max_in_flight {
+        // Where each has its own, what is ready of some must not stand before others'.
+        let is_shared = self.settings.shares.is_empty();
+        if is_shared && self.ready.len() >= MOST_READY * self.settings.max_in_flight {
             return Ok(IDLE); // nobody of those may have another attempt now; the end of one wakes us
         }
-        let room = wanted + self.settings.max_in_flight;
+        let largest = self.settings.shares.values().max().copied().unwrap_or(self.settings.max_in_flight);
+        let room = if is_shared { wanted + largest } else { 2 * largest };
         let mut without = self.satisfied();
         without.extend(self.shut());
         let leased =

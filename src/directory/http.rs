@@ -12,7 +12,7 @@ use super::{
 };
 use crate::mail::Address;
 use crate::rules::{Person, Project, Tenant};
-use crate::web::{CallError, Client, body_of};
+use crate::web::{CallError, Client, body_of, misread};
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use headers::{CacheControl, HeaderMapExt};
@@ -301,7 +301,7 @@ async fn read<T: DeserializeOwned>(response: Response) -> Result<T, Unavailable>
     }
     serde_json::from_slice(&body).map_err(|error| match body.len() {
         MAX_ANSWER_BYTES => unreadable(format!("it is longer than {MAX_ANSWER_BYTES} bytes")),
-        _ => unreadable(error.to_string()),
+        _ => unreadable(misread(&error)),
     })
 }
 

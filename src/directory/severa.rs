@@ -350,7 +350,7 @@ impl Named {
     fn new(text: &str) -> Self {
         match Address::parse(text) {
             Ok(address) => Self::Address(address.folded().to_owned()),
-            Err(_) => Self::Guid(text.trim().to_lowercase()),
+            Err(_) => Self::Guid(text.trim().to_owned()),
         }
     }
 
@@ -462,7 +462,7 @@ impl Numbers {
 
 /// Asks the API: projects first, because a sales case that was won is one.
 async fn look_up(client: &Client, budget: &Budget, number: i64) -> Result<Option<Project>, Unanswered> {
-    budget.spend().map_err(|_| over_budget())?;
+    turn(budget).await?;
     if let Some(found) = first_of(client, "projects", number).await? {
         return Ok(Some(found));
     }
@@ -475,7 +475,7 @@ fn over_budget() -> Unanswered {
     Unanswered::NotAsked(Unavailable(most))
 }
 
-/// The second call waits: the first one would be lost otherwise.
+/// Waits for a call of the budget, as long as an SMTP client can wait for its answer.
 async fn turn(budget: &Budget) -> Result<(), Unanswered> {
     let waited = timeout_at(Instant::now() + TURN_PATIENCE, async {
         while let Err(left) = budget.spend() {

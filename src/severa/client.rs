@@ -13,7 +13,7 @@ use super::{
 };
 use crate::observe::metrics;
 use crate::web::{
-    CallError, ClientError, Connection, ConnectionSettings, Keeper, SecretFile, Tokens, read_whole,
+    CallError, ClientError, Connection, ConnectionSettings, Keeper, SecretFile, Tokens, misread, read_whole,
     retry_after, send_once,
 };
 use reqwest::{
@@ -29,7 +29,10 @@ use std::{
 use tokio::time::Instant;
 
 /// Bytes of an answer that are read: a hundred projects with everything the API tells of them, ten times over.
-const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Answers about what was asked for, if it is the API that gives them.
+const MEANT_AS_DATA: [u16; 6] = [404, 405, 409, 410, 421, 425];
 
 /// Settings of one company's access.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +148,11 @@ impl Client {
         self.clock.now().min(SystemTime::now())
     }
 
+    /// The time so long before now, as the API takes it.
+    pub fn written_before(&self, margin: Duration) -> String {
+        clock::written(self.now().checked_sub(margin).unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
     /// How far its clock is before ours (true) or behind, if an answer has shown it.
     pub fn difference(&self) -> Option<(bool, Duration)> {
         self.clock.difference()
@@ -163,8 +171,7 @@ impl Client {
     /// [`Failed`]; also an answer that is another document.
     pub async fn read<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failed> {
         let (_, body) = self.call(request, &Ok, Patience::usual(self)).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| Failed::Lost(format!("{}: {error}", unreadable(request))))
+        serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))
     }
 
     /// Posts, and reads what was created.
@@ -178,21 +185,21 @@ impl Client {
     ) -> Result<T, Failed> {
         let patience = Patience { answer: patience, ..Patience::usual(self) };
         let (_, body) = self.call(request, body, patience).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| Failed::Lost(format!("{}: {error}", unreadable(request))))
+        serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))
     }
 
-    /// A page of a list: its rows, and the token of the next page if the answer has one.
-    pub(super) async fn page(
+    /// A page of a list: what it holds, and the token of the next page if the answer has one.
+    pub(super) async fn page<T: DeserializeOwned>(
         &self,
         request: &Request,
         patience: Patience,
-    ) -> Result<(Vec<serde_json::Value>, Option<String>), Failed> {
+    ) -> Result<(T, Option<String>), Failed> {
         let (head, body) = self.call(request, &Ok, patience).await?;
-        let rows = serde_json::from_slice(&body)
-            .map_err(|error| Failed::Lost(format!("{}: {error}", unreadable(request))))?;
-        let token = head.get("NextPageToken").and_then(|token| token.to_str().ok()).map(str::trim);
-        Ok((rows, token.filter(|token| !token.is_empty()).map(str::to_owned)))
+        let rows = serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))?;
+        let Some(token) = head.get("NextPageToken") else { return Ok((rows, None)) };
+        // A list that ends here only because we cannot read how it goes on has no end.
+        let token = token.to_str().map_err(|_| not_read(request, "its NextPageToken is no text"))?;
+        Ok((rows, Some(token.trim().to_owned()).filter(|token| !token.is_empty())))
     }
 
     /// The answer's head and body, if it is one of success.
@@ -205,7 +212,7 @@ impl Client {
         let answer = self.answer(request, body, patience).await;
         metrics::severa_call(match &answer {
             Ok(_) => "ok",
-            Err(Failed::NotSent(_) | Failed::Ours(_)) => "unsent",
+            Err(Failed::NotSent(_) | Failed::Paused(_) | Failed::Ours(_)) => "unsent",
             Err(Failed::Busy(_)) => "busy",
             Err(Failed::Lost(_)) => "lost",
             Err(Failed::Account(_) | Failed::AccountOrLost(_)) => "account",
@@ -232,9 +239,9 @@ impl Client {
         }
         let status = response.status();
         let (head, after) = (response.headers().clone(), retry_after(&response));
-        if status == 404 && is_page(&head) {
+        if MEANT_AS_DATA.contains(&status.as_u16()) && is_page(&head) {
             // A gateway's, or a wrong URL's: it says nothing of what was asked for.
-            return Err(Failed::Lost("a web page says 404: is backend.url right?".to_owned()));
+            return Err(Failed::Lost(format!("a web page says {status}: is backend.url right?")));
         }
         if status == 429 {
             return Err(Failed::Busy(self.pace.hold_for(after, begun)));
@@ -242,8 +249,7 @@ impl Client {
         self.pace.is_well(begun);
         let body = read_whole(response, MAX_ANSWER_BYTES).await;
         if status.is_success() {
-            let cut = |error: String| Failed::Lost(format!("{}: {error}", unreadable(request)));
-            return body.map(|body| (head, body)).map_err(cut);
+            return body.map(|body| (head, body)).map_err(|error| not_read(request, &error));
         }
         Err(failed(status.as_u16(), &body.unwrap_or_default()))
     }
@@ -255,7 +261,7 @@ impl Client {
         token: &str,
         patience: Patience,
     ) -> Result<(Response, Instant), Failed> {
-        let begun = self.pace.turn(patience.pause).await.map_err(Failed::Busy)?;
+        let begun = self.pace.turn(patience.pause).await.map_err(Failed::Paused)?;
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let mut url = self.connection.url(&path);
         if !request.query.is_empty() {
@@ -279,7 +285,7 @@ impl Client {
 
     async fn token(&self, refused: Option<&str>) -> Result<String, Failed> {
         self.tokens.token(refused).await.map_err(|error| match error {
-            CallError::Busy(left) => Failed::Busy(left),
+            CallError::Busy(left) => Failed::Paused(left),
             CallError::Credentials(reason) => Failed::Account(reason),
             CallError::Ours(reason) => Failed::Ours(reason),
             CallError::Unreachable(reason)
@@ -314,6 +320,8 @@ fn is_page(head: &HeaderMap) -> bool {
     media_type.trim_start().to_ascii_lowercase().starts_with("text/html")
 }
 
-fn unreadable(request: &Request) -> String {
-    format!("the answer to {} /{} cannot be read", request.method, request.path.join("/"))
+/// The answer to a request is none that can be used.
+fn not_read(request: &Request, why: &str) -> Failed {
+    let (method, path) = (&request.method, request.path.join("/"));
+    Failed::Lost(format!("the answer to {method} /{path} cannot be read: {why}"))
 }

@@ -10,6 +10,9 @@ use std::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+/// Dates of before the year 2000 are those of clocks that nobody has set.
+const UNSET: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 #[derive(Debug, Default)]
 pub(super) struct Clock(Mutex<Option<(SystemTime, Instant)>>);
 
@@ -17,7 +20,8 @@ impl Clock {
     /// Learns from an answer that came just now.
     pub(super) fn learn(&self, response: &Response) {
         let date = response.headers().get(DATE).and_then(|value| value.to_str().ok());
-        if let Some(date) = date.and_then(|date| httpdate::parse_http_date(date).ok()) {
+        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+        if let Some(date) = date.filter(|date| *date > SystemTime::UNIX_EPOCH + UNSET) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
         }
     }
@@ -98,7 +102,8 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
 
 /// A time as the API takes it: RFC 3339 in UTC, whole seconds.
 pub(super) fn written(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+    // The format knows no time before 1970.
+    humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 #[cfg(test)]

@@ -98,9 +98,10 @@ impl Copied {
         })
     }
 
-    /// A user of a guid: guid and name.
+    /// A user of a guid, in whatever case that is written: guid and name.
     pub fn user(&self, guid: &str) -> Option<(&str, Option<&str>)> {
-        let (guid, user) = self.users.get_key_value(guid)?;
+        let same = |(other, _): &(&Guid, &Seen<UserRow>)| other.eq_ignore_ascii_case(guid);
+        let (guid, user) = self.users.get_key_value(guid).or_else(|| self.users.iter().find(same))?;
         Some((guid, user.row.name.as_deref()))
     }
 

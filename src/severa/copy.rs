@@ -133,6 +133,9 @@ impl CopyState {
     pub fn standing(&self) -> String {
         let mut words = match (self.is_complete, self.calls, self.age) {
             (false, Some(calls), _) => format!("the first copy is being made: {calls} calls so far"),
+            (false, None, _) if self.users + self.contacts + self.projects > 0 => {
+                "the first copy is being made, and is not complete".to_owned()
+            }
             (false, None, _) => "there is no copy yet".to_owned(),
             (true, _, Some(age)) => {
                 let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
@@ -182,7 +185,12 @@ impl Copies {
     pub fn of(&self, prefix: &str, client: Arc<Client>, times: Times) -> Arc<CompanyCopy> {
         let key = key(prefix, &client);
         let loaded = self.0.load(&key);
-        Arc::new(CompanyCopy::new(key, Some(Arc::clone(&self.0)), loaded, Way { client, times }))
+        let is_unread = loaded.is_none();
+        let store = Some(Arc::clone(&self.0));
+        let copy = CompanyCopy::new(key, store, loaded.unwrap_or_default(), Way { client, times });
+        // What the file has and we do not know of must not come back at the next start.
+        copy.lock().owed = is_unread;
+        Arc::new(copy)
     }
 
     /// Removes the companies that are none of these from the file.
@@ -471,7 +479,7 @@ impl Doing {
 fn kind_of(failed: &Failed) -> &'static str {
     match failed {
         Failed::NotSent(_) | Failed::Lost(_) => "silent",
-        Failed::Busy(_) => "busy",
+        Failed::Busy(_) | Failed::Paused(_) => "busy",
         Failed::Account(_) | Failed::AccountOrLost(_) => "account",
         Failed::Refused(_) => "refused",
         Failed::Ours(_) => "ours",

@@ -27,6 +27,9 @@ pub enum Failed {
     /// 429: nothing was done, and the company's calls pause for this long.
     #[error("too many calls: a pause of {0:.1?}")]
     Busy(Duration),
+    /// Nobody was asked: the company's calls pause for this long, after a 429.
+    #[error("too many calls: a pause of {0:.1?}")]
+    Paused(Duration),
     /// No answer, half an answer, 408, 5xx: what was asked for may have been done.
     #[error("{0}")]
     Lost(String),

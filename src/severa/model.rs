@@ -141,10 +141,12 @@ pub struct Participant {
 
 /// `ProjectFileModel`
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ProjectFile {
     /// Id.
     pub guid: Option<String>,
+    /// Id of what is stored.
+    pub file_guid: Option<String>,
     /// Our marker and the file's number.
     pub description: Option<String>,
 }

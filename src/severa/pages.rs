@@ -7,11 +7,17 @@ use super::{
     client::{Client, Patience, Request},
     error::Failed,
 };
-use serde::de::DeserializeOwned;
-use std::{collections::HashSet, time::Duration};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
+};
+use std::{collections::HashSet, fmt, marker::PhantomData, time::Duration};
 
 /// Rows asked for at a time: the most that the API gives.
 const ROWS: &str = "100";
+
+/// Rows of a page that are read at most: an API that gives ten times what was asked for is still understood.
+const MOST_ROWS: usize = 1000;
 
 /// Pages that are read at most: a million rows.
 const MOST_PAGES: usize = 10_000;
@@ -43,9 +49,45 @@ pub struct Pages<'a> {
 /// First and last guid of a page, and its length: a server that ignores `firstRow` gives the same page for ever.
 type Ends = (String, String, usize);
 
-fn ends_of(rows: &[serde_json::Value]) -> Option<Ends> {
-    let guid = |row: &serde_json::Value| Some(row.get("guid")?.as_str()?.to_owned());
-    Some((guid(rows.first()?)?, guid(rows.last()?)?, rows.len()))
+/// The rows of a page, read one by one: a page of a million numbers takes no more memory than its bytes.
+struct Rows<T> {
+    read: Vec<T>,
+    count: usize,
+    ends: Option<Ends>,
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Rows<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(RowsVisitor(PhantomData))
+    }
+}
+
+struct RowsVisitor<T>(PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for RowsVisitor<T> {
+    type Value = Rows<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Rows<T>, A::Error> {
+        let mut rows = Rows { read: Vec::new(), count: 0, ends: None };
+        let (mut first, mut last) = (None, None);
+        while let Some(row) = list.next_element::<serde_json::Value>()? {
+            rows.count += 1;
+            if rows.count > MOST_ROWS {
+                return Err(A::Error::custom("a page of too many rows"));
+            }
+            last = row.get("guid").and_then(|guid| guid.as_str()).map(str::to_owned);
+            if rows.count == 1 {
+                first.clone_from(&last);
+            }
+            rows.read.extend(serde_json::from_value(row).ok());
+        }
+        rows.ends = first.zip(last).map(|(first, last)| (first, last, rows.count));
+        Ok(rows)
+    }
 }
 
 #[derive(Debug)]
@@ -85,22 +127,19 @@ impl<'a> Pages<'a> {
             (Paging::Token, None) => {}
             (Paging::Rows, _) => request = request.with("firstRow", next.row.to_string()),
         }
-        let (rows, token) = self.client.page(&request, self.patience).await?;
-        let (row, page) = (next.row + rows.len(), next.page + 1);
+        let (rows, token): (Rows<T>, _) = self.client.page(&request, self.patience).await?;
+        let (row, page) = (next.row + rows.count, next.page + 1);
         let goes_on = match self.paging {
             Paging::Token => token.as_ref().is_some_and(|token| self.seen.insert(token.clone())),
             Paging::Rows => {
-                let ends = ends_of(&rows);
-                let repeats = ends.is_some() && ends == self.before;
-                self.before = ends;
-                !rows.is_empty() && !repeats
+                let repeats = rows.ends.is_some() && rows.ends == self.before;
+                self.before = rows.ends;
+                rows.count > 0 && !repeats
             }
         };
         self.next = (goes_on && page < MOST_PAGES).then_some(Next { token, row, page });
-        let count = rows.len();
-        let read: Vec<T> = rows.into_iter().filter_map(|row| serde_json::from_value(row).ok()).collect();
-        self.unreadable += count - read.len();
-        Ok(Some(read))
+        self.unreadable += rows.count - rows.read.len();
+        Ok(Some(rows.read))
     }
 
     /// All rows.

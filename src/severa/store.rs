@@ -17,7 +17,10 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -118,6 +121,8 @@ pub(super) struct Store {
     path: PathBuf,
     /// None while it cannot be opened.
     database: Mutex<Option<Connection>>,
+    /// A company could not be read, and nothing was written since.
+    is_busy: AtomicBool,
 }
 
 impl Store {
@@ -132,7 +137,8 @@ impl Store {
             }
             Err(Trouble::Copy(error)) => return Err(error),
         };
-        Ok(Arc::new(Self { path: path.to_owned(), database: Mutex::new(database) }))
+        let is_busy = AtomicBool::new(database.is_none());
+        Ok(Arc::new(Self { path: path.to_owned(), database: Mutex::new(database), is_busy }))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -141,6 +147,9 @@ impl Store {
 
     /// Removes companies that are not among these, with all their rows.
     pub(super) fn keep_only(&self, keys: &[Key]) {
+        if self.is_busy.load(Ordering::Relaxed) {
+            return;
+        }
         let removed = self.write(|transaction| {
             let ids: Vec<i64> = companies(transaction)?
                 .into_iter()
@@ -157,16 +166,24 @@ impl Store {
         }
     }
 
-    /// What is kept of a company, which has a place in the file from now on.
-    pub(super) fn load(&self, key: &Key) -> (Standing, Copied) {
+    /// What is kept of a company, which has a place in the file from now on; none if that cannot be read.
+    pub(super) fn load(&self, key: &Key) -> Option<(Standing, Copied)> {
+        // Whoever has the file may have it for long: the next company does not wait again, and a start is no wait.
+        if self.is_busy.load(Ordering::Relaxed) {
+            return None;
+        }
         let loaded = self.write(|transaction| {
             let id = place(transaction, key)?;
             load(transaction, id)
         });
-        loaded.unwrap_or_else(|error| {
-            events::severa_unkept(&self.path, &error);
-            Default::default()
-        })
+        match loaded {
+            Ok(loaded) => Some(loaded),
+            Err(error) => {
+                events::severa_unkept(&self.path, &error);
+                self.is_busy.store(true, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     /// Writes rows of a company.
@@ -226,6 +243,7 @@ impl Store {
         let written = transaction.and_then(|transaction| {
             let done = act(&transaction)?;
             transaction.commit()?;
+            self.is_busy.store(false, Ordering::Relaxed);
             Ok(done)
         });
         if let Err(error) = &written
@@ -285,7 +303,7 @@ fn escaped(path: &Path) -> String {
 
 /// Why the file could not be made ready.
 enum Trouble {
-    /// The disk is full or fails: that may pass.
+    /// The disk is full or fails, or another program has the file: that may pass.
     Disk(rusqlite::Error),
     Copy(CopyError),
 }
@@ -293,7 +311,12 @@ enum Trouble {
 fn make(path: &Path) -> Result<Connection, Trouble> {
     let io = |error: io::Error| Trouble::Copy(CopyError::new(path, &error));
     let sql = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Trouble::Disk(error),
+        Some(
+            ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked,
+        ) => Trouble::Disk(error),
         _ => Trouble::Copy(CopyError::new(path, &error)),
     };
     private(path).map_err(io)?;

@@ -187,7 +187,7 @@ impl Synchroniser {
         of: fn(T) -> Row,
     ) -> Result<(), Failed> {
         let mut pages = Pages::of(client, request, paging).sit_out(SIT_OUT);
-        while let Some(page) = pages.next().await? {
+        while let Some(page) = self.page(&mut pages, Doing::Poll).await? {
             let (changes, skipped) = changes(page, of);
             self.copy.take(changes, skipped).await;
         }
@@ -240,36 +240,48 @@ impl Synchroniser {
         of: fn(T) -> Row,
     ) -> Result<(), Failed> {
         let mut pages = Pages::of(client, request, paging).sit_out(SIT_OUT);
-        let mut unreadable = 0;
-        while let Some(page) = self.page(&mut pages).await? {
-            let (changes, skipped) = changes(page, of);
+        let (mut unreadable, mut useless, mut rows) = (0, 0, 0);
+        while let Some(page) = self.page(&mut pages, Doing::Pass).await? {
             let new = pages.unreadable() - std::mem::replace(&mut unreadable, pages.unreadable());
+            rows += page.len() + new;
+            let (changes, skipped) = changes(page, of);
+            useless += skipped + new;
             self.copy.take(changes, skipped + new).await;
             self.poll_if_due().await;
         }
-        Ok(())
+        // A list that says little we understand is another one than we know: what it lacks is not gone.
+        match useless * 2 > rows {
+            true => Err(Failed::Lost(format!("{useless} of {rows} rows of a list cannot be read"))),
+            false => Ok(()),
+        }
     }
 
     /// A page, asked for again where an answer is missing.
-    async fn page<T: DeserializeOwned>(&self, pages: &mut Pages<'_>) -> Result<Option<Vec<T>>, Failed> {
+    async fn page<T: DeserializeOwned>(
+        &self,
+        pages: &mut Pages<'_>,
+        doing: Doing,
+    ) -> Result<Option<Vec<T>>, Failed> {
         let (mut turn, mut tries) = (Turn { at: Instant::now(), pause: Duration::ZERO }, 0);
         loop {
             let failed = match pages.next().await {
                 Ok(page) => {
-                    if page.is_some() {
+                    if page.is_some() && doing == Doing::Pass {
                         self.copy.count_call();
                     }
                     return Ok(page);
                 }
                 Err(failed) => failed,
             };
-            self.copy.count_call();
+            if doing == Doing::Pass {
+                self.copy.count_call();
+            }
             match &failed {
-                Failed::Busy(_) => {} // nothing is wrong with the page, and there is no other way than to wait
+                Failed::Busy(_) | Failed::Paused(_) => {} // nothing is wrong with the page, and there is no other way than to wait
                 Failed::NotSent(_) | Failed::Lost(_) if tries + 1 < TRIES => tries += 1,
                 _ => return Err(failed),
             }
-            self.copy.fails(Doing::Pass, &failed);
+            self.copy.fails(doing, &failed);
             turn.backs_off(self.times().poll);
             tokio::time::sleep_until(turn.at).await;
         }

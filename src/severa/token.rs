@@ -6,7 +6,7 @@ use super::{
     error::said,
     pace::Pace,
 };
-use crate::web::{Asks, CallError, Connection, SecretFile, Token, body_of, retry_after};
+use crate::web::{Asks, CallError, Connection, SecretFile, Token, body_of, misread, retry_after};
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::json;
@@ -114,7 +114,7 @@ impl Asks for Endpoint {
         }
         self.pace.is_well(begun);
         let answer: Answer = serde_json::from_slice(&body).map_err(|error| {
-            CallError::Unreachable(format!("token endpoint: its answer cannot be read: {error}"))
+            CallError::Unreachable(format!("token endpoint: its answer cannot be read: {}", misread(&error)))
         })?;
         self.granted.set(answer.scope.as_deref());
         let life = answer.life(self.clock.now());

@@ -82,6 +82,17 @@ pub async fn read_whole(mut response: Response, most: usize) -> Result<Vec<u8>, 
     Ok(body)
 }
 
+/// Why a document is not what was expected, without what stands in it: that may be a token, or somebody's mail.
+pub fn misread(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Io => "it broke off",
+        serde_json::error::Category::Syntax => "it is no JSON",
+        serde_json::error::Category::Eof => "it ends too early",
+        serde_json::error::Category::Data => "it has something else where we expect something",
+    };
+    format!("{what} (line {}, column {})", error.line(), error.column())
+}
+
 /// An error with its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -13,7 +13,7 @@ mod oauth;
 mod secret;
 mod tokens;
 
-pub use call::{CallError, body_of, chain, read_whole, retry_after};
+pub use call::{CallError, body_of, chain, misread, read_whole, retry_after};
 pub use client::{Client, Credentials, Settings as ClientSettings};
 pub use connection::{ClientError, Connection, Settings as ConnectionSettings, send_once};
 pub use keeper::{Asks, Keeper, Token};

@@ -87,7 +87,7 @@ impl Company {
         if token.is_err() {
             return vec![line(token)];
         }
-        let scopes = tokio::time::timeout(patience, self.check_reading()).await.unwrap_or_else(late);
+        let scopes = self.check_reading(patience).await;
         let kind = tokio::time::timeout(patience, self.check_kind()).await.unwrap_or_else(late);
         vec![line(token), line(scopes), line(kind), line(self.check_clock())]
     }
@@ -103,7 +103,7 @@ impl Company {
     }
 
     /// Whether what we read may be read. What we write can only be shown by writing.
-    async fn check_reading(&self) -> Result<String, String> {
+    async fn check_reading(&self, patience: Duration) -> Result<String, String> {
         for (path, scope) in [
             ("users", "users:read"),
             ("contactpersons", "customers:read"),
@@ -112,7 +112,9 @@ impl Company {
             ("activities", "activities:read"),
         ] {
             let request = Request::get(&["v1", path]).with("rowCount", "1");
-            let read = in_turn(|| self.client().read::<serde_json::Value>(&request)).await;
+            let read = in_turn(|| self.client().read::<serde_json::Value>(&request));
+            let read = tokio::time::timeout(patience, read).await;
+            let read = read.map_err(|_| format!("GET /v1/{path}: no answer within {patience:.0?}"))?;
             read.map_err(|error| format!("GET /v1/{path} (scope {scope}): {error}"))?;
         }
         let wanted: Vec<_> = SCOPES.into_iter().filter(|scope| scope.ends_with(":write")).collect();
@@ -147,7 +149,7 @@ where
 {
     loop {
         match ask().await {
-            Err(Failed::Busy(left)) => tokio::time::sleep(left).await,
+            Err(Failed::Busy(left) | Failed::Paused(left)) => tokio::time::sleep(left).await,
             answer => return answer,
         }
     }

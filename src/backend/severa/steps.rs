@@ -20,11 +20,7 @@ use crate::web::CallError;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::{Value, json};
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 /// What is posted now is created after this much before now, whatever the two clocks of a server farm say.
 const MARGIN: Duration = Duration::from_secs(300);
@@ -90,7 +86,7 @@ impl Steps<'_> {
                 call.answered();
                 Ok(Answer::Refused(refusal))
             }
-            Err(failed @ (Failed::NotSent(_) | Failed::Busy(_) | Failed::Account(_))) => {
+            Err(failed @ (Failed::NotSent(_) | Failed::Busy(_) | Failed::Paused(_) | Failed::Account(_))) => {
                 call.answered();
                 self.note(before).await?;
                 Err(failed.into())
@@ -120,7 +116,7 @@ impl Steps<'_> {
         let client = self.company.client();
         client.scopes_missing().await?; // a token: its answer has shown what time it is there
         let posting = Posting {
-            since: written(client.now() - MARGIN),
+            since: client.written_before(MARGIN),
             activity_type: kind.clone(),
             owner: self.delivery.activity.owner.user_id.clone(),
             frame: self.frame(place.as_ref().map(|place| place.project.clone())),
@@ -420,7 +416,7 @@ impl Steps<'_> {
         match (answer, upload.failure()) {
             (Err(Failed::Lost(_)), Some(ours)) => Err(Failed::Ours(ours)),
             (answer, _) => {
-                let guid = answer?.into_iter().find_map(|file| file.guid);
+                let guid = answer?.into_iter().find_map(|file| file.guid.or(file.file_guid));
                 with_guid(guid, "POST /v1/projects/…/files")
             }
         }
@@ -489,10 +485,6 @@ fn with_guid(guid: Option<String>, what: &str) -> Result<String, Failed> {
 fn readable(pages: &Pages<'_>) -> Result<(), Stop> {
     match pages.unreadable() {
         0 => Ok(()),
-        count => Err(Stop::again(None, Trouble::Down, format!("{count} rows of the search cannot be read"))),
+        count => Err(Stop::again(None, Trouble::Later, format!("{count} rows of the search cannot be read"))),
     }
-}
-
-fn written(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -26,6 +26,7 @@ impl Stop {
     pub(super) fn lost(self, settle: Duration) -> Self {
         match self.0 {
             Outcome::Again { after, trouble, reason } => {
+                let trouble = if trouble == Trouble::Down { Trouble::Lost } else { trouble };
                 Self::again(Some(after.unwrap_or_default().max(settle)), trouble, reason)
             }
             other => Self(other),
@@ -35,7 +36,7 @@ impl Stop {
     /// It may be this activity's doing that there was no answer.
     pub(super) fn broken(self) -> Self {
         match self.0 {
-            Outcome::Again { after, trouble: Trouble::Down, reason } => {
+            Outcome::Again { after, trouble: Trouble::Lost, reason } => {
                 Self::again(after, Trouble::Broken, reason)
             }
             other => Self(other),
@@ -56,6 +57,7 @@ impl From<Failed> for Stop {
             Failed::NotSent(_) | Failed::Lost(_) => Self::again(None, Trouble::Down, reason),
             // The company waits, and nobody else.
             Failed::Busy(left) => Self::again(Some(left), Trouble::Later, reason),
+            Failed::Paused(left) => Self::again(Some(left), Trouble::Waits, reason),
             Failed::Account(_) | Failed::AccountOrLost(_) => Self::settings(reason),
             Failed::Ours(_) => Self::again(None, Trouble::Ours, reason),
             Failed::Refused(refusal) => Self(refused(&refusal, None)),
