@@ -25,6 +25,8 @@
 //! | What travels to the backend? | [`activity`] |
 //! | Who is told that an activity is held? | [`notify`] |
 //! | When is a delivery tried again, when held? | [`backend::Outcome`], [`courier`] |
+//! | How is Visma Severa asked, and how often? | [`severa`]; its deliveries: [`backend::SeveraBackend`] |
+//! | How do we speak HTTP? | [`web`] |
 //! | What can be configured? | [`config`] |
 //! | What is logged? | [`observe::events`] |
 //! | What do administrators see? | [`admin`], [`observe::metrics`], [`queue::Queue`] |
