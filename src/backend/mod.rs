@@ -85,7 +85,7 @@ pub enum Scope {
 pub enum Trouble {
     /// No connection, no answer in time, 408, 5xx: others would fail alike.
     Down,
-    /// The same, and what was asked for may have been done: `after` is this activity's own, to see whether it was.
+    /// No answer to this tenant, which has a way of its own: of others it says nothing. `after` is this activity's own.
     Lost,
     /// 429: it works, and has too much to do.
     Busy,

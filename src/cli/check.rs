@@ -49,8 +49,13 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
         let (directory, copies) = look_up(&config, args.offline).await;
         add("directory", directory);
         for copy in copies {
+            let name = format!("severa {}", copy.tenant);
+            if is_before_the_first_start(&config) {
+                add(&name, Ok("no copy yet: the service makes it".to_owned()));
+                continue;
+            }
             let text = format!("{}; {}", copy.counts(), copy.standing());
-            add(&format!("severa {}", copy.tenant), if copy.is_well() { Ok(text) } else { Err(text) });
+            add(&name, if copy.is_well() { Ok(text) } else { Err(text) });
         }
     }
     for socket in [Some(&config.milter), config.lmtp.as_ref()].into_iter().flatten() {
@@ -68,6 +73,12 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
         }
     }
     Ok(ExitCode::from(u8::from(lines.iter().any(|line| !line.ok))))
+}
+
+/// True if there is no copy of Severa, and a place for it.
+fn is_before_the_first_start(config: &Config) -> bool {
+    let DirectoryKind::Severa(copy) = &config.outside.directory else { return false };
+    !copy.path.exists() && copy.path.parent().is_some_and(Path::is_dir)
 }
 
 /// Whether the directory answers, and how the copies are that it answers from, if it does.

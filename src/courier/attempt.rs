@@ -132,10 +132,8 @@ pub(super) async fn attempt(
             let delay = backoff(settings.retry_first, settings.retry_max, attempts);
             let delay = delay.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
             events::deferred(&key, &tenant, attempt, delay, trouble == Trouble::Denied, &reason);
-            // What one activity waits for says nothing of when the others may be sent.
-            let after = after.filter(|_| !matches!(trouble, Trouble::Lost | Trouble::Broken));
-            let learned =
-                Lesson { item: item_id, sign: Sign::Failed(trouble), reason: reason.clone(), after };
+            let sign = if trouble == Trouble::Lost { Sign::Nothing } else { Sign::Failed(trouble) };
+            let learned = Lesson { item: item_id, sign, reason: reason.clone(), after };
             (End::Again { after: delay, counts: true, reason }, learned)
         }
     };

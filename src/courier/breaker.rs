@@ -188,7 +188,7 @@ impl Breaker {
             self.denied.clear();
         }
         let (cause, is_enough) = match trouble {
-            Trouble::Down | Trouble::Lost | Trouble::Busy => {
+            Trouble::Down | Trouble::Busy => {
                 self.unanswered.insert(item);
                 (Cause::Down, self.unanswered.len() >= DOWN_AFTER)
             }
@@ -201,7 +201,7 @@ impl Breaker {
                 self.denied.insert(item);
                 (Cause::Misconfigured, self.denied.len() >= DOWN_AFTER)
             }
-            Trouble::Denied | Trouble::Later | Trouble::Ours | Trouble::Waits => {
+            Trouble::Denied | Trouble::Later | Trouble::Lost | Trouble::Ours | Trouble::Waits => {
                 (Cause::Misconfigured, false)
             }
         };

@@ -15,8 +15,8 @@ use crate::mail::Address;
 use crate::observe::events;
 use crate::rules::{Contact, Person, Project, Tenant, User};
 use crate::severa::{
-    self, Budget, Client, CompanyCopy, Copied, Copies, CopyError, CopyState, Failed, Pages, Paging, Request,
-    Times,
+    self, Budget, Client, CompanyCopy, Copied, Copies, CopyError, CopyState, Failed, LOOK_UP_CALLS, Pages,
+    Paging, Request, Times,
 };
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -28,9 +28,6 @@ use std::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-/// Calls for unknown numbers in any second, of each company.
-const LOOK_UP_CALLS: usize = 2;
 
 /// How long the second call of a look-up waits for its turn: less than the milter's patience.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
@@ -416,35 +413,26 @@ impl Aliases {
 /// Looks numbers up that the copy lacks.
 struct Numbers {
     client: Arc<Client>,
-    budget: Arc<Budget>,
     cache: Cache,
 }
 
 impl Numbers {
     fn new(tenant: &SeveraTenant, settings: &SeveraSettings) -> Self {
-        Self {
-            client: Arc::clone(&tenant.client),
-            budget: Arc::new(Budget::new(LOOK_UP_CALLS)),
-            cache: Cache::new(settings.look_ups.clone()),
-        }
+        Self { client: Arc::clone(&tenant.client), cache: Cache::new(settings.look_ups.clone()) }
     }
 
     fn renewed(&self, tenant: &SeveraTenant, settings: &SeveraSettings) -> Self {
-        Self {
-            client: Arc::clone(&tenant.client),
-            budget: Arc::clone(&self.budget),
-            cache: self.cache.renewed(settings.look_ups.clone()),
-        }
+        Self { client: Arc::clone(&tenant.client), cache: self.cache.renewed(settings.look_ups.clone()) }
     }
 
     /// The project or sales case of a number, and whether that is past its time.
     async fn look_up(&self, tenant: &Tenant, number: i64) -> Result<(Option<Project>, bool), Unavailable> {
-        let (client, budget) = (Arc::clone(&self.client), Arc::clone(&self.budget));
+        let client = Arc::clone(&self.client);
         let fetch = move |questions: Vec<Question>| -> BoxFuture<'static, _> {
             async move {
                 let mut answers = Answers::new();
                 for question in questions {
-                    let found = look_up(&client, &budget, number).await?;
+                    let found = look_up(&client, number).await?;
                     answers.insert(question, Answer::Project(found));
                 }
                 Ok::<_, Unanswered>((answers, Life::default()))
@@ -461,12 +449,12 @@ impl Numbers {
 }
 
 /// Asks the API: projects first, because a sales case that was won is one.
-async fn look_up(client: &Client, budget: &Budget, number: i64) -> Result<Option<Project>, Unanswered> {
-    turn(budget).await?;
+async fn look_up(client: &Client, number: i64) -> Result<Option<Project>, Unanswered> {
+    turn(client.look_ups()).await?;
     if let Some(found) = first_of(client, "projects", number).await? {
         return Ok(Some(found));
     }
-    turn(budget).await?;
+    turn(client.look_ups()).await?;
     first_of(client, "salescases", number).await
 }
 

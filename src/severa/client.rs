@@ -7,8 +7,8 @@
 
 use super::{
     clock::{self, Clock},
-    error::{Failed, failed},
-    pace::Pace,
+    error::{Failed, failed, is_of_the_api},
+    pace::{Budget, Pace},
     token::{Endpoint, Granted},
 };
 use crate::observe::metrics;
@@ -16,10 +16,7 @@ use crate::web::{
     CallError, ClientError, Connection, ConnectionSettings, Keeper, SecretFile, Tokens, misread, read_whole,
     retry_after, send_once,
 };
-use reqwest::{
-    Method, RequestBuilder, Response,
-    header::{CONTENT_TYPE, HeaderMap},
-};
+use reqwest::{Method, RequestBuilder, Response, header::HeaderMap};
 use serde::de::DeserializeOwned;
 use std::{
     path::PathBuf,
@@ -30,6 +27,9 @@ use tokio::time::Instant;
 
 /// Bytes of an answer that are read: a hundred projects with everything the API tells of them, ten times over.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Calls for unknown numbers in any second.
+pub const LOOK_UP_CALLS: usize = 2;
 
 /// Answers about what was asked for, if it is the API that gives them.
 const MEANT_AS_DATA: [u16; 6] = [404, 405, 409, 410, 421, 425];
@@ -90,6 +90,7 @@ pub struct Client {
     connection: Arc<Connection>,
     pace: Arc<Pace>,
     clock: Arc<Clock>,
+    look_ups: Arc<Budget>,
     granted: Arc<Granted>,
     tokens: Keeper<Endpoint>,
 }
@@ -99,7 +100,7 @@ impl Client {
     /// # Errors
     /// Files that cannot be read or are not what they should be.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
-        Self::with(settings, Arc::default(), Arc::default())
+        Self::with(settings, Arc::default(), Arc::default(), Arc::new(Budget::new(LOOK_UP_CALLS)))
     }
 
     /// The same company with other settings. The pace stays, because the API counts on; the token too, if nothing changed.
@@ -109,10 +110,16 @@ impl Client {
         if *settings == self.settings {
             return Ok(Arc::clone(self));
         }
-        Self::with(settings, Arc::clone(&self.pace), Arc::clone(&self.clock)).map(Arc::new)
+        let look_ups = Arc::clone(&self.look_ups);
+        Self::with(settings, Arc::clone(&self.pace), Arc::clone(&self.clock), look_ups).map(Arc::new)
     }
 
-    fn with(settings: &Settings, pace: Arc<Pace>, clock: Arc<Clock>) -> Result<Self, ClientError> {
+    fn with(
+        settings: &Settings,
+        pace: Arc<Pace>,
+        clock: Arc<Clock>,
+        look_ups: Arc<Budget>,
+    ) -> Result<Self, ClientError> {
         let connection = Arc::new(Connection::new(&settings.connection)?);
         let granted = Arc::new(Granted::default());
         let endpoint = Endpoint {
@@ -124,7 +131,7 @@ impl Client {
             granted: Arc::clone(&granted),
         };
         let tokens = Keeper::new(endpoint, settings.connection.timeout);
-        Ok(Self { settings: settings.clone(), connection, pace, clock, granted, tokens })
+        Ok(Self { settings: settings.clone(), connection, pace, clock, look_ups, granted, tokens })
     }
 
     /// Base URL of the API.
@@ -135,6 +142,11 @@ impl Client {
     /// The company's client id.
     pub fn client_id(&self) -> &str {
         &self.settings.client_id
+    }
+
+    /// Calls that strangers can cause.
+    pub fn look_ups(&self) -> &Budget {
+        &self.look_ups
     }
 
     /// Time for an answer.
@@ -170,7 +182,7 @@ impl Client {
     /// # Errors
     /// [`Failed`]; also an answer that is another document.
     pub async fn read<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failed> {
-        let (_, body) = self.call(request, &Ok, Patience::usual(self)).await?;
+        let (_, body) = self.call(request, &Ok, Patience::of_delivery(self)).await?;
         serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))
     }
 
@@ -183,7 +195,7 @@ impl Client {
         body: Body<'_>,
         patience: Duration,
     ) -> Result<T, Failed> {
-        let patience = Patience { answer: patience, ..Patience::usual(self) };
+        let patience = Patience { answer: patience, ..Patience::of_delivery(self) };
         let (_, body) = self.call(request, body, patience).await?;
         serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))
     }
@@ -194,7 +206,12 @@ impl Client {
         request: &Request,
         patience: Patience,
     ) -> Result<(T, Option<String>), Failed> {
-        let (head, body) = self.call(request, &Ok, patience).await?;
+        let answer = self.call(request, &Ok, patience).await;
+        let (head, body) = answer.map_err(|failed| match failed {
+            // Lists are there, whatever is in them.
+            Failed::Refused(refusal) if refusal.status == 404 => not_read(request, "it says 404"),
+            failed => failed,
+        })?;
         let rows = serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))?;
         let Some(token) = head.get("NextPageToken") else { return Ok((rows, None)) };
         // A list that ends here only because we cannot read how it goes on has no end.
@@ -212,7 +229,7 @@ impl Client {
         let answer = self.answer(request, body, patience).await;
         metrics::severa_call(match &answer {
             Ok(_) => "ok",
-            Err(Failed::NotSent(_) | Failed::Paused(_) | Failed::Ours(_)) => "unsent",
+            Err(Failed::NotSent(_) | Failed::NoToken(_) | Failed::Paused(_) | Failed::Ours(_)) => "unsent",
             Err(Failed::Busy(_)) => "busy",
             Err(Failed::Lost(_)) => "lost",
             Err(Failed::Account(_) | Failed::AccountOrLost(_)) => "account",
@@ -239,10 +256,6 @@ impl Client {
         }
         let status = response.status();
         let (head, after) = (response.headers().clone(), retry_after(&response));
-        if MEANT_AS_DATA.contains(&status.as_u16()) && is_page(&head) {
-            // A gateway's, or a wrong URL's: it says nothing of what was asked for.
-            return Err(Failed::Lost(format!("a web page says {status}: is backend.url right?")));
-        }
         if status == 429 {
             return Err(Failed::Busy(self.pace.hold_for(after, begun)));
         }
@@ -251,7 +264,14 @@ impl Client {
         if status.is_success() {
             return body.map(|body| (head, body)).map_err(|error| not_read(request, &error));
         }
-        Err(failed(status.as_u16(), &body.unwrap_or_default()))
+        let body = body.unwrap_or_default();
+        if MEANT_AS_DATA.contains(&status.as_u16()) && !is_of_the_api(&body) {
+            // A gateway's, or a wrong URL's: it says nothing of what was asked for.
+            return Err(Failed::Lost(format!(
+                "not Severa, but somebody before it says {status}: is backend.url right?"
+            )));
+        }
+        Err(failed(status.as_u16(), &body))
     }
 
     async fn send(
@@ -288,10 +308,10 @@ impl Client {
             CallError::Busy(left) => Failed::Paused(left),
             CallError::Credentials(reason) => Failed::Account(reason),
             CallError::Ours(reason) => Failed::Ours(reason),
-            CallError::Unreachable(reason)
-            | CallError::Silent(reason)
-            | CallError::Broken(reason)
-            | CallError::Severed(reason) => Failed::NotSent(reason),
+            CallError::Unreachable(reason) | CallError::Silent(reason) | CallError::Severed(reason) => {
+                Failed::NotSent(reason)
+            }
+            CallError::Broken(reason) => Failed::NoToken(reason),
         })
     }
 }
@@ -305,19 +325,21 @@ pub(super) struct Patience {
     pub(super) pause: Duration,
 }
 
-/// Longest pause after a 429 that a delivery sits out; with a longer one it comes again.
+/// Longest pause after a 429 that somebody sits out for whom an SMTP client waits.
 const SHORT_PAUSE: Duration = Duration::from_secs(2);
+
+/// The same for a delivery: it keeps one of its own company's attempts, and nobody else's, and what waits behind it stays
+/// where it is.
+pub const SITS_OUT: Duration = Duration::from_secs(60);
 
 impl Patience {
     pub(super) fn usual(client: &Client) -> Self {
         Self { answer: client.timeout(), pause: SHORT_PAUSE }
     }
-}
 
-/// True for HTML: the API's own answers are JSON, or have no body.
-fn is_page(head: &HeaderMap) -> bool {
-    let media_type = head.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    media_type.trim_start().to_ascii_lowercase().starts_with("text/html")
+    fn of_delivery(client: &Client) -> Self {
+        Self { answer: client.timeout(), pause: SITS_OUT }
+    }
 }
 
 /// The answer to a request is none that can be used.

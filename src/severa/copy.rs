@@ -478,7 +478,7 @@ impl Doing {
 /// What makes one failure another than the one before: texts have times and ports in them.
 fn kind_of(failed: &Failed) -> &'static str {
     match failed {
-        Failed::NotSent(_) | Failed::Lost(_) => "silent",
+        Failed::NotSent(_) | Failed::NoToken(_) | Failed::Lost(_) => "silent",
         Failed::Busy(_) | Failed::Paused(_) => "busy",
         Failed::Account(_) | Failed::AccountOrLost(_) => "account",
         Failed::Refused(_) => "refused",

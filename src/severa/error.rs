@@ -24,6 +24,9 @@ pub enum Failed {
     /// Nothing was done: no connection, or no token now.
     #[error("{0}")]
     NotSent(String),
+    /// Nothing was done: the place that gives tokens answers, and gives this company none now.
+    #[error("{0}")]
+    NoToken(String),
     /// 429: nothing was done, and the company's calls pause for this long.
     #[error("too many calls: a pause of {0:.1?}")]
     Busy(Duration),
@@ -82,6 +85,12 @@ struct ErrorObject {
 #[serde(default)]
 struct ErrorDetail {
     message: Option<String>,
+}
+
+/// True if it may be the API that says so: its errors have no body, or their own form.
+pub(super) fn is_of_the_api(body: &[u8]) -> bool {
+    let is_form = |value: serde_json::Value| value.get("error").is_some_and(serde_json::Value::is_object);
+    body.trim_ascii().is_empty() || serde_json::from_slice(body).is_ok_and(is_form)
 }
 
 /// Type and message of an error, each in one line; empty where there is none.

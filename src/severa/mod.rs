@@ -19,7 +19,7 @@ mod store;
 mod sync;
 mod token;
 
-pub use client::{Body, Client, Request, Settings};
+pub use client::{Body, Client, LOOK_UP_CALLS, Request, SITS_OUT, Settings};
 pub use copied::{Copied, FoundContact};
 pub use copy::{CompanyCopy, Copies, CopyState, Times};
 pub use error::{Failed, Refusal};

@@ -14,7 +14,8 @@ use super::{
 use crate::observe::events;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -93,7 +94,7 @@ pub enum CopyError {
         message: String,
     },
     /// Another program's database: it is not ours to put aside.
-    #[error("{path} is another database: give directory.path a file of its own", path = path.display())]
+    #[error("{path} is no copy of Severa: give directory.path a file of its own", path = path.display())]
     Foreign {
         /// Its path.
         path: PathBuf,
@@ -288,6 +289,7 @@ pub(super) fn look(path: &Path, keys: &[Key]) -> Result<Vec<(Standing, Copied)>,
         keys.iter().map(of).collect()
     };
     match read() {
+        Err(error) if is_damage(&error) && is_text(path) => Err(CopyError::Foreign { path: path.to_owned() }),
         Err(error) if is_damage(&error) => Ok(nothing()), // as above
         read => read.map_err(|error| CopyError::new(path, &error)),
     }
@@ -362,6 +364,8 @@ fn open(path: &Path) -> rusqlite::Result<Opened> {
         Ok(Opened::Good(database))
     };
     match opened() {
+        // Somebody's text: a directory file whose path stayed when the type was changed.
+        Err(error) if is_damage(&error) && is_text(path) => Ok(Opened::Useless(String::new())),
         Err(error) if is_damage(&error) => Ok(Opened::Useless(format!("it is damaged: {error}"))),
         opened => opened,
     }
@@ -382,6 +386,19 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 fn marks(database: &Connection) -> rusqlite::Result<(i64, i64)> {
     let pragma = |name: &str| database.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
     Ok((pragma("application_id")?, pragma("user_version")?))
+}
+
+/// True for a file that people read.
+fn is_text(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
+    let printable = |text: &str| text.chars().all(|c| !c.is_control() || c.is_whitespace());
+    // Cut in the midst of a letter it is text all the same.
+    let is = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => printable(text),
+        Err(error) => error.error_len().is_none() && bytes.len() > 8,
+    };
+    read.is_ok() && !start.is_empty() && is(&start)
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

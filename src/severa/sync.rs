@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How far the next poll goes back behind the beginning of this one: the API's machines may differ from each other, and a
 /// row's time is older than the moment from which on others see it.
-const MARGIN: Duration = Duration::from_secs(60);
+const MARGIN: Duration = Duration::from_secs(300);
 
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -278,7 +278,7 @@ impl Synchroniser {
             }
             match &failed {
                 Failed::Busy(_) | Failed::Paused(_) => {} // nothing is wrong with the page, and there is no other way than to wait
-                Failed::NotSent(_) | Failed::Lost(_) if tries + 1 < TRIES => tries += 1,
+                Failed::NotSent(_) | Failed::NoToken(_) | Failed::Lost(_) if tries + 1 < TRIES => tries += 1,
                 _ => return Err(failed),
             }
             self.copy.fails(doing, &failed);

@@ -89,8 +89,9 @@ impl Asks for Endpoint {
         let request = self.connection.http().post(url).json(&body);
         let response = crate::web::send_once(request, None).await.map_err(|error| match error {
             CallError::Ours(_) | CallError::Credentials(_) | CallError::Busy(_) => error,
+            CallError::Unreachable(reason) => CallError::Unreachable(format!("token endpoint: {reason}")),
             // Whatever became of it: nothing of ours depends on a token that nobody has.
-            error => CallError::Unreachable(format!("token endpoint: {error}")),
+            error => CallError::Broken(format!("token endpoint: {error}")),
         })?;
         self.clock.learn(&response);
         let status = response.status();
@@ -102,7 +103,7 @@ impl Asks for Endpoint {
             }
             200..=299 => {}
             408 | 425 | 500..=599 => {
-                return Err(CallError::Unreachable(format!("token endpoint: it answers {status}")));
+                return Err(CallError::Broken(format!("token endpoint: it answers {status}")));
             }
             _ => {
                 let said = said(&body);
@@ -114,14 +115,13 @@ impl Asks for Endpoint {
         }
         self.pace.is_well(begun);
         let answer: Answer = serde_json::from_slice(&body).map_err(|error| {
-            CallError::Unreachable(format!("token endpoint: its answer cannot be read: {}", misread(&error)))
+            CallError::Broken(format!("token endpoint: its answer cannot be read: {}", misread(&error)))
         })?;
         self.granted.set(answer.scope.as_deref());
         let life = answer.life(self.clock.now());
         let token = answer.access_token.filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| {
-            CallError::Unreachable("token endpoint: its answer has no access_token".to_owned())
-        })?;
+        let token = token
+            .ok_or_else(|| CallError::Broken("token endpoint: its answer has no access_token".to_owned()))?;
         Ok(Token::new(token, life))
     }
 }

@@ -322,3 +322,48 @@ async fn many_strangers_do_not_lock_out_a_sales_case() {
     println!("found {found} after {tries} tries, {:?}", began.elapsed());
     assert!(found);
 }
+
+/// Who only changes the type leaves the path of a directory file: that is no copy of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_file_is_not_put_aside() {
+    let world = World::new();
+    world.severa.company("id", "secret");
+    let text = include_str!("../directory.toml");
+    fs::write(world.path(), text).unwrap();
+    let tenants = || vec![world.tenant("mycompany", "id")];
+    let settings = world.settings(NEVER, NEVER);
+    for error in [
+        SeveraDirectory::start(&settings, tenants()).err().map(|error| error.to_string()),
+        SeveraDirectory::open(&settings, tenants()).err().map(|error| error.to_string()),
+    ] {
+        let error = error.expect("an error");
+        assert!(error.contains("is no copy of Severa: give directory.path a file of its own"), "{error}");
+    }
+    assert_eq!(fs::read_to_string(world.path()).unwrap(), text);
+    assert_eq!(fs::read_dir(world.folder.path()).unwrap().count(), 2, "the file and the secret");
+}
+
+/// Addresses with one client id have one budget for strangers' numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_spend_two_calls_a_second_of_an_account() {
+    let world = World::new();
+    world.severa.company("id", "secret").add_user("a@x.test", "A", "B");
+    let client = world.client("id");
+    let prefixes = ["p", "q", "r", "s"];
+    let tenant = |prefix: &&str| SeveraTenant { client: Arc::clone(&client), ..world.tenant(prefix, "id") };
+    let tenants = prefixes.iter().map(tenant).collect();
+    let directory = SeveraDirectory::start(&world.settings(NEVER, NEVER), tenants).unwrap();
+    wait("all copies", || directory.copies().iter().all(|copy| copy.is_complete)).await;
+    let before = world.severa.calls().len();
+    let mut strangers = tokio::task::JoinSet::new();
+    for (number, prefix) in (0..50).flat_map(|number| prefixes.map(|prefix| (number, prefix))) {
+        let directory = Arc::clone(&directory);
+        strangers.spawn(async move {
+            let tenant = directory.tenant(prefix).await.unwrap().unwrap();
+            let _ = directory.project(&tenant, &number.to_string(), &[]).await;
+        });
+    }
+    sleep(Duration::from_secs(4)).await;
+    let calls = world.severa.calls().len() - before;
+    assert!(calls <= 11, "{calls}");
+}

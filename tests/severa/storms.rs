@@ -920,3 +920,76 @@ async fn a_gateways_page_holds_nothing() {
     }
     assert!(held.is_empty(), "{held:?}");
 }
+
+/// What gateways say when the API behind them is away for a moment: neither deletes nor holds anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_says_of_404_decides_nothing() {
+    for (content_type, body) in [
+        ("text/plain; charset=utf-8", "default backend - 404"),
+        ("text/plain; charset=utf-8", "404 page not found\n"),
+        ("application/json", "{ \"statusCode\": 404, \"message\": \"Resource not found\" }"),
+        ("application/json; charset=utf-8", "{\"message\":\"no Route matched with those values\"}"),
+    ] {
+        let desk = Desk::start().await;
+        let calls = [
+            ("GET", "/v1/activitytypes"),
+            ("GET", "/v1/projects/{guid}"),
+            ("POST", "/v1/activities"),
+            ("POST", "/v1/activityparticipants"),
+            ("GET", "/v1/activities/{guid}"),
+            ("POST", "/v1/projects/{projectGuid}/files"),
+        ];
+        for (method, template) in calls {
+            let body = body.to_owned();
+            let fault = Fault::Answer { status: 404, content_type, body, headers: Vec::new() };
+            desk.severa.fault(method, template, 1, fault);
+        }
+        assert_eq!(desk.carry(&desk.message()).await.0, Outcome::Taken, "{body}");
+        desk.assert_all_once(body);
+    }
+}
+
+/// The same without a word in it: an activity is gone only if Severa says so twice, and speaks between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_404_without_a_word_is_asked_about_again() {
+    let desk = Desk::start().await;
+    desk.severa.fault("POST", "/v1/activityparticipants", 1, Fault::status(404));
+    desk.severa.fault("GET", "/v1/activities/{guid}", 1, Fault::status(404));
+    assert_eq!(desk.carry(&desk.message()).await.0, Outcome::Taken);
+    assert_eq!(desk.company.files(&desk.company.guid("p-1001")).len(), 2, "it was there all the time");
+}
+
+/// A type that is gone is a setting, however it is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_is_gone_is_a_setting_by_guid_too() {
+    for kind in ["No such type", "00000000-0000-4000-8000-0000000000ff"] {
+        let mut desk = Desk::start().await;
+        kind.clone_into(&mut desk.settings.activity_type);
+        let delivery = desk.message();
+        for _ in 0..2 {
+            let outcome = desk.deliver(&delivery).await;
+            assert!(matches!(outcome, Outcome::Misconfigured { scope: Scope::Tenant, .. }), "{outcome:?}");
+        }
+        desk.settings.activity_type = "E-mail".to_owned();
+        assert_eq!(desk.carry(&delivery).await, (Outcome::Taken, Vec::new()));
+        desk.assert_all_once(kind);
+    }
+}
+
+/// Deliveries in a pause after a 429 wait in their own company's attempts, and note nothing meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_pause_is_sat_out() {
+    let desk = Desk::start().await;
+    assert_eq!(desk.deliver(&desk.message_to(None)).await, Outcome::Taken);
+    desk.severa.fault("POST", "/v1/activities", 1, Fault::TooMany { retry_after: Some(4) });
+    let mut second = desk.message();
+    change(&mut second, |activity| activity.subject = "Second".to_owned());
+    let (backend, notes) = (desk.backend(), Notes::default());
+    let first = backend.deliver(&second, &notes).await;
+    assert!(matches!(first, Outcome::Again { trouble: Trouble::Later, .. }), "{first:?}");
+    let (began, noted) = (Instant::now(), *notes.count.lock().unwrap());
+    assert_eq!(backend.deliver(&second, &notes).await, Outcome::Taken);
+    assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
+    // Intent and guid of the activity, and the intents of two participants and two files.
+    assert_eq!(*notes.count.lock().unwrap() - noted, 6);
+}

@@ -1,7 +1,7 @@
 //! One company: its settings, and the activity type that its e-mails get.
 
 use super::{super::Check, stop::Stop};
-use crate::severa::{ActivityType, Client, Failed, Pages, Paging, Request, SCOPES};
+use crate::severa::{ActivityType, Client, Failed, Pages, Paging, Request, SCOPES, SITS_OUT};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -67,14 +67,21 @@ impl Company {
         Ok(guid)
     }
 
-    /// Something was wrong with an activity: perhaps its type.
-    pub(super) async fn forget_kind(&self) {
+    /// Something was wrong with an activity: whether the settings still name the type of this guid.
+    pub(super) async fn still_has(&self, kind: &str) -> Result<(), Stop> {
         *self.kind.lock().await = None;
+        let found = guid_of(&self.settings.activity_type, &self.kinds().await?).map_err(Stop::settings)?;
+        match found.eq_ignore_ascii_case(kind) {
+            true => Ok(()),
+            false => Err(Stop::settings("the activity type is another one by now".to_owned())),
+        }
     }
 
-    async fn kinds(&self) -> Result<Vec<ActivityType>, Failed> {
+    /// The types that an activity can have.
+    pub(super) async fn kinds(&self) -> Result<Vec<ActivityType>, Failed> {
         let request = Request::get(&["v1", "activitytypes"]).with("active", "true");
-        let mut kinds: Vec<ActivityType> = Pages::of(self.client(), request, Paging::Token).all().await?;
+        let mut kinds: Vec<ActivityType> =
+            Pages::of(self.client(), request, Paging::Token).sit_out(SITS_OUT).all().await?;
         kinds.retain(|kind| kind.is_active != Some(false));
         Ok(kinds)
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::activity::{FileRef, Kind};
 use crate::observe::events;
 use crate::severa::{
-    Activity, Failed, Pages, Paging, Participant, Project, ProjectFile, Reference, Refusal, Request,
+    Activity, Failed, Pages, Paging, Participant, Project, ProjectFile, Reference, Refusal, Request, SITS_OUT,
 };
 use crate::web::CallError;
 use bytes::Bytes;
@@ -86,7 +86,13 @@ impl Steps<'_> {
                 call.answered();
                 Ok(Answer::Refused(refusal))
             }
-            Err(failed @ (Failed::NotSent(_) | Failed::Busy(_) | Failed::Paused(_) | Failed::Account(_))) => {
+            Err(
+                failed @ (Failed::NotSent(_)
+                | Failed::NoToken(_)
+                | Failed::Busy(_)
+                | Failed::Paused(_)
+                | Failed::Account(_)),
+            ) => {
                 call.answered();
                 self.note(before).await?;
                 Err(failed.into())
@@ -135,8 +141,9 @@ impl Steps<'_> {
         match self.answer(call, Note::Nothing, answer).await? {
             Answer::Made(guid) => self.is_made(guid, frame).await,
             Answer::Refused(refusal) => {
-                self.company.forget_kind().await;
                 self.note(Note::Nothing).await?;
+                // A type that is gone is a setting, and every e-mail would be refused like this one.
+                self.company.still_has(&kind).await?;
                 Err(Failed::Refused(refusal).into())
             }
         }
@@ -199,7 +206,7 @@ impl Steps<'_> {
             Err(failed) => return Err(failed.into()),
         }
         let request = Request::get(&["v1", "salescases"]).with("numbers", &project.number);
-        let cases: Vec<Project> = Pages::of(client, request, Paging::Token).all().await?;
+        let cases: Vec<Project> = Pages::of(client, request, Paging::Token).sit_out(SITS_OUT).all().await?;
         let is_it = |case: &&Project| case.number.is_some_and(|number| number.to_string() == project.number);
         let found: Vec<&Project> = cases.iter().filter(is_it).collect();
         let same = found.iter().find(|case| case.guid.as_deref() == Some(&project.id));
@@ -218,7 +225,7 @@ impl Steps<'_> {
             .with("userGuids", &posting.owner)
             .with("changedSince", &posting.since);
         let marker = self.marker();
-        let mut pages = Pages::of(self.company.client(), request, Paging::Token);
+        let mut pages = Pages::of(self.company.client(), request, Paging::Token).sit_out(SITS_OUT);
         while let Some(page) = pages.next::<Activity>().await? {
             let is_it = |activity: &Activity| {
                 activity.notes.as_deref().is_some_and(|notes| text::ends_in(notes, &marker))
@@ -292,7 +299,16 @@ impl Steps<'_> {
         }
     }
 
+    /// False only if Severa says so twice, and another answer between shows that it is Severa who speaks.
     async fn is_there(&self, activity: &str) -> Result<bool, Stop> {
+        if self.asks_for(activity).await? {
+            return Ok(true);
+        }
+        self.company.kinds().await?;
+        self.asks_for(activity).await
+    }
+
+    async fn asks_for(&self, activity: &str) -> Result<bool, Stop> {
         match self.company.client().read::<Activity>(&Request::get(&["v1", "activities", activity])).await {
             Ok(_) => Ok(true),
             Err(Failed::Refused(refusal)) if refusal.status == 404 => Ok(false),
@@ -361,11 +377,9 @@ impl Steps<'_> {
             }
             let before = Note::Made(made.clone());
             self.note(Note::Made(Made { begun: Some(Begun::File(number)), ..made.clone() })).await?;
-            let (call, upload) = (self.call(), Upload::default());
-            let answer = self.upload(&project, index, file, &upload).await;
-            let answer = self.answer(call, before.clone(), answer).await;
-            // A server that refuses a large file early, and closes, looks like this.
-            match answer.map_err(|stop| if upload.is_under_way() { stop.broken() } else { stop })? {
+            let call = self.call();
+            let answer = self.upload(&project, index, file).await;
+            match self.answer(call, before.clone(), answer).await? {
                 Answer::Made(_) => {
                     made.files.insert(number);
                 }
@@ -391,13 +405,7 @@ impl Steps<'_> {
         }))
     }
 
-    async fn upload(
-        &self,
-        project: &str,
-        index: usize,
-        file: &FileRef,
-        upload: &Upload,
-    ) -> Result<String, Failed> {
+    async fn upload(&self, project: &str, index: usize, file: &FileRef) -> Result<String, Failed> {
         let client = self.company.client();
         let description = text::description(&self.marker(), index + 1);
         let json = json!({"Name": file.name, "Description": description}).to_string();
@@ -405,8 +413,9 @@ impl Steps<'_> {
             return Err(Failed::Ours("a file's place in the message is not known".to_owned()));
         };
         let body = Arc::new(Multipart::described(self.delivery, file, *cut, Bytes::from(json)));
+        let upload = Upload::default();
         let put = |http: reqwest::RequestBuilder| {
-            let whole = body.body(upload).map_err(|error| CallError::Ours(error.to_string()))?;
+            let whole = body.body(&upload).map_err(|error| CallError::Ours(error.to_string()))?;
             let http = http.header(CONTENT_TYPE, body.content_type()).header(CONTENT_LENGTH, body.length());
             Ok(http.body(whole))
         };
@@ -427,7 +436,7 @@ impl Steps<'_> {
         let Some(project) = &made.frame.project else { return Ok(false) };
         let description = text::description(&self.marker(), number);
         let request = Request::get(&["v1", "projects", project, "files"]);
-        let mut pages = Pages::of(self.company.client(), request, Paging::Rows);
+        let mut pages = Pages::of(self.company.client(), request, Paging::Rows).sit_out(SITS_OUT);
         while let Some(page) = pages.next::<ProjectFile>().await? {
             if page.iter().any(|file| file.description.as_deref().map(str::trim) == Some(&description)) {
                 events::severa_found(

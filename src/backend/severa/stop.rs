@@ -26,18 +26,7 @@ impl Stop {
     pub(super) fn lost(self, settle: Duration) -> Self {
         match self.0 {
             Outcome::Again { after, trouble, reason } => {
-                let trouble = if trouble == Trouble::Down { Trouble::Lost } else { trouble };
                 Self::again(Some(after.unwrap_or_default().max(settle)), trouble, reason)
-            }
-            other => Self(other),
-        }
-    }
-
-    /// It may be this activity's doing that there was no answer.
-    pub(super) fn broken(self) -> Self {
-        match self.0 {
-            Outcome::Again { after, trouble: Trouble::Lost, reason } => {
-                Self::again(after, Trouble::Broken, reason)
             }
             other => Self(other),
         }
@@ -54,7 +43,8 @@ impl From<Failed> for Stop {
     fn from(failed: Failed) -> Self {
         let reason = failed.to_string();
         match failed {
-            Failed::NotSent(_) | Failed::Lost(_) => Self::again(None, Trouble::Down, reason),
+            Failed::NotSent(_) => Self::again(None, Trouble::Down, reason),
+            Failed::NoToken(_) | Failed::Lost(_) => Self::again(None, Trouble::Lost, reason),
             // The company waits, and nobody else.
             Failed::Busy(left) => Self::again(Some(left), Trouble::Later, reason),
             Failed::Paused(left) => Self::again(Some(left), Trouble::Waits, reason),
