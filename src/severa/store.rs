@@ -388,7 +388,7 @@ fn marks(database: &Connection) -> rusqlite::Result<(i64, i64)> {
     Ok((pragma("application_id")?, pragma("user_version")?))
 }
 
-/// True for a file that people read.
+/// True for a file that people read: letters, in lines.
 fn is_text(path: &Path) -> bool {
     let mut start = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
@@ -398,7 +398,7 @@ fn is_text(path: &Path) -> bool {
         Ok(text) => printable(text),
         Err(error) => error.error_len().is_none() && bytes.len() > 8,
     };
-    read.is_ok() && !start.is_empty() && is(&start)
+    read.is_ok() && start.contains(&b'\n') && is(&start)
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
