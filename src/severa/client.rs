@@ -182,8 +182,7 @@ impl Client {
     /// # Errors
     /// [`Failed`]; also an answer that is another document.
     pub async fn read<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failed> {
-        let (_, body) = self.call(request, &Ok, Patience::of_delivery(self)).await?;
-        serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))
+        self.create(request, &Ok, self.timeout()).await
     }
 
     /// Posts, and reads what was created.
@@ -195,7 +194,7 @@ impl Client {
         body: Body<'_>,
         patience: Duration,
     ) -> Result<T, Failed> {
-        let patience = Patience { answer: patience, ..Patience::of_delivery(self) };
+        let patience = Patience { answer: patience, pause: SITS_OUT };
         let (_, body) = self.call(request, body, patience).await?;
         serde_json::from_slice(&body).map_err(|error| not_read(request, &misread(&error)))
     }
@@ -245,13 +244,12 @@ impl Client {
         body: Body<'_>,
         patience: Patience,
     ) -> Result<(HeaderMap, Vec<u8>), Failed> {
-        let mut token = self.token(None).await?;
+        let token = self.token(None).await?;
         let (mut response, mut begun) = self.send(request, body, &token, patience).await?;
         if response.status() == 401 {
             let newer = self.token(Some(&token)).await?;
             if newer != token {
-                token = newer;
-                (response, begun) = self.send(request, body, &token, patience).await?;
+                (response, begun) = self.send(request, body, &newer, patience).await?;
             }
         }
         let status = response.status();
@@ -335,10 +333,6 @@ pub const SITS_OUT: Duration = Duration::from_secs(60);
 impl Patience {
     pub(super) fn usual(client: &Client) -> Self {
         Self { answer: client.timeout(), pause: SHORT_PAUSE }
-    }
-
-    fn of_delivery(client: &Client) -> Self {
-        Self { answer: client.timeout(), pause: SITS_OUT }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::*;
 use activity_milter::{
-    activity::{Parcel, Raw},
+    activity::Parcel,
     courier,
     mail::{Envelope, Head, Intake, LIMITS, Reader},
 };
@@ -714,25 +714,7 @@ fn the_service_is_ended_again_and_again() {
                                 project: Some(ProjectRef { id: guid("p-1001"), number: "1001".to_owned() }),
                             };
                             let text = LETTER.replace("<1@x>", &format!("<{round}@x>"));
-                            let head =
-                                Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
-                            let envelope = Envelope {
-                                sender: None,
-                                recipients: Vec::new(),
-                                queue_id: None,
-                                client: None,
-                                login: None,
-                                intake: Intake::Milter,
-                            };
-                            let body = Reader::whole(text.as_bytes(), LIMITS);
-                            let parcel = Parcel::build(
-                                vec![parties],
-                                &envelope,
-                                &head,
-                                body,
-                                Raw::from(text.as_bytes().to_vec()),
-                                SystemTime::now(),
-                            );
+                            let parcel = desk::parcel_with(parties, text);
                             queue.put(parcel).await.unwrap();
                             *keys += 1;
                         }
