@@ -15,22 +15,26 @@ use crate::mail::Address;
 use crate::observe::events;
 use crate::rules::{Contact, Person, Project, Tenant, User};
 use crate::severa::{
-    self, Budget, Client, CompanyCopy, Copied, Copies, CopyError, CopyState, Failed, LOOK_UP_CALLS, Pages,
-    Paging, Request, Times,
+    self, Client, CompanyCopy, Copied, Copies, CopyError, CopyState, Failed, LOOK_UP_CALLS, Pages, Paging,
+    Rank, Request, Times,
 };
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
+use moka::policy::EvictionPolicy;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// How long the second call of a look-up waits for its turn: less than the milter's patience.
+/// How long a call of a look-up waits for its turn: less than the milter's patience.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many numbers that had to wait in vain are remembered, and how long: until an MTA tries again. A megabyte or so.
+const MOST_TURNED_AWAY: u64 = 16 * 1024;
+const TURNED_AWAY_FOR: Duration = Duration::from_secs(3600);
 
 /// Digits of the longest number: the API's are 64 bits wide.
 const MAX_DIGITS: usize = 18;
@@ -414,25 +418,38 @@ impl Aliases {
 struct Numbers {
     client: Arc<Client>,
     cache: Cache,
+    turned_away: TurnedAway,
 }
+
+/// Numbers that there was no call for when they were asked for.
+type TurnedAway = moka::sync::Cache<i64, ()>;
 
 impl Numbers {
     fn new(tenant: &SeveraTenant, settings: &SeveraSettings) -> Self {
-        Self { client: Arc::clone(&tenant.client), cache: Cache::new(settings.look_ups.clone()) }
+        let turned_away = TurnedAway::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(MOST_TURNED_AWAY)
+            .time_to_live(TURNED_AWAY_FOR)
+            .build();
+        Self { client: Arc::clone(&tenant.client), cache: Cache::new(settings.look_ups.clone()), turned_away }
     }
 
     fn renewed(&self, tenant: &SeveraTenant, settings: &SeveraSettings) -> Self {
-        Self { client: Arc::clone(&tenant.client), cache: self.cache.renewed(settings.look_ups.clone()) }
+        Self {
+            client: Arc::clone(&tenant.client),
+            cache: self.cache.renewed(settings.look_ups.clone()),
+            turned_away: self.turned_away.clone(),
+        }
     }
 
     /// The project or sales case of a number, and whether that is past its time.
     async fn look_up(&self, tenant: &Tenant, number: i64) -> Result<(Option<Project>, bool), Unavailable> {
-        let client = Arc::clone(&self.client);
+        let (client, turned_away) = (Arc::clone(&self.client), self.turned_away.clone());
         let fetch = move |questions: Vec<Question>| -> BoxFuture<'static, _> {
             async move {
                 let mut answers = Answers::new();
                 for question in questions {
-                    let found = look_up(&client, number).await?;
+                    let found = look_up(&client, &turned_away, number).await?;
                     answers.insert(question, Answer::Project(found));
                 }
                 Ok::<_, Unanswered>((answers, Life::default()))
@@ -449,28 +466,30 @@ impl Numbers {
 }
 
 /// Asks the API: projects first, because a sales case that was won is one.
-async fn look_up(client: &Client, number: i64) -> Result<Option<Project>, Unanswered> {
-    turn(client.look_ups()).await?;
+async fn look_up(
+    client: &Client,
+    turned_away: &TurnedAway,
+    number: i64,
+) -> Result<Option<Project>, Unanswered> {
+    let rank = if turned_away.contains_key(&number) { Rank::Again } else { Rank::New };
+    let turn = async |rank| {
+        let in_time = client.look_ups().turn(rank, TURN_PATIENCE).await;
+        in_time.then_some(()).ok_or_else(|| {
+            turned_away.insert(number, ());
+            over_budget()
+        })
+    };
+    turn(rank).await?;
     if let Some(found) = first_of(client, "projects", number).await? {
         return Ok(Some(found));
     }
-    turn(client.look_ups()).await?;
+    turn(Rank::Begun).await?;
     first_of(client, "salescases", number).await
 }
 
 fn over_budget() -> Unanswered {
     let most = format!("more than {LOOK_UP_CALLS} calls a second for unknown project numbers");
     Unanswered::NotAsked(Unavailable(most))
-}
-
-/// Waits for a call of the budget, as long as an SMTP client can wait for its answer.
-async fn turn(budget: &Budget) -> Result<(), Unanswered> {
-    let waited = timeout_at(Instant::now() + TURN_PATIENCE, async {
-        while let Err(left) = budget.spend() {
-            sleep(left).await;
-        }
-    });
-    waited.await.map_err(|_| over_budget())
 }
 
 async fn first_of(client: &Client, list: &str, number: i64) -> Result<Option<Project>, Unanswered> {

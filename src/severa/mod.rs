@@ -27,7 +27,7 @@ pub use model::{
     Activity, ActivityType, ContactCommunication, ContactPerson, Participant, Project, ProjectFile,
     Reference, User,
 };
-pub use pace::Budget;
+pub use pace::{Budget, Rank};
 pub use pages::{Pages, Paging};
 pub use store::CopyError;
 pub use sync::synchronise;

@@ -6,7 +6,7 @@
 //! Fails: [`Pace::turn`], if everybody must wait longer than the caller has patience.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -109,34 +109,119 @@ impl Pace {
 }
 
 /// So many calls in any second, and no more: a part of a company's calls that strangers can cause.
+///
+/// Who waits for one waits by [`Rank`], and within a rank in the order in which they came.
 #[derive(Debug)]
 pub struct Budget {
     most: usize,
     spent: Mutex<VecDeque<Instant>>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Who goes first for a call of a [`Budget`]. A mail server asks again for what it could not have, and strangers who try
+/// numbers try others: so nobody can keep the former out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Has had a call of the several that it needs.
+    Begun,
+    /// Was turned away before.
+    Again,
+    /// Asks for the first time.
+    New,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    places: BTreeSet<(Rank, u64)>,
 }
 
 impl Budget {
+    /// Between two looks at whether it is one's turn, at least.
+    const LOOK: Duration = Duration::from_millis(5);
+
     /// At most so many calls in any second.
     pub fn new(most: usize) -> Self {
-        Self { most, spent: Mutex::default() }
+        Self { most, spent: Mutex::default(), waiting: Mutex::default() }
+    }
+
+    /// Waits for a call; true if there was one in time.
+    pub async fn turn(&self, rank: Rank, patience: Duration) -> bool {
+        let place = Place::take(self, rank);
+        let turn = async {
+            loop {
+                let turn = if place.is_first() { self.spend() } else { Err(self.next()) };
+                match turn {
+                    Ok(()) => return,
+                    Err(left) => tokio::time::sleep(left.max(Self::LOOK)).await,
+                }
+            }
+        };
+        tokio::time::timeout(patience, turn).await.is_ok()
     }
 
     /// Takes a call from the budget.
     /// # Errors
     /// In how long there is one again.
-    pub fn spend(&self) -> Result<(), Duration> {
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+    fn spend(&self) -> Result<(), Duration> {
+        let mut spent = self.spent();
+        match self.left(&mut spent) {
+            Some(left) => Err(left),
+            None => {
+                spent.push_back(Instant::now());
+                Ok(())
+            }
+        }
+    }
+
+    /// In how long there is a call again, if there is none.
+    fn left(&self, spent: &mut VecDeque<Instant>) -> Option<Duration> {
         let now = Instant::now();
         while spent.front().is_some_and(|at| now.duration_since(*at) >= Duration::from_secs(1)) {
             spent.pop_front();
         }
-        match spent.front() {
-            Some(first) if spent.len() >= self.most => Err(*first + Duration::from_secs(1) - now),
-            _ => {
-                spent.push_back(now);
-                Ok(())
-            }
-        }
+        let first = spent.front().filter(|_| spent.len() >= self.most)?;
+        Some(*first + Duration::from_secs(1) - now)
+    }
+
+    /// In how long somebody gets a call.
+    fn next(&self) -> Duration {
+        self.left(&mut self.spent()).unwrap_or_default()
+    }
+
+    fn spent(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place among those who wait; given up when it is dropped, however the waiting ended.
+struct Place<'a> {
+    budget: &'a Budget,
+    place: (Rank, u64),
+}
+
+impl<'a> Place<'a> {
+    fn take(budget: &'a Budget, rank: Rank) -> Self {
+        let mut waiting = budget.waiting();
+        let place = (rank, waiting.next);
+        waiting.next += 1;
+        waiting.places.insert(place);
+        drop(waiting);
+        Self { budget, place }
+    }
+
+    fn is_first(&self) -> bool {
+        self.budget.waiting().places.first() == Some(&self.place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.budget.waiting().places.remove(&self.place);
     }
 }
 
@@ -219,5 +304,28 @@ mod tests {
         tokio::time::advance(Duration::from_millis(600)).await;
         assert_eq!(budget.spend(), Ok(()));
         assert_eq!(budget.spend(), Err(step));
+    }
+
+    /// S12.
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_again_goes_before_those_who_are_new() {
+        let budget = Arc::new(Budget::new(2));
+        let patience = Duration::from_secs(2);
+        for _ in 0..1000 {
+            let budget = Arc::clone(&budget);
+            tokio::spawn(async move { budget.turn(Rank::New, patience).await });
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!budget.turn(Rank::New, patience).await, "a thousand came before");
+        for _ in 0..1000 {
+            let budget = Arc::clone(&budget);
+            tokio::spawn(async move { budget.turn(Rank::New, patience).await });
+        }
+        let at = Instant::now();
+        assert!(budget.turn(Rank::Again, patience).await);
+        assert!(budget.turn(Rank::Begun, patience).await);
+        assert!(at.elapsed() <= Duration::from_millis(1100), "{:?}", at.elapsed());
+        tokio::time::sleep(patience * 2).await;
+        assert!(budget.waiting().places.is_empty(), "who gives up keeps no place");
     }
 }

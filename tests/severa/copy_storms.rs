@@ -288,7 +288,7 @@ async fn check_says_how_far_the_first_copy_is() {
     assert!(!text.contains("there is no copy yet"), "{text}");
 }
 
-/// What is lost when an address moves from one communication value to another without touching the contact.
+/// S12.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_strangers_do_not_lock_out_a_sales_case() {
     let world = World::new();
@@ -320,7 +320,7 @@ async fn many_strangers_do_not_lock_out_a_sales_case() {
     }
     stop.cancel();
     println!("found {found} after {tries} tries, {:?}", began.elapsed());
-    assert!(found);
+    assert!(found && tries <= 3, "who asks again goes before strangers");
 }
 
 /// Who only changes the type leaves the path of a directory file: that is no copy of ours.
