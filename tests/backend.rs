@@ -154,6 +154,39 @@ async fn certificates_are_checked() {
     ));
 }
 
+/// A container without certificates of authorities.
+#[test]
+fn without_authorities_to_trust_http_works_and_https_says_what_is_missing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let nothing = write(scratch.path(), "none.pem", "");
+    write(scratch.path(), "directory.toml", include_str!("directory.toml"));
+    let check = |url: &str, more: &str| {
+        let text = format!(
+            "integration_domains = [\"severamail.test\"]\n[milter]\nlisten = \"inet:127.0.0.1:1\"\n[directory]\n\
+             path = \"{0}/directory.toml\"\n[queue]\npath = \"{0}/queue.db\"\nspool = \"{0}\"\n[backend]\nurl = \"{url}\"\n{more}",
+            scratch.path().display()
+        );
+        let config = write(scratch.path(), "config.toml", &text);
+        let output = Command::new(env!("CARGO_BIN_EXE_activity-milter"))
+            .args(["check", "--offline", "-c"])
+            .arg(config)
+            .env("SSL_CERT_FILE", &nothing)
+            .env("SSL_CERT_DIR", scratch.path())
+            .output()
+            .unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let missing = "install ca-certificates";
+    let text = check("https://127.0.0.1:9/", "");
+    assert!(text.contains(missing) && text.contains("ca_file"), "{text}");
+    let authority = Authority::new();
+    let ca_file = format!("ca_file = \"{}\"\n", authority.file(scratch.path()).display());
+    for (url, more) in [("http://127.0.0.1:9/", ""), ("https://127.0.0.1:9/", ca_file.as_str())] {
+        let text = check(url, more);
+        assert!(!text.contains(missing) && !text.contains("CA certificates"), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn mutual_tls() {
     let scratch = tempfile::tempdir().unwrap();

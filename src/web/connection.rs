@@ -6,7 +6,7 @@
 
 use super::call::{CallError, chain};
 use reqwest::{
-    Certificate, Identity, RequestBuilder, Response, Url,
+    Certificate, ClientBuilder, Identity, RequestBuilder, Response, Url,
     header::{AUTHORIZATION, HeaderValue},
     redirect, tls,
 };
@@ -65,32 +65,19 @@ impl Connection {
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
         // reqwest takes the process's provider; the first one installed stays, and it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("activity-milter/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(settings.timeout)
-            .timeout(settings.timeout)
-            .tls_version_min(tls::Version::TLS_1_2)
-            // A redirected POST is a wrong URL of ours; it must not carry mail to whoever answered.
-            .redirect(redirect::Policy::none())
-            .no_proxy();
-        if let Some(path) = &settings.ca_file {
-            let pem = read(path)?;
-            let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| in_file(path, &error))?;
-            if authorities.is_empty() {
-                return Err(ClientError::new(format!("{} holds no certificate in PEM form", path.display())));
+        let http = match builder(settings)?.build() {
+            Ok(http) => http,
+            // A machine without authorities to trust can speak HTTP without TLS.
+            Err(error) if trusts_nobody(&error) && settings.url.scheme() == "http" => {
+                let builder = builder(settings)?.tls_certs_only([]);
+                builder.build().map_err(|error| ClientError::new(chain(&error)))?
             }
-            builder = builder.tls_certs_merge(authorities);
-        }
-        if let Some((certificate, key)) = &settings.identity {
-            let pem = [read(key)?, b"\n".to_vec(), read(certificate)?].concat();
-            builder =
-                builder.identity(Identity::from_pem(&pem).map_err(|error| in_file(certificate, &error))?);
-        }
-        if let Some(proxy) = &settings.proxy {
-            builder = builder
-                .proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| ClientError::new(chain(&error)))?);
-        }
-        let http = builder.build().map_err(|error| ClientError::new(chain(&error)))?;
+            Err(error) if trusts_nobody(&error) => {
+                let text = "this machine trusts no certificate authority: install ca-certificates, or name one with ca_file";
+                return Err(ClientError::new(format!("{}: {text}", settings.url)));
+            }
+            Err(error) => return Err(ClientError::new(chain(&error))),
+        };
         if settings.url.cannot_be_a_base() {
             return Err(ClientError::new(format!("{} cannot be a base URL", settings.url)));
         }
@@ -115,6 +102,40 @@ impl Connection {
         }
         url
     }
+}
+
+/// A client's settings.
+fn builder(settings: &Settings) -> Result<ClientBuilder, ClientError> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("activity-milter/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(settings.timeout)
+        .timeout(settings.timeout)
+        .tls_version_min(tls::Version::TLS_1_2)
+        // A redirected POST is a wrong URL of ours; it must not carry mail to whoever answered.
+        .redirect(redirect::Policy::none())
+        .no_proxy();
+    if let Some(path) = &settings.ca_file {
+        let pem = read(path)?;
+        let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| in_file(path, &error))?;
+        if authorities.is_empty() {
+            return Err(ClientError::new(format!("{} holds no certificate in PEM form", path.display())));
+        }
+        builder = builder.tls_certs_merge(authorities);
+    }
+    if let Some((certificate, key)) = &settings.identity {
+        let pem = [read(key)?, b"\n".to_vec(), read(certificate)?].concat();
+        builder = builder.identity(Identity::from_pem(&pem).map_err(|error| in_file(certificate, &error))?);
+    }
+    if let Some(proxy) = &settings.proxy {
+        let proxy = reqwest::Proxy::all(proxy.clone());
+        builder = builder.proxy(proxy.map_err(|error| ClientError::new(chain(&error)))?);
+    }
+    Ok(builder)
+}
+
+/// True if a client cannot be made because there are no certificates of authorities; reqwest has only words for it.
+fn trusts_nobody(error: &reqwest::Error) -> bool {
+    chain(error).contains("No CA certificates")
 }
 
 /// Sends a request once, with a bearer token (RFC 6750).
