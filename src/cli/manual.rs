@@ -39,6 +39,39 @@ const PIECES: &[(&str, &str)] = &[
     ("lmtp-only", include_str!("../../postfix/lmtp-only/main.cf")),
 ];
 
+/// What the version changes; its newest heading with a date dates the pages.
+const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
+
+/// The directory file, as it is installed.
+const DIRECTORY: &str = include_str!("../../packaging/directory.toml");
+
+/// Files that an administrator looks for.
+const FILES: &[(&str, &str)] = &[
+    ("/etc/activity-milter/activity-milter.toml", "the configuration, activity-milter.toml(5)"),
+    (
+        "/etc/activity-milter/directory.toml",
+        "who is who, if directory.type is file: activity-milter-directory.toml(5)",
+    ),
+    ("/var/lib/activity-milter/queue.db", "the queue, with large messages in spool beside it"),
+    ("/var/spool/postfix/activity-milter/", "the sockets, where Postfix's chrooted services find them"),
+    (
+        "/usr/share/doc/activity-milter/",
+        "operations.md for the night, security.md, replies.md, severa.md, backend-api.yaml",
+    ),
+];
+
+/// Exit codes of every command (`super`).
+const EXIT_STATUS: &[(&str, &str)] = &[
+    ("0", "Done."),
+    (
+        "1",
+        "The command's own \"no\": the message would be refused (explain), something is not as it should be (check).",
+    ),
+    ("64", "The command line is wrong."),
+    ("69", "Something that is needed is not there: a file, a socket, a server."),
+    ("78", "The configuration, or a file that it names, is wrong: file, line and key are named."),
+];
+
 /// Writes all pages.
 pub(super) fn write(to: &Path) -> io::Result<ExitCode> {
     fs::create_dir_all(to)?;
@@ -46,6 +79,7 @@ pub(super) fn write(to: &Path) -> io::Result<ExitCode> {
     command.build();
     commands(&command, "activity-milter", to)?;
     fs::write(to.join("activity-milter.toml.5"), configuration())?;
+    fs::write(to.join("activity-milter-directory.toml.5"), directory())?;
     fs::write(to.join("activity-milter-postfix.7"), postfix())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -55,9 +89,11 @@ fn commands(command: &clap::Command, name: &str, to: &Path) -> io::Result<()> {
     let page = clap_mangen::Man::new(command.clone().name(name.to_owned()).display_name(name.to_owned()))
         .section("8")
         .manual("activity-milter")
+        .date(date())
         .source(concat!("activity-milter ", env!("CARGO_PKG_VERSION")));
     let mut text = Vec::new();
     page.render(&mut text)?;
+    text.extend(ending(name).into_bytes());
     fs::write(to.join(format!("{name}.8")), text)?;
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         // `activity-milter-postfix` is a page of section 7 too; the commands are in section 8.
@@ -95,14 +131,49 @@ fn keys(of: &str) -> Vec<Key> {
     keys
 }
 
+/// The version's date.
+fn date() -> &'static str {
+    let heading = CHANGELOG.lines().find(|line| line.starts_with("## ") && line.ends_with(')'));
+    heading.and_then(|line| line.split_once('(')).map_or("", |(_, date)| date.trim_end_matches(')'))
+}
+
+/// What every page of a command ends with.
+fn ending(name: &str) -> String {
+    let listed = |title: &str, items: &[(&str, &str)]| {
+        let mut section = format!(".SH {title}\n");
+        for (item, text) in items {
+            let _ = write!(section, ".TP\n.B {}{}", roff(item), roff(text));
+        }
+        section
+    };
+    let pages = [
+        ("activity-milter", 8),
+        ("activity-milter.toml", 5),
+        ("activity-milter-directory.toml", 5),
+        ("activity-milter-postfix", 7),
+    ];
+    let others = pages.iter().filter(|(page, section)| (*page, *section) != (name, 8));
+    let others: Vec<_> = others.map(|(page, section)| format!(".BR {} ({section})", escaped(page))).collect();
+    let foreign = [".BR postconf (5)", ".BR systemctl (1)", ".BR journalctl (1)"].map(str::to_owned);
+    let all = [others, foreign.to_vec()].concat().join(",\n");
+    format!("{}{}.SH \"SEE ALSO\"\n{all}\n", listed("\"EXIT STATUS\"", EXIT_STATUS), listed("FILES", FILES))
+}
+
 fn begin(name: &str, section: u8, about: &str) -> String {
     let source = concat!("activity-milter ", env!("CARGO_PKG_VERSION"));
-    format!(".TH {name} {section} \"\" \"{source}\" \"activity-milter\"\n.SH NAME\n{name} \\- {about}\n")
+    let date = date();
+    format!(
+        ".TH {name} {section} \"{date}\" \"{source}\" \"activity-milter\"\n.SH NAME\n{name} \\- {about}\n"
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-").replace('`', "")
 }
 
 /// A text as roff has it.
 fn roff(text: &str) -> String {
-    let escaped = text.replace('\\', "\\e").replace('-', "\\-").replace('`', "");
+    let escaped = escaped(text);
     let lines = escaped
         .lines()
         .map(|line| if line.starts_with(['.', '\'']) { format!("\\&{line}\n") } else { format!("{line}\n") });
@@ -135,7 +206,21 @@ fn configuration() -> String {
         let _ = write!(page, ".TP\n.B {}\n", roff(reason.as_str()).trim_end());
         page += &roff(&format!("{} {}: {}", reason.code(), reason.status(), reason.default_text()));
     }
-    page + ".SH SEE ALSO\n.BR activity\\-milter (8),\n.BR activity\\-milter\\-postfix (7)\n"
+    page + ".SH FILES\n.TP\n.B /etc/activity\\-milter/activity\\-milter.toml\nThe default.\n.SH \"SEE ALSO\"\n.BR activity\\-milter (8),\n.BR activity\\-milter\\-directory.toml (5),\n.BR activity\\-milter\\-postfix (7)\n"
+}
+
+/// The directory file: its keys by the comments of the one that is installed.
+fn directory() -> String {
+    let mut page = begin("activity\\-milter\\-directory.toml", 5, "who is who, in a file");
+    page += ".SH DESCRIPTION\n";
+    page += &roff(
+        "The file that directory.path names, if directory.type is \"file\". The service looks at it each second; a new\n\
+         version counts as a whole or not at all: a broken one, or one that names nobody, is refused with its line, and the\n\
+         old one stays. activity-milter check reads it, activity-milter directory lookup asks it.",
+    );
+    page += ".SH EXAMPLE\n.nf\n";
+    page += &roff(DIRECTORY);
+    page + ".fi\n.SH \"SEE ALSO\"\n.BR activity\\-milter (8),\n.BR activity\\-milter.toml (5),\n.BR activity\\-milter\\-directory\\-lookup (8)\n"
 }
 
 fn postfix() -> String {
@@ -148,7 +233,7 @@ fn postfix() -> String {
     for (name, text) in PIECES {
         let _ = write!(page, ".SH \"{}\"\n.nf\n{}.fi\n", name.to_uppercase(), roff(text));
     }
-    page + ".SH SEE ALSO\n.BR activity\\-milter (8),\n.BR activity\\-milter.toml (5),\n.BR postconf (5)\n"
+    page + ".SH \"SEE ALSO\"\n.BR activity\\-milter (8),\n.BR activity\\-milter.toml (5),\n.BR postconf (5),\n.BR milter (7)\n"
 }
 
 #[cfg(test)]

@@ -21,13 +21,20 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// A milter for Postfix that turns e-mail to integration addresses into activities of a business system.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version = version(), about)]
 pub struct Cli {
     /// The configuration file
     #[arg(short, long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The version, with the commit if whoever built it said which (`packaging/build-package` does).
+fn version() -> String {
+    let commit = option_env!("ACTIVITY_MILTER_COMMIT").filter(|commit| !commit.is_empty());
+    let commit = commit.map_or_else(String::new, |commit| format!(" ({commit})"));
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
 }
 
 #[derive(Debug, Subcommand)]
