@@ -8,7 +8,8 @@ export CARGO_TERM_COLOR ?= auto
 .PHONY: build demo test torture-queue torture-crash contract check bench deb rpm package-test dist install deps
 
 build:
-	$(CARGO) build --release
+	ACTIVITY_MILTER_COMMIT=$$(git rev-parse --short=10 HEAD 2>/dev/null || sed -n '/^[0-9a-f]*$$/p' packaging/commit) \
+	    $(CARGO) build --release
 
 # Ten real messages through a real Postfix, in a directory of its own. KEEP=1 leaves everything running.
 # BACKEND=severa: into a fake of Visma Severa instead of the sink.
