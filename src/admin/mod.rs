@@ -11,7 +11,7 @@ mod sessions;
 
 use crate::courier::{Controls, Paused};
 use crate::intake::Live;
-use crate::observe::{events, metrics};
+use crate::observe::{events, metrics, versions};
 use crate::queue::{Change as Changes, Counts, Entry, Filter, Queue, State, StorageError, TenantCounts};
 use crate::web::SecretFile;
 use axum::{
@@ -169,6 +169,18 @@ impl Check {
         (!first.is_empty()).then_some(Self { name: "tenants", ok: false, detail, is_everybodys: false })
     }
 
+    /// Newer versions of files that were refused; the service goes on with the older ones.
+    fn of_versions(refused: &[versions::Refused], now: SystemTime) -> Option<Self> {
+        let said = refused.iter().map(|refused| {
+            let since = now.duration_since(refused.since).unwrap_or_default().as_secs();
+            let since = humantime::format_duration(Duration::from_secs(since));
+            let what = refused.what.as_str();
+            format!("new {what} refused {since} ago, the old one stays in use: {}", refused.error)
+        });
+        let detail = said.collect::<Vec<_>>().join("; ");
+        (!refused.is_empty()).then_some(Self { name: "versions", ok: false, detail, is_everybodys: false })
+    }
+
     /// Copies from which the directory answers, and that somebody should look at; none if there are no copies.
     fn of_copies(copies: usize, unwell: &[String]) -> Option<Self> {
         let (first, rest) = unwell.split_at(unwell.len().min(TENANTS_SHOWN));
@@ -212,11 +224,12 @@ async fn checks(app: &Admin) -> Vec<Check> {
         Check::new("directory", directory),
         Check::new("deliveries", deliveries),
     ];
+    let refused = Check::of_versions(&versions::still_refused(), SystemTime::now());
     let copies = service.directory.copies();
     let unwell = copies.iter().filter(|copy| !copy.is_well());
     let unwell: Vec<_> = unwell.map(|copy| format!("{}: {}", copy.tenant, copy.standing())).collect();
-    let of_tenants = [Check::of_tenants(&paused), Check::of_copies(copies.len(), &unwell)];
-    everybodys.into_iter().chain(of_tenants.into_iter().flatten()).collect()
+    let others = [refused, Check::of_tenants(&paused), Check::of_copies(copies.len(), &unwell)];
+    everybodys.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 async fn ready(Shared(app): Shared<App>) -> Response {

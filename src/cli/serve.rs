@@ -119,7 +119,7 @@ impl Reloadable {
         self.backend.replace(self.outside.backend());
         self.controls.change(config.courier.clone());
         observe::apply(&config.log);
-        events::reloaded(&self.running.needs_restart(&config).join(", "));
+        events::reloaded(&self.path, &self.running.needs_restart(&config).join(", "));
         Ok(())
     }
 
@@ -132,7 +132,7 @@ impl Reloadable {
             let status = match self.reload().await {
                 Ok(()) => "configuration read again".to_owned(),
                 Err(error) => {
-                    events::reload_refused(&error);
+                    events::reload_refused(&self.path, &error);
                     format!("new configuration refused: {error}")
                 }
             };

@@ -131,7 +131,8 @@ pub(super) async fn attempt(
         Outcome::Again { after, trouble, reason } => {
             let delay = backoff(settings.retry_first, settings.retry_max, attempts);
             let delay = delay.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
-            events::deferred(&key, &tenant, attempt, delay, trouble == Trouble::Denied, &reason);
+            let times = events::Times { elapsed: started.elapsed(), delay };
+            events::deferred(&key, &tenant, attempt, times, trouble == Trouble::Denied, &reason);
             let sign = if trouble == Trouble::Lost { Sign::Nothing } else { Sign::Failed(trouble) };
             let learned = Lesson { item: item_id, sign, reason: reason.clone(), after };
             (End::Again { after: delay, counts: true, reason }, learned)

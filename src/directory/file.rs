@@ -7,7 +7,10 @@
 
 use super::{Directory, People, Unavailable, check_prefix};
 use crate::mail::Address;
-use crate::observe::events;
+use crate::observe::{
+    events,
+    versions::{self, What},
+};
 use crate::rules::{Contact, Person, Project, Tenant, User};
 use crate::source::{Source, SourceError, Version, read_regular};
 use arc_swap::ArcSwap;
@@ -382,11 +385,12 @@ impl FileDirectory {
         let look = Look::after(None, path);
         let index = Index::read(&Source::read(path)?)?;
         events::directory_read(path, index.tenants.len(), index.addresses);
-        let directory = Self::new(path, Index::read);
+        let mut directory = Self::new(path, Index::read);
         directory.index.store(Arc::new(index));
         // What has not settled is read again by who watches.
         let judged = look.version.filter(|_| look.has_settled() && Version::of(path) == look.version);
-        Ok(Self { seen: Mutex::new(Seen { last: Some(look), judged, told: None }), ..directory })
+        directory.seen = Mutex::new(Seen { last: Some(look), judged, told: None });
+        Ok(directory)
     }
 
     /// Reads the file once it has settled: for the service, which may be started while somebody writes it.
@@ -431,8 +435,9 @@ impl FileDirectory {
             let (last, found) = looked.ok_or_else(ended)?;
             seen.last = Some(last);
             if !matches!(found, Found::Unsettled) {
+                let again = matches!(found, Found::Unreadable(_));
                 let judged = self.judge(&mut seen, found);
-                seen.told = judged.as_ref().err().map(SourceError::to_string);
+                seen.told = judged.as_ref().err().filter(|_| again).map(SourceError::to_string);
                 return judged;
             }
             if began.elapsed() >= PATIENCE {
@@ -470,11 +475,15 @@ impl FileDirectory {
             return;
         }
         let wrong = self.judge(&mut seen, found).err();
-        let told = wrong.as_ref().map(SourceError::to_string);
+        let told = wrong.as_ref().filter(|_| again).map(SourceError::to_string);
         if let Some(error) = wrong
-            && !(again && seen.told == told)
+            && (told.is_none() || seen.told != told)
         {
-            events::directory_refused(&error);
+            events::directory_refused(&self.path, &error);
+        }
+        // What could not be read is there again, as it was.
+        if seen.told.is_some() && told.is_none() {
+            versions::in_order(What::Directory, &self.path);
         }
         seen.told = told;
     }
@@ -500,6 +509,12 @@ impl FileDirectory {
                 Ok(())
             }
         }
+    }
+}
+
+impl Drop for FileDirectory {
+    fn drop(&mut self) {
+        versions::in_order(What::Directory, &self.path);
     }
 }
 

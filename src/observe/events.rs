@@ -3,7 +3,13 @@
 //! error: we serve nobody; warn: an admin should look; info: a verdict, an attempt, life cycle; debug: the rest.
 //! Never subject, body, names of attachments, tokens.
 
-use super::{ids, limit::Limiter, log::shown, metrics, recent};
+use super::{
+    ids,
+    limit::Limiter,
+    log::shown,
+    metrics, recent,
+    versions::{self, What},
+};
 use crate::rules::Reply;
 use std::{
     fmt::Display,
@@ -61,7 +67,8 @@ pub fn stopped(cut_off: usize) {
 }
 
 /// New settings are in use; `restart` names those that count only after a restart.
-pub fn reloaded(restart: &str) {
+pub fn reloaded(path: &Path, restart: &str) {
+    versions::in_order(What::Configuration, path);
     if restart.is_empty() {
         event!(info, RELOADED, "configuration read again");
     } else {
@@ -70,7 +77,8 @@ pub fn reloaded(restart: &str) {
 }
 
 /// New settings are wrong; the old ones stay.
-pub fn reload_refused(error: &dyn Display) {
+pub fn reload_refused(path: &Path, error: &dyn Display) {
+    versions::refused(What::Configuration, path, error.to_string());
     event!(error, RELOAD_REFUSED, %error, "new configuration refused, the old one stays in use");
 }
 
@@ -81,11 +89,13 @@ pub fn queue_changed(what: &'static str, activities: usize) {
 
 /// The directory file was read.
 pub fn directory_read(path: &Path, tenants: usize, addresses: usize) {
+    versions::in_order(What::Directory, path);
     event!(info, DIRECTORY_READ, path = %path.display(), tenants, addresses, "directory read");
 }
 
 /// A new version of the directory file is broken, names nobody or cannot be read; the old one stays.
-pub fn directory_refused(error: &dyn Display) {
+pub fn directory_refused(path: &Path, error: &dyn Display) {
+    versions::refused(What::Directory, path, error.to_string());
     event!(warn, DIRECTORY_REFUSED, %error, "new directory file refused, the old one stays in use");
 }
 
@@ -124,7 +134,7 @@ pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
         "refused"
     );
     if stage == "rcpt" {
-        metrics::recipient_refused(reason);
+        metrics::recipient_refused(verdict(reply), reason);
     } else {
         metrics::message(verdict(reply), reason);
     }
@@ -217,10 +227,21 @@ pub fn delivered(key: &str, tenant: &str, attempt: u32, elapsed: Duration) {
     event!(info, DELIVERED, key, tenant, attempt, elapsed_ms = millis(elapsed), "delivered");
 }
 
+/// The times of an attempt that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How long it took.
+    pub elapsed: Duration,
+    /// In how long the next one begins.
+    pub delay: Duration,
+}
+
 /// The attempt failed for now. `denied`: it, or our settings.
-pub fn deferred(key: &str, tenant: &str, attempt: u32, delay: Duration, denied: bool, reason: &str) {
-    metrics::delivery(if denied { "misconfigured" } else { "again" }, None);
-    event!(info, DEFERRED, key, tenant, attempt, next_in_ms = millis(delay), reason, "delivery deferred");
+pub fn deferred(key: &str, tenant: &str, attempt: u32, times: Times, denied: bool, reason: &str) {
+    let Times { elapsed, delay } = times;
+    metrics::delivery(if denied { "misconfigured" } else { "again" }, Some(elapsed));
+    let (elapsed_ms, next_in_ms) = (millis(elapsed), millis(delay));
+    event!(info, DEFERRED, key, tenant, attempt, elapsed_ms, next_in_ms, reason, "delivery deferred");
 }
 
 /// Direct mode: the attempt failed, and the client is told to come again.
@@ -333,11 +354,13 @@ pub fn lanes(misconfigured: bool, down: bool, tenants: usize) {
 
 /// A file with a secret has a new version, and it is in use.
 pub fn secret_read(path: &Path) {
+    versions::in_order(What::Secret, path);
     event!(info, SECRET_READ, path = %path.display(), "secret read again");
 }
 
 /// A new version of a file with a secret is broken; the old secret stays.
-pub fn secret_refused(error: &dyn Display) {
+pub fn secret_refused(path: &Path, error: &dyn Display) {
+    versions::refused(What::Secret, path, error.to_string());
     event!(warn, SECRET_REFUSED, %error, "new secret refused, the old one stays in use");
 }
 

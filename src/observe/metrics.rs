@@ -2,6 +2,8 @@
 //!
 //! Promise: labels have few values (verdicts, reasons, outcomes, states): never a tenant, an address or a queue id.
 
+use super::versions::What;
+use crate::rules::Reason;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -34,7 +36,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Recipients by what they are: integration addresses, others, refused ones",
     ),
-    (RECIPIENTS, Kind::Counter, "Recipients that were refused at RCPT, by reason"),
+    (
+        RECIPIENTS,
+        Kind::Counter,
+        "Recipients that were refused (reject) or deferred (defer) at RCPT, by reason",
+    ),
     (BYTES, Kind::Counter, "Bytes of messages that were recorded"),
     (SESSIONS, Kind::Gauge, "Open connections by door"),
     (IN_FLIGHT, Kind::Gauge, "Messages with an integration recipient that are not answered yet"),
@@ -57,6 +63,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Seconds since the last good poll of the company whose copy of Severa is the oldest",
     ),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
+    (
+        LAST_RELOAD,
+        Kind::Gauge,
+        "1 if the newest version is in use, by what is read again; 0 if it was refused",
+    ),
     (BUILD, Kind::Gauge, "1, with the version"),
 ];
 
@@ -77,7 +88,12 @@ const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
+const LAST_RELOAD: &str = "activity_milter_last_reload_successful";
 const BUILD: &str = "activity_milter_build_info";
+
+/// Where something of ours can fail.
+const STAGES: &[&str] =
+    &["mail", "rcpt", "data", "header", "end-of-header", "body", "end-of-message", "reply", "severa"];
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -116,18 +132,46 @@ pub fn start() {
         }
     }
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    // Zero is a value too: an alert on a counter that is not there yet never fires.
-    for verdict in ["record", "reject", "defer", "strip", "pass"] {
-        counter!(MESSAGES, "verdict" => verdict, "reason" => "").absolute(0);
-    }
-    for outcome in ["taken", "again", "held", "misconfigured"] {
-        counter!(DELIVERIES, "outcome" => outcome).absolute(0);
-    }
+    begin_at_zero();
     for cause in ["misconfigured", "down"] {
         paused(cause, false);
     }
     tenants_paused(0);
     let _ = HANDLE.set(handle);
+}
+
+/// Zero is a value too: what grows from "not there" to one has not increased, and an alert on it never fires.
+fn begin_at_zero() {
+    for verdict in ["record", "reject", "defer", "strip", "pass"] {
+        counter!(MESSAGES, "verdict" => verdict, "reason" => "").absolute(0);
+    }
+    for reason in Reason::ALL {
+        let (verdict, name) = (verdict_of(reason.code()), reason.as_str());
+        counter!(MESSAGES, "verdict" => verdict, "reason" => name).absolute(0);
+        counter!(RECIPIENTS, "verdict" => verdict, "reason" => name).absolute(0);
+    }
+    for outcome in ["integration", "other", "refused"] {
+        counter!(ALL_RECIPIENTS, "outcome" => outcome).absolute(0);
+    }
+    for outcome in ["taken", "again", "held", "misconfigured"] {
+        counter!(DELIVERIES, "outcome" => outcome).absolute(0);
+    }
+    for from in ["cache", "asked", "stale", "failed"] {
+        counter!(LOOK_UPS, "from" => from).absolute(0);
+    }
+    for stage in STAGES {
+        counter!(FAULTS, "stage" => *stage).absolute(0);
+    }
+    // A histogram is there once it is looked up.
+    let _ = (histogram!(DELIVERY_SECONDS), histogram!(END_SECONDS));
+    for what in What::ALL {
+        last_reload(what, true);
+    }
+}
+
+/// What a reply of that code does to a message.
+pub(super) fn verdict_of(code: u16) -> &'static str {
+    if code < 500 { "defer" } else { "reject" }
 }
 
 /// Folds the newest times into their buckets. Without it they are kept one by one until somebody asks, and nobody may.
@@ -169,9 +213,9 @@ pub fn other_recipient() {
 }
 
 /// A recipient was refused.
-pub(super) fn recipient_refused(reason: &'static str) {
+pub(super) fn recipient_refused(verdict: &'static str, reason: &'static str) {
     counter!(ALL_RECIPIENTS, "outcome" => "refused").increment(1);
-    counter!(RECIPIENTS, "reason" => reason).increment(1);
+    counter!(RECIPIENTS, "verdict" => verdict, "reason" => reason).increment(1);
 }
 
 /// A message of that many bytes was recorded.
@@ -217,8 +261,14 @@ pub fn severa_copy_age(age: Duration) {
     gauge!(SEVERA_COPY_AGE).set(age.as_secs_f64());
 }
 
+/// The newest version of something is in use, or was refused.
+pub(super) fn last_reload(what: What, is_in_use: bool) {
+    gauge!(LAST_RELOAD, "what" => what.as_str()).set(f64::from(u8::from(is_in_use)));
+}
+
 /// Something of ours failed.
 pub(super) fn fault(stage: &'static str) {
+    debug_assert!(STAGES.contains(&stage), "{stage} begins at zero");
     counter!(FAULTS, "stage" => stage).increment(1);
 }
 

@@ -9,5 +9,6 @@ mod limit;
 mod log;
 pub mod metrics;
 pub mod recent;
+pub mod versions;
 
 pub use log::{Addresses, Format, Settings, apply, start};

@@ -6,7 +6,10 @@
 //! Fails: at start, if the file cannot be read or holds no secret.
 
 use super::{call::CallError, tokens::Tokens};
-use crate::observe::events;
+use crate::observe::{
+    events,
+    versions::{self, What},
+};
 use crate::source::{Version, read_regular};
 use async_trait::async_trait;
 use std::{
@@ -33,7 +36,7 @@ struct State {
     seen: Option<Version>,
     looked: Instant,
     secrets: Arc<[String]>,
-    /// Why it could not be read at the last look: said once, and tried again.
+    /// Why it cannot be read: said once, and tried again.
     told: Option<String>,
 }
 
@@ -69,7 +72,10 @@ impl SecretFile {
             state.looked = Instant::now();
             let now = Version::of(&self.path);
             if now == state.seen {
-                state.told = None;
+                // What could not be read is there again, as it was.
+                if state.told.take().is_some() {
+                    versions::in_order(What::Secret, &self.path);
+                }
             } else {
                 let read = read_regular(&self.path);
                 state.judge(&self.path, now, read);
@@ -104,10 +110,16 @@ impl State {
             }
             Err(error) if again && self.told.as_ref() == Some(&error) => {}
             Err(error) => {
-                events::secret_refused(&error);
-                self.told = Some(error);
+                events::secret_refused(path, &error);
+                self.told = again.then_some(error);
             }
         }
+    }
+}
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        versions::in_order(What::Secret, &self.path);
     }
 }
 

@@ -234,6 +234,77 @@ fn reload_takes_all_or_nothing() {
     world.wait_for_activities(1);
 }
 
+/// What `/readyz` says of refused versions, and the metric.
+fn refused_versions(world: &World) -> (String, Vec<String>) {
+    let (status, body) = http_get(world.admin_port, "/readyz");
+    assert_eq!(status, 200, "the old version serves everybody");
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let of_versions = body["checks"].as_array().unwrap().iter().find(|check| check["name"] == "versions");
+    let detail = of_versions.map(|check| check["detail"].as_str().unwrap().to_owned()).unwrap_or_default();
+    let metrics = text(http_get(world.admin_port, "/metrics").1);
+    let bad = metrics.lines().filter_map(|line| {
+        let labels = line.strip_prefix("activity_milter_last_reload_successful{what=\"")?;
+        labels.strip_suffix("\"} 0").map(str::to_owned)
+    });
+    (detail, bad.collect())
+}
+
+#[test]
+fn a_refused_version_is_seen_until_it_is_repaired() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "right\n").unwrap();
+    let path = token.path().display().to_string();
+    let options =
+        Options { config: vec![("admin", format!("token_file = \"{path}\""))], ..Options::default() };
+    let mut world = World::with(options);
+    assert_eq!(refused_versions(&world), (String::new(), Vec::new()));
+    let wait_until = |world: &World, what: &str, detail: &str, bad: &[&str]| {
+        wait_for(what, || {
+            let (said, kinds) = refused_versions(world);
+            let is_so = if detail.is_empty() { said.is_empty() } else { said.contains(detail) };
+            (is_so && kinds == bad).then_some(())
+        });
+    };
+    let page = |world: &World| text(http_get(world.admin_port, "/").1);
+
+    // The configuration: broken, still broken for others, repaired.
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    fs::write(world.config_path(), config.replace("[queue]", "[quue]")).unwrap();
+    world.milter().signal("HUP");
+    wait_until(&world, "the refused configuration", "activity-milter.toml:", &["configuration"]);
+    assert!(page(&world).contains("the old one stays in use"), "{}", page(&world));
+
+    // The directory beside it, by its line.
+    let directory = world.root.join("directory.toml");
+    let people = fs::read_to_string(&directory).unwrap();
+    fs::write(&directory, format!("{people}\n[[tenannt]]\n")).unwrap();
+    wait_until(&world, "the refused directory", "directory.toml:", &["configuration", "directory"]);
+    fs::write(&directory, &people).unwrap();
+    wait_until(&world, "the repaired directory", "new configuration refused", &["configuration"]);
+
+    fs::write(world.config_path(), &config).unwrap();
+    world.milter().signal("HUP");
+    wait_until(&world, "the repaired configuration", "", &[]);
+
+    // A secret is looked at when it is used.
+    fs::write(&path, "two words\n").unwrap();
+    let use_it = |world: &World| {
+        post(world, "/login", "", "token=wrong");
+    };
+    wait_for("the refused secret", || {
+        use_it(&world);
+        (refused_versions(&world).1 == ["secret"]).then_some(())
+    });
+    // It stays so without being looked at anew, and with it.
+    use_it(&world);
+    assert!(refused_versions(&world).0.contains(&path));
+    fs::write(&path, "right\n").unwrap();
+    wait_for("the repaired secret", || {
+        use_it(&world);
+        refused_versions(&world).1.is_empty().then_some(())
+    });
+}
+
 #[test]
 fn a_repaired_token_is_used_at_once() {
     let token = tempfile::NamedTempFile::new().unwrap();
@@ -277,7 +348,7 @@ fn metrics_and_health() {
         "activity_milter_messages_total{verdict=\"record\",reason=\"\"} 1\n",
         "activity_milter_messages_total{verdict=\"reject\",reason=\"no-subject\"} 1\n",
         "activity_milter_messages_total{verdict=\"pass\",reason=\"\"} 1\n",
-        "activity_milter_recipients_refused_total{reason=\"no-such-tenant\"} 1\n",
+        "activity_milter_recipients_refused_total{verdict=\"reject\",reason=\"no-such-tenant\"} 1\n",
         "activity_milter_recipients_total{outcome=\"integration\"} 2\n",
         "activity_milter_recipients_total{outcome=\"other\"} 1\n",
         "activity_milter_queue_items{state=\"waiting\"} 0\n",
