@@ -1,16 +1,17 @@
 //! The door for administrators and their machines: metrics, health, and a page that shows what happens.
 //!
-//! In: HTTP on `[admin] listen`. Out: `/metrics` (Prometheus), `/livez`, `/readyz`, and `/`, the status page, where held
+//! In: HTTP on `[admin] listen`, a port or a unix socket. Out: `/metrics` (Prometheus), `/livez`, `/readyz`, and `/`, the status page, where held
 //! activities can be retried and dropped by whoever has the admin token.
 //! Promise: without the token nothing can be changed; a request from another site changes nothing (SameSite cookie, and
 //! a token in each form); nothing of a message's content is shown; no script, nothing loaded from elsewhere.
 //! Fails: each request for itself.
 
+mod door;
 mod page;
 mod sessions;
 
 use crate::courier::{Controls, Paused};
-use crate::intake::Live;
+use crate::intake::{Listen, Listener, Live, SocketSettings};
 use crate::observe::{events, metrics, versions};
 use crate::queue::{Change as Changes, Counts, Entry, Filter, Queue, State, StorageError, TenantCounts};
 use crate::web::SecretFile;
@@ -22,15 +23,14 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
+use door::{Door, Names};
 use serde::{Deserialize, Serialize};
 use sessions::Sessions;
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Time for each check of `/readyz`.
@@ -52,7 +52,9 @@ const AT_ONCE: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where; none: no such door.
-    pub listen: Option<SocketAddr>,
+    pub socket: Option<SocketSettings>,
+    /// Names of this machine besides its own, under which the door answers.
+    pub hosts: Vec<String>,
     /// File with the token for changing things; none: the page only shows.
     pub token_file: Option<PathBuf>,
 }
@@ -84,13 +86,15 @@ type App = Arc<Admin>;
 /// # Errors
 /// A token file that cannot be read.
 pub async fn run(
-    listener: TcpListener,
+    listener: Listener,
     settings: &Settings,
     views: Views,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let token = settings.token_file.as_deref().map(SecretFile::open).transpose()?;
     let app = Arc::new(Admin { views, token, sessions: Sessions::default(), started: SystemTime::now() });
+    let is_unix = matches!(listener.local(), Some(Listen::Unix(_)));
+    let names = Names::new(&settings.hosts, is_unix);
     let router = Router::new()
         .route("/", get(status))
         .route("/login", post(login))
@@ -99,10 +103,14 @@ pub async fn run(
         .route("/metrics", get(metrics_text))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .layer(middleware::from_fn_with_state(names, door::check_host))
         .layer(middleware::from_fn(harden))
         .with_state(app);
     let stopped = stop.cancelled_owned();
-    axum::serve(listener, router).with_graceful_shutdown(stopped).await.map_err(|error| error.to_string())
+    axum::serve(Door(listener), router)
+        .with_graceful_shutdown(stopped)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// Nothing runs, nothing is loaded, nobody frames the page, nothing is kept.

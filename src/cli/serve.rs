@@ -21,7 +21,6 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::{JoinError, JoinHandle},
 };
@@ -53,11 +52,9 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
         Some(lmtp) => Some((Listener::bind(lmtp, closing.clone()).await.map_err(other)?, lmtp.max_sessions)),
         None => None,
     };
-    let admin = match config.admin.listen {
-        Some(listen) => Some(TcpListener::bind(listen).await.map_err(|error| {
-            let remedy = "set admin.listen to a free address, or to \"off\"";
-            other(format!("cannot listen on {listen} for metrics and health: {error}: {remedy}"))
-        })?),
+    // Open until everything else has ended: whoever looks sees how it ends.
+    let admin = match &config.admin.socket {
+        Some(admin) => Some(Listener::bind(admin, CancellationToken::new()).await.map_err(other)?),
         None => None,
     };
     let shutdown = async move {
@@ -91,7 +88,7 @@ struct Listeners {
     milter: Listener,
     /// With the most sessions it may have.
     lmtp: Option<(Listener, usize)>,
-    admin: Option<TcpListener>,
+    admin: Option<Listener>,
 }
 
 /// What a reload changes.
@@ -264,8 +261,8 @@ impl Running {
             events::listening(door, place);
         }
         let admin = admin.map(|listener| {
-            if let Ok(address) = listener.local_addr() {
-                events::listening("admin", &address);
+            if let Some(place) = listener.local() {
+                events::listening("admin", &place);
             }
             let (live, closing) = (live.clone(), closing.clone());
             let views =

@@ -302,15 +302,27 @@ impl Default for QueueText {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct AdminText {
-    /// Address and port for metrics, health and the status page, or `off`; default `127.0.0.1:8894`.
+    /// Address and port for metrics, health and the status page, `unix:/path`, or `off`; default `127.0.0.1:8894`.
     listen: Spanned<String>,
+    /// Permission bits of a unix socket, octal; default `0600`.
+    socket_mode: Text<Mode>,
+    /// Group of a unix socket; default: what the directory gives.
+    socket_group: Option<String>,
+    /// Names under which the page answers, besides IP addresses, localhost and this machine's own; default none.
+    hosts: Vec<Spanned<String>>,
     /// File with the token for retrying and dropping on the status page; default none: the page only shows.
     token_file: Option<Spanned<PathBuf>>,
 }
 
 impl Default for AdminText {
     fn default() -> Self {
-        Self { listen: Spanned::new(0..0, "127.0.0.1:8894".to_owned()), token_file: None }
+        Self {
+            listen: Spanned::new(0..0, "127.0.0.1:8894".to_owned()),
+            socket_mode: Text(Mode(0o600)),
+            socket_group: None,
+            hosts: Vec::new(),
+            token_file: None,
+        }
     }
 }
 
@@ -318,16 +330,40 @@ impl AdminText {
     fn validate(self, source: &Source) -> Result<admin::Settings, SourceError> {
         let listen = match self.listen.get_ref().as_str() {
             "off" => None,
-            address => Some(address.replace("localhost:", "127.0.0.1:").parse().map_err(|_| {
-                let expected = "write \"127.0.0.1:8894\" or \"off\"";
-                source.error(self.listen.span(), format!("\"{address}\" is no address with port: {expected}"))
-            })?),
+            path if path.starts_with("unix:/") => path.parse().ok(),
+            address => {
+                Some(Listen::Inet(address.replace("localhost:", "127.0.0.1:").parse().map_err(|_| {
+                    let expected = "write \"127.0.0.1:8894\", \"unix:/path/to/socket\" or \"off\"";
+                    source.error(
+                        self.listen.span(),
+                        format!("\"{address}\" is no address with port: {expected}"),
+                    )
+                })?))
+            }
         };
+        if let Some(name) = self.hosts.iter().find(|name| !is_host(name.get_ref())) {
+            let message = format!("\"{}\" is no host name: write it without scheme and port", name.get_ref());
+            return Err(source.error(name.span(), message));
+        }
+        let (mode, group) = (self.socket_mode.0.0, self.socket_group);
+        let socket = listen.map(|listen| SocketSettings {
+            table: "admin",
+            listen,
+            mode,
+            group,
+            max_sessions: usize::MAX,
+        });
         if let Some(file) = &self.token_file {
             secret(source, file)?;
         }
-        Ok(admin::Settings { listen, token_file: self.token_file.map(Spanned::into_inner) })
+        let hosts = self.hosts.into_iter().map(Spanned::into_inner).collect();
+        Ok(admin::Settings { socket, hosts, token_file: self.token_file.map(Spanned::into_inner) })
     }
+}
+
+/// True for a name that can stand in a Host field.
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 /// `[notify]`

@@ -87,6 +87,16 @@ pub fn queue_changed(what: &'static str, activities: usize) {
     event!(info, QUEUE_CHANGED, what, activities, "queue changed by hand");
 }
 
+/// Somebody called the admin door by a name that is not this machine's.
+pub fn admin_misdirected(host: &str) {
+    limited!(
+        warn,
+        ADMIN_MISDIRECTED,
+        host,
+        "a request to the admin door names another host: see admin.hosts"
+    );
+}
+
 /// The directory file was read.
 pub fn directory_read(path: &Path, tenants: usize, addresses: usize) {
     versions::in_order(What::Directory, path);

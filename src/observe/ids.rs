@@ -96,6 +96,8 @@ ids! {
     LOG_LONG = "7fb44450c0d78c539ded27b81ff95805";
     /// A person changed activities in the queue.
     QUEUE_CHANGED = "91715ad8a2ea7551b1bd61d6510ec632";
+    /// A request to the admin door names another host.
+    ADMIN_MISDIRECTED = "ea522257cae34f2a901d7792a825bbe8";
     /// The first copy of a company's Severa is begun.
     SEVERA_FIRST_PASS = "3642f4429cb6913911576b204119290d";
     /// How far the first copy of a company is.

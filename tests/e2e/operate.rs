@@ -234,6 +234,59 @@ fn reload_takes_all_or_nothing() {
     world.wait_for_activities(1);
 }
 
+/// The status line of an answer to a request as it stands there.
+fn asked(port: u16, request: &str) -> String {
+    raw(port, request).lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_admin_door_answers_to_names_of_this_machine() {
+    let options = Options {
+        config: vec![("admin", "hosts = [\"status.example.com\"]".to_owned())],
+        ..Options::default()
+    };
+    let world = World::with(options);
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n".to_owned(), 200),
+        (format!("GET / HTTP/1.1\r\nHost: {}:8894\r\n", host.trim()), 200),
+        ("GET /metrics HTTP/1.1\r\nHost: status.example.com\r\n".to_owned(), 200),
+        ("GET /metrics HTTP/1.1\r\nHost: evil.example\r\n".to_owned(), 421),
+        ("GET / HTTP/1.1\r\nHost: evil.example:8894\r\n".to_owned(), 421),
+        ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n".to_owned(), 421),
+        ("GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1\r\n".to_owned(), 421),
+        ("GET / HTTP/1.0\r\n".to_owned(), 421),
+        ("POST /login HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\n".to_owned(), 421),
+        ("GET /livez HTTP/1.1\r\nHost: evil.example\r\n".to_owned(), 200),
+        ("GET /readyz HTTP/1.0\r\n".to_owned(), 200),
+    ] {
+        let answer = asked(world.admin_port, &format!("{request}Connection: close\r\n\r\n"));
+        assert!(answer.contains(&format!(" {status} ")), "{request}: {answer}");
+    }
+}
+
+#[test]
+fn the_admin_door_may_be_a_unix_socket() {
+    let mut world = World::with(Options { without_milter: true, ..Options::default() });
+    let path = world.root.join("admin.sock");
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    let port = format!("listen = \"127.0.0.1:{}\"", world.admin_port);
+    assert!(config.contains(&port), "{config}");
+    fs::write(world.config_path(), config.replace(&port, &format!("listen = \"unix:{}\"", path.display())))
+        .unwrap();
+    world.start_milter();
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: whatever\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("activity_milter_build_info"), "{answer}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    world.stop_milter();
+    assert!(!path.exists(), "the socket goes with us");
+}
+
 /// What `/readyz` says of refused versions, and the metric.
 fn refused_versions(world: &World) -> (String, Vec<String>) {
     let (status, body) = http_get(world.admin_port, "/readyz");
