@@ -11,7 +11,7 @@ build:
 	ACTIVITY_MILTER_COMMIT=$$(git rev-parse --short=10 HEAD 2>/dev/null || sed -n '/^[0-9a-f]*$$/p' packaging/commit) \
 	    $(CARGO) build --release
 
-# Ten real messages through a real Postfix, in a directory of its own. KEEP=1 leaves everything running.
+# Eleven real messages through a real Postfix, in a directory of its own. KEEP=1 leaves everything running.
 # BACKEND=severa: into a fake of Visma Severa instead of the sink.
 demo: deps
 	$(CARGO) build --bin activity-milter --example demo

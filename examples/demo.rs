@@ -1,4 +1,4 @@
-//! `make demo`: ten real messages over SMTP to a real Postfix with the milter attached, and what became of them.
+//! `make demo`: eleven real messages over SMTP to a real Postfix with the milter attached, and what became of them.
 //!
 //! Everything runs in a directory of its own, on loopback ports of its own, and is stopped at the end; with `KEEP=1`
 //! it stays, and the last lines say how to go on. `BACKEND=severa`: the same with Visma Severa, a fake of it, as directory
@@ -126,7 +126,8 @@ fn main() -> ExitCode {
 fn with_the_sink(keep: bool) -> ExitCode {
     println!("demo: starting a private Postfix, the milter and the sink …");
     let world = World::start();
-    println!("\n{:<24} {:<32} {:<58} RECORDED AS", "MESSAGE", "TO", "SMTP ANSWER");
+    println!();
+    row("MESSAGE", "TO", "WHAT BECAME OF IT");
     let (mut recorded, mut refused, mut passed, mut wrong) = (0, 0, 0, 0);
     for (what, file, sender, recipients, fate) in MESSAGES {
         let before = world.activities().len();
@@ -143,17 +144,13 @@ fn with_the_sink(keep: bool) -> ExitCode {
             Fate::Passed => passed += 1,
         }
         wrong += i32::from(!as_expected);
-        let mark = if as_expected { "" } else { "  <- NOT AS EXPECTED" };
-        let to = recipients.join(" ");
-        println!(
-            "{what:<24} {:<32} {:<58} {}{mark}",
-            cut(&to, 32),
-            cut(&answer, 58),
-            activity.as_ref().map_or("-".into(), summary)
-        );
-        if matches!(fate, Fate::Refused(_)) {
-            println!("{:<24} {:<32} {answer}", "", "");
-        }
+        let mark = if as_expected { "" } else { " <- NOT AS EXPECTED" };
+        let became = match (&activity, fate) {
+            (Some(activity), _) => format!("recorded: {}", summary(activity)),
+            (None, Fate::Passed) => "passed untouched".to_owned(),
+            (None, _) => answer,
+        };
+        row(what, &recipients.join(" "), &format!("{became}{mark}"));
     }
     wrong += deliveries_to_others(&world);
     println!("demo: {} sent, {recorded} recorded, {refused} refused, {passed} passed", MESSAGES.len());
@@ -197,13 +194,31 @@ fn summary(activity: &Value) -> String {
     )
 }
 
-fn cut(text: &str, width: usize) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    if line.chars().count() <= width {
-        line.to_owned()
-    } else {
-        line.chars().take(width - 1).chain(['…']).collect()
+/// A row of the table: 100 columns, each text in as many lines as it needs.
+fn row(what: &str, to: &str, became: &str) {
+    let columns = [lines(what, 24), lines(to, 32), lines(became, 42)];
+    let height = columns.iter().map(Vec::len).max().unwrap_or_default();
+    for number in 0..height {
+        let [what, to, became] = columns.each_ref().map(|lines| lines.get(number).map_or("", String::as_str));
+        println!("{}", format!("{what:<24} {to:<32} {became}").trim_end());
     }
+}
+
+/// A text in lines of at most so many characters, if its words let it.
+fn lines(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.last_mut().unwrap();
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.chars().count() + 1 + word.chars().count() <= width {
+            *last += " ";
+            *last += word;
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
 }
 
 /// Leaves everything running and says how to use it.
@@ -215,11 +230,17 @@ fn leave(world: World) {
     let stop = format!("#!/bin/sh\npostfix -c {root}/postfix/conf stop\nkill {ids}\n");
     fs::write(world.root.join("stop"), stop).unwrap();
     println!("\nEverything keeps running in {root}:");
+    let ours = format!("{} -c {root}/activity-milter.toml", support::world::program().display());
+    println!("  status page:  http://127.0.0.1:{}/", world.admin_port);
+    println!("  recorded:     http://127.0.0.1:{}/", world.sink_port);
+    println!("Try:");
     println!(
-        "  send more:    swaks --server 127.0.0.1:{port} --from anna@mycompany.test --to mycompany@severamail.test \\"
+        "  swaks --server 127.0.0.1:{port} --from anna@mycompany.test --to mycompany@severamail.test \\"
     );
-    println!("                  --header 'From: anna@mycompany.test' --header 'Subject: Hello'");
-    println!("  look:         http://127.0.0.1:{}/", world.sink_port);
+    println!("    --header 'From: anna@mycompany.test' --header 'Subject: Hello'");
+    println!("  {ours} directory lookup anna@mycompany.test bo@acme.test");
+    println!("  {ours} queue list");
+    println!("More:");
     println!("  logs:         {root}/milter.log  {root}/sink.log  {root}/postfix/mail.log");
     println!(
         "  settings:     {root}/activity-milter.toml  {root}/directory.toml (edit it: it is read again)"
