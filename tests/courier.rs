@@ -31,6 +31,20 @@ use std::{
 };
 use wire::{Act, Wire, problem, with};
 
+/// How long anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so; fails if it never is.
+macro_rules! until {
+    ($what:literal, $condition:expr) => {{
+        let deadline = Instant::now() + PATIENCE;
+        while !$condition {
+            assert!(Instant::now() < deadline, "waited in vain for {}", $what);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }};
+}
+
 /// One request as the server saw it.
 #[derive(Clone, Debug)]
 struct Seen {
@@ -262,9 +276,7 @@ async fn matrix_of_everything_a_backend_can_do() {
         let first = desk.put(1).await;
         let held = u64::from(becomes == Held);
         let found = || wire.seen().iter().any(|seen| seen.header("idempotency-key").is_some());
-        while name != "reset" && !found() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until!("the request", name == "reset" || found());
         let second = desk.put(2).await;
         desk.wait_for(Counts { waiting: 0, held, oldest: None }).await;
         let attempts = |key: &str| {
@@ -345,9 +357,7 @@ async fn one_poisoned_activity_does_not_stop_the_others() {
     tokio::spawn(async move { axum::serve(listener, router).await });
     let desk = Desk::open(&url, 4, DAYS);
     desk.put(0).await;
-    while *failures.lock().unwrap() < 10 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until!("ten failures", *failures.lock().unwrap() >= 10);
     for id in 1..50 {
         desk.put(id).await;
     }
@@ -405,9 +415,7 @@ async fn no_tenant_has_all_the_attempts() {
             desk.queue.put(desk::parcel_for("large", id)).await.unwrap();
         }
         let desk = desk.begin(&url);
-        while *hang.lock().unwrap() < most {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until!("as many attempts as there may be", *hang.lock().unwrap() >= most);
         if !is_alone {
             desk.queue.put(desk::parcel_for("small", 1)).await.unwrap();
             desk.wait_for(Counts { waiting: 20, held: 0, oldest: None }).await;
@@ -433,9 +441,7 @@ async fn tenants_with_attempts_of_their_own_take_nobody_elses() {
     };
     let desk = closed.begin_so(backend.clone(), settings);
     for small in 1..=20 {
-        while backend.running("small") == 0 && desk.counts().await.waiting > 40 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until!("the small tenant", backend.running("small") > 0 || desk.counts().await.waiting <= 40);
         assert!(backend.most("large") <= 3 && backend.most("small") <= 1 && backend.most("gone") <= 1);
         backend.let_go("small");
         desk.wait_for(Counts { waiting: 60 - small, held: 0, oldest: None }).await;
@@ -512,9 +518,7 @@ async fn an_activity_that_waits_is_no_attempt() {
     let listed = desk.queue.list(Filter::default()).await.unwrap();
     assert!(listed.iter().all(|entry| entry.attempts == 0), "{listed:?}");
     backend.has_seen(45).await;
-    while desk.controls.paused().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until!("a pause", !desk.controls.paused().is_empty());
     desk.close().await;
 }
 
@@ -553,9 +557,7 @@ impl ByRule {
     }
 
     async fn has_seen(&self, count: usize) {
-        while self.seen.lock().unwrap().len() < count {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until!("attempts", self.seen.lock().unwrap().len() >= count);
     }
 }
 
@@ -675,9 +677,7 @@ async fn a_pause_ends_whatever_the_wall_clock_does() {
         let (now, by) = (clock.wall(), Duration::from_secs(by));
         clock.set(if back { now - by } else { now + by });
         backend.has_seen(8).await;
-        while !desk.controls.paused().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until!("the end of the pause", desk.controls.paused().is_empty());
         desk.close().await;
     }
 }
@@ -757,9 +757,7 @@ async fn a_tenant_that_is_paused_itself_shows_how_everybodys_lane_is() {
     });
     let desk = desk.begin_over(backend.clone(), DAYS);
     desk.wait_for(EMPTY).await;
-    while !desk.controls.paused().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until!("the end of the pause", desk.controls.paused().is_empty());
     desk.close().await;
 }
 
@@ -832,9 +830,7 @@ async fn probes_of_tenants_leave_room_for_others_and_for_each_other() {
         });
         // Their probes are always due.
         let desk = desk.begin_over(backend.clone(), DAYS);
-        while desk.controls.paused().len() < tenants {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until!("the pauses", desk.controls.paused().len() >= tenants);
         for id in 0..20 {
             desk.queue.put(desk::parcel_for("good", id)).await.unwrap();
         }
@@ -859,17 +855,13 @@ async fn a_pause_is_over_when_nothing_waits_any_more() {
             Some(scope) => Outcome::Misconfigured { scope, after: None, reason: "401".to_owned() },
         });
         let desk = desk.begin_over(backend, DAYS);
-        while desk.controls.paused().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        while desk.counts().await != EMPTY {
+        until!("a pause", !desk.controls.paused().is_empty());
+        until!("an empty queue", {
             let all = desk.queue.list(Filter::default()).await.unwrap();
             desk.queue.change(all.iter().map(|entry| entry.id).collect(), Change::Drop).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        while !desk.controls.paused().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            desk.counts().await == EMPTY
+        });
+        until!("the end of the pause", desk.controls.paused().is_empty());
         desk.close().await;
     }
 }
@@ -925,9 +917,7 @@ async fn attempts_hold_a_bounded_number_of_bytes() {
         courier::Controls::new(settings),
         stop.clone(),
     ));
-    while backend.taken.load(std::sync::atomic::Ordering::Relaxed) < 40 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until!("forty deliveries", backend.taken.load(std::sync::atomic::Ordering::Relaxed) >= 40);
     stop.cancel();
     courier.await.unwrap();
     let most = u64::try_from(backend.open.lock().unwrap().1).unwrap();

@@ -31,7 +31,7 @@ use axum::{
 use receive::receive;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     io,
     path::PathBuf,
     sync::{
@@ -80,7 +80,12 @@ struct Sink {
     directory: Option<Arc<FileDirectory>>,
     /// How many look-ups there were.
     look_ups: AtomicU64,
+    /// Each answered `POST /v1/activities`: key and status, the newest last.
+    attempts: Mutex<VecDeque<String>>,
 }
+
+/// Attempts that are remembered.
+const MOST_ATTEMPTS: usize = 100_000;
 
 /// Serves until `shutdown` completes.
 /// # Errors
@@ -101,7 +106,8 @@ pub async fn run(
         None => None,
     };
     let look_ups = AtomicU64::new(0);
-    let sink = Arc::new(Sink { settings, store, running: Mutex::default(), keys, directory, look_ups });
+    let (running, attempts) = (Mutex::default(), Mutex::default());
+    let sink = Arc::new(Sink { settings, store, running, keys, directory, look_ups, attempts });
     let router = Router::new()
         .route("/", get(index))
         .route("/v1/activities", get(list).post(receive))
@@ -109,6 +115,7 @@ pub async fn run(
         .route("/v1/tenants/{prefix}", get(directory::tenant))
         .route("/v1/tenants/{prefix}/resolve", post(directory::resolve))
         .route("/look-ups", get(look_ups_so_far))
+        .route("/attempts", get(attempts_so_far))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the contract has no such method here")
@@ -219,6 +226,12 @@ fn as_json(json: String) -> impl IntoResponse {
 /// How many look-ups there were, for tests of caches.
 async fn look_ups_so_far(State(sink): State<Arc<Sink>>) -> String {
     sink.look_ups.load(Ordering::Relaxed).to_string()
+}
+
+/// Key and status of each attempt that was answered, a line each, for tests that nothing is sent twice.
+async fn attempts_so_far(State(sink): State<Arc<Sink>>) -> String {
+    let attempts = sink.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+    attempts.iter().fold(String::new(), |lines, attempt| lines + attempt + "\n")
 }
 
 async fn index(State(sink): State<Arc<Sink>>) -> Result<Response, Problem> {

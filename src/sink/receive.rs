@@ -10,7 +10,11 @@ use axum::{
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::{fmt::Write as _, path::Path, sync::Arc};
+use std::{
+    fmt::Write as _,
+    path::Path,
+    sync::{Arc, PoisonError},
+};
 use tokio::{fs::File, io::AsyncWriteExt};
 
 /// Largest `activity` part: two texts of 1 MiB, escaped, and everything else.
@@ -19,7 +23,19 @@ const MAX_ACTIVITY_BYTES: usize = 16 * 1024 * 1024;
 /// Says that an answer was given before: the same as the draft's examples use.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-pub(super) async fn receive(State(sink): State<Arc<Sink>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn receive(State(sink): State<Arc<Sink>>, request: Request) -> Response {
+    let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok());
+    let key = key.unwrap_or("-").trim_matches('"').to_owned();
+    let answer = answer(&sink, request).await.unwrap_or_else(Problem::into_response);
+    let mut attempts = sink.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+    if attempts.len() == super::MOST_ATTEMPTS {
+        attempts.pop_front();
+    }
+    attempts.push_back(format!("{key} {}", answer.status().as_u16()));
+    answer
+}
+
+async fn answer(sink: &Arc<Sink>, request: Request) -> Result<Response, Problem> {
     if sink.settings.hang {
         return std::future::pending().await;
     }
@@ -38,7 +54,7 @@ pub(super) async fn receive(State(sink): State<Arc<Sink>>, request: Request) -> 
         return Err(failure());
     }
     let request = Request::from_parts(head, tap.body());
-    let answer = match take(&sink, request, &tap).await {
+    let answer = match take(sink, request, &tap).await {
         Ok(answer) => answer,
         Err(problem) => {
             tap.finish().await?;

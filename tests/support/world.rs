@@ -136,6 +136,9 @@ pub struct World {
     directory: Option<tempfile::TempDir>,
 }
 
+/// For so long nothing comes, where nobody can say that nothing will.
+const QUIET: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// The program under test.
 pub fn program() -> PathBuf {
     match option_env!("CARGO_BIN_EXE_activity-milter") {
@@ -392,11 +395,36 @@ impl World {
         activities(&format!("http://127.0.0.1:{}/v1/activities", self.sink_port))
     }
 
-    /// Waits until the sink has that many, and shows that no more come out of the queue.
+    /// Waits until the sink has that many, and shows that no more come, and that each was sent once: at the socket, not
+    /// after the sink's own deduplication.
     #[track_caller]
     pub fn wait_for_activities(&self, count: usize) -> Vec<Value> {
-        let found =
-            wait_for("activities in the sink", || Some(self.activities()).filter(|all| all.len() >= count));
+        let found = self.wait_for_activities_again(count);
+        let attempts = http_get(self.sink_port, "/attempts").1;
+        let attempts = String::from_utf8(attempts).unwrap();
+        let mut taken: Vec<_> =
+            attempts.lines().filter_map(|line| line.split_once(" 2")).map(|(key, _)| key).collect();
+        let all = taken.len();
+        taken.sort_unstable();
+        taken.dedup();
+        assert_eq!(taken.len(), all, "sent again after it was taken:\n{attempts}");
+        found
+    }
+
+    /// The same where answers are lost or the service is killed: what was taken may be sent again.
+    #[track_caller]
+    pub fn wait_for_activities_again(&self, count: usize) -> Vec<Value> {
+        wait_for("activities in the sink", || Some(self.activities()).filter(|all| all.len() >= count));
+        // The queue says that nothing waits any more, if somebody is there to say it.
+        if self.milter.is_some() && TcpStream::connect(("127.0.0.1", self.admin_port)).is_ok() {
+            wait_for("an empty queue", || {
+                let metrics = String::from_utf8(http_get(self.admin_port, "/metrics").1).ok()?;
+                metrics.contains("activity_milter_queue_items{state=\"waiting\"} 0\n").then_some(())
+            });
+        } else {
+            std::thread::sleep(QUIET);
+        }
+        let found = self.activities();
         assert_eq!(found.len(), count, "{found:#?}");
         found
     }
