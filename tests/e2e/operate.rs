@@ -481,7 +481,7 @@ fn only_who_has_the_token_and_uses_the_page_changes_anything() {
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
     let cookie = cookie.split(';').next().unwrap();
     let page = text(
-        http(world.admin_port, format!("GET / HTTP/1.0\r\nHost: x\r\nCookie: {cookie}\r\n\r\n").as_bytes()).1,
+        http(world.admin_port, format!("GET / HTTP/1.0\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n\r\n").as_bytes()).1,
     );
     let form_token = page.split("name=form_token value=\"").nth(1).unwrap().split('"').next().unwrap();
     assert!(page.contains("Retry all"));
@@ -501,7 +501,7 @@ fn only_who_has_the_token_and_uses_the_page_changes_anything() {
     {
         assert!(!page.contains(secret), "{secret}");
     }
-    let head = raw(world.admin_port, "GET / HTTP/1.0\r\nHost: x\r\n\r\n");
+    let head = raw(world.admin_port, "GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
     assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
     // Logged out, the cookie is worth nothing.
     assert_eq!(post(&world, "/logout", cookie, &format!("form_token={form_token}")).0, 303);
