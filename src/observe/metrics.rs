@@ -57,6 +57,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Seconds since the last good poll of the company whose copy of Severa is the oldest",
     ),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
+    (LOG_LINES_LOST, Kind::Counter, "Lines of the log that could not be written"),
     (BUILD, Kind::Gauge, "1, with the version"),
 ];
 
@@ -77,6 +78,7 @@ const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
+const LOG_LINES_LOST: &str = "activity_milter_log_lines_lost_total";
 const BUILD: &str = "activity_milter_build_info";
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -127,6 +129,7 @@ pub fn start() {
         paused(cause, false);
     }
     tenants_paused(0);
+    counter!(LOG_LINES_LOST).absolute(0);
     let _ = HANDLE.set(handle);
 }
 
@@ -220,6 +223,13 @@ pub fn severa_copy_age(age: Duration) {
 /// Something of ours failed.
 pub(super) fn fault(stage: &'static str) {
     counter!(FAULTS, "stage" => stage).increment(1);
+}
+
+/// Lines of the log are lost.
+pub(super) fn log_lines_lost(lines: u64) {
+    if lines > 0 {
+        counter!(LOG_LINES_LOST).increment(lines);
+    }
 }
 
 /// What is counted when somebody asks.
