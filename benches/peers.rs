@@ -2,7 +2,7 @@
 //! and the numbers do not. Prints a table, JSON (`target/bench.json`), and with `WRITE=1` also `docs/benchmarks.md`.
 //!
 //! A peer that cannot be built here is reported as missing. `RUNS` (3): runs of which the median counts. `ONLY=courier,…`:
-//! only these parts (`BACKLOGS=10000,30000` for other sizes of the courier's): `protocol`, `large`, `memory`, `hostile`, `courier`, `enqueue`, `postfix`, `directory`.
+//! only these parts (`BACKLOGS=10000,30000` for other sizes of the courier's): `protocol`, `large`, `memory`, `hostile`, `courier`, `enqueue`, `postfix`, `directory`, `log`.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a panic is this program's way to fail
 
@@ -61,7 +61,7 @@ struct Filter {
     socket: String,
     pid: u32,
     _child: Option<Killed>,
-    _world: Option<World>,
+    world: Option<World>,
 }
 
 struct Killed(Child);
@@ -144,7 +144,7 @@ fn start_peer(name: &'static str, mut command: Command, socket: &Path) -> Filter
     let child = Killed(child);
     wait_for("a peer's socket", || std::os::unix::net::UnixStream::connect(socket).ok());
     let _ = Command::new("chmod").arg("666").arg(socket).status();
-    Filter { name, socket: format!("unix:{}", socket.display()), pid, _child: Some(child), _world: None }
+    Filter { name, socket: format!("unix:{}", socket.display()), pid, _child: Some(child), world: None }
 }
 
 fn start_c(program: &Path, scratch: &Path, what: &'static str) -> Filter {
@@ -174,7 +174,7 @@ fn start_ours(more: &[(&'static str, &str)]) -> Filter {
         ("backend", "retry_first = \"1h\"".to_owned()),
         ("backend", "retry_max = \"1h\"".to_owned()),
         ("milter", "max_sessions = 2000".to_owned()),
-        ("log", "level = \"warn\"".to_owned()),
+        ("log", "level = \"info\"".to_owned()), // as it is run; into a file beside the queue
     ];
     config.extend(more.iter().map(|(table, line)| (*table, (*line).to_owned())));
     let mut world = World::with(Options {
@@ -186,7 +186,7 @@ fn start_ours(more: &[(&'static str, &str)]) -> Filter {
     });
     world.start_quiet_milter();
     let (socket, pid) = (world.milter_listen(), world.milter().id());
-    Filter { name: "activity-milter", socket, pid, _child: None, _world: Some(world) }
+    Filter { name: "activity-milter", socket, pid, _child: None, world: Some(world) }
 }
 
 /// A backend that takes everything and remembers nothing, in this process.
@@ -464,7 +464,7 @@ fn backlog(count: u64, tenants: u32, port: u16) -> World {
         without_milter: true,
         postfix: vec!["smtpd_milters =".to_owned()],
         config: vec![
-            ("log", "level = \"warn\"".to_owned()),
+            ("log", "level = \"info\"".to_owned()), // as it is run; into a file beside the queue
             ("backend", format!("url = \"http://127.0.0.1:{}/\"", free_port())),
             ("queue", "max_items = 2000000\nmax_items_per_tenant = 2000000".to_owned()),
         ],
@@ -472,7 +472,7 @@ fn backlog(count: u64, tenants: u32, port: u16) -> World {
     });
     world.start_quiet_milter();
     let (socket, pid) = (world.milter_listen(), world.milter().id());
-    let filter = Filter { name: "activity-milter", socket, pid, _child: None, _world: None };
+    let filter = Filter { name: "activity-milter", socket, pid, _child: None, world: None };
     run_all(&load_for(&filter, MY, 1, 1, 4096), 'd');
     world.stop_milter();
     let database = rusqlite::Connection::open(world.root.join("queue/queue.db")).unwrap();
@@ -555,7 +555,7 @@ fn enqueue(report: &mut Report) {
     let mut world = backlog(1_000_000, 100, free_port());
     world.start_quiet_milter();
     let (socket, pid) = (world.milter_listen(), world.milter().id());
-    let full = Filter { name: "1,000,000 queued", socket, pid, _child: None, _world: Some(world) };
+    let full = Filter { name: "1,000,000 queued", socket, pid, _child: None, world: Some(world) };
     let empty = Filter { name: "empty", ..start_ours(&[]) };
     let case = |filter| Case { filter, recipient: MY, connections: 16, messages: 20_000, expected: 'd' };
     let [into_full, into_empty] = by_turns(&[case(&full), case(&empty)]);
@@ -570,6 +570,44 @@ fn enqueue(report: &mut Report) {
         Some(0.8),
         None,
     );
+}
+
+/// Integration mail with the log at level info, beside level error: both into a file beside the queue, while what was taken
+/// is delivered. Not a line is lost.
+fn log(report: &mut Report) {
+    report.line("\n## Log in a file beside the queue, deliveries going on, 16 connections, 4 KB\n");
+    const MESSAGES: u64 = 20_000;
+    let service = |name, level: &str| {
+        let (port, taken) = start_backend();
+        let url = format!("url = \"http://127.0.0.1:{port}/\"");
+        let filter = Filter { name, ..start_ours(&[("backend", &url), ("log", level)]) };
+        (filter, taken, Measured::new())
+    };
+    let mut both = [service("level info", "level = \"info\""), service("level error", "level = \"error\"")];
+    for run in 1..=runs() as u64 {
+        for (filter, taken, measured) in &mut both {
+            let before = cpu(filter.pid);
+            let figures = run_all(&load_for(filter, MY, 16, MESSAGES, 4096), 'd');
+            wait_for("the deliveries", || (taken.load(Ordering::Relaxed) == run * MESSAGES).then_some(()));
+            let used = (cpu(filter.pid) - before).as_secs_f64() * 1e6 / MESSAGES as f64;
+            measured.push((figures, used));
+        }
+    }
+    for (filter, _, measured) in &both {
+        let used = median(measured.iter().map(|(_, used)| *used).collect(), |used| *used);
+        let rate = rate(measured);
+        report.line(&format!("{:<20} {rate:>10.0}/s {used:>8.0} us CPU with delivery", filter.name));
+    }
+    let world = both[0].0.world.as_ref().unwrap();
+    let said = |words: &str| {
+        let log = fs::read_to_string(world.root.join("milter.log")).unwrap();
+        log.lines().filter(|line| line.contains(words)).count() as u64
+    };
+    for words in [" recorded ", " delivered "] {
+        wait_for(words, || (said(words) == MESSAGES * runs() as u64).then_some(()));
+    }
+    let ratio = ratio(&both[0].2, &both[1].2);
+    report.reach("integration mail, log level info / error", ratio, "x", Some(0.9), None);
 }
 
 /// Messages of a run through Postfix.
@@ -851,6 +889,9 @@ fn main() {
     }
     if wanted("postfix") {
         through_postfix(&mut report, c.as_deref(), backend);
+    }
+    if wanted("log") {
+        log(&mut report);
     }
     if wanted("directory") {
         directory(&mut report);

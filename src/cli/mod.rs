@@ -14,10 +14,16 @@ mod serve;
 mod sink;
 
 use crate::config::{self, Config, OutsideError};
+use crate::observe::{self, events};
 use crate::source::SourceError;
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::Report;
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 /// A milter for Postfix that turns e-mail to integration addresses into activities of a business system.
 #[derive(Debug, Parser)]
@@ -135,7 +141,11 @@ pub fn run() -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.worker_threads(cores.div_ceil(2)).enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&Report::msg(format!("cannot start: {error}")), EX_UNAVAILABLE),
+        Err(error) => {
+            let code = fail(&Report::msg(format!("cannot start: {error}")), EX_UNAVAILABLE);
+            observe::flush();
+            return code;
+        }
     };
     let outcome = runtime.block_on(async {
         match cli.command {
@@ -160,16 +170,32 @@ pub fn run() -> ExitCode {
     });
     // What still waits for a file server or a pipe, nobody waits for.
     runtime.shutdown_timeout(LAST_TIME);
-    match outcome {
+    let code = match outcome {
         Ok(code) => code,
         Err(Failure::Usage(report)) => fail(&report, EX_CONFIG),
         Err(Failure::Other(report)) => fail(&report, EX_UNAVAILABLE),
-    }
+    };
+    observe::flush();
+    code
 }
 
+/// Says why: with the place in the file for people, as one line of the log where each line is an entry.
 fn fail(report: &Report, code: u8) -> ExitCode {
-    eprintln!("activity-milter: {report:?}");
+    if observe::takes_lines_only() {
+        observe::start(&observe::Settings::default());
+        events::command_failed(code, &one_line(report));
+    } else {
+        observe::flush();
+        let _ = writeln!(io::stderr(), "activity-milter: {report:?}"); // nobody may be there to hear it
+    }
     ExitCode::from(code)
+}
+
+/// What is wrong, what it comes from, and the remedy, on one line.
+fn one_line(report: &Report) -> String {
+    let help = report.help().map(|help| help.to_string());
+    let texts: Vec<_> = report.chain().map(ToString::to_string).chain(help).collect();
+    texts.join(": ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn load(path: &std::path::Path) -> Result<Config, Failure> {

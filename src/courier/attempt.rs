@@ -96,12 +96,14 @@ pub(super) async fn attempt(
         }
         () = journal.ended() => again(Trouble::Broken, "the attempt took longer than its lease"),
     };
+    let queue_id = delivery.activity.envelope.queue_id.clone().unwrap_or_default();
     drop(delivery);
+    let which = events::Which { queue_id: &queue_id, key: &key, tenant: &tenant };
     let attempt = attempts + 1;
     let mut about = None;
     let (end, learned) = match outcome {
         Outcome::Taken => {
-            events::delivered(&key, &tenant, attempt, started.elapsed());
+            events::delivered(&which, attempt, started.elapsed());
             (End::Taken, Lesson::of(item_id, Sign::Answered))
         }
         Outcome::Refused { status, detail, about: of } => {
@@ -114,7 +116,7 @@ pub(super) async fn attempt(
             (End::Held { reason }, Lesson::of(item_id, Sign::Answered))
         }
         Outcome::Misconfigured { scope, after, reason } => {
-            events::misconfigured(&key, &tenant, attempt, &reason);
+            events::misconfigured(&which, attempt, &reason);
             let learned =
                 Lesson { item: item_id, sign: Sign::Misconfigured(scope), reason: reason.clone(), after };
             let reason = format!("{reason}: see the backend's settings");
@@ -132,7 +134,7 @@ pub(super) async fn attempt(
             let delay = backoff(settings.retry_first, settings.retry_max, attempts);
             let delay = delay.max(after.unwrap_or_default().min(LONGEST_RETRY_AFTER));
             let times = events::Times { elapsed: started.elapsed(), delay };
-            events::deferred(&key, &tenant, attempt, times, trouble == Trouble::Denied, &reason);
+            events::deferred(&which, attempt, times, trouble == Trouble::Denied, &reason);
             let sign = if trouble == Trouble::Lost { Sign::Nothing } else { Sign::Failed(trouble) };
             let learned = Lesson { item: item_id, sign, reason: reason.clone(), after };
             (End::Again { after: delay, counts: true, reason }, learned)
@@ -146,7 +148,7 @@ pub(super) async fn attempt(
     };
     let end = match (end, about) {
         (End::Held { reason }, about) => {
-            events::held(&key, &tenant, attempt, &reason);
+            events::held(&which, attempt, &reason);
             let about = about.map(|about| format!(" ({about})")).unwrap_or_default();
             End::Held { reason: reason + &about }
         }
@@ -164,7 +166,7 @@ async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> 
     let reason = error.to_string();
     let end = match error {
         StorageError::Gone(_) => {
-            events::held("", &ticket.tenant, 0, &reason);
+            events::held(&events::Which { tenant: &ticket.tenant, ..Default::default() }, 0, &reason);
             End::Held { reason }
         }
         _ => {

@@ -70,21 +70,26 @@ impl Direct {
     }
 
     async fn attempt(&self, delivery: &Delivery) -> Given {
-        let (key, tenant) = (delivery.activity.key.as_str(), delivery.activity.tenant.id.as_str());
+        let activity = &delivery.activity;
+        let which = events::Which {
+            queue_id: activity.envelope.queue_id.as_deref().unwrap_or_default(),
+            key: activity.key.as_str(),
+            tenant: activity.tenant.id.as_str(),
+        };
         let Ok(_slot) = self.slots.acquire().await else { return Given::Unreachable };
         let started = Instant::now();
         match self.backend.deliver(delivery, &Fleeting::default()).await {
             Outcome::Taken => {
-                events::delivered(key, tenant, 1, started.elapsed());
+                events::delivered(&which, 1, started.elapsed());
                 Given::Taken
             }
             Outcome::Refused { detail, .. } => Given::Refused(detail),
             Outcome::Again { trouble, reason, .. } if trouble != Trouble::Denied => {
-                events::not_delivered(key, tenant, started.elapsed(), &reason);
+                events::not_delivered(&which, started.elapsed(), &reason);
                 if trouble == Trouble::Busy { Given::Busy } else { Given::Unreachable }
             }
             Outcome::Again { reason, .. } | Outcome::Misconfigured { reason, .. } => {
-                events::backend_refuses_us(&reason);
+                events::backend_refuses_us(which.queue_id, &reason);
                 Given::Misconfigured
             }
         }

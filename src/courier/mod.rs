@@ -482,7 +482,7 @@ async fn tidy_once(queue: &dyn Queue, settings: &Settings) -> Result<(), Storage
     let found = queue.upkeep(settings.max_age).await?;
     let reason = too_old(settings, "no attempt was answered");
     for (key, tenant) in &found.too_old {
-        events::held(key.as_str(), tenant, 0, &reason);
+        events::held(&events::Which { key: key.as_str(), tenant, ..Default::default() }, 0, &reason);
     }
     events::upkeep(found.jumped, found.mended, found.aside, found.long_log);
     Ok(())

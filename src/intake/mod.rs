@@ -80,7 +80,9 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
         }
     };
     let bytes = parcel.raw.len();
-    let sender = parcel.activities.first().and_then(|activity| activity.envelope.sender.clone());
+    let envelope = parcel.activities.first().map(|activity| &activity.envelope);
+    let sender = envelope.and_then(|envelope| envelope.sender.clone()).unwrap_or_default();
+    let client = envelope.and_then(|envelope| envelope.client.clone());
     let started = Instant::now();
     let summaries: Vec<Summary> =
         parcel.activities.iter().map(|activity| Summary::of(activity, &service.addressing)).collect();
@@ -97,8 +99,9 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
         let who = events::Who {
             queue_id: &queue_id,
             tenant: Some(&tenant),
-            sender: sender.as_deref(),
+            sender: Some(&sender),
             recipient: recipient.as_deref(),
+            client: client.as_deref(),
         };
         match outcome {
             Ok(put) => {

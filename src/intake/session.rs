@@ -348,8 +348,8 @@ impl Session {
             }
             Ok(Verdict::Refuse(reply)) => {
                 let tenant = targets.first().map(|target| target.tenant.id.as_str());
-                let recipient = targets.first().map(|target| target.address.to_string());
-                transaction.log_refusal(tenant, recipient.as_deref(), "end-of-header", &reply);
+                let recipient = targets.first().map(|target| &target.address);
+                transaction.log_refusal(tenant, recipient, "end-of-header", &reply);
                 return Ok(Step::Refuse(reply));
             }
             Ok(Verdict::Record { records, refused }) => {
@@ -359,7 +359,7 @@ impl Session {
                         Mixed::Each if reply.reason == Reason::NoUser => {}
                         Mixed::Each => transaction.log_refusal(Some(tenant), None, "end-of-header", reply),
                         Mixed::Strip | Mixed::Reject => {
-                            events::stripped(transaction.queue_id(), tenant, reply)
+                            transaction.log(Some(tenant), None, |who| events::stripped(who, reply));
                         }
                     }
                 }
@@ -394,15 +394,21 @@ impl Session {
         match self.service.decide(&transaction.shadowed, head, correspondents, others, mixed).await {
             Err(error) => events::directory_unavailable(queue_id, &error),
             Ok(Verdict::Refuse(reply)) => {
-                events::would_refuse(queue_id, Some(&first.tenant.id), "end-of-header", &reply)
+                transaction.log(Some(&first.tenant.id), Some(&first.address), |who| {
+                    events::would_refuse(who, "end-of-header", &reply);
+                });
             }
             Ok(Verdict::Record { records, refused }) => {
                 for (tenant, reply) in &refused {
-                    events::would_refuse(queue_id, Some(tenant), "end-of-header", reply);
+                    transaction.log(Some(tenant), None, |who| {
+                        events::would_refuse(who, "end-of-header", reply);
+                    });
                 }
                 for parties in records.iter().map(|record| &record.parties) {
                     let project = parties.project.as_ref().map(|p| p.number.as_str());
-                    events::would_record(queue_id, &parties.tenant.id, project);
+                    transaction.log(Some(&parties.tenant.id), None, |who| {
+                        events::would_record(who, project);
+                    });
                 }
             }
         }
@@ -541,12 +547,12 @@ impl Session {
             let shadowed = transaction.shadowed.first();
             let reply = self.service.texts.reply(reason, shadowed.map(|t| &t.address));
             let tenant = shadowed.map(|t| t.tenant.id.as_str());
-            events::would_refuse(transaction.queue_id(), tenant, "message", &reply);
+            let address = shadowed.map(|t| &t.address);
+            transaction.log(tenant, address, |who| events::would_refuse(who, "message", &reply));
             return Step::Pass;
         };
         let reply = self.service.texts.reply(reason, Some(&target.address));
-        let recipient = target.address.to_string();
-        transaction.log_refusal(Some(&target.tenant.id), Some(&recipient), "message", &reply);
+        transaction.log_refusal(Some(&target.tenant.id), Some(&target.address), "message", &reply);
         Step::Refuse(reply)
     }
 }
@@ -597,10 +603,21 @@ impl Transaction {
         all.filter(|address| !addressing.covers(address)).cloned().collect()
     }
 
-    fn log_refusal(&self, tenant: Option<&str>, recipient: Option<&str>, stage: &'static str, reply: &Reply) {
-        let sender = self.envelope.sender.as_ref().map(Address::to_string);
-        let who = events::Who { queue_id: self.queue_id(), tenant, sender: sender.as_deref(), recipient };
-        events::refused(&who, stage, reply);
+    /// Logs something about it, for a tenant and an integration address. The null sender is shown as such.
+    fn log(&self, tenant: Option<&str>, recipient: Option<&Address>, say: impl FnOnce(&events::Who<'_>)) {
+        let sender = self.envelope.sender.as_ref().map(Address::to_string).unwrap_or_default();
+        let recipient = recipient.map(Address::to_string);
+        say(&events::Who {
+            queue_id: self.queue_id(),
+            tenant,
+            sender: Some(&sender),
+            recipient: recipient.as_deref(),
+            client: self.envelope.client.as_deref(),
+        });
+    }
+
+    fn log_refusal(&self, tenant: Option<&str>, to: Option<&Address>, stage: &'static str, reply: &Reply) {
+        self.log(tenant, to, |who| events::refused(who, stage, reply));
     }
 
     /// What LMTP's recipients without a user are known by, if they are: index among the targets, tenant and project.
@@ -636,21 +653,21 @@ impl Transaction {
         let tenant = refusal.tenant.as_ref();
         let id = tenant.map(|tenant| tenant.id.as_str());
         if service.shadows(tenant) {
-            events::would_refuse(self.queue_id(), id, "rcpt", &reply);
+            self.log(id, address, |who| events::would_refuse(who, "rcpt", &reply));
             if self.envelope.intake != Intake::Lmtp {
                 self.other_recipients = true;
                 return Step::Continue;
             }
             reply = service.texts.reply(Reason::ShadowMode, address);
         }
-        self.log_refusal(id, address.map(Address::to_string).as_deref(), "rcpt", &reply);
+        self.log_refusal(id, address, "rcpt", &reply);
         Step::Refuse(reply)
     }
 
     /// Shadow mode records nothing, and behind LMTP nobody else would: Postfix keeps the message and tries again.
     fn leave_with_postfix(&self, service: &Service, target: &Target) -> Step {
         let reply = service.texts.reply(Reason::ShadowMode, Some(&target.address));
-        self.log_refusal(Some(&target.tenant.id), Some(&target.address.to_string()), "rcpt", &reply);
+        self.log_refusal(Some(&target.tenant.id), Some(&target.address), "rcpt", &reply);
         Step::Refuse(reply)
     }
 

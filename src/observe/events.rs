@@ -2,6 +2,9 @@
 //!
 //! error: we serve nobody; warn: an admin should look; info: a verdict, an attempt, life cycle; debug: the rest.
 //! Never subject, body, names of attachments, tokens.
+//!
+//! The line shows the fields in the order in which they stand here: reply, addresses, client, tenant, project, key,
+//! attempt, the rest, and last the text of an error.
 
 use super::{
     ids,
@@ -44,6 +47,19 @@ pub struct Who<'a> {
     pub sender: Option<&'a str>,
     /// The integration address.
     pub recipient: Option<&'a str>,
+    /// The SMTP client's IP address.
+    pub client: Option<&'a str>,
+}
+
+/// What a line about an activity on its way to the backend says of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Which<'a> {
+    /// Postfix's queue id of the e-mail, if it is known.
+    pub queue_id: &'a str,
+    /// Its key.
+    pub key: &'a str,
+    /// The tenant's id.
+    pub tenant: &'a str,
 }
 
 /// A socket is open. `door`: `milter` or `lmtp`.
@@ -121,26 +137,27 @@ pub fn directory_stale(error: &dyn Display) {
 
 /// The socket could not accept a connection; we pause and go on.
 pub fn accept_failed(error: &dyn Display, pause: Duration) {
-    limited!(warn, ACCEPT_FAILED, %error, pause_ms = millis(pause), "accept failed");
+    limited!(warn, ACCEPT_FAILED, pause_ms = millis(pause), %error, "accept failed");
 }
 
 /// A message or a recipient was refused or deferred: one line for each reply we give.
 pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
-    let Who { queue_id, tenant, .. } = *who;
+    let Who { queue_id, tenant, client, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     let (code, reason) = (reply.code, reply.reason.as_str());
     event!(
         info,
         REFUSED,
         queue_id,
-        tenant,
-        stage,
-        verdict = verdict(reply),
         reply = code,
         status = reply.status,
         reason,
         sender = sender.as_deref(),
         recipient = recipient.as_deref(),
+        client,
+        tenant,
+        stage,
+        verdict = verdict(reply),
         "refused"
     );
     if stage == "rcpt" {
@@ -148,28 +165,34 @@ pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
     } else {
         metrics::message(verdict(reply), reason);
     }
-    let queue_id = queue_id.to_owned();
+    let (queue_id, sender) = (queue_id.to_owned(), sender.filter(|sender| !sender.is_empty()));
     recent::refused(recent::Refusal { at: SystemTime::now(), queue_id, code, reason, sender, recipient });
 }
 
 /// A refusal that the sender does not hear of: the tenant's recipients were taken out of a mixed transaction.
-pub fn stripped(queue_id: &str, tenant: &str, reply: &Reply) {
+pub fn stripped(who: &Who<'_>, reply: &Reply) {
+    let Who { queue_id, tenant, client, .. } = *who;
+    let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     metrics::message("strip", reply.reason.as_str());
     event!(
         warn,
         STRIPPED,
         queue_id,
+        reply = reply.code,
+        status = reply.status,
+        reason = reply.reason.as_str(),
+        sender = sender.as_deref(),
+        recipient = recipient.as_deref(),
+        client,
         tenant,
         verdict = "strip",
-        reply = reply.code,
-        reason = reply.reason.as_str(),
         "stripped"
     );
 }
 
 /// An activity is on disk; the client hears 250. `known`: the same e-mail was recorded before.
 pub fn recorded(who: &Who<'_>, project: Option<&str>, key: &str, known: bool) {
-    let Who { queue_id, tenant, .. } = *who;
+    let Who { queue_id, tenant, client, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     metrics::recorded();
     recent::count(|step| step.recorded += 1);
@@ -177,13 +200,14 @@ pub fn recorded(who: &Who<'_>, project: Option<&str>, key: &str, known: bool) {
         info,
         RECORDED,
         queue_id,
+        sender = sender.as_deref(),
+        recipient = recipient.as_deref(),
+        client,
         tenant,
         project,
         key,
         known,
         verdict = "record",
-        sender = sender.as_deref(),
-        recipient = recipient.as_deref(),
         "recorded"
     );
 }
@@ -196,26 +220,45 @@ pub fn people_left_out(queue_id: &str, omitted: usize, skipped: usize, cut_field
 }
 
 /// Shadow mode: this reply would have been given.
-pub fn would_refuse(queue_id: &str, tenant: Option<&str>, stage: &'static str, reply: &Reply) {
-    metrics::message(if reply.is_deferral() { "would_defer" } else { "would_reject" }, reply.reason.as_str());
+pub fn would_refuse(who: &Who<'_>, stage: &'static str, reply: &Reply) {
     let verdict = if reply.is_deferral() { "would_defer" } else { "would_reject" };
+    let Who { queue_id, tenant, client, .. } = *who;
+    let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
+    metrics::message(verdict, reply.reason.as_str());
     event!(
         info,
         WOULD_REFUSE,
         queue_id,
+        reply = reply.code,
+        status = reply.status,
+        reason = reply.reason.as_str(),
+        sender = sender.as_deref(),
+        recipient = recipient.as_deref(),
+        client,
         tenant,
         stage,
         verdict,
-        reply = reply.code,
-        reason = reply.reason.as_str(),
-        "shadow"
+        "would be refused"
     );
 }
 
 /// Shadow mode: this activity would have been recorded.
-pub fn would_record(queue_id: &str, tenant: &str, project: Option<&str>) {
+pub fn would_record(who: &Who<'_>, project: Option<&str>) {
+    let Who { queue_id, tenant, client, .. } = *who;
+    let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     metrics::message("would_record", "");
-    event!(info, WOULD_RECORD, queue_id, tenant, project, verdict = "would_record", "shadow");
+    event!(
+        info,
+        WOULD_RECORD,
+        queue_id,
+        sender = sender.as_deref(),
+        recipient = recipient.as_deref(),
+        client,
+        tenant,
+        project,
+        verdict = "would_record",
+        "would be recorded"
+    );
 }
 
 /// A message without integration recipient; counted among debug lines, for a busy server has nothing else.
@@ -232,9 +275,10 @@ pub fn fault(queue_id: &str, stage: &'static str, error: &dyn Display) {
 }
 
 /// The backend has the activity.
-pub fn delivered(key: &str, tenant: &str, attempt: u32, elapsed: Duration) {
+pub fn delivered(which: &Which<'_>, attempt: u32, elapsed: Duration) {
+    let Which { queue_id, key, tenant } = *which;
     metrics::delivery("taken", Some(elapsed));
-    event!(info, DELIVERED, key, tenant, attempt, elapsed_ms = millis(elapsed), "delivered");
+    event!(info, DELIVERED, queue_id, tenant, key, attempt, elapsed_ms = millis(elapsed), "delivered");
 }
 
 /// The times of an attempt that failed.
@@ -247,40 +291,64 @@ pub struct Times {
 }
 
 /// The attempt failed for now. `denied`: it, or our settings.
-pub fn deferred(key: &str, tenant: &str, attempt: u32, times: Times, denied: bool, reason: &str) {
-    let Times { elapsed, delay } = times;
+pub fn deferred(which: &Which<'_>, attempt: u32, times: Times, denied: bool, reason: &str) {
+    let (Which { queue_id, key, tenant }, Times { elapsed, delay }) = (*which, times);
     metrics::delivery(if denied { "misconfigured" } else { "again" }, Some(elapsed));
     let (elapsed_ms, next_in_ms) = (millis(elapsed), millis(delay));
-    event!(info, DEFERRED, key, tenant, attempt, elapsed_ms, next_in_ms, reason, "delivery deferred");
+    event!(
+        info,
+        DEFERRED,
+        queue_id,
+        tenant,
+        key,
+        attempt,
+        elapsed_ms,
+        next_in_ms,
+        reason,
+        "delivery deferred"
+    );
 }
 
 /// Direct mode: the attempt failed, and the client is told to come again.
-pub fn not_delivered(key: &str, tenant: &str, elapsed: Duration, reason: &str) {
+pub fn not_delivered(which: &Which<'_>, elapsed: Duration, reason: &str) {
+    let Which { queue_id, key, tenant } = *which;
     metrics::delivery("again", Some(elapsed));
-    event!(info, NOT_DELIVERED, key, tenant, elapsed_ms = millis(elapsed), reason, "not delivered");
+    event!(info, NOT_DELIVERED, queue_id, tenant, key, elapsed_ms = millis(elapsed), reason, "not delivered");
 }
 
 /// Direct mode: the backend refuses our settings; clients are told to come again.
-pub fn backend_refuses_us(reason: &str) {
+pub fn backend_refuses_us(queue_id: &str, reason: &str) {
     metrics::delivery("misconfigured", None);
     limited!(
         error,
         BACKEND_REFUSES_US,
+        queue_id,
         reason,
         "backend refuses our settings. Check backend.url and the credentials in [backend]"
     );
 }
 
 /// A person must look at this activity.
-pub fn held(key: &str, tenant: &str, attempt: u32, reason: &str) {
+pub fn held(which: &Which<'_>, attempt: u32, reason: &str) {
+    let Which { queue_id, key, tenant } = *which;
     metrics::delivery("held", None);
-    event!(warn, HELD, key, tenant, attempt, reason, "held");
+    event!(warn, HELD, queue_id, tenant, key, attempt, reason, "held");
 }
 
 /// Our settings are wrong, and the activity waits for better ones.
-pub fn misconfigured(key: &str, tenant: &str, attempt: u32, reason: &str) {
+pub fn misconfigured(which: &Which<'_>, attempt: u32, reason: &str) {
+    let Which { queue_id, key, tenant } = *which;
     metrics::delivery("misconfigured", None);
-    limited!(info, DEFERRED, key, tenant, attempt, reason, "delivery deferred until our settings are right");
+    limited!(
+        info,
+        DEFERRED,
+        queue_id,
+        tenant,
+        key,
+        attempt,
+        reason,
+        "delivery deferred until our settings are right"
+    );
 }
 
 /// The backend denies an activity (403, 404, 410): it, or our settings. The first of a row; several in a row pause.
@@ -295,7 +363,7 @@ pub fn backend_denies(reason: &str) {
 
 /// An answer of Severa's was lost, and what it made was found: `activity` or `file`.
 pub fn severa_found(key: &str, tenant: &str, what: &'static str) {
-    event!(info, SEVERA_FOUND, key, tenant, what, "found what a lost answer had made");
+    event!(info, SEVERA_FOUND, tenant, key, what, "found what a lost answer had made");
 }
 
 /// A person deleted the activity in Severa while it was being delivered. It counts as delivered.
@@ -303,8 +371,8 @@ pub fn severa_activity_gone(key: &str, tenant: &str) {
     event!(
         warn,
         SEVERA_ACTIVITY_GONE,
-        key,
         tenant,
+        key,
         "somebody deleted the activity in Severa before all of it was there: it is left so"
     );
 }
@@ -325,8 +393,8 @@ pub fn severa_participant_skipped(key: &str, tenant: &str, guid: &str, reason: &
     event!(
         warn,
         SEVERA_PARTICIPANT_SKIPPED,
-        key,
         tenant,
+        key,
         guid,
         %reason,
         "Severa does not take this participant: left out"
@@ -340,16 +408,16 @@ pub fn courier_paused(tenant: Option<&str>, reason: &str, next_probe: Duration) 
         None => event!(
             error,
             COURIER_PAUSED,
-            reason,
             next_probe_ms,
+            reason,
             "backend refuses our settings: deliveries are paused. Check backend.url and the credentials in [backend]"
         ),
         Some(tenant) => event!(
             error,
             COURIER_PAUSED,
             tenant,
-            reason,
             next_probe_ms,
+            reason,
             "backend refuses this tenant's settings: its deliveries are paused. Check the tenant's credentials"
         ),
     }
@@ -379,8 +447,8 @@ pub fn backend_down(reason: &str, next_probe: Duration) {
     event!(
         warn,
         BACKEND_DOWN,
-        reason,
         next_probe_ms = millis(next_probe),
+        reason,
         "backend does not answer: deliveries are paused"
     );
 }
@@ -536,6 +604,26 @@ pub fn severa_shared_address(tenant: &str, address: &str, user: &str) {
         address = address.as_deref(),
         user,
         "an address belongs to several users"
+    );
+}
+
+/// The command ends with an error. `error`: one line.
+pub fn command_failed(exit_code: u8, error: &str) {
+    event!(error, COMMAND_FAILED, exit_code, error, "failed");
+}
+
+/// A thread of ours panicked. `words`: nothing that the message said.
+pub fn panicked(thread: &str, place: &str, words: &str) {
+    event!(error, PANICKED, thread, place, error = words, "panicked");
+}
+
+/// Lines of the log could not be written, or had to wait for too long.
+pub fn log_lines_lost(lines: u64) {
+    event!(
+        warn,
+        LOG_LINES_LOST,
+        lines,
+        "lines of the log are lost: whoever reads it is too slow, or its disk is full. Mail goes on"
     );
 }
 

@@ -114,4 +114,10 @@ ids! {
     SEVERA_UNKEPT = "e2d0dec687f9b86090c7b21621dd50c0";
     /// An address belongs to several users.
     SEVERA_SHARED_ADDRESS = "ed5cca971dd1e620db1a2a0e31861981";
+    /// The command ends with an error: the configuration is wrong, say, or a socket is in use.
+    COMMAND_FAILED = "a3abc87d77d02ff6f5ae1378c2132ec1";
+    /// Something of ours panicked.
+    PANICKED = "0726e966405054c70daf3ff1a1cbb5a5";
+    /// Lines of the log could not be written.
+    LOG_LINES_LOST = "99058eddb68fced598f56b6c6d481cec";
 }

@@ -68,6 +68,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         Kind::Gauge,
         "1 if the newest version is in use, by what is read again; 0 if it was refused",
     ),
+    (LOG_LINES_LOST, Kind::Counter, "Lines of the log that could not be written"),
     (BUILD, Kind::Gauge, "1, with the version"),
 ];
 
@@ -89,6 +90,7 @@ const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
 const LAST_RELOAD: &str = "activity_milter_last_reload_successful";
+const LOG_LINES_LOST: &str = "activity_milter_log_lines_lost_total";
 const BUILD: &str = "activity_milter_build_info";
 
 /// Where something of ours can fail.
@@ -137,6 +139,7 @@ pub fn start() {
         paused(cause, false);
     }
     tenants_paused(0);
+    counter!(LOG_LINES_LOST).absolute(0);
     let _ = HANDLE.set(handle);
 }
 
@@ -270,6 +273,13 @@ pub(super) fn last_reload(what: What, is_in_use: bool) {
 pub(super) fn fault(stage: &'static str) {
     debug_assert!(STAGES.contains(&stage), "{stage} begins at zero");
     counter!(FAULTS, "stage" => stage).increment(1);
+}
+
+/// Lines of the log are lost.
+pub(super) fn log_lines_lost(lines: u64) {
+    if lines > 0 {
+        counter!(LOG_LINES_LOST).increment(lines);
+    }
 }
 
 /// What is counted when somebody asks.

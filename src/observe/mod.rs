@@ -11,4 +11,4 @@ pub mod metrics;
 pub mod recent;
 pub mod versions;
 
-pub use log::{Addresses, Format, Settings, apply, start};
+pub use log::{Addresses, Format, Settings, apply, flush, start, takes_lines_only};

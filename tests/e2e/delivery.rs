@@ -8,7 +8,7 @@ use crate::support::{
 use serde_json::{Value, json};
 
 /// The queue id Postfix names in its answer.
-fn queue_id(answer: &str) -> &str {
+pub fn queue_id(answer: &str) -> &str {
     answer.rsplit(' ').next().unwrap()
 }
 

@@ -45,6 +45,13 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()[self.from..]).into_owned()
     }
 
+    /// Its log, as soon as one line of it has all these words: it writes a few milliseconds after it has answered.
+    #[track_caller]
+    pub fn line_with(&self, words: &[&str]) -> String {
+        let has_all = |line: &&str| words.iter().all(|words| line.contains(words));
+        wait_for(words[0], || self.log().lines().find(has_all).map(str::to_owned))
+    }
+
     /// Sends a signal by name, like `TERM`.
     pub fn signal(&self, name: &str) {
         let status =

@@ -4,7 +4,7 @@ use super::wire::{Content, Gone, IDLE, Line, Wire};
 use crate::activity::{Activity, Key};
 use crate::courier::Desk;
 use crate::intake::{Concluded, END_TIME, End, Fault, Live, Recall, Session, Step, record};
-use crate::mail::Intake;
+use crate::mail::{Address, Intake, parse_path};
 use crate::observe::{events, metrics::OpenSession};
 use crate::rules::{Reason, Reply, Target};
 use smtp_proto::{Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo, Request};
@@ -43,6 +43,8 @@ pub(super) struct Conversation<S> {
     desk: Desk,
     stage: Stage,
     forwarded: Forwarded,
+    /// The envelope sender of the last MAIL, for log lines about what the session has done with; empty if there is none.
+    sender: String,
     /// Recipients answered 250, in the order of RCPT: each gets a reply after the final dot (RFC 2033, section 4.2).
     recipients: usize,
     errors: u32,
@@ -64,6 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             desk,
             stage: Stage::Connected,
             forwarded: Forwarded::default(),
+            sender: String::new(),
             recipients: 0,
             errors: 0,
             _open: OpenSession::new("lmtp"),
@@ -220,11 +223,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         if known != *from {
             return self.wrong("555 5.5.4 a parameter is not offered");
         }
+        let sender = parse_path(path_in(line)).ok().flatten();
+        self.sender = sender.as_ref().map(Address::to_string).unwrap_or_default();
         let service = self.session.service();
         if from.size as u64 > service.policy.max_size {
             let reply = service.texts.reply(Reason::TooLarge, None);
-            let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
-            events::refused(&events::Who { queue_id, ..events::Who::default() }, "mail", &reply);
+            events::refused(&self.who(), "mail", &reply);
             return self.refuse(&reply);
         }
         self.session.mail(path_in(line), Intake::Lmtp);
@@ -348,9 +352,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let outcome = match (message.bare, message.failed) {
             (true, _) => {
                 let reply = texts.reply(Reason::BareLineEnd, targets.first().map(|t| &t.address));
-                let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
                 let tenant = targets.first().map(|t| t.tenant.id.as_str());
-                events::refused(&events::Who { queue_id, tenant, ..events::Who::default() }, "body", &reply);
+                events::refused(&events::Who { tenant, ..self.who() }, "body", &reply);
                 Err(reply.reason)
             }
             (false, Some(reply)) => Err(reply.reason),
@@ -420,10 +423,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         Ok((activities.into_iter().zip(refusals).collect(), known))
     }
 
+    /// What log lines say of the transaction.
+    fn who(&self) -> events::Who<'_> {
+        events::Who {
+            queue_id: self.forwarded.queue_id.as_deref().unwrap_or_default(),
+            sender: Some(&self.sender),
+            client: self.forwarded.client.as_deref(),
+            ..events::Who::default()
+        }
+    }
+
     fn log_refusal(&self, target: &Target, reply: &Reply) {
-        let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
         let (tenant, recipient) = (Some(target.tenant.id.as_str()), target.address.to_string());
-        let who = events::Who { queue_id, tenant, recipient: Some(&recipient), ..events::Who::default() };
+        let who = events::Who { tenant, recipient: Some(&recipient), ..self.who() };
         events::refused(&who, "end-of-message", reply);
     }
 

@@ -97,8 +97,7 @@ fn one_company_without_access_delays_nobody_else() {
     assert_eq!(http_get(site.world.admin_port, "/readyz").0, 200, "the others are served");
     let metrics = text(site.world.admin_port, "/metrics");
     assert!(metrics.contains("activity_milter_tenants_paused 1\n"), "{metrics}");
-    let log = site.world.milter().log();
-    let paused = log.lines().find(|line| line.contains("its deliveries are paused")).unwrap();
+    let paused = site.world.milter().line_with(&["its deliveries are paused"]);
     assert!(paused.contains("mycompany") && paused.contains("AuthenticationRequired"), "{paused}");
     assert_eq!(site.mycompany().activities().len(), 0);
     assert_eq!(site.queued(), 8);
