@@ -24,6 +24,7 @@ use crate::observe;
 use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
 use crate::source::{Source, SourceError, open_regular};
+use crate::trace;
 use crate::web::SecretFile;
 use outside::{BackendText, DirectoryText};
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -65,6 +66,8 @@ pub struct Config {
     pub courier: courier::Settings,
     /// Where accepted activities wait.
     pub queue: queue::Settings,
+    /// Where it is kept what became of each mail.
+    pub trace: trace::Settings,
     /// Metrics, health, status page.
     pub admin: admin::Settings,
     /// Who is told of held activities, if anybody.
@@ -89,6 +92,7 @@ impl Config {
                 ("lmtp", format!("{:?}", config.lmtp)),
                 ("admin", format!("{:?}", config.admin)),
                 ("queue", format!("{:?}", config.queue)),
+                ("trace", format!("{:?}", config.trace)),
                 ("notify", format!("{:?}", config.notify)),
                 ("message.memory_limit", config.memory_limit.to_string()),
                 ("backend.delivery", format!("{:?}", config.delivery)),
@@ -144,6 +148,8 @@ struct ConfigText {
     admin: AdminText,
     #[serde(default)]
     queue: QueueText,
+    #[serde(default)]
+    trace: TraceText,
     /// Without this table nobody is told of held activities.
     notify: Option<NotifyText>,
     #[serde(default)]
@@ -294,6 +300,54 @@ impl Default for QueueText {
             held_counts: Text(Span(Duration::from_secs(30 * 24 * 3600))),
             min_free: Text(Size(256 << 20)),
             max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TraceText {
+    /// How long it is kept what became of each mail, for `activity-milter trace`; default 7d, `0` is off.
+    keep: Text<Keep>,
+    /// The file; default `trace.db` beside `queue.path`.
+    path: Option<Spanned<PathBuf>>,
+}
+
+impl Default for TraceText {
+    fn default() -> Self {
+        Self { keep: Text(Keep(Some(trace::KEEP))), path: None }
+    }
+}
+
+impl TraceText {
+    fn validate(self, source: &Source, queue: &queue::Settings) -> Result<trace::Settings, SourceError> {
+        let path = match self.path {
+            None => queue.path.with_file_name("trace.db"),
+            Some(path) if *path.get_ref() == queue.path => {
+                let message = "trace.path is the queue's file: give the trace one of its own";
+                return Err(source.error(path.span(), message));
+            }
+            Some(path) => path.into_inner(),
+        };
+        let Text(Keep(keep)) = self.keep;
+        Ok(trace::Settings { keep, min_free: queue.min_free, ..trace::Settings::new(path) })
+    }
+}
+
+/// How long something is kept; `"0"`: not at all.
+#[derive(Clone, Copy, Debug)]
+struct Keep(Option<Duration>);
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match humantime::parse_duration(text) {
+            Ok(time) => Ok(Self((!time.is_zero()).then_some(time.min(LONGEST_SPAN)))),
+            Err(_) if text.trim() == "0" => Ok(Self(None)),
+            Err(_) => {
+                Err(format!("\"{text}\" is no time span: write one like \"7d\", or \"0\" to keep nothing"))
+            }
         }
     }
 }
@@ -526,6 +580,21 @@ impl ConfigText {
         {
             return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
         }
+        let queue = queue::Settings {
+            path: self.queue.path,
+            spool: self.queue.spool,
+            max_items: u64::from(self.queue.max_items),
+            max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
+            held_counts: self.queue.held_counts.0.0,
+            min_free: self.queue.min_free.0.0,
+        };
+        let trace = self.trace.validate(source, &queue)?;
+        if let DirectoryKind::Severa(copy) = &outside.directory
+            && copy.path == trace.path
+        {
+            let message = "directory.path is the trace's file: give the copy one of its own";
+            return Err(source.error(0..0, message));
+        }
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },
             milter,
@@ -536,14 +605,8 @@ impl ConfigText {
             delivery,
             outside,
             courier,
-            queue: queue::Settings {
-                path: self.queue.path,
-                spool: self.queue.spool,
-                max_items: u64::from(self.queue.max_items),
-                max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
-                held_counts: self.queue.held_counts.0.0,
-                min_free: self.queue.min_free.0.0,
-            },
+            queue,
+            trace,
             admin: self.admin.validate(source)?,
             notify: self.notify.map(|notify| notify.validate(source)).transpose()?,
             log: observe::Settings {

@@ -3,8 +3,9 @@
 //! error: we serve nobody; warn: an admin should look; info: a verdict, an attempt, life cycle; debug: the rest.
 //! Never subject, body, names of attachments, tokens.
 
-use super::{ids, limit::Limiter, log::shown, metrics, recent};
+use super::{ids, limit::Limiter, log::shown, metrics, recent, traced};
 use crate::rules::Reply;
+use crate::trace::{Report, What};
 use std::{
     fmt::Display,
     path::Path,
@@ -38,6 +39,20 @@ pub struct Who<'a> {
     pub sender: Option<&'a str>,
     /// The integration address.
     pub recipient: Option<&'a str>,
+    /// Which transaction, by a number given once.
+    pub transaction: Option<i64>,
+    /// `milter` or `lmtp`.
+    pub door: Option<&'static str>,
+    /// IP address of the SMTP client.
+    pub client: Option<&'a str>,
+    /// Message-ID without brackets.
+    pub message_id: Option<&'a str>,
+    /// The activity's key.
+    pub key: Option<&'a str>,
+    /// Recipients of the envelope.
+    pub recipients: &'a [String],
+    /// What the backend said (direct mode).
+    pub detail: Option<&'a str>,
 }
 
 /// A socket is open. `door`: `milter` or `lmtp`.
@@ -79,6 +94,34 @@ pub fn queue_changed(what: &'static str, activities: usize) {
     event!(info, QUEUE_CHANGED, what, activities, "queue changed by hand");
 }
 
+/// A person did this with an activity: `retried`, `held`, `dropped` or `redelivered`; for the trace.
+pub fn by_hand(what: &str, key: &str, tenant: &str, queue_id: Option<&str>) {
+    traced::by_hand(what, key, tenant, queue_id);
+}
+
+/// Something is to be said of the trace.
+pub fn trace(report: &Report) {
+    match report {
+        Report::Aside { path, aside, why } => {
+            let (path, aside) = (path.display(), aside.display());
+            event!(warn, TRACE_ASIDE, %path, %aside, why, "the trace is damaged: moved aside, and begun anew");
+        }
+        Report::Trouble { path, message } => {
+            limited!(
+                warn,
+                TRACE_UNKEPT,
+                path = %path.display(),
+                error = message,
+                "the trace cannot be written: mail goes on, and what happens to it is not kept"
+            );
+        }
+        Report::GoesOn => event!(info, TRACE_GOES_ON, "the trace is written again"),
+        Report::Lost(records) => {
+            limited!(warn, TRACE_LOST, records, "the trace has gaps: records were not kept")
+        }
+    }
+}
+
 /// The directory file was read.
 pub fn directory_read(path: &Path, tenants: usize, addresses: usize) {
     event!(info, DIRECTORY_READ, path = %path.display(), tenants, addresses, "directory read");
@@ -106,6 +149,7 @@ pub fn accept_failed(error: &dyn Display, pause: Duration) {
 
 /// A message or a recipient was refused or deferred: one line for each reply we give.
 pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
+    traced::refused(who, stage, reply);
     let Who { queue_id, tenant, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     let (code, reason) = (reply.code, reply.reason.as_str());
@@ -133,7 +177,9 @@ pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
 }
 
 /// A refusal that the sender does not hear of: the tenant's recipients were taken out of a mixed transaction.
-pub fn stripped(queue_id: &str, tenant: &str, reply: &Reply) {
+pub fn stripped(who: &Who<'_>, reply: &Reply) {
+    traced::answer(What::Stripped, who, "end-of-header", reply);
+    let Who { queue_id, tenant, .. } = *who;
     metrics::message("strip", reply.reason.as_str());
     event!(
         warn,
@@ -149,6 +195,11 @@ pub fn stripped(queue_id: &str, tenant: &str, reply: &Reply) {
 
 /// An activity is on disk; the client hears 250. `known`: the same e-mail was recorded before.
 pub fn recorded(who: &Who<'_>, project: Option<&str>, key: &str, known: bool) {
+    traced::recorded(
+        if known { What::Known } else { What::Recorded },
+        &Who { key: Some(key), ..*who },
+        project,
+    );
     let Who { queue_id, tenant, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     metrics::recorded();
@@ -176,7 +227,9 @@ pub fn people_left_out(queue_id: &str, omitted: usize, skipped: usize, cut_field
 }
 
 /// Shadow mode: this reply would have been given.
-pub fn would_refuse(queue_id: &str, tenant: Option<&str>, stage: &'static str, reply: &Reply) {
+pub fn would_refuse(who: &Who<'_>, stage: &'static str, reply: &Reply) {
+    traced::would_refuse(who, stage, reply);
+    let Who { queue_id, tenant, .. } = *who;
     metrics::message(if reply.is_deferral() { "would_defer" } else { "would_reject" }, reply.reason.as_str());
     let verdict = if reply.is_deferral() { "would_defer" } else { "would_reject" };
     event!(
@@ -193,7 +246,9 @@ pub fn would_refuse(queue_id: &str, tenant: Option<&str>, stage: &'static str, r
 }
 
 /// Shadow mode: this activity would have been recorded.
-pub fn would_record(queue_id: &str, tenant: &str, project: Option<&str>) {
+pub fn would_record(who: &Who<'_>, project: Option<&str>) {
+    traced::recorded(What::WouldRecord, who, project);
+    let Who { queue_id, tenant, .. } = *who;
     metrics::message("would_record", "");
     event!(info, WOULD_RECORD, queue_id, tenant, project, verdict = "would_record", "shadow");
 }
@@ -207,24 +262,28 @@ pub fn passed(queue_id: &str) {
 
 /// Something of ours failed; the client is told to try again.
 pub fn fault(queue_id: &str, stage: &'static str, error: &dyn Display) {
+    traced::fault(queue_id, stage, error);
     metrics::fault(stage);
     limited!(error, FAULT, queue_id, stage, %error, "fault");
 }
 
 /// The backend has the activity.
 pub fn delivered(key: &str, tenant: &str, attempt: u32, elapsed: Duration) {
+    traced::attempt(What::Delivered, key, tenant, attempt, Some(elapsed), "");
     metrics::delivery("taken", Some(elapsed));
     event!(info, DELIVERED, key, tenant, attempt, elapsed_ms = millis(elapsed), "delivered");
 }
 
 /// The attempt failed for now. `denied`: it, or our settings.
 pub fn deferred(key: &str, tenant: &str, attempt: u32, delay: Duration, denied: bool, reason: &str) {
+    traced::attempt(What::TriedInVain, key, tenant, attempt, Some(delay), reason);
     metrics::delivery(if denied { "misconfigured" } else { "again" }, None);
     event!(info, DEFERRED, key, tenant, attempt, next_in_ms = millis(delay), reason, "delivery deferred");
 }
 
 /// Direct mode: the attempt failed, and the client is told to come again.
 pub fn not_delivered(key: &str, tenant: &str, elapsed: Duration, reason: &str) {
+    traced::attempt(What::NotDelivered, key, tenant, 1, Some(elapsed), reason);
     metrics::delivery("again", Some(elapsed));
     event!(info, NOT_DELIVERED, key, tenant, elapsed_ms = millis(elapsed), reason, "not delivered");
 }
@@ -242,12 +301,14 @@ pub fn backend_refuses_us(reason: &str) {
 
 /// A person must look at this activity.
 pub fn held(key: &str, tenant: &str, attempt: u32, reason: &str) {
+    traced::attempt(What::Held, key, tenant, attempt, None, reason);
     metrics::delivery("held", None);
     event!(warn, HELD, key, tenant, attempt, reason, "held");
 }
 
 /// Our settings are wrong, and the activity waits for better ones.
 pub fn misconfigured(key: &str, tenant: &str, attempt: u32, reason: &str) {
+    traced::attempt(What::TriedInVain, key, tenant, attempt, None, reason);
     metrics::delivery("misconfigured", None);
     limited!(info, DEFERRED, key, tenant, attempt, reason, "delivery deferred until our settings are right");
 }
@@ -269,6 +330,7 @@ pub fn severa_found(key: &str, tenant: &str, what: &'static str) {
 
 /// A person deleted the activity in Severa while it was being delivered. It counts as delivered.
 pub fn severa_activity_gone(key: &str, tenant: &str) {
+    traced::attempt(What::Gone, key, tenant, 0, None, "");
     event!(
         warn,
         SEVERA_ACTIVITY_GONE,

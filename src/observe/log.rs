@@ -134,6 +134,15 @@ impl<'writer> tracing_subscriber::fmt::FormatFields<'writer> for Fields {
     }
 }
 
+/// How much of an address is shown.
+pub fn addresses() -> Addresses {
+    match ADDRESSES.load(Ordering::Relaxed) {
+        0 => Addresses::Full,
+        1 => Addresses::Domain,
+        _ => Addresses::None,
+    }
+}
+
 /// An address as it may be shown.
 pub fn shown(address: &str) -> Option<String> {
     match ADDRESSES.load(Ordering::Relaxed) {

@@ -57,6 +57,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Seconds since the last good poll of the company whose copy of Severa is the oldest",
     ),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
+    (TRACE_LOST, Kind::Counter, "Records of the trace that were not kept"),
     (BUILD, Kind::Gauge, "1, with the version"),
 ];
 
@@ -77,6 +78,7 @@ const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
+const TRACE_LOST: &str = "activity_milter_trace_lost_total";
 const BUILD: &str = "activity_milter_build_info";
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -132,6 +134,7 @@ pub fn start() {
 
 /// Folds the newest times into their buckets. Without it they are kept one by one until somebody asks, and nobody may.
 pub fn upkeep() {
+    counter!(TRACE_LOST).absolute(crate::trace::lost());
     if let Some(handle) = HANDLE.get() {
         handle.run_upkeep();
     }

@@ -223,8 +223,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let service = self.session.service();
         if from.size as u64 > service.policy.max_size {
             let reply = service.texts.reply(Reason::TooLarge, None);
+            let client = self.forwarded.client.as_deref();
             let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
-            events::refused(&events::Who { queue_id, ..events::Who::default() }, "mail", &reply);
+            let who = events::Who { queue_id, client, door: Some("lmtp"), ..events::Who::default() };
+            events::refused(&who, "mail", &reply);
             return self.refuse(&reply);
         }
         self.session.mail(path_in(line), Intake::Lmtp);
@@ -348,9 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let outcome = match (message.bare, message.failed) {
             (true, _) => {
                 let reply = texts.reply(Reason::BareLineEnd, targets.first().map(|t| &t.address));
-                let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
-                let tenant = targets.first().map(|t| t.tenant.id.as_str());
-                events::refused(&events::Who { queue_id, tenant, ..events::Who::default() }, "body", &reply);
+                events::refused(&self.who(targets.first(), None), "body", &reply);
                 Err(reply.reason)
             }
             (false, Some(reply)) => Err(reply.reason),
@@ -421,10 +421,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     }
 
     fn log_refusal(&self, target: &Target, reply: &Reply) {
-        let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
-        let (tenant, recipient) = (Some(target.tenant.id.as_str()), target.address.to_string());
-        let who = events::Who { queue_id, tenant, recipient: Some(&recipient), ..events::Who::default() };
-        events::refused(&who, "end-of-message", reply);
+        let recipient = target.address.to_string();
+        events::refused(&self.who(Some(target), Some(&recipient)), "end-of-message", reply);
+    }
+
+    /// What the log says after the end of a message.
+    fn who<'a>(&'a self, target: Option<&'a Target>, recipient: Option<&'a str>) -> events::Who<'a> {
+        let last = self.session.last();
+        events::Who {
+            queue_id: self.forwarded.queue_id.as_deref().unwrap_or_default(),
+            tenant: target.map(|target| target.tenant.id.as_str()),
+            sender: last.sender.as_deref(),
+            recipient,
+            transaction: last.transaction,
+            door: Some("lmtp"),
+            client: self.forwarded.client.as_deref(),
+            message_id: last.message_id.as_deref(),
+            ..events::Who::default()
+        }
     }
 
     fn fault(&self, stage: &'static str, fault: &Fault) -> Reply {
