@@ -54,7 +54,7 @@ pub(super) fn form(may: &May, asked: &str, since: &str) -> String {
     }
     format!(
         "{heading}<form method=get action=\"/trace\" role=search><label>Queue id, key, Message-ID or address \
-         <input name=q value=\"{}\" size=40 required></label> <label>Since <input name=since value=\"{}\" size=8 \
+         <input name=q value=\"{}\" size=40 style=\"max-width:100%\" required></label> <label>Since <input name=since value=\"{}\" size=8 \
          placeholder=2h></label> <button>Search</button></form>",
         escape(asked),
         escape(since)
