@@ -21,7 +21,7 @@ use std::{
 const BUSY: Duration = Duration::from_secs(2);
 
 /// Rows that a term may find, the newest.
-const MOST_HITS: usize = 100;
+const MOST_HITS: usize = 50;
 
 /// Rows that are read of what belongs to them.
 const MOST_EVENTS: usize = 5000;
@@ -220,7 +220,10 @@ type Condition = (&'static str, Vec<Value>);
 const BY_QUEUE_ID: &str = "event e WHERE e.queue_id = ?1";
 const BY_MESSAGE_ID: &str = "event e WHERE e.message_id = ?1";
 const BY_KEY: &str = "event e WHERE e.key BETWEEN ?1 AND ?2";
-const BY_MAIL: &str = "event e WHERE e.mail = ?1";
+/// By what several have in common: lists, so that many mails are a few questions.
+const BY_MAILS: &str = "event e WHERE e.mail IN (SELECT value FROM json_each(?1))";
+const BY_QUEUE_IDS: &str = "event e WHERE e.queue_id IN (SELECT value FROM json_each(?1))";
+const BY_KEYS: &str = "event e WHERE e.key IN (SELECT unhex(value) FROM json_each(?1))";
 const BY_ADDRESS: &str = "address a CROSS JOIN event e ON e.id = a.event WHERE a.address = ?1";
 
 fn conditions(term: &Term) -> Vec<Condition> {
@@ -341,25 +344,40 @@ fn gather(database: &Connection, all: &mut BTreeMap<i64, Event>) -> rusqlite::Re
     let mut followed = std::collections::HashSet::new();
     loop {
         let open: Vec<Link> =
-            all.values().rev().flat_map(links).filter(|link| followed.insert(link.clone())).collect();
+            all.values().flat_map(links).filter(|link| followed.insert(link.clone())).collect();
         if open.is_empty() {
             return Ok(false);
         }
-        for link in open {
-            let condition = match link {
-                Link::Mail(id) => (BY_MAIL, vec![Value::Integer(id)]),
-                Link::QueueId(id) => (BY_QUEUE_ID, vec![Value::Text(id)]),
-                Link::Key(key) => (BY_KEY, between(key.trim_start_matches("b3:"))),
-            };
+        for condition in lists(&open) {
             let room = MOST_EVENTS.saturating_sub(all.len());
-            let found = rows(database, &condition, room + 1)?;
-            let is_more = found.iter().filter(|event| !all.contains_key(&event.id)).count() > room;
-            all.extend(found.into_iter().take(room).map(|event| (event.id, event)));
+            // What is there already comes again.
+            let found = rows(database, &condition, all.len() + room + 1)?;
+            let new: Vec<Event> = found.into_iter().filter(|event| !all.contains_key(&event.id)).collect();
+            let is_more = new.len() > room;
+            all.extend(new.into_iter().take(room).map(|event| (event.id, event)));
             if is_more {
                 return Ok(true);
             }
         }
     }
+}
+
+/// The links by their kinds, those that there are.
+fn lists(links: &[Link]) -> Vec<Condition> {
+    let (mut mails, mut queue_ids, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+    for link in links {
+        match link {
+            Link::Mail(mail) => mails.push(serde_json::Value::from(*mail)),
+            Link::QueueId(id) => queue_ids.push(serde_json::Value::from(id.as_str())),
+            Link::Key(key) => keys.push(serde_json::Value::from(key.trim_start_matches("b3:"))),
+        }
+    }
+    let all = [(BY_MAILS, mails), (BY_QUEUE_IDS, queue_ids), (BY_KEYS, keys)];
+    let text = |values| vec![Value::Text(serde_json::Value::Array(values).to_string())];
+    all.into_iter()
+        .filter(|(_, values)| !values.is_empty())
+        .map(|(from, values)| (from, text(values)))
+        .collect()
 }
 
 /// Puts the events together that belong to one mail; the newest mail first.
@@ -403,6 +421,6 @@ pub(super) mod plans {
             let lines = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
             (from, lines.map(Result::unwrap).collect::<Vec<_>>().join("; "))
         };
-        [BY_QUEUE_ID, BY_MESSAGE_ID, BY_KEY, BY_MAIL, BY_ADDRESS].map(plan).to_vec()
+        [BY_QUEUE_ID, BY_MESSAGE_ID, BY_KEY, BY_ADDRESS, BY_MAILS, BY_QUEUE_IDS, BY_KEYS].map(plan).to_vec()
     }
 }

@@ -489,14 +489,42 @@ mod tests {
         assert_eq!((mode(&settings.path), mode(settings.path.parent().unwrap())), (0o600, 0o700));
     }
 
+    /// Many mails of one address: the newest, each with all that belongs to it, and that there are more.
+    #[test]
+    fn the_newest_mails_of_an_address_are_shown_whole() {
+        let (_scratch, settings) = scratch();
+        let mut store = Store::open(&settings, true).unwrap();
+        let recorded: Vec<_> = (0..80).map(|n| record(n, now())).collect();
+        let delivered = recorded.iter().map(|record| Record {
+            key: record.key.clone(),
+            at: record.at,
+            ..Record::default()
+        });
+        let delivered: Vec<_> = delivered.collect();
+        store.write(&[recorded, delivered].concat(), 0, now()).unwrap();
+        let search = |words: &str| {
+            let query = search::Query { term: Term::read(words).unwrap(), since: None };
+            search::search(&settings.path, &query).unwrap()
+        };
+        let all = search("m@severamail.test");
+        assert!(all.mails.len() == 50 && all.more && all.mails.iter().all(|mail| mail.events.len() == 2));
+        let newest = |at: usize| all.mails[at].all(|event| event.queue_id.as_deref())[0].to_owned();
+        assert_eq!([newest(0), newest(49)], [format!("{:010X}", 79), format!("{:010X}", 30)]);
+        let one = search("anna7@mycompany.test");
+        assert!(one.mails.len() == 1 && !one.more && one.mails[0].events.len() == 2);
+    }
+
     /// Ten milliseconds among a million rows: no table is read through and nothing is sorted, but by a key's range.
     #[test]
     fn indexes_answer_each_way_of_asking() {
         let (_scratch, settings) = scratch();
         let store = Store::open(&settings, true).unwrap();
         for (asked, plan) in search::plans::all(&store.database) {
-            assert!(plan.contains("SEARCH") && !plan.contains("SCAN"), "{asked}: {plan}");
-            assert!(!plan.contains("TEMP B-TREE") || asked.contains("BETWEEN"), "{asked}: {plan}");
+            // The list of a question is read through, and no table.
+            let scans = plan.replace("SCAN json_each VIRTUAL TABLE", "");
+            assert!(plan.contains("SEARCH") && !scans.contains("SCAN"), "{asked}: {plan}");
+            let may_sort = ["BETWEEN", " IN "].iter().any(|word| asked.contains(word));
+            assert!(!plan.contains("TEMP B-TREE") || may_sort, "{asked}: {plan}");
         }
     }
 
