@@ -147,7 +147,12 @@ async fn queue(config: &Config) -> Result<String, String> {
 fn traced(config: &Config) -> Result<String, String> {
     let path = config.trace.path.display();
     if config.trace.keep.is_none() {
-        return Ok("trace.keep is \"0\": nothing is traced".to_owned());
+        let left = if config.trace.path.exists() {
+            format!("; {path} of before is there: delete it")
+        } else {
+            String::new()
+        };
+        return Ok(format!("trace.keep is \"0\": nothing is traced{left}"));
     }
     match trace::look_at(&config.trace.path) {
         Ok(reach) => {

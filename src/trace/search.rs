@@ -145,7 +145,7 @@ pub enum SearchError {
         message: String,
     },
     /// Permissions, locks, the disk.
-    #[error("trace {path} cannot be read: {message}", path = path.display())]
+    #[error("trace {path} cannot be read: {message}. Only root and the service's user may read it", path = path.display())]
     Unusable {
         /// The file.
         path: PathBuf,

@@ -8,6 +8,7 @@
 use super::{
     Settings,
     record::{Record, digest, millis},
+    term::fold,
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 use std::{
@@ -266,7 +267,8 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
 
 /// What can be searched for: a whole address, folded. `...@x.test` is none.
 fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
-    texts.filter(|text| text.contains('@') && !text.starts_with("...@")).map(str::to_lowercase)
+    let whole = texts.filter(|text| !text.starts_with("...@"));
+    whole.filter_map(|text| text.rsplit_once('@')).map(|(local, domain)| fold(local, domain))
 }
 
 /// True for a trace of this version; false for an empty file.
@@ -487,6 +489,22 @@ mod tests {
         drop(Store::open(&settings, true).unwrap());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&settings.path), mode(settings.path.parent().unwrap())), (0o600, 0o700));
+    }
+
+    #[test]
+    fn an_address_is_found_in_each_of_its_spellings() {
+        let (_scratch, settings) = scratch();
+        let mut store = Store::open(&settings, true).unwrap();
+        let of =
+            |sender: &str| Record { at: Some(now()), sender: Some(sender.to_owned()), ..Record::default() };
+        store.write(&[of("Åsa@xn--rksmrgs-5wao1o.test"), of("...@mycompany.test")], 0, now()).unwrap();
+        for words in ["åsa@räksmörgås.test", "A\u{30a}sa@RÄKSMÖRGÅS.test", "<åsa@xn--rksmrgs-5wao1o.test>"]
+        {
+            assert_eq!(found(&settings, words), 1, "{words}");
+        }
+        assert_eq!(count(&settings, "address"), 1);
+        store.write(&[], 0, now() + 8 * DAY).unwrap();
+        assert_eq!(count(&settings, "address"), 0);
     }
 
     /// Many mails of one address: the newest, each with all that belongs to it, and that there are more.

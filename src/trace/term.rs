@@ -3,6 +3,7 @@
 //! In: a queue id, a key or its beginning, a Message-ID, an address, or a line of a log with one of them. Out: a [`Term`].
 //! Fails: [`NoTerm`], with what would do.
 
+use icu_normalizer::ComposingNormalizerBorrowed;
 use std::fmt;
 
 /// Digits of a key that must be given at least.
@@ -121,9 +122,7 @@ impl Term {
         }
         match word.rsplit_once('@') {
             Some((local, domain)) => {
-                let domain = idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_lowercase());
-                let folded = format!("{}@{domain}", local.to_lowercase());
-                Ok(Self::Address { as_given: word.to_owned(), folded })
+                Ok(Self::Address { as_given: word.to_owned(), folded: fold(local, domain) })
             }
             None if is_bracketed || is_queue_id(word) => Ok(Self::QueueId(word.to_owned())),
             None => Err(NoTerm::Nothing(shortened(word))),
@@ -141,6 +140,14 @@ impl fmt::Display for Term {
             Self::Address { as_given, .. } => write!(f, "address or Message-ID {as_given}"),
         }
     }
+}
+
+/// What two spellings of one address share: lower case, normal form C, the domain as A-labels.
+pub(super) fn fold(local: &str, domain: &str) -> String {
+    let local = local.to_lowercase();
+    let local = ComposingNormalizerBorrowed::new_nfc().normalize(&local);
+    let domain = idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_lowercase());
+    format!("{local}@{domain}")
 }
 
 fn is_queue_id(word: &str) -> bool {
@@ -185,6 +192,11 @@ mod tests {
             ("message-id=<Abc@MyCompany.test>", address("Abc@MyCompany.test", "abc@mycompany.test")),
             ("to=<anna@mycompany.test>,", address("anna@mycompany.test", "anna@mycompany.test")),
             ("Änne@Bücher.test", address("Änne@Bücher.test", "änne@xn--bcher-kva.test")),
+            // The same letters typed on another system.
+            (
+                "A\u{308}nne@Bu\u{308}cher.test",
+                address("A\u{308}nne@Bu\u{308}cher.test", "änne@xn--bcher-kva.test"),
+            ),
             ("<without-at-sign>", id("without-at-sign")),
             // Lines.
             (

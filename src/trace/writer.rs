@@ -133,7 +133,12 @@ pub fn note(record: impl FnOnce() -> Record) {
 /// How the trace is.
 pub fn standing() -> Standing {
     let recorder = RECORDER.read().unwrap_or_else(PoisonError::into_inner);
-    recorder.as_ref().map_or(Standing::Off, |recorder| locked(&recorder.shared.standing).clone())
+    let Some(recorder) = recorder.as_ref() else { return Standing::Off };
+    if recorder.thread.is_finished() {
+        let why = "its thread ended, see the log: restart the service, and please report it";
+        return Standing::Trouble(recorder.settings.path.clone(), why.to_owned());
+    }
+    locked(&recorder.shared.standing).clone()
 }
 
 /// With what it was started; none if nothing is traced.
