@@ -707,6 +707,14 @@ mod tests {
                 "[queue]\nmax_age = \"5 fortnights\"",
                 "am.toml:7:11: max_age: \"5 fortnights\" is no time span",
             ),
+            (
+                "[trace]\nkeep = \"soon\"",
+                "am.toml:7:8: keep: \"soon\" is no time span: write one like \"7d\", or \"0\"",
+            ),
+            (
+                "[queue]\npath = \"/x/queue.db\"\n[trace]\npath = \"/x/queue.db\"",
+                "am.toml:9:8: path: trace.path is the queue's file: give the trace one of its own",
+            ),
             ("[log]\nlevel = \"loud\"", "am.toml:7:9: level: \"loud\" is no level"),
             ("[replies]\nno-subject = \"ä\"", "am.toml:7:14: no-subject: SMTP replies are printable ASCII"),
             ("[replies]\nno-sibject = \"x\"", "am.toml:7:1: unknown reply `no-sibject`"),
@@ -829,6 +837,22 @@ mod tests {
         assert_eq!(config.outside.client.connection.timeout, LONGEST_SPAN);
         assert_eq!(config.queue.held_counts, LONGEST_SPAN);
         config.outside.open().unwrap();
+    }
+
+    #[test]
+    fn the_trace_lies_beside_the_queue_for_a_week_or_not_at_all() {
+        let trace = |lines: &str| read(&format!("{LEAST}{lines}\n")).unwrap().trace;
+        let week = Some(Duration::from_secs(7 * 24 * 3600));
+        for (lines, path, keep) in [
+            ("", "/var/lib/activity-milter/trace.db", week),
+            ("[queue]\npath = \"/x/q.db\"", "/x/trace.db", week),
+            ("[trace]\npath = \"/y/t.db\"\nkeep = \"1h\"", "/y/t.db", Some(Duration::from_secs(3600))),
+            ("[trace]\nkeep = \"0\"", "/var/lib/activity-milter/trace.db", None),
+            ("[trace]\nkeep = \"0s\"", "/var/lib/activity-milter/trace.db", None),
+        ] {
+            let trace = trace(lines);
+            assert_eq!((trace.path.as_path(), trace.keep), (Path::new(path), keep), "{lines}");
+        }
     }
 
     #[test]
