@@ -29,6 +29,7 @@
 //! | How do we speak HTTP? | [`web`] |
 //! | What can be configured? | [`config`] |
 //! | What is logged? | [`observe::events`] |
+//! | What became of a mail of last Tuesday? | [`trace`] |
 //! | What do administrators see? | [`admin`], [`observe::metrics`], [`queue::Queue`] |
 //!
 //! # What holds everywhere
@@ -52,4 +53,5 @@ pub mod rules;
 pub mod severa;
 pub mod sink;
 pub mod source;
+pub mod trace;
 pub mod web;

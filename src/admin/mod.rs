@@ -9,6 +9,7 @@
 mod door;
 mod page;
 mod sessions;
+mod trace;
 
 use crate::courier::{Controls, Paused};
 use crate::intake::{Listen, Listener, Live, SocketSettings};
@@ -82,6 +83,17 @@ struct Admin {
 
 type App = Arc<Admin>;
 
+impl Admin {
+    /// What who asks may do.
+    fn may(&self, headers: &HeaderMap) -> page::May {
+        match (&self.token, self.sessions.of(headers)) {
+            (None, _) => page::May::Look,
+            (Some(_), None) => page::May::LogIn,
+            (Some(_), Some(session)) => page::May::Change(session.form_token.clone()),
+        }
+    }
+}
+
 /// Serves until `stop` is cancelled.
 /// # Errors
 /// A token file that cannot be read.
@@ -100,6 +112,7 @@ pub async fn run(
         .route("/login", post(login))
         .route("/logout", post(logout))
         .route("/activities", post(change))
+        .route("/trace", get(trace::search))
         .route("/metrics", get(metrics_text))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -236,7 +249,9 @@ async fn checks(app: &Admin) -> Vec<Check> {
     let copies = service.directory.copies();
     let unwell = copies.iter().filter(|copy| !copy.is_well());
     let unwell: Vec<_> = unwell.map(|copy| format!("{}: {}", copy.tenant, copy.standing())).collect();
-    let others = [refused, Check::of_tenants(&paused), Check::of_copies(copies.len(), &unwell)];
+    // An alarm, and no reason to take no mail.
+    let trace = trace::check().map(|how| Check { is_everybodys: false, ..Check::new("trace", how) });
+    let others = [refused, Check::of_tenants(&paused), Check::of_copies(copies.len(), &unwell), trace];
     everybodys.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
@@ -268,12 +283,7 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap) -> Response {
             .await
             .unwrap_or_else(|error| InQueue { trouble: Some(error.to_string()), ..InQueue::default() }),
     };
-    let session = app.sessions.of(&headers);
-    let may = match (&app.token, &session) {
-        (None, _) => page::May::Look,
-        (Some(_), None) => page::May::LogIn,
-        (Some(_), Some(session)) => page::May::Change(session.form_token.clone()),
-    };
+    let may = app.may(&headers);
     let copies = app.views.live.now().directory.copies().into_iter().map(|copy| page::Copied {
         counts: [copy.users, copy.contacts, copy.projects],
         standing: copy.standing(),
@@ -337,7 +347,7 @@ async fn change(Shared(app): Shared<App>, headers: HeaderMap, Form(form): Form<C
     };
     let change = if drops { Changes::Drop } else { Changes::Retry };
     let changed = match id.parse() {
-        Ok(id) => queue.change(vec![id], change).await,
+        Ok(id) => change_one(queue.as_ref(), id, change).await,
         Err(_) => change_held(queue.as_ref(), change).await,
     };
     match changed {
@@ -351,15 +361,35 @@ async fn change(Shared(app): Shared<App>, headers: HeaderMap, Form(form): Form<C
     }
 }
 
+/// Changes one.
+async fn change_one(queue: &dyn Queue, id: i64, change: Changes) -> Result<usize, StorageError> {
+    let filter = Filter { after: Some(id - 1), limit: Some(1), ..Filter::default() };
+    let entries = queue.list(filter).await?;
+    let changed = queue.change(vec![id], change.clone()).await?;
+    if changed > 0 {
+        by_hand(entries.iter().filter(|entry| entry.id == id), &change);
+    }
+    Ok(changed)
+}
+
+/// For the trace.
+fn by_hand<'a>(entries: impl Iterator<Item = &'a Entry>, change: &Changes) {
+    let what = if matches!(change, Changes::Drop) { "dropped" } else { "retried" };
+    for entry in entries {
+        events::by_hand(what, entry.key.as_str(), &entry.tenant, entry.queue_id.as_deref());
+    }
+}
+
 /// Changes all that are held, a page at a time.
 async fn change_held(queue: &dyn Queue, change: Changes) -> Result<usize, StorageError> {
     let (mut changed, mut after) = (0, None);
     loop {
         let filter = Filter { state: Some(State::Held), after, limit: Some(AT_ONCE), ..Filter::default() };
-        let ids: Vec<i64> = queue.list(filter).await?.iter().map(|entry| entry.id).collect();
-        let Some(last) = ids.last() else { return Ok(changed) };
-        after = Some(*last);
-        changed += queue.change(ids, change.clone()).await?;
+        let entries = queue.list(filter).await?;
+        let Some(last) = entries.last() else { return Ok(changed) };
+        after = Some(last.id);
+        changed += queue.change(entries.iter().map(|entry| entry.id).collect(), change.clone()).await?;
+        by_hand(entries.iter(), &change);
     }
 }
 

@@ -78,6 +78,7 @@ pub(super) fn render(view: &View) -> String {
     }
     html.push_str("</ul>");
     chart(&mut html, &recent::steps());
+    html.push_str(&super::trace::form(&view.may, "", ""));
     refusals(&mut html, &recent::refusals());
     queue(&mut html, &view.queue);
     held(&mut html, &view.queue.held, &view.may);
@@ -98,7 +99,7 @@ pub(super) fn refused(why: &str) -> String {
     html
 }
 
-fn begin(title: &str) -> String {
+pub(super) fn begin(title: &str) -> String {
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width,initial-scale=1\">\
          <title>{title}</title><style>{STYLE}</style>"
@@ -288,7 +289,7 @@ fn clock(step: u64) -> String {
     format!("{:02}:{:02}", minutes / 60, minutes % 60)
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

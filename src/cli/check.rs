@@ -5,6 +5,7 @@ use crate::config::{Config, Delivery, DirectoryKind};
 use crate::intake::{Listen, SocketSettings};
 use crate::queue::{self, Filter, OpenError, SystemClock};
 use crate::severa::CopyState;
+use crate::trace::{self, SearchError};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use std::{fs, os::unix::fs::FileTypeExt, path::Path, process::ExitCode, sync::Arc, time::Duration};
@@ -63,6 +64,7 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
     }
     add("queue", queue(&config).await);
     if !args.offline {
+        add("trace", traced(&config)); // not before a reload either: a broken trace stops nobody
         add("queue disk", disk(&config)); // not before a reload: a full disk is no fault of the configuration
     }
     if args.json {
@@ -139,6 +141,31 @@ async fn queue(config: &Config) -> Result<String, String> {
     let counts = queue.by_tenant().await.map_err(|error| error.to_string())?;
     let (waiting, held) = counts.iter().fold((0, 0), |(w, h), counts| (w + counts.waiting, h + counts.held));
     Ok(format!("{}, {waiting} waiting, {held} held", path.display()))
+}
+
+/// How far the trace reaches.
+fn traced(config: &Config) -> Result<String, String> {
+    let path = config.trace.path.display();
+    if config.trace.keep.is_none() {
+        let left = if config.trace.path.exists() {
+            format!("; {path} of before is there: delete it")
+        } else {
+            String::new()
+        };
+        return Ok(format!("trace.keep is \"0\": nothing is traced{left}"));
+    }
+    match trace::look_at(&config.trace.path) {
+        Ok(reach) => {
+            let oldest = reach.oldest.map(|oldest| humantime::format_rfc3339_seconds(oldest).to_string());
+            let lost = if reach.lost > 0 { format!(", {} records lost", reach.lost) } else { String::new() };
+            Ok(format!(
+                "{path}, {}{lost}",
+                oldest.map_or("empty".to_owned(), |oldest| format!("since {oldest}"))
+            ))
+        }
+        Err(SearchError::Missing(_)) => Ok(format!("{path}, not there yet: the service makes it")),
+        Err(error) => Err(format!("{error}; mail goes on without it")),
+    }
 }
 
 /// The reserve, on each file system that is there already.

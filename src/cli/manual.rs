@@ -24,6 +24,7 @@ const TABLES: &[(&str, &str)] = &[
     ("backend.oauth", "OAuthText"),
     ("[severa]", "SeveraText"),
     ("queue", "QueueText"),
+    ("trace", "TraceText"),
     ("notify", "NotifyText"),
     ("admin", "AdminText"),
     ("log", "LogText"),

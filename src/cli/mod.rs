@@ -12,6 +12,7 @@ mod postfix;
 mod queue;
 mod serve;
 mod sink;
+mod trace;
 
 use crate::config::{self, Config, OutsideError};
 use crate::observe::{self, events};
@@ -64,6 +65,11 @@ enum Command {
     Explain(explain::Args),
     /// List, show, retry, hold, drop and export activities that wait or are held
     Queue(queue::Args),
+    #[command(after_help = "Examples:\n  activity-milter trace 4bXyZ30w1Zz9vB\n  \
+                            activity-milter trace anna@mycompany.test --since 2h --json\n\n\
+                            Other people's mail is not traced. Exit code 1: nothing is known of it.")]
+    /// Say what became of a mail: when and how it came, the verdict, each attempt at the backend
+    Trace(trace::Args),
     /// Ask the directory
     Directory(directory::Args),
     /// Print the settings that Postfix needs, and check those it has
@@ -152,6 +158,7 @@ pub fn run() -> ExitCode {
             Command::Serve => serve::serve(load(&cli.config)?, &cli.config).await,
             Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
             Command::Queue(args) => queue::queue(&load(&cli.config)?, args).await,
+            Command::Trace(args) => trace::trace(&load(&cli.config)?, args).await,
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
             Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,

@@ -4,8 +4,9 @@ use super::{Failure, other};
 use crate::activity::Cut;
 use crate::config::Config;
 use crate::mail::Raw;
-use crate::observe::events;
+use crate::observe::{self, events};
 use crate::queue::{self, Change as Changes, Entry, Filter, Item, OpenError, Queue, State, SystemClock};
+use crate::trace;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
+
+/// Time for the trace to take what was done by hand.
+const TRACE_TIME: Duration = Duration::from_secs(5);
 
 /// Activities listed, or changed, at once.
 const AT_ONCE: usize = 1000;
@@ -135,7 +139,15 @@ pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failu
     let queue: Result<_, OpenError> = tokio::task::spawn_blocking(open).await.map_err(other)?;
     let queue = queue.map_err(other)?;
     let queue = queue.as_ref();
-    match args.command {
+    // The service makes the file, whose owner it must be.
+    observe::start_trace(&config.trace, false);
+    let done = run(queue, args.command).await;
+    trace::stop(TRACE_TIME);
+    done
+}
+
+async fn run(queue: &dyn Queue, command: Command) -> Result<ExitCode, Failure> {
+    match command {
         Command::List { which, limit, json } => list(queue, &which, limit, json).await,
         Command::Show { key, json } => show(queue, &key, json).await,
         Command::Retry(which) => change(queue, &which, "retried", &Changes::Retry).await,
@@ -259,8 +271,8 @@ async fn show(queue: &dyn Queue, key: &str, json: bool) -> Result<ExitCode, Fail
     Ok(ExitCode::SUCCESS)
 }
 
-/// The ids that are meant; a command without key or filter must say `--all`.
-async fn meant(queue: &dyn Queue, change: &Change) -> Result<Vec<i64>, Failure> {
+/// Those that are meant; a command without key or filter must say `--all`.
+async fn meant(queue: &dyn Queue, change: &Change) -> Result<Vec<Entry>, Failure> {
     let Change { which, all: everything } = change;
     if which.keys.is_empty() && !everything {
         return Err(other("give keys, or --all with or without filters (--state, --tenant, --older-than)"));
@@ -268,7 +280,7 @@ async fn meant(queue: &dyn Queue, change: &Change) -> Result<Vec<i64>, Failure> 
     for key in &which.keys {
         the_one(queue, key).await?;
     }
-    Ok(all(queue, which.filter(None)).await?.iter().map(|entry| entry.id).collect())
+    all(queue, which.filter(None)).await
 }
 
 async fn change(
@@ -281,7 +293,16 @@ async fn change(
     let bar = bar(ids.len());
     let mut changed = 0;
     for chunk in ids.chunks(AT_ONCE) {
-        changed += queue.change(chunk.to_vec(), how.clone()).await.map_err(other)?;
+        let rows = chunk.iter().map(|entry| entry.id).collect();
+        changed += queue.change(rows, how.clone()).await.map_err(other)?;
+        // What is in flight, or held already, is left as it is.
+        let is_changed = |entry: &&Entry| match how {
+            Changes::Hold { .. } => entry.state == State::Waiting,
+            _ => entry.state != State::InFlight,
+        };
+        for entry in chunk.iter().filter(is_changed) {
+            events::by_hand(what, entry.key.as_str(), &entry.tenant, entry.queue_id.as_deref());
+        }
         bar.inc(chunk.len() as u64);
     }
     bar.finish_and_clear();

@@ -10,6 +10,7 @@ use crate::mail::Budget;
 use crate::notify;
 use crate::observe::{self, events, metrics};
 use crate::queue::{self, Queue, SystemClock};
+use crate::trace;
 use miette::Report;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -35,12 +36,16 @@ const COURIER_TIME: Duration = Duration::from_secs(10);
 /// Time for the configuration to be read again: a file server, or a pipe in its place, must not stop reloads for ever.
 const READ_TIME: Duration = Duration::from_secs(10);
 
+/// Time for the trace to write its last records.
+const TRACE_TIME: Duration = Duration::from_secs(2);
+
 /// How often systemd is told that the queue is still being opened.
 const OPEN_TICK: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failure> {
     observe::start(&config.log);
     metrics::start();
+    observe::start_trace(&config.trace, true);
     raise_open_files();
     let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
@@ -307,6 +312,7 @@ impl Running {
         };
         let _ = tokio::time::timeout(COURIER_TIME, finish).await;
         self.pulse.iter().for_each(JoinHandle::abort);
+        let _ = tokio::task::spawn_blocking(|| trace::stop(TRACE_TIME)).await;
         events::stopped(cut_off);
         served
     }

@@ -24,6 +24,7 @@ use crate::observe;
 use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
 use crate::source::{Source, SourceError, open_regular};
+use crate::trace;
 use crate::web::SecretFile;
 use outside::{BackendText, DirectoryText};
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -65,6 +66,8 @@ pub struct Config {
     pub courier: courier::Settings,
     /// Where accepted activities wait.
     pub queue: queue::Settings,
+    /// Where it is kept what became of each mail.
+    pub trace: trace::Settings,
     /// Metrics, health, status page.
     pub admin: admin::Settings,
     /// Who is told of held activities, if anybody.
@@ -89,6 +92,7 @@ impl Config {
                 ("lmtp", format!("{:?}", config.lmtp)),
                 ("admin", format!("{:?}", config.admin)),
                 ("queue", format!("{:?}", config.queue)),
+                ("trace", format!("{:?}", config.trace)),
                 ("notify", format!("{:?}", config.notify)),
                 ("message.memory_limit", config.memory_limit.to_string()),
                 ("backend.delivery", format!("{:?}", config.delivery)),
@@ -144,6 +148,8 @@ struct ConfigText {
     admin: AdminText,
     #[serde(default)]
     queue: QueueText,
+    #[serde(default)]
+    trace: TraceText,
     /// Without this table nobody is told of held activities.
     notify: Option<NotifyText>,
     #[serde(default)]
@@ -294,6 +300,54 @@ impl Default for QueueText {
             held_counts: Text(Span(Duration::from_secs(30 * 24 * 3600))),
             min_free: Text(Size(256 << 20)),
             max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TraceText {
+    /// How long it is kept what became of each mail, for `activity-milter trace`; default 7d, `0` is off.
+    keep: Text<Keep>,
+    /// The file; default `trace.db` beside `queue.path`.
+    path: Option<Spanned<PathBuf>>,
+}
+
+impl Default for TraceText {
+    fn default() -> Self {
+        Self { keep: Text(Keep(Some(trace::KEEP))), path: None }
+    }
+}
+
+impl TraceText {
+    fn validate(self, source: &Source, queue: &queue::Settings) -> Result<trace::Settings, SourceError> {
+        let path = match self.path {
+            None => queue.path.with_file_name("trace.db"),
+            Some(path) if *path.get_ref() == queue.path => {
+                let message = "trace.path is the queue's file: give the trace one of its own";
+                return Err(source.error(path.span(), message));
+            }
+            Some(path) => path.into_inner(),
+        };
+        let Text(Keep(keep)) = self.keep;
+        Ok(trace::Settings { keep, min_free: queue.min_free, ..trace::Settings::new(path) })
+    }
+}
+
+/// How long something is kept; `"0"`: not at all.
+#[derive(Clone, Copy, Debug)]
+struct Keep(Option<Duration>);
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match humantime::parse_duration(text) {
+            Ok(time) => Ok(Self((!time.is_zero()).then_some(time.min(LONGEST_SPAN)))),
+            Err(_) if text.trim() == "0" => Ok(Self(None)),
+            Err(_) => {
+                Err(format!("\"{text}\" is no time span: write one like \"7d\", or \"0\" to keep nothing"))
+            }
         }
     }
 }
@@ -562,6 +616,21 @@ impl ConfigText {
         {
             return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
         }
+        let queue = queue::Settings {
+            path: self.queue.path,
+            spool: self.queue.spool,
+            max_items: u64::from(self.queue.max_items),
+            max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
+            held_counts: self.queue.held_counts.0.0,
+            min_free: self.queue.min_free.0.0,
+        };
+        let trace = self.trace.validate(source, &queue)?;
+        if let DirectoryKind::Severa(copy) = &outside.directory
+            && copy.path == trace.path
+        {
+            let message = "directory.path is the trace's file: give the copy one of its own";
+            return Err(source.error(0..0, message));
+        }
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },
             milter,
@@ -572,14 +641,8 @@ impl ConfigText {
             delivery,
             outside,
             courier,
-            queue: queue::Settings {
-                path: self.queue.path,
-                spool: self.queue.spool,
-                max_items: u64::from(self.queue.max_items),
-                max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
-                held_counts: self.queue.held_counts.0.0,
-                min_free: self.queue.min_free.0.0,
-            },
+            queue,
+            trace,
             admin: self.admin.validate(source)?,
             notify: self.notify.map(|notify| notify.validate(source)).transpose()?,
             log: observe::Settings {
@@ -679,6 +742,14 @@ mod tests {
             (
                 "[queue]\nmax_age = \"5 fortnights\"",
                 "am.toml:7:11: max_age: \"5 fortnights\" is no time span",
+            ),
+            (
+                "[trace]\nkeep = \"soon\"",
+                "am.toml:7:8: keep: \"soon\" is no time span: write one like \"7d\", or \"0\"",
+            ),
+            (
+                "[queue]\npath = \"/x/queue.db\"\n[trace]\npath = \"/x/queue.db\"",
+                "am.toml:9:8: path: trace.path is the queue's file: give the trace one of its own",
             ),
             ("[log]\nlevel = \"loud\"", "am.toml:7:9: level: \"loud\" is no level"),
             ("[replies]\nno-subject = \"ä\"", "am.toml:7:14: no-subject: SMTP replies are printable ASCII"),
@@ -802,6 +873,22 @@ mod tests {
         assert_eq!(config.outside.client.connection.timeout, LONGEST_SPAN);
         assert_eq!(config.queue.held_counts, LONGEST_SPAN);
         config.outside.open().unwrap();
+    }
+
+    #[test]
+    fn the_trace_lies_beside_the_queue_for_a_week_or_not_at_all() {
+        let trace = |lines: &str| read(&format!("{LEAST}{lines}\n")).unwrap().trace;
+        let week = Some(Duration::from_secs(7 * 24 * 3600));
+        for (lines, path, keep) in [
+            ("", "/var/lib/activity-milter/trace.db", week),
+            ("[queue]\npath = \"/x/q.db\"", "/x/trace.db", week),
+            ("[trace]\npath = \"/y/t.db\"\nkeep = \"1h\"", "/y/t.db", Some(Duration::from_secs(3600))),
+            ("[trace]\nkeep = \"0\"", "/var/lib/activity-milter/trace.db", None),
+            ("[trace]\nkeep = \"0s\"", "/var/lib/activity-milter/trace.db", None),
+        ] {
+            let trace = trace(lines);
+            assert_eq!((trace.path.as_path(), trace.keep), (Path::new(path), keep), "{lines}");
+        }
     }
 
     #[test]

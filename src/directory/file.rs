@@ -9,7 +9,7 @@ use super::{Directory, People, Unavailable, check_prefix};
 use crate::mail::Address;
 use crate::observe::{
     events,
-    versions::{self, What},
+    versions::{self, Kind},
 };
 use crate::rules::{Contact, Person, Project, Tenant, User};
 use crate::source::{Source, SourceError, Version, read_regular};
@@ -30,7 +30,7 @@ use toml::Spanned;
 /// saves the file waits about twice this long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What was changed this long ago has settled, without a second look. Much more than the second that is needed, because
+/// Kind was changed this long ago has settled, without a second look. Much more than the second that is needed, because
 /// the clock may be a file server's.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
@@ -270,7 +270,7 @@ impl<'a> Once<'a> {
 /// How a text becomes an index.
 type Parse = fn(&Source) -> Result<Index, SourceError>;
 
-/// What is at the path, and since when the same has been seen there.
+/// Kind is at the path, and since when the same has been seen there.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     version: Option<Version>,
@@ -299,7 +299,7 @@ impl Look {
     }
 }
 
-/// What a look came to.
+/// Kind a look came to.
 #[derive(Debug)]
 enum Found {
     /// The version that was read last.
@@ -357,13 +357,13 @@ async fn look(
     tokio::task::spawn_blocking(work).await.ok() // else the program ends
 }
 
-/// What the looks have seen so far.
+/// Kind the looks have seen so far.
 #[derive(Debug, Default)]
 struct Seen {
     last: Option<Look>,
     /// The version that was read last, in use or refused: it is not read again.
     judged: Option<Version>,
-    /// What was wrong at the last look; what stays wrong is said once.
+    /// Kind was wrong at the last look; what stays wrong is said once.
     told: Option<String>,
 }
 
@@ -380,14 +380,14 @@ pub struct FileDirectory {
 impl FileDirectory {
     /// Reads the file as it is now: for commands, which are started when it is written.
     /// # Errors
-    /// What is wrong with it.
+    /// Kind is wrong with it.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let look = Look::after(None, path);
         let index = Index::read(&Source::read(path)?)?;
         events::directory_read(path, index.tenants.len(), index.addresses);
         let mut directory = Self::new(path, Index::read);
         directory.index.store(Arc::new(index));
-        // What has not settled is read again by who watches.
+        // Kind has not settled is read again by who watches.
         let judged = look.version.filter(|_| look.has_settled() && Version::of(path) == look.version);
         directory.seen = Mutex::new(Seen { last: Some(look), judged, told: None });
         Ok(directory)
@@ -395,7 +395,7 @@ impl FileDirectory {
 
     /// Reads the file once it has settled: for the service, which may be started while somebody writes it.
     /// # Errors
-    /// What is wrong with it; that it never settles.
+    /// Kind is wrong with it; that it never settles.
     pub async fn settled(path: &Path) -> Result<Self, SourceError> {
         let directory = Self::new(path, Index::read);
         directory.reload().await?;
@@ -418,7 +418,7 @@ impl FileDirectory {
 
     /// Reads the file now, as soon as it has settled, whether it is another version or not.
     /// # Errors
-    /// What is wrong with it; that it names no tenant any more; that it never settles. What is in use stays in use.
+    /// Kind is wrong with it; that it names no tenant any more; that it never settles. Kind is in use stays in use.
     pub async fn reload(&self) -> Result<(), SourceError> {
         // A look may hang, ours or the watcher's: the file server's business.
         let late =
@@ -481,9 +481,9 @@ impl FileDirectory {
         {
             events::directory_refused(&self.path, &error);
         }
-        // What could not be read is there again, as it was.
+        // Kind could not be read is there again, as it was.
         if seen.told.is_some() && told.is_none() {
-            versions::in_order(What::Directory, &self.path);
+            versions::in_order(Kind::Directory, &self.path);
         }
         seen.told = told;
     }
@@ -514,7 +514,7 @@ impl FileDirectory {
 
 impl Drop for FileDirectory {
     fn drop(&mut self) {
-        versions::in_order(What::Directory, &self.path);
+        versions::in_order(Kind::Directory, &self.path);
     }
 }
 
@@ -645,7 +645,7 @@ mod tests {
         false
     }
 
-    /// What is logged until the guard is dropped, by this thread.
+    /// Kind is logged until the guard is dropped, by this thread.
     fn log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(file.reopen().unwrap());
@@ -719,7 +719,7 @@ mod tests {
         fs::write(path, text).unwrap();
     }
 
-    /// What can happen to the file: how it was put there, and what is wrong then.
+    /// Kind can happen to the file: how it was put there, and what is wrong then.
     type Happening = (&'static str, fn(&Path, &str), fn(&Path), Option<&'static str>);
 
     const HAPPENINGS: &[Happening] = &[

@@ -13,11 +13,11 @@ mod session;
 
 pub use listener::{BindError, Listen, Listener, SocketSettings, default_socket};
 pub use service::{LOOK_UP_TIME, Live, Policy, Service, Shadow};
-pub use session::{End, Fault, Recall, Session, Step};
+pub use session::{End, Fault, Recall, Session, Step, Told};
 
 use crate::activity::{Activity, Key, Parcel};
 use crate::courier::{Desk, Given};
-use crate::mail::Address;
+use crate::mail::{Address, Intake};
 use crate::observe::{events, metrics};
 use crate::queue::{Put, Queue, StorageError};
 use crate::rules::{Addressing, Mixed, Reason, Reply};
@@ -73,16 +73,16 @@ impl Summary {
 
 /// Records what a message came to and says how the transaction ends.
 pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
-    let (parcel, queue_id, then, _in_flight, _reserved) = match end {
+    let (parcel, queue_id, transaction, then, _in_flight, _reserved) = match end {
         End::Step(step) => return step.into(),
-        End::Record { parcel, queue_id, then, in_flight, reserved } => {
-            (parcel, queue_id, then, in_flight, reserved)
+        End::Record { parcel, queue_id, transaction, then, in_flight, reserved } => {
+            (parcel, queue_id, transaction, then, in_flight, reserved)
         }
     };
     let bytes = parcel.raw.len();
-    let envelope = parcel.activities.first().map(|activity| &activity.envelope);
-    let sender = envelope.and_then(|envelope| envelope.sender.clone()).unwrap_or_default();
-    let client = envelope.and_then(|envelope| envelope.client.clone());
+    let envelope = parcel.activities.first().map(|activity| activity.envelope.clone());
+    let message_id = parcel.activities.first().and_then(|activity| activity.message_id.clone());
+    let sender = envelope.as_ref().and_then(|envelope| envelope.sender.clone()).unwrap_or_default();
     let started = Instant::now();
     let summaries: Vec<Summary> =
         parcel.activities.iter().map(|activity| Summary::of(activity, &service.addressing)).collect();
@@ -101,7 +101,13 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
             tenant: Some(&tenant),
             sender: Some(&sender),
             recipient: recipient.as_deref(),
-            client: client.as_deref(),
+            transaction: Some(transaction),
+            door: envelope.as_ref().map(|envelope| door(&envelope.intake)),
+            client: envelope.as_ref().and_then(|envelope| envelope.client.as_deref()),
+            message_id: message_id.as_deref(),
+            key: Some(key.as_str()),
+            recipients: envelope.as_ref().map_or(&[], |envelope| &envelope.recipients),
+            detail: None,
         };
         match outcome {
             Ok(put) => {
@@ -110,7 +116,8 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
             }
             Err((reason, detail)) => {
                 let reply = service.texts.reply_with(reason, address.as_ref(), &detail);
-                events::refused(&who, "end-of-message", &reply);
+                let detail = Some(detail.as_str());
+                events::refused(&events::Who { detail, ..who }, "end-of-message", &reply);
                 refused.push((key, reply));
             }
         }
@@ -122,6 +129,12 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
         _ => then,
     };
     Concluded { step, refused }
+}
+
+/// The name of a door, from an activity.
+fn door(intake: &str) -> &'static str {
+    let doors = [Intake::Milter, Intake::Lmtp, Intake::Explain];
+    doors.map(Intake::as_str).into_iter().find(|door| *door == intake).unwrap_or_default()
 }
 
 /// Into the queue, all or none.

@@ -10,7 +10,7 @@ use crate::mail::{
     Address, Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, ReadPart, Reader, Recipient,
     Reservation, Spill, SpillError, domain_of, parse_path,
 };
-use crate::observe::{events, metrics};
+use crate::observe::{self, events, metrics};
 use crate::rules::{self, Addressing, Correspondents, Mixed, Reason, Record, Reply, Target, Verdict};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,6 +25,9 @@ const PARSED_INLINE: usize = 64 * 1024;
 
 /// Bytes of body that are read before another session has its turn.
 const PIECE: usize = 64 * 1024;
+
+/// Recipients that the trace is told of.
+const TOLD: usize = 50;
 
 /// Bytes of text in all activities of a message together.
 const TEXT_OF_ALL: usize = 8 * 1024 * 1024;
@@ -55,6 +58,8 @@ pub enum End {
         parcel: Parcel,
         /// For the log.
         queue_id: String,
+        /// For the trace: which transaction it was.
+        transaction: i64,
         /// What to answer once they are on disk.
         then: Step,
         /// Shows the drain that this message still wants its answer.
@@ -108,6 +113,8 @@ pub struct Session {
     parts: Vec<ReadPart>,
     /// Whom the head names without being listed.
     left_out: Option<LeftOut>,
+    /// What the log says of the last transaction, after its end too.
+    last: Told,
     _counted: TaskTrackerToken,
 }
 
@@ -121,6 +128,10 @@ enum Stage {
 
 /// What MAIL and RCPT said.
 struct Transaction {
+    /// For the trace: before the second RCPT it has no queue id.
+    id: i64,
+    /// Once the head is read.
+    message_id: Option<String>,
     envelope: Envelope,
     /// Integration recipients and what they resolve to; the raw form is what DELRCPT must name.
     targets: Vec<(CString, Target)>,
@@ -129,6 +140,17 @@ struct Transaction {
     other_recipients: bool,
     /// Shows the drain that this message wants an answer.
     in_flight: Option<TaskTrackerToken>,
+}
+
+/// What the log and the trace say of a transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Its number.
+    pub transaction: Option<i64>,
+    /// The envelope sender.
+    pub sender: Option<String>,
+    /// Message-ID without brackets.
+    pub message_id: Option<String>,
 }
 
 /// The header as it arrives, exactly as Postfix shows it.
@@ -165,6 +187,7 @@ impl Session {
             stage: Stage::Idle,
             parts: Vec::new(),
             left_out: None,
+            last: Told::default(),
         }
     }
 
@@ -185,6 +208,8 @@ impl Session {
     pub fn mail(&mut self, path: &[u8], intake: Intake) {
         self.service = self.live.now();
         self.stage = Stage::Envelope(Transaction {
+            id: observe::transaction(),
+            message_id: None,
             envelope: Envelope {
                 sender: parse_path(path).ok().flatten(),
                 recipients: Vec::new(),
@@ -309,7 +334,7 @@ impl Session {
     /// # Errors
     /// A fault for a command out of order.
     pub async fn end_of_header(&mut self) -> Result<Step, Fault> {
-        let Stage::Header(transaction, raw) = std::mem::replace(&mut self.stage, Stage::Idle) else {
+        let Stage::Header(mut transaction, raw) = std::mem::replace(&mut self.stage, Stage::Idle) else {
             return Err(Fault::OutOfOrder("end of header"));
         };
         let RawHead { bytes, mut reserved, failed } = raw;
@@ -321,6 +346,7 @@ impl Session {
             Err(reason) => return Ok(self.refuse(&transaction, reason)),
         };
         let ReadHead { bytes, head, correspondents, reader } = read;
+        transaction.message_id.clone_from(&head.message_id);
         let left_out = LeftOut {
             omitted: correspondents.omitted,
             skipped: correspondents.skipped,
@@ -359,7 +385,7 @@ impl Session {
                         Mixed::Each if reply.reason == Reason::NoUser => {}
                         Mixed::Each => transaction.log_refusal(Some(tenant), None, "end-of-header", reply),
                         Mixed::Strip | Mixed::Reject => {
-                            transaction.log(Some(tenant), None, |who| events::stripped(who, reply));
+                            transaction.tell(Some(tenant), None, true, |who| events::stripped(who, reply))
                         }
                     }
                 }
@@ -394,21 +420,23 @@ impl Session {
         match self.service.decide(&transaction.shadowed, head, correspondents, others, mixed).await {
             Err(error) => events::directory_unavailable(queue_id, &error),
             Ok(Verdict::Refuse(reply)) => {
-                transaction.log(Some(&first.tenant.id), Some(&first.address), |who| {
-                    events::would_refuse(who, "end-of-header", &reply);
-                });
+                transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)
             }
             Ok(Verdict::Record { records, refused }) => {
                 for (tenant, reply) in &refused {
-                    transaction.log(Some(tenant), None, |who| {
-                        events::would_refuse(who, "end-of-header", reply);
-                    });
+                    let target = transaction.shadowed.iter().find(|target| target.tenant.id == *tenant);
+                    transaction.would_refuse(target, tenant, "end-of-header", reply);
                 }
                 for parties in records.iter().map(|record| &record.parties) {
                     let project = parties.project.as_ref().map(|p| p.number.as_str());
-                    transaction.log(Some(&parties.tenant.id), None, |who| {
-                        events::would_record(who, project);
+                    let (tenant, is_it) = (&parties.tenant.id, |target: &&Target| {
+                        target.tenant.id == parties.tenant.id
+                            && target.project.as_ref().map(|p| p.number.as_str()) == project
                     });
+                    let target = transaction.shadowed.iter().find(is_it);
+                    let recipient = target.map(|target| target.address.to_string());
+                    let tell = |who: &events::Who<'_>| events::would_record(who, project);
+                    transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
                 }
             }
         }
@@ -436,6 +464,7 @@ impl Session {
             Stage::Body(transaction, decided) => (transaction, *decided),
             _ => return Err(Fault::OutOfOrder("end of message")),
         };
+        self.last = transaction.told();
         let Decided { head, records, reader, refused, spill, failed, .. } = decided;
         let then = transaction.after_accept(&self.service.policy, &refused);
         let recalled = transaction.recalled(&refused);
@@ -451,7 +480,7 @@ impl Session {
         };
         let Some(reader) = reader else { return Err(Fault::Internal("the body was not read".to_owned())) };
         let held = reader.held();
-        let queue_id = transaction.queue_id().to_owned();
+        let (queue_id, number) = (transaction.queue_id().to_owned(), transaction.id);
         let in_flight = transaction.in_flight.take();
         let parties: Vec<_> = records.into_iter().map(|record| record.parties).collect();
         let build = move || {
@@ -471,7 +500,7 @@ impl Session {
             return Ok((End::Step(then), recalls));
         }
         self.parts = parts;
-        Ok((End::Record { parcel, queue_id, then, in_flight, reserved }, recalls))
+        Ok((End::Record { parcel, queue_id, transaction: number, then, in_flight, reserved }, recalls))
     }
 
     /// Whom the last head names without being listed, for `explain`.
@@ -503,7 +532,15 @@ impl Session {
 
     /// The transaction is over, whatever it had come to.
     pub fn abort(&mut self) {
+        if let Stage::Envelope(t) | Stage::Header(t, _) | Stage::Body(t, _) = &self.stage {
+            self.last = t.told();
+        }
         self.stage = Stage::Idle;
+    }
+
+    /// What the log says of the transaction that ended last.
+    pub fn last(&self) -> &Told {
+        &self.last
     }
 
     /// What the integration recipients so far resolve to, in the order of RCPT.
@@ -547,8 +584,7 @@ impl Session {
             let shadowed = transaction.shadowed.first();
             let reply = self.service.texts.reply(reason, shadowed.map(|t| &t.address));
             let tenant = shadowed.map(|t| t.tenant.id.as_str());
-            let address = shadowed.map(|t| &t.address);
-            transaction.log(tenant, address, |who| events::would_refuse(who, "message", &reply));
+            transaction.would_refuse(shadowed, tenant.unwrap_or_default(), "message", &reply);
             return Step::Pass;
         };
         let reply = self.service.texts.reply(reason, Some(&target.address));
@@ -603,21 +639,53 @@ impl Transaction {
         all.filter(|address| !addressing.covers(address)).cloned().collect()
     }
 
-    /// Logs something about it, for a tenant and an integration address. The null sender is shown as such.
-    fn log(&self, tenant: Option<&str>, recipient: Option<&Address>, say: impl FnOnce(&events::Who<'_>)) {
-        let sender = self.envelope.sender.as_ref().map(Address::to_string).unwrap_or_default();
-        let recipient = recipient.map(Address::to_string);
-        say(&events::Who {
+    fn log_refusal(&self, tenant: Option<&str>, to: Option<&Address>, stage: &'static str, reply: &Reply) {
+        let recipient = to.map(Address::to_string);
+        self.tell(tenant, recipient.as_deref(), stage != "rcpt", |who| events::refused(who, stage, reply));
+    }
+
+    /// Shadow mode: this reply would have been given.
+    fn would_refuse(&self, target: Option<&Target>, tenant: &str, stage: &'static str, reply: &Reply) {
+        let recipient = target.map(|target| target.address.to_string());
+        let tell = |who: &events::Who<'_>| events::would_refuse(who, stage, reply);
+        self.tell(Some(tenant).filter(|tenant| !tenant.is_empty()), recipient.as_deref(), true, tell);
+    }
+
+    /// Says what became of the message, or of a recipient. `all`: with the other recipients, as far as they are told.
+    fn tell(
+        &self,
+        tenant: Option<&str>,
+        recipient: Option<&str>,
+        all: bool,
+        tell: impl FnOnce(&events::Who<'_>),
+    ) {
+        let recipients: Vec<String> = if all {
+            self.envelope.recipients.iter().take(TOLD).map(|r| r.address.to_string()).collect()
+        } else {
+            Vec::new()
+        };
+        let Told { transaction, sender, message_id } = self.told();
+        tell(&events::Who {
             queue_id: self.queue_id(),
             tenant,
-            sender: Some(&sender),
-            recipient: recipient.as_deref(),
+            sender: sender.as_deref(),
+            recipient,
+            transaction,
+            door: Some(self.envelope.intake.as_str()),
             client: self.envelope.client.as_deref(),
+            message_id: message_id.as_deref(),
+            recipients: &recipients,
+            ..events::Who::default()
         });
     }
 
-    fn log_refusal(&self, tenant: Option<&str>, to: Option<&Address>, stage: &'static str, reply: &Reply) {
-        self.log(tenant, to, |who| events::refused(who, stage, reply));
+    fn told(&self) -> Told {
+        Told {
+            transaction: Some(self.id),
+            // The null sender is shown as such.
+            sender: Some(self.envelope.sender.as_ref().map(Address::to_string).unwrap_or_default()),
+            message_id: self.message_id.clone(),
+        }
     }
 
     /// What LMTP's recipients without a user are known by, if they are: index among the targets, tenant and project.
@@ -653,7 +721,8 @@ impl Transaction {
         let tenant = refusal.tenant.as_ref();
         let id = tenant.map(|tenant| tenant.id.as_str());
         if service.shadows(tenant) {
-            self.log(id, address, |who| events::would_refuse(who, "rcpt", &reply));
+            let recipient = address.map(Address::to_string);
+            self.tell(id, recipient.as_deref(), false, |who| events::would_refuse(who, "rcpt", &reply));
             if self.envelope.intake != Intake::Lmtp {
                 self.other_recipients = true;
                 return Step::Continue;

@@ -6,14 +6,9 @@
 //! The line shows the fields in the order in which they stand here: reply, addresses, client, tenant, project, key,
 //! attempt, the rest, and last the text of an error.
 
-use super::{
-    ids,
-    limit::Limiter,
-    log::shown,
-    metrics, recent,
-    versions::{self, What},
-};
+use super::{ids, limit::Limiter, log::shown, metrics, recent, traced, versions};
 use crate::rules::Reply;
+use crate::trace::{Report, What};
 use std::{
     fmt::Display,
     path::Path,
@@ -47,8 +42,20 @@ pub struct Who<'a> {
     pub sender: Option<&'a str>,
     /// The integration address.
     pub recipient: Option<&'a str>,
+    /// Which transaction, by a number given once.
+    pub transaction: Option<i64>,
+    /// `milter` or `lmtp`.
+    pub door: Option<&'static str>,
     /// The SMTP client's IP address.
     pub client: Option<&'a str>,
+    /// Message-ID without brackets.
+    pub message_id: Option<&'a str>,
+    /// The activity's key.
+    pub key: Option<&'a str>,
+    /// Recipients of the envelope.
+    pub recipients: &'a [String],
+    /// What the backend said (direct mode).
+    pub detail: Option<&'a str>,
 }
 
 /// What a line about an activity on its way to the backend says of it.
@@ -84,7 +91,7 @@ pub fn stopped(cut_off: usize) {
 
 /// New settings are in use; `restart` names those that count only after a restart.
 pub fn reloaded(path: &Path, restart: &str) {
-    versions::in_order(What::Configuration, path);
+    versions::in_order(versions::Kind::Configuration, path);
     if restart.is_empty() {
         event!(info, RELOADED, "configuration read again");
     } else {
@@ -94,7 +101,7 @@ pub fn reloaded(path: &Path, restart: &str) {
 
 /// New settings are wrong; the old ones stay.
 pub fn reload_refused(path: &Path, error: &dyn Display) {
-    versions::refused(What::Configuration, path, error.to_string());
+    versions::refused(versions::Kind::Configuration, path, error.to_string());
     event!(error, RELOAD_REFUSED, %error, "new configuration refused, the old one stays in use");
 }
 
@@ -113,15 +120,43 @@ pub fn admin_misdirected(host: &str) {
     );
 }
 
+/// A person did this with an activity: `retried`, `held`, `dropped` or `redelivered`; for the trace.
+pub fn by_hand(what: &str, key: &str, tenant: &str, queue_id: Option<&str>) {
+    traced::by_hand(what, key, tenant, queue_id);
+}
+
+/// Something is to be said of the trace.
+pub fn trace(report: &Report) {
+    match report {
+        Report::Aside { path, aside, why } => {
+            let (path, aside) = (path.display(), aside.display());
+            event!(warn, TRACE_ASIDE, %path, %aside, why, "the trace is damaged: moved aside, and begun anew");
+        }
+        Report::Trouble { path, message } => {
+            limited!(
+                warn,
+                TRACE_UNKEPT,
+                path = %path.display(),
+                error = message,
+                "the trace cannot be written: mail goes on, and what happens to it is not kept"
+            );
+        }
+        Report::GoesOn => event!(info, TRACE_GOES_ON, "the trace is written again"),
+        Report::Lost(records) => {
+            limited!(warn, TRACE_LOST, records, "the trace has gaps: records were not kept")
+        }
+    }
+}
+
 /// The directory file was read.
 pub fn directory_read(path: &Path, tenants: usize, addresses: usize) {
-    versions::in_order(What::Directory, path);
+    versions::in_order(versions::Kind::Directory, path);
     event!(info, DIRECTORY_READ, path = %path.display(), tenants, addresses, "directory read");
 }
 
 /// A new version of the directory file is broken, names nobody or cannot be read; the old one stays.
 pub fn directory_refused(path: &Path, error: &dyn Display) {
-    versions::refused(What::Directory, path, error.to_string());
+    versions::refused(versions::Kind::Directory, path, error.to_string());
     event!(warn, DIRECTORY_REFUSED, %error, "new directory file refused, the old one stays in use");
 }
 
@@ -142,6 +177,7 @@ pub fn accept_failed(error: &dyn Display, pause: Duration) {
 
 /// A message or a recipient was refused or deferred: one line for each reply we give.
 pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
+    traced::refused(who, stage, reply);
     let Who { queue_id, tenant, client, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     let (code, reason) = (reply.code, reply.reason.as_str());
@@ -171,6 +207,7 @@ pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
 
 /// A refusal that the sender does not hear of: the tenant's recipients were taken out of a mixed transaction.
 pub fn stripped(who: &Who<'_>, reply: &Reply) {
+    traced::answer(What::Stripped, who, "end-of-header", reply);
     let Who { queue_id, tenant, client, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     metrics::message("strip", reply.reason.as_str());
@@ -192,6 +229,11 @@ pub fn stripped(who: &Who<'_>, reply: &Reply) {
 
 /// An activity is on disk; the client hears 250. `known`: the same e-mail was recorded before.
 pub fn recorded(who: &Who<'_>, project: Option<&str>, key: &str, known: bool) {
+    traced::recorded(
+        if known { What::Known } else { What::Recorded },
+        &Who { key: Some(key), ..*who },
+        project,
+    );
     let Who { queue_id, tenant, client, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     metrics::recorded();
@@ -221,6 +263,7 @@ pub fn people_left_out(queue_id: &str, omitted: usize, skipped: usize, cut_field
 
 /// Shadow mode: this reply would have been given.
 pub fn would_refuse(who: &Who<'_>, stage: &'static str, reply: &Reply) {
+    traced::would_refuse(who, stage, reply);
     let verdict = if reply.is_deferral() { "would_defer" } else { "would_reject" };
     let Who { queue_id, tenant, client, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
@@ -244,6 +287,7 @@ pub fn would_refuse(who: &Who<'_>, stage: &'static str, reply: &Reply) {
 
 /// Shadow mode: this activity would have been recorded.
 pub fn would_record(who: &Who<'_>, project: Option<&str>) {
+    traced::recorded(What::WouldRecord, who, project);
     let Who { queue_id, tenant, client, .. } = *who;
     let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
     metrics::message("would_record", "");
@@ -270,6 +314,7 @@ pub fn passed(queue_id: &str) {
 
 /// Something of ours failed; the client is told to try again.
 pub fn fault(queue_id: &str, stage: &'static str, error: &dyn Display) {
+    traced::fault(queue_id, stage, error);
     metrics::fault(stage);
     limited!(error, FAULT, queue_id, stage, %error, "fault");
 }
@@ -277,6 +322,7 @@ pub fn fault(queue_id: &str, stage: &'static str, error: &dyn Display) {
 /// The backend has the activity.
 pub fn delivered(which: &Which<'_>, attempt: u32, elapsed: Duration) {
     let Which { queue_id, key, tenant } = *which;
+    traced::attempt(What::Delivered, key, tenant, attempt, Some(elapsed), "");
     metrics::delivery("taken", Some(elapsed));
     event!(info, DELIVERED, queue_id, tenant, key, attempt, elapsed_ms = millis(elapsed), "delivered");
 }
@@ -293,6 +339,7 @@ pub struct Times {
 /// The attempt failed for now. `denied`: it, or our settings.
 pub fn deferred(which: &Which<'_>, attempt: u32, times: Times, denied: bool, reason: &str) {
     let (Which { queue_id, key, tenant }, Times { elapsed, delay }) = (*which, times);
+    traced::attempt(What::TriedInVain, key, tenant, attempt, Some(delay), reason);
     metrics::delivery(if denied { "misconfigured" } else { "again" }, Some(elapsed));
     let (elapsed_ms, next_in_ms) = (millis(elapsed), millis(delay));
     event!(
@@ -312,6 +359,7 @@ pub fn deferred(which: &Which<'_>, attempt: u32, times: Times, denied: bool, rea
 /// Direct mode: the attempt failed, and the client is told to come again.
 pub fn not_delivered(which: &Which<'_>, elapsed: Duration, reason: &str) {
     let Which { queue_id, key, tenant } = *which;
+    traced::attempt(What::NotDelivered, key, tenant, 1, Some(elapsed), reason);
     metrics::delivery("again", Some(elapsed));
     event!(info, NOT_DELIVERED, queue_id, tenant, key, elapsed_ms = millis(elapsed), reason, "not delivered");
 }
@@ -331,6 +379,7 @@ pub fn backend_refuses_us(queue_id: &str, reason: &str) {
 /// A person must look at this activity.
 pub fn held(which: &Which<'_>, attempt: u32, reason: &str) {
     let Which { queue_id, key, tenant } = *which;
+    traced::attempt(What::Held, key, tenant, attempt, None, reason);
     metrics::delivery("held", None);
     event!(warn, HELD, queue_id, tenant, key, attempt, reason, "held");
 }
@@ -338,6 +387,7 @@ pub fn held(which: &Which<'_>, attempt: u32, reason: &str) {
 /// Our settings are wrong, and the activity waits for better ones.
 pub fn misconfigured(which: &Which<'_>, attempt: u32, reason: &str) {
     let Which { queue_id, key, tenant } = *which;
+    traced::attempt(What::TriedInVain, key, tenant, attempt, None, reason);
     metrics::delivery("misconfigured", None);
     limited!(
         info,
@@ -368,6 +418,7 @@ pub fn severa_found(key: &str, tenant: &str, what: &'static str) {
 
 /// A person deleted the activity in Severa while it was being delivered. It counts as delivered.
 pub fn severa_activity_gone(key: &str, tenant: &str) {
+    traced::attempt(What::Gone, key, tenant, 0, None, "");
     event!(
         warn,
         SEVERA_ACTIVITY_GONE,
@@ -432,13 +483,13 @@ pub fn lanes(misconfigured: bool, down: bool, tenants: usize) {
 
 /// A file with a secret has a new version, and it is in use.
 pub fn secret_read(path: &Path) {
-    versions::in_order(What::Secret, path);
+    versions::in_order(versions::Kind::Secret, path);
     event!(info, SECRET_READ, path = %path.display(), "secret read again");
 }
 
 /// A new version of a file with a secret is broken; the old secret stays.
 pub fn secret_refused(path: &Path, error: &dyn Display) {
-    versions::refused(What::Secret, path, error.to_string());
+    versions::refused(versions::Kind::Secret, path, error.to_string());
     event!(warn, SECRET_REFUSED, %error, "new secret refused, the old one stays in use");
 }
 

@@ -98,6 +98,14 @@ ids! {
     QUEUE_CHANGED = "91715ad8a2ea7551b1bd61d6510ec632";
     /// A request to the admin door names another host.
     ADMIN_MISDIRECTED = "ea522257cae34f2a901d7792a825bbe8";
+    /// A damaged trace was moved aside.
+    TRACE_ASIDE = "74b79275b88a4c219885c929ed8b857e";
+    /// The trace cannot be written.
+    TRACE_UNKEPT = "c74174deabb84d73aa1a9c8ba3018241";
+    /// The trace is written again.
+    TRACE_GOES_ON = "04e30a5f353e4410b2f34e91f8343074";
+    /// Records of the trace were not kept.
+    TRACE_LOST = "cdb054a4bbc64224ba8cde510cc035d1";
     /// The first copy of a company's Severa is begun.
     SEVERA_FIRST_PASS = "3642f4429cb6913911576b204119290d";
     /// How far the first copy of a company is.

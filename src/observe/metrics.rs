@@ -2,7 +2,7 @@
 //!
 //! Promise: labels have few values (verdicts, reasons, outcomes, states): never a tenant, an address or a queue id.
 
-use super::versions::What;
+use super::versions;
 use crate::rules::Reason;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -17,7 +17,7 @@ use std::{
 const BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// What kind of number it is.
+/// Kind kind of number it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -69,6 +69,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "1 if the newest version is in use, by what is read again; 0 if it was refused",
     ),
     (LOG_LINES_LOST, Kind::Counter, "Lines of the log that could not be written"),
+    (TRACE_LOST, Kind::Counter, "Records of the trace that were not kept"),
     (BUILD, Kind::Gauge, "1, with the version"),
 ];
 
@@ -91,6 +92,7 @@ const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
 const LAST_RELOAD: &str = "activity_milter_last_reload_successful";
 const LOG_LINES_LOST: &str = "activity_milter_log_lines_lost_total";
+const TRACE_LOST: &str = "activity_milter_trace_lost_total";
 const BUILD: &str = "activity_milter_build_info";
 
 /// Where something of ours can fail.
@@ -99,7 +101,7 @@ const STAGES: &[&str] =
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// What nearly every message counts, looked up once: the registry takes longer than the counting.
+/// Kind nearly every message counts, looked up once: the registry takes longer than the counting.
 struct Usual {
     passed: Counter,
     recorded: Counter,
@@ -167,18 +169,19 @@ fn begin_at_zero() {
     }
     // A histogram is there once it is looked up.
     let _ = (histogram!(DELIVERY_SECONDS), histogram!(END_SECONDS));
-    for what in What::ALL {
+    for what in versions::Kind::ALL {
         last_reload(what, true);
     }
 }
 
-/// What a reply of that code does to a message.
+/// Kind a reply of that code does to a message.
 pub(super) fn verdict_of(code: u16) -> &'static str {
     if code < 500 { "defer" } else { "reject" }
 }
 
 /// Folds the newest times into their buckets. Without it they are kept one by one until somebody asks, and nobody may.
 pub fn upkeep() {
+    counter!(TRACE_LOST).absolute(crate::trace::lost());
     if let Some(handle) = HANDLE.get() {
         handle.run_upkeep();
     }
@@ -265,7 +268,7 @@ pub fn severa_copy_age(age: Duration) {
 }
 
 /// The newest version of something is in use, or was refused.
-pub(super) fn last_reload(what: What, is_in_use: bool) {
+pub(super) fn last_reload(what: versions::Kind, is_in_use: bool) {
     gauge!(LAST_RELOAD, "what" => what.as_str()).set(f64::from(u8::from(is_in_use)));
 }
 
@@ -282,7 +285,7 @@ pub(super) fn log_lines_lost(lines: u64) {
     }
 }
 
-/// What is counted when somebody asks.
+/// Kind is counted when somebody asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     /// Activities waiting.

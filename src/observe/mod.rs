@@ -1,6 +1,7 @@
 //! Logs, metrics, and what happened lately.
 //!
-//! In: one function call for each event ([`events`]). Out: a log line, counters, and the memory of the last day.
+//! In: one function call for each event ([`events`]). Out: a log line, counters, the memory of the last day, and a record
+//! for the trace.
 //! Promise: never subject, body, names of attachments, tokens; addresses as `log.addresses` says.
 
 pub mod events;
@@ -9,6 +10,8 @@ mod limit;
 mod log;
 pub mod metrics;
 pub mod recent;
+mod traced;
 pub mod versions;
 
-pub use log::{Addresses, Format, Settings, apply, flush, start, takes_lines_only};
+pub use log::{Addresses, Format, Settings, addresses, apply, flush, start, takes_lines_only};
+pub use traced::{start as start_trace, transaction};

@@ -14,7 +14,7 @@ use std::{
 
 /// What is read again while the service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
+pub enum Kind {
     /// The configuration, at SIGHUP.
     Configuration,
     /// The directory file, when it changes.
@@ -23,7 +23,7 @@ pub enum What {
     Secret,
 }
 
-impl What {
+impl Kind {
     /// All there are.
     pub const ALL: [Self; 3] = [Self::Configuration, Self::Directory, Self::Secret];
 
@@ -41,14 +41,14 @@ impl What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Of what.
-    pub what: What,
+    pub what: Kind,
     /// Since when.
     pub since: SystemTime,
     /// Why; names the file, and the line if it is the content.
     pub error: String,
 }
 
-type All = BTreeMap<(What, PathBuf), Refused>;
+type All = BTreeMap<(Kind, PathBuf), Refused>;
 
 static REFUSED: Mutex<All> = Mutex::new(BTreeMap::new());
 
@@ -57,7 +57,7 @@ fn locked() -> MutexGuard<'static, All> {
 }
 
 /// A new version is refused.
-pub(super) fn refused(what: What, path: &Path, error: String) {
+pub(super) fn refused(what: Kind, path: &Path, error: String) {
     let mut all = locked();
     let entry = all.entry((what, path.to_owned()));
     let refused = entry.or_insert_with(|| Refused { what, since: SystemTime::now(), error: String::new() });
@@ -65,14 +65,14 @@ pub(super) fn refused(what: What, path: &Path, error: String) {
     metrics::last_reload(what, false);
 }
 
-/// What the file says now is in use, or nobody has it any more.
-pub fn in_order(what: What, path: &Path) {
+/// Kind the file says now is in use, or nobody has it any more.
+pub fn in_order(what: Kind, path: &Path) {
     let mut all = locked();
     all.remove(&(what, path.to_owned()));
     metrics::last_reload(what, !all.keys().any(|(of, _)| *of == what));
 }
 
-/// What is refused still, the configuration first.
+/// Kind is refused still, the configuration first.
 pub fn still_refused() -> Vec<Refused> {
     locked().values().cloned().collect()
 }
@@ -88,15 +88,15 @@ mod tests {
             let all = still_refused().into_iter().filter(|refused| refused.error.contains("versions-test"));
             all.map(|refused| refused.error).collect::<Vec<_>>()
         };
-        refused(What::Secret, one, "/versions-test/one: empty".to_owned());
-        refused(What::Secret, other, "/versions-test/other: empty".to_owned());
+        refused(Kind::Secret, one, "/versions-test/one: empty".to_owned());
+        refused(Kind::Secret, other, "/versions-test/other: empty".to_owned());
         let since = still_refused()[0].since;
-        refused(What::Secret, one, "/versions-test/one: still empty".to_owned());
+        refused(Kind::Secret, one, "/versions-test/one: still empty".to_owned());
         assert_eq!(errors(), ["/versions-test/one: still empty", "/versions-test/other: empty"]);
         assert!(still_refused().iter().any(|refused| refused.since == since), "since the first refusal");
-        in_order(What::Secret, one);
+        in_order(Kind::Secret, one);
         assert_eq!(errors(), ["/versions-test/other: empty"]);
-        in_order(What::Secret, other);
+        in_order(Kind::Secret, other);
         assert!(errors().is_empty());
     }
 }

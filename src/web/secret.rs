@@ -8,7 +8,7 @@
 use super::{call::CallError, tokens::Tokens};
 use crate::observe::{
     events,
-    versions::{self, What},
+    versions::{self, Kind},
 };
 use crate::source::{Version, read_regular};
 use async_trait::async_trait;
@@ -72,9 +72,9 @@ impl SecretFile {
             state.looked = Instant::now();
             let now = Version::of(&self.path);
             if now == state.seen {
-                // What could not be read is there again, as it was.
+                // Kind could not be read is there again, as it was.
                 if state.told.take().is_some() {
-                    versions::in_order(What::Secret, &self.path);
+                    versions::in_order(Kind::Secret, &self.path);
                 }
             } else {
                 let read = read_regular(&self.path);
@@ -98,7 +98,7 @@ impl State {
         if Version::of(path) != now {
             return; // it was written to meanwhile
         }
-        // What cannot be read now, for want of descriptors perhaps, may be read a second later.
+        // Kind cannot be read now, for want of descriptors perhaps, may be read a second later.
         let again = read.is_err();
         if !again {
             self.seen = now;
@@ -119,7 +119,7 @@ impl State {
 
 impl Drop for SecretFile {
     fn drop(&mut self) {
-        versions::in_order(What::Secret, &self.path);
+        versions::in_order(Kind::Secret, &self.path);
     }
 }
 
@@ -131,7 +131,7 @@ impl std::fmt::Debug for SecretFile {
 
 fn secrets(path: &Path, read: io::Result<Vec<u8>>) -> Result<Arc<[String]>, String> {
     let bytes = read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    // What is not UTF-8 is no graphic ASCII either.
+    // Kind is not UTF-8 is no graphic ASCII either.
     let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let secrets: Arc<[String]> = lines.take(MOST_SECRETS).map(str::to_owned).collect();

@@ -25,4 +25,5 @@ mod page;
 mod postfix_check;
 mod sendmail;
 mod severa;
+mod trace;
 mod ways;

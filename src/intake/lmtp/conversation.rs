@@ -228,7 +228,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let service = self.session.service();
         if from.size as u64 > service.policy.max_size {
             let reply = service.texts.reply(Reason::TooLarge, None);
-            events::refused(&self.who(), "mail", &reply);
+            let who = events::Who { transaction: None, message_id: None, ..self.who(None, None) };
+            events::refused(&who, "mail", &reply);
             return self.refuse(&reply);
         }
         self.session.mail(path_in(line), Intake::Lmtp);
@@ -352,8 +353,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let outcome = match (message.bare, message.failed) {
             (true, _) => {
                 let reply = texts.reply(Reason::BareLineEnd, targets.first().map(|t| &t.address));
-                let tenant = targets.first().map(|t| t.tenant.id.as_str());
-                events::refused(&events::Who { tenant, ..self.who() }, "body", &reply);
+                events::refused(&self.who(targets.first(), None), "body", &reply);
                 Err(reply.reason)
             }
             (false, Some(reply)) => Err(reply.reason),
@@ -423,20 +423,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         Ok((activities.into_iter().zip(refusals).collect(), known))
     }
 
-    /// What log lines say of the transaction.
-    fn who(&self) -> events::Who<'_> {
-        events::Who {
-            queue_id: self.forwarded.queue_id.as_deref().unwrap_or_default(),
-            sender: Some(&self.sender),
-            client: self.forwarded.client.as_deref(),
-            ..events::Who::default()
-        }
+    fn log_refusal(&self, target: &Target, reply: &Reply) {
+        let recipient = target.address.to_string();
+        events::refused(&self.who(Some(target), Some(&recipient)), "end-of-message", reply);
     }
 
-    fn log_refusal(&self, target: &Target, reply: &Reply) {
-        let (tenant, recipient) = (Some(target.tenant.id.as_str()), target.address.to_string());
-        let who = events::Who { tenant, recipient: Some(&recipient), ..self.who() };
-        events::refused(&who, "end-of-message", reply);
+    /// What the log says after the end of a message.
+    fn who<'a>(&'a self, target: Option<&'a Target>, recipient: Option<&'a str>) -> events::Who<'a> {
+        let last = self.session.last();
+        events::Who {
+            queue_id: self.forwarded.queue_id.as_deref().unwrap_or_default(),
+            tenant: target.map(|target| target.tenant.id.as_str()),
+            sender: Some(&self.sender),
+            recipient,
+            transaction: last.transaction,
+            door: Some("lmtp"),
+            client: self.forwarded.client.as_deref(),
+            message_id: last.message_id.as_deref(),
+            ..events::Who::default()
+        }
     }
 
     fn fault(&self, stage: &'static str, fault: &Fault) -> Reply {

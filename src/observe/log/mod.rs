@@ -297,6 +297,15 @@ impl Write for Entry<'_> {
     }
 }
 
+/// How much of an address is shown.
+pub fn addresses() -> Addresses {
+    match ADDRESSES.load(Ordering::Relaxed) {
+        0 => Addresses::Full,
+        1 => Addresses::Domain,
+        _ => Addresses::None,
+    }
+}
+
 /// An address as it may be shown.
 pub fn shown(address: &str) -> Option<String> {
     match ADDRESSES.load(Ordering::Relaxed) {

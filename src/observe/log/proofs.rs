@@ -11,6 +11,7 @@ use crate::observe::{
     ids,
 };
 use crate::rules::{Reason, Reply, Texts};
+use crate::trace::Report;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
@@ -112,6 +113,12 @@ const WHO: Who<'_> = Who {
     sender: Some("anna@mycompany.test"),
     recipient: Some("mycompany@severamail.test"),
     client: Some("192.0.2.7"),
+    transaction: None,
+    door: None,
+    message_id: None,
+    key: None,
+    recipients: &[],
+    detail: None,
 };
 
 const WHICH: Which<'_> = Which { queue_id: "4bXyZ12345z", key: "b3:5d1f", tenant: "t-1" };
@@ -431,6 +438,25 @@ const CASES: &[Case] = &[
         "PANICKED",
         || events::panicked("tokio-rt-worker", "src/a.rs:1:2", "index out of bounds"),
         "ERROR panicked thread=tokio-rt-worker place=src/a.rs:1:2 error=\"index out of bounds\"",
+    ),
+    (
+        "TRACE_ASIDE",
+        || {
+            let [path, aside] = ["/t.db", "/t.db.aside"].map(Into::into);
+            events::trace(&Report::Aside { path, aside, why: "torn".to_owned() });
+        },
+        " WARN the trace is damaged: moved aside, and begun anew path=/t.db aside=/t.db.aside why=torn",
+    ),
+    (
+        "TRACE_UNKEPT",
+        || events::trace(&Report::Trouble { path: "/t.db".into(), message: "full".to_owned() }),
+        " WARN the trace cannot be written: mail goes on, and what happens to it is not kept path=/t.db error=full",
+    ),
+    ("TRACE_GOES_ON", || events::trace(&Report::GoesOn), " INFO the trace is written again"),
+    (
+        "TRACE_LOST",
+        || events::trace(&Report::Lost(7)),
+        " WARN the trace has gaps: records were not kept records=7",
     ),
     (
         "LOG_LINES_LOST",

@@ -1,0 +1,224 @@
+//! The search on the status page: what became of a mail.
+//!
+//! In: `/trace?q=…&since=…`. Out: a page with the mails that were found.
+//! Promise: where there is an admin token, only who has shown it may search; a few searches at a time, on threads that may
+//! block.
+
+use super::{
+    App,
+    page::{self, May, begin, escape},
+};
+use crate::observe::{self, Addresses};
+use crate::trace::{self, Found, Mail, Query, Settings, Standing, Term};
+use axum::{
+    extract::{Query as Asked, State as Shared},
+    http::{HeaderMap, StatusCode},
+    response::{Html, IntoResponse, Response},
+};
+use serde::Deserialize;
+use std::{fmt::Write as _, time::SystemTime};
+use tokio::sync::Semaphore;
+
+/// Searches at a time.
+static SEARCHES: Semaphore = Semaphore::const_new(2);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Question {
+    #[serde(default)]
+    q: String,
+    #[serde(default)]
+    since: String,
+}
+
+/// How the trace is; none if nothing is traced.
+pub(super) fn check() -> Option<Result<String, String>> {
+    let lost = trace::lost();
+    let lost = if lost > 0 { format!(", {lost} records lost since the start") } else { String::new() };
+    match trace::standing() {
+        Standing::Off => None,
+        Standing::Writing(path) => Some(Ok(format!("{}{lost}", path.display()))),
+        Standing::Trouble(path, why) => {
+            Some(Err(format!("{} cannot be written, and mail goes on without: {why}{lost}", path.display())))
+        }
+    }
+}
+
+/// The form; empty where nothing is traced.
+pub(super) fn form(may: &May, asked: &str, since: &str) -> String {
+    if trace::standing() == Standing::Off {
+        return String::new();
+    }
+    let heading = "<h2 id=trace>Find a mail</h2>";
+    if matches!(may, May::LogIn) {
+        return format!("{heading}<p class=dim>Log in below to search what became of a mail.</p>");
+    }
+    format!(
+        "{heading}<form method=get action=\"/trace\" role=search><label>Queue id, key, Message-ID or address \
+         <input name=q value=\"{}\" size=40 style=\"max-width:100%\" required></label> <label>Since <input name=since value=\"{}\" size=8 \
+         placeholder=2h></label> <button>Search</button></form>",
+        escape(asked),
+        escape(since)
+    )
+}
+
+/// `/trace`
+pub(super) async fn search(
+    Shared(app): Shared<App>,
+    headers: HeaderMap,
+    Asked(question): Asked<Question>,
+) -> Response {
+    let may = app.may(&headers);
+    if matches!(may, May::LogIn) {
+        let text = "Log in with the admin token first, on the status page.";
+        return (StatusCode::FORBIDDEN, Html(page::refused(text))).into_response();
+    }
+    let path = match trace::standing() {
+        Standing::Off => {
+            let text = "Nothing is traced: trace.keep is \"0\".";
+            return (StatusCode::NOT_FOUND, Html(page::refused(text))).into_response();
+        }
+        Standing::Writing(path) | Standing::Trouble(path, _) => path,
+    };
+    let result = match read(&question) {
+        Err(error) => Err((StatusCode::BAD_REQUEST, error)),
+        Ok(query) => {
+            let Ok(_turn) = SEARCHES.acquire().await else {
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            };
+            let (asked, place) = (query.clone(), path.clone());
+            let found = tokio::task::spawn_blocking(move || trace::search(&place, &asked)).await;
+            match found.map_err(|error| error.to_string()).and_then(|f| f.map_err(|error| error.to_string()))
+            {
+                Ok(found) => Ok((query, found)),
+                Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, error)),
+            }
+        }
+    };
+    let mut html = begin("activity-milter: find a mail");
+    let form = form(&may, &question.q, &question.since);
+    let _ = write!(html, "<main><p><a href=\"/\">Status</a></p>{form}");
+    let status = match result {
+        Err((status, error)) => {
+            let _ = write!(html, "<p>{}</p>", escape(&error));
+            status
+        }
+        Ok((query, found)) => {
+            results(&mut html, &trace::settings().unwrap_or_else(|| Settings::new(path)), &query, &found);
+            StatusCode::OK
+        }
+    };
+    html.push_str("</main></html>");
+    (status, Html(html)).into_response()
+}
+
+fn read(question: &Question) -> Result<Query, String> {
+    let term = Term::read(&question.q).map_err(|error| error.to_string())?;
+    let since = Some(question.since.trim()).filter(|since| !since.is_empty());
+    let since = since.map(|since| trace::since(since, SystemTime::now())).transpose()?;
+    Ok(Query { term, since })
+}
+
+fn results(html: &mut String, settings: &Settings, query: &Query, found: &Found) {
+    if found.mails.is_empty() {
+        let is_whole = observe::addresses() == Addresses::Full;
+        let _ = write!(
+            html,
+            "<p>{}.</p>",
+            escape(&sentence(&trace::not_found(settings, query, found, is_whole)))
+        );
+        return;
+    }
+    let count = found.mails.len();
+    let mails = if count == 1 { "1 mail".to_owned() } else { format!("{count} mails") };
+    let more = if found.more { "; there is more, and the newest is shown: say since when" } else { "" };
+    let _ = write!(html, "<p>{mails}, the newest first{more}. Times are UTC.</p>");
+    if found.reach.lost > 0 {
+        let _ = write!(html, "<p>The trace has gaps: {} records were lost.</p>", found.reach.lost);
+    }
+    found.mails.iter().for_each(|mail| self::mail(html, mail));
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().collect::<String>() + letters.as_str())
+        .unwrap_or_default()
+}
+
+fn mail(html: &mut String, mail: &Mail) {
+    html.push_str("<section><h2>");
+    let ids = mail.all(|event| event.queue_id.as_deref());
+    let heading = if ids.is_empty() { "Without a queue id".to_owned() } else { ids.join(", ") };
+    let _ = write!(html, "<code>{}</code></h2><p>", escape(&heading));
+    for (name, values) in [
+        ("came by", mail.all(|event| event.door.as_deref())),
+        ("client", mail.all(|event| event.client.as_deref())),
+        ("from", mail.all(|event| event.sender.as_deref())),
+        ("to", mail.recipients()),
+        ("message-id", mail.all(|event| event.message_id.as_deref())),
+        ("key", mail.all(|event| event.key.as_deref())),
+    ] {
+        if !values.is_empty() {
+            let _ =
+                write!(html, "<span class=dim>{name}</span> <code>{}</code><br>", escape(&values.join(", ")));
+        }
+    }
+    html.push_str(
+        "</p><div class=wide tabindex=0 role=region aria-label=Events><table><tr><th>When<th>What<th></tr>",
+    );
+    for event in &mail.events {
+        let _ = write!(
+            html,
+            "<tr><td>{}<td>{}<td>{}</tr>",
+            humantime::format_rfc3339_millis(event.at.time()),
+            escape(event.word()),
+            escape(&event.sentence())
+        );
+    }
+    html.push_str("</table></div></section>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_words_are_text() {
+        let bad = || Some("<script>\"&".to_owned());
+        let event = crate::trace::Event {
+            what: "held".to_owned(),
+            queue_id: bad(),
+            sender: bad(),
+            recipient: bad(),
+            others: vec!["<img>@x.test".to_owned()],
+            message_id: bad(),
+            tenant: bad(),
+            client: bad(),
+            detail: bad(),
+            ..crate::trace::Event::default()
+        };
+        let mut html = String::new();
+        mail(&mut html, &Mail { events: vec![event] });
+        assert!(
+            !html.contains("<script") && !html.contains("<img") && html.contains("&lt;script&gt;"),
+            "{html}"
+        );
+        let query = read(&Question { q: "<b>@x.test".to_owned(), since: String::new() }).unwrap();
+        let mut html = String::new();
+        results(&mut html, &Settings::new("/x/trace.db".into()), &query, &Found::default());
+        assert!(html.starts_with("<p>Nothing is known of the address") && !html.contains("<b>"), "{html}");
+    }
+
+    #[test]
+    fn wrong_questions_are_told_what_would_do() {
+        for (q, since, expected) in [
+            ("", "", "give a queue id, a key"),
+            ("b3:12", "", "at least 8 digits"),
+            ("7F3A91E0C2", "tomorrow", "\"tomorrow\" is no time: write how long ago, like 2h"),
+        ] {
+            let error = read(&Question { q: q.to_owned(), since: since.to_owned() }).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `trace`: what became of a mail. Works beside the service, and without it.
+
+use super::{EX_USAGE, Failure, other};
+use crate::config::Config;
+use crate::observe::Addresses;
+use crate::trace::{self, Event, Found, Mail, Query, SearchError, Term};
+use clap::Args as ClapArgs;
+use serde_json::{Map, Value, json};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::SystemTime,
+};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Postfix's queue id, a key or its beginning (b3:…), a Message-ID, an address, or a line of a log with one of them
+    #[arg(value_name = "QUEUEID|KEY|MESSAGE-ID|ADDRESS", required = true)]
+    what: Vec<String>,
+    /// Only mail of which something happened since: how long ago, like 2h or 3days, or a time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = |text: &str| trace::since(text, SystemTime::now()))]
+    since: Option<SystemTime>,
+    /// Print JSON, an object a line for each thing that happened
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failure> {
+    let term = match Term::read(&args.what.join(" ")) {
+        Ok(term) => term,
+        Err(error) => {
+            eprintln!("activity-milter: {error}");
+            return Ok(ExitCode::from(EX_USAGE));
+        }
+    };
+    let query = Query { term, since: args.since };
+    let (path, asked) = (config.trace.path.clone(), query.clone());
+    let found = tokio::task::spawn_blocking(move || trace::search(&path, &asked)).await.map_err(other)?;
+    let off = config.trace.keep.is_none();
+    let found = match found {
+        Err(SearchError::Missing(_)) if off => {
+            return Err(other("nothing is traced, because trace.keep is \"0\""));
+        }
+        found => found.map_err(other)?,
+    };
+    if found.mails.is_empty() {
+        let is_whole = config.log.addresses == Addresses::Full;
+        let off = if off { ". Nothing is traced any more, because trace.keep is \"0\"" } else { "" };
+        eprintln!("activity-milter: {}{off}", trace::not_found(&config.trace, &query, &found, is_whole));
+        return Ok(ExitCode::from(1));
+    }
+    say(&if args.json { lines_of_json(&found.mails) } else { text(&found) })?;
+    if found.more {
+        eprintln!(
+            "activity-milter: there is more, and the newest is shown: --since, or a queue id, says which"
+        );
+    }
+    if found.reach.lost > 0 {
+        eprintln!("activity-milter: the trace has gaps: {} records were lost", found.reach.lost);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints; a reader that has seen enough (`| head`) is no failure.
+fn say(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(other(error)),
+        _ => Ok(()),
+    }
+}
+
+fn rfc3339(event: &Event) -> String {
+    humantime::format_rfc3339_millis(event.at.time()).to_string()
+}
+
+/// A paragraph for each mail, the newest last, where the eye is.
+fn text(found: &Found) -> String {
+    let paragraphs: Vec<String> = found.mails.iter().rev().map(paragraph).collect();
+    paragraphs.join("\n")
+}
+
+fn paragraph(mail: &Mail) -> String {
+    let mut text = String::new();
+    let mut say = |name: &str, values: Vec<&str>| {
+        if !values.is_empty() {
+            text += &format!("{name:<11} {}\n", values.join(", "));
+        }
+    };
+    say("queue id", mail.all(|event| event.queue_id.as_deref()));
+    say("came by", mail.all(|event| event.door.as_deref()));
+    say("client", mail.all(|event| event.client.as_deref()));
+    say("from", mail.all(|event| event.sender.as_deref()));
+    say("to", mail.recipients());
+    say("message-id", mail.all(|event| event.message_id.as_deref()));
+    say("key", mail.all(|event| event.key.as_deref()));
+    let width = mail.events.iter().map(|event| event.word().len()).max().unwrap_or_default();
+    for event in &mail.events {
+        let line = format!("  {}  {:<width$}  {}", rfc3339(event), event.word(), event.sentence());
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// `mail` says which belong together.
+fn lines_of_json(mails: &[Mail]) -> String {
+    let numbered = mails.iter().rev().enumerate();
+    let lines = numbered.flat_map(|(at, mail)| mail.events.iter().map(move |event| as_json(at + 1, event)));
+    lines.fold(String::new(), |text, line| text + &line.to_string() + "\n")
+}
+
+/// Only what is known.
+fn as_json(mail: usize, event: &Event) -> Value {
+    let all = json!({
+        "mail": mail, "at": rfc3339(event), "what": event.what, "queue_id": event.queue_id, "key": event.key,
+        "message_id": event.message_id, "sender": event.sender, "recipient": event.recipient,
+        "others": (!event.others.is_empty()).then_some(&event.others), "tenant": event.tenant,
+        "project": event.project, "door": event.door, "client": event.client, "stage": event.stage,
+        "reply": event.code, "status": event.status, "reason": event.reason, "attempt": event.attempt,
+        "span_ms": event.span.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        "detail": event.detail,
+    });
+    let Value::Object(all) = all else { return all };
+    Value::Object(all.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
+}
