@@ -22,6 +22,7 @@ mod operate;
 mod others;
 mod page;
 mod postfix_check;
+mod protocol;
 mod sendmail;
 mod severa;
 mod ways;
