@@ -3,9 +3,10 @@
 //! and `--remove` gives back what was there.
 
 use crate::support::{
+    free_port,
     neighbour::Neighbour,
     wait_for,
-    world::{Options, World, eml},
+    world::{Options, Process, World, eml},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +34,8 @@ struct Lived {
     /// Settings that must not change.
     kept: &'static [&'static str],
     chroot: bool,
+    /// Mail of others comes from this machine alone, and what it sends by smtp(8) goes out without Bcc.
+    dedicated: bool,
 }
 
 const PLAIN: Lived = Lived {
@@ -44,6 +47,7 @@ const PLAIN: Lived = Lived {
     others: &[],
     kept: &[],
     chroot: false,
+    dedicated: false,
 };
 
 const RELAYS: &[Lived] = &[
@@ -135,6 +139,17 @@ const MILTERS: &[Lived] = &[
                non_smtpd_milters = $smtpd_milters\n",
         others: &["frida@third.test"],
         kept: &["milter_protocol", "milter_default_action"],
+        chroot: true,
+        dedicated: true,
+        ..PLAIN
+    },
+    Lived {
+        name: "ours by a path that the chroot hides",
+        deployment: &["shared-mx"],
+        main: "relay_domains = elsewhere.test\nrelay_transport = kept:\n\
+               smtpd_milters = { unix:QUEUE/activity-milter/milter.sock, default_action=accept }\n",
+        others: &["dora@elsewhere.test"],
+        kept: &["relay_transport"],
         chroot: true,
         ..PLAIN
     },
@@ -248,11 +263,7 @@ fn ways(world: &World, recipients: &[&str], subject: &str) -> BTreeMap<String, S
         });
         (to.to_owned(), way)
     };
-    let ways = recipients.iter().map(|to| of(to)).collect();
-    for (to, message) in world.postfix.delivered() {
-        assert!(!String::from_utf8_lossy(&message).contains("secret@x.test"), "{to} is shown the Bcc field");
-    }
-    ways
+    recipients.iter().map(|to| of(to)).collect()
 }
 
 fn lives_on(case: &Lived) {
@@ -265,6 +276,7 @@ fn lives_on(case: &Lived) {
     let service = format!("127.0.0.1:{}/inet", world.postfix.port);
     let filled = |text: &str| {
         text.replace("PORT", &neighbour.port.to_string())
+            .replace("QUEUE", &world.root.join("postfix/queue").display().to_string())
             .replace("MAPS", &maps.display().to_string())
             .replace("SERVICE", service.trim_end_matches("/inet"))
     };
@@ -321,6 +333,9 @@ fn lives_on(case: &Lived) {
     );
     let shown = neighbour.messages();
     assert_eq!(ways(&world, case.others, "after"), before, "{name}\n{script}");
+    for (to, message) in world.postfix.delivered().into_iter().filter(|_| !case.dedicated) {
+        assert!(!String::from_utf8_lossy(&message).contains("secret@x.test"), "{to} is shown the Bcc field");
+    }
     assert_eq!(shown > 0, neighbour.messages() > shown, "{name}: the other milter is still asked");
     assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"), "{name}");
     world.wait_for_activities(1);
@@ -344,6 +359,14 @@ fn lives_on(case: &Lived) {
     assert!(removal.contains("# Saved, as it was before"), "{removal}");
     let with_addition = files(&world);
     piped(&removal);
+    // Dead entries of ours do not come back.
+    let without_old = |line: &String| {
+        let line = line.replace("unix:activity-milter/old.sock, ", "");
+        let line = line.replace(", unix:activity-milter/lmtp.sock", "");
+        let by_path = line.starts_with("smtpd_milters = { unix:/");
+        if by_path { "smtpd_milters =".to_owned() } else { line }
+    };
+    let original: BTreeSet<String> = original.iter().map(without_old).collect();
     assert_eq!(said(&world), original, "{name}\n{removal}");
     assert!(printed(&world, &["--remove"]).contains("# Nothing to change."), "{name}");
     fs::write(conf.join("main.cf"), &with_addition[0]).unwrap();
@@ -356,15 +379,21 @@ fn what_came_later_stays_when_ours_goes() {
     let world = World::with(Options {
         bare: true,
         lmtp: true,
-        postfix: vec!["relay_domains = elsewhere.test".to_owned(), "relay_transport = keep:".to_owned()],
+        postfix: vec![
+            "relay_domains = elsewhere.test".to_owned(),
+            "relay_transport = keep:".to_owned(),
+            // Somebody else's that is down just now is nobody's to take out.
+            "smtpd_milters = { inet:127.0.0.1:9, default_action=accept }".to_owned(),
+        ],
         ..Options::default()
     });
     piped(&printed(&world, &["shared-mx"]));
+    assert!(printed(&world, &["shared-mx"]).contains("# Nothing to change."));
     let value = |name: &str| world.postfix.tool("postconf", &["-h", name]).trim().to_owned();
     for (name, more) in [
         ("relay_domains", ", later.test"),
         ("transport_maps", ", inline:{ { later.test = keep: } }"),
-        ("smtpd_milters", ", { inet:127.0.0.1:9, default_action=accept }"),
+        ("smtpd_milters", ", { inet:127.0.0.1:10, default_action=accept }"),
     ] {
         world.postfix.set(name, &(value(name) + more));
     }
@@ -375,7 +404,10 @@ fn what_came_later_stays_when_ours_goes() {
     for (name, expected) in [
         ("relay_domains", "elsewhere.test, later.test"),
         ("transport_maps", "inline:{ { later.test = keep: } }"),
-        ("smtpd_milters", "{ inet:127.0.0.1:9, default_action=accept }"),
+        (
+            "smtpd_milters",
+            "{ inet:127.0.0.1:9, default_action=accept }, { inet:127.0.0.1:10, default_action=accept }",
+        ),
         ("in_flow_delay", "3s"),
         ("relay_transport", "keep:"),
     ] {
@@ -393,8 +425,50 @@ fn what_came_later_stays_when_ours_goes() {
 }
 
 #[test]
+fn bcc_is_shown_to_us_and_does_not_leave_the_machine() {
+    let port = free_port();
+    let mut world = World::with(Options {
+        bare: true,
+        lmtp: true,
+        postfix: vec![format!("default_transport = smtp:[127.0.0.1]:{port}")],
+        ..Options::default()
+    });
+    let sent = world.root.join("sent");
+    fs::create_dir(&sent).unwrap();
+    let mut sink = Command::new("smtp-sink");
+    sink.args(["-u", "root", "-d"]).arg(sent.join("m")).args([&format!("127.0.0.1:{port}"), "10"]);
+    let _sink = Process::start(&mut sink, &world.root.join("smtp-sink.log"));
+    piped(&printed(&world, &["mx"]));
+    world.postfix.reload();
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+    let message = |subject: &str| {
+        format!(
+            "From: {ANNA}\nTo: bo@acme.test\nBcc: esa@mycompany.test\nResent-Bcc: esa@mycompany.test\nSubject: {subject}\n\nx\n"
+        )
+    };
+    assert!(world.mail(ANNA, &["frida@third.test"], message("out").as_bytes()).1.starts_with("250"));
+    let out = wait_for("what left", || {
+        let path = fs::read_dir(&sent).unwrap().flatten().next()?.path();
+        Some(fs::read_to_string(path).unwrap()).filter(|text| text.contains("Subject: out"))
+    });
+    assert!(!out.contains("esa@"), "{out}");
+    // By the milter, and by LMTP alone.
+    assert!(world.mail(ANNA, &[MY], message("in").as_bytes()).1.starts_with("250"));
+    world.stop_milter();
+    world.postfix.set("smtpd_milters", "");
+    world.postfix.reload();
+    assert!(world.mail(ANNA, &[MY], message("later").as_bytes()).1.starts_with("250"));
+    world.start_milter();
+    world.postfix.flush();
+    for (activity, intake) in world.wait_for_activities(2).iter().zip(["milter", "lmtp"]) {
+        assert_eq!(activity["envelope"]["intake"], intake);
+        assert_eq!(activity["participants"][1]["field"], "bcc", "{activity:#}");
+    }
+}
+
+#[test]
 fn a_refusal_prints_nothing() {
-    let world = World::with(Options { bare: true, lmtp: true, ..Options::default() });
+    let world = World::with(Options { bare: true, lmtp: true, chroot: true, ..Options::default() });
     let conf = world.postfix.conf();
     let main = fs::read_to_string(conf.join("main.cf")).unwrap();
     let patterns = world.root.join("patterns");
@@ -402,6 +476,11 @@ fn a_refusal_prints_nothing() {
     let table = format!("transport_maps = regexp:{}", patterns.display());
     let config = fs::read_to_string(world.config_path()).unwrap();
     let shadow = format!("mode = \"shadow\"\n{config}");
+    let socket = |name: &str| format!("{}/postfix/queue/activity-milter/{name}.sock", world.root.display());
+    let (no_milter, no_lmtp) = (
+        config.replace(&socket("milter"), "/run/am/milter.sock"),
+        config.replace(&socket("lmtp"), "/run/am/lmtp.sock"),
+    );
     let cases: &[(&[&str], &str, &str, &[&str])] = &[
         (
             &["mx"],
@@ -432,6 +511,8 @@ fn a_refusal_prints_nothing() {
             &config,
             &["pile up", "print --remove | sh"],
         ),
+        (&["mx"], "", &no_milter, &["/inet is chrooted", "/run/am/milter.sock", "set milter.listen"]),
+        (&["lmtp-only"], "", &no_lmtp, &["lmtp/unix is chrooted", "/run/am/lmtp.sock", "set lmtp.listen"]),
         (
             &["mx"],
             "relay_domains = hash:/nonexistent/table",

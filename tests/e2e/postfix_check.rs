@@ -166,6 +166,7 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
         (&[("mynetworks", "127.0.0.0/8 10.0.0.0/8")], "bcc-shown", "must", "content-length"),
         (&[("always_bcc", "archive@mx.test")], "bcc-shown", "must", "content-length"),
         (&[("@smtpd_sasl_auth_enable", "yes")], "bcc-shown", "must", "content-length"),
+        (&[("smtp_header_checks", "")], "bcc-sent", "should", "content-length"),
         (&[("mailbox_size_limit", "1000000")], "mailbox-limit", "must", "mailbox_size_limit = 1000000"),
         (&[("virtual_mailbox_limit", "1000000")], "mailbox-limit", "must", "virtual_mailbox_limit"),
         (&[("milter_command_timeout", "5s")], "timeout", "should", "command_timeout is 5s"),

@@ -40,7 +40,6 @@ fn there_and_back() {
     let mut world = World::with(Options {
         bare: true,
         lmtp: true,
-        config: vec![("", "mode = \"shadow\"\nintegration_domains = [\"severamail.test\"]".to_owned())],
         postfix: vec!["relay_domains = severamail.test".to_owned(), "relay_transport = keep:".to_owned()],
         ..Options::default()
     });
@@ -94,7 +93,7 @@ fn there_and_back() {
 
 #[test]
 fn a_tenant_beside_live_ones() {
-    let world = World::with(Options {
+    let mut world = World::with(Options {
         bare: true,
         lmtp: true,
         postfix: vec![
@@ -108,6 +107,8 @@ fn a_tenant_beside_live_ones() {
     // With the tenant `trial` in shadow mode.
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
     fs::copy(shipped, world.root.join("directory.toml")).unwrap();
+    world.stop_milter();
+    world.start_milter();
     let said = found(&world, "shadow");
     assert!(said.len() == 1 && said[0].starts_with("\"must\" \"tenant trial"), "{said:?}");
     // What the remedy says.

@@ -17,7 +17,11 @@ use super::{
     },
 };
 use crate::config::Config;
+use crate::intake::{Listen, SocketSettings};
 use crate::mail::Domain;
+
+/// A table that takes the Bcc field out of what smtp(8) sends: as an element of `smtp_header_checks`.
+pub(super) const NO_BCC: &str = "regexp:{ { /^(Resent-)?Bcc:/ IGNORE } }";
 
 /// Why nothing is printed.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,7 @@ impl<'a> Adding<'a> {
             "relay_recipient_maps" => Ok(()), // done with the route
             "smtpd_milters" => self.milters(ours),
             "message_drop_headers" => self.drop_headers(),
+            "smtp_header_checks" => self.outgoing_bcc(),
             "message_size_limit" => self.size_limit(ours),
             "sender_bcc_maps" => {
                 let new = with_existing(name, ours, self.settings.base(name));
@@ -167,6 +172,9 @@ impl<'a> Adding<'a> {
                  (lmtp unix - - n - - lmtp), say `postfix reload`, then print again"
                     .to_owned(),
             ));
+        }
+        if let Some(lmtp) = &self.config.lmtp {
+            self.refuse_out_of_sight(lmtp, "lmtp")?;
         }
         let mut astray = Vec::new();
         for (form, class) in self.forms()? {
@@ -269,6 +277,7 @@ impl<'a> Adding<'a> {
 
     /// Our milter, for every smtpd that asks milters of its own too.
     fn milters(&mut self, ours: &str) -> Result<(), Refusal> {
+        self.refuse_out_of_sight(&self.config.milter, "smtpd")?;
         if !self.settings.main("smtpd_milter_maps").is_empty() {
             self.plan.note("smtpd_milter_maps is set: clients in it ask the milters there, and not ours.");
         }
@@ -325,6 +334,7 @@ impl<'a> Adding<'a> {
 
     /// The milter of one service alone.
     pub(super) fn service(&mut self, parameter: &str, ours: &str) -> Result<(), Refusal> {
+        self.refuse_out_of_sight(&self.config.milter, "smtpd")?;
         let service = parameter.trim_end_matches("/smtpd_milters");
         let known: Vec<&str> = self.settings.services("smtpd").map(|s| s.name.as_str()).collect();
         if !known.contains(&service) {
@@ -338,12 +348,21 @@ impl<'a> Adding<'a> {
             Some(value) if !value.is_empty() => self.service_milters(parameter, &value, ours),
             was => {
                 // An `-o` of its own takes the place of the global list, which must not lose its milters.
-                let global = if was.is_none() { self.settings.main("smtpd_milters") } else { "" };
-                if MilterEntry::list(global).iter().any(|entry| self.is_current(entry)) {
+                if was.is_none()
+                    && MilterEntry::list(self.settings.main("smtpd_milters"))
+                        .iter()
+                        .any(|entry| self.is_current(entry))
+                {
                     return Ok(());
                 }
-                let base = if global.is_empty() { String::new() } else { "$smtpd_milters, ".to_owned() };
-                let new = dense(&format!("{base}{ours}"));
+                // Written out: in that place `$smtpd_milters` would mean itself, which is fatal to smtpd.
+                let global = self.settings.base("smtpd_milters").filter(|_| was.is_none());
+                if global.is_some() {
+                    self.plan.note(&format!("{service} keeps the milters that main.cf names for it now."));
+                }
+                let new =
+                    self.with_ours(&global.unwrap_or_default(), ours, &Name::Service(parameter.to_owned()));
+                let new = dense(&new);
                 self.plan.change(Name::Service(parameter.to_owned()), was, Some(new));
             }
         }
@@ -358,7 +377,8 @@ impl<'a> Adding<'a> {
     /// A list of milters with ours in it: after the others, so that what they refuse is not recorded; old ones of ours are
     /// taken out.
     fn with_ours(&self, list: &str, ours: &str, name: &Name) -> String {
-        let now = self.record.of(name).and_then(|changed| changed.now.as_deref()).unwrap_or_default();
+        let now = self.record.added(name);
+        let chrooted = self.settings.services("smtpd").any(|service| service.chroot);
         let mut elements = Vec::new();
         let (mut found, mut changed) = (false, false);
         for element in split(list) {
@@ -368,7 +388,9 @@ impl<'a> Adding<'a> {
             };
             if self.is_current(&entry) {
                 // What we wrote follows the deployment; what somebody else wrote is his choice.
-                let from_us = entry.has_only("default_action") && MilterEntry::list(now).contains(&entry);
+                let from_us = entry.has_only("default_action") && MilterEntry::list(&now).contains(&entry);
+                // By a path that only those outside of the chroot see, it is nobody's choice.
+                let from_us = from_us || chrooted && entry.endpoint.starts_with("unix:/");
                 let same = MilterEntry::list(ours).contains(&entry);
                 changed |= found || (from_us && !same);
                 match (found, from_us && !same) {
@@ -377,7 +399,7 @@ impl<'a> Adding<'a> {
                     (false, false) => elements.push(element),
                 }
                 found = true;
-            } else if is_old(self.settings, self.config, &entry, now) {
+            } else if is_old(self.settings, self.config, &entry, &now) {
                 changed = true;
             } else {
                 elements.push(element);
@@ -405,6 +427,13 @@ impl<'a> Adding<'a> {
             self.plan.note(&why);
             return Ok(());
         }
+        if !takes_patterns(self.settings) && !hides_bcc(self.settings)? {
+            self.plan.note(&format!(
+                "{name} stays: this Postfix has no patterns in main.cf, and what leaves it would show Bcc. Give smtp_header_checks \
+                 a file with the line /^(Resent-)?Bcc:/ IGNORE, then print again."
+            ));
+            return Ok(());
+        }
         let base = self.settings.base(name).unwrap_or_default();
         let is_bcc = |header: &String| header.to_ascii_lowercase().ends_with("bcc");
         let (bcc, rest): (Vec<_>, Vec<_>) = split(&base).into_iter().partition(is_bcc);
@@ -412,6 +441,40 @@ impl<'a> Adding<'a> {
             self.change(name, &rest.join(", "));
         }
         Ok(())
+    }
+
+    /// Where the Bcc field is shown to us, it still does not leave the machine.
+    fn outgoing_bcc(&mut self) -> Result<(), Refusal> {
+        let name = "smtp_header_checks";
+        if self.passing.is_some() || !takes_patterns(self.settings) || hides_bcc(self.settings)? {
+            return Ok(());
+        }
+        let new = match self.settings.base(name) {
+            Some(base) => format!("{base}, {NO_BCC}"),
+            None => NO_BCC.to_owned(),
+        };
+        self.change(name, &new);
+        Ok(())
+    }
+
+    /// A chrooted service sees no socket outside of the queue directory: Postfix would have every message wait.
+    fn refuse_out_of_sight(&self, socket: &SocketSettings, program: &str) -> Result<(), Refusal> {
+        let Listen::Unix(path) = socket.place() else { return Ok(()) };
+        let queue_directory = self.settings.queue_directory();
+        let Some(service) = self.settings.services(program).find(|service| service.chroot) else {
+            return Ok(());
+        };
+        if path.starts_with(queue_directory) {
+            return Ok(());
+        }
+        Err(Refusal::No(format!(
+            "{} is chrooted in {queue} and cannot see {}: set {table}.listen to a path below {queue}, or to \
+             \"inet:127.0.0.1:PORT\", restart activity-milter, then print again",
+            service.name,
+            path.display(),
+            queue = queue_directory.display(),
+            table = socket.table,
+        )))
     }
 
     /// Never lower than it is; higher only where that is nobody else's business, and never above what a mailbox takes, for
@@ -454,6 +517,19 @@ impl<'a> Adding<'a> {
     }
 }
 
+/// True if Postfix takes patterns inline: since 3.7.
+fn takes_patterns(settings: &Settings) -> bool {
+    let mut numbers =
+        settings.main("mail_version").split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (3, 7)
+}
+
+/// True if what smtp(8) sends goes out without the Bcc field.
+pub(super) fn hides_bcc(settings: &Settings) -> Result<bool, SettingsError> {
+    let found = settings.look_up("smtp_header_checks", &["Bcc: nobody@example.invalid".to_owned()])?;
+    Ok(found.is_some_and(|action| action.to_ascii_uppercase().starts_with("IGNORE")))
+}
+
 /// Our limit, or as much of it as the settings for mailboxes allow.
 pub(super) fn size_limit(settings: &Settings, wanted: u64) -> u64 {
     let mailbox = ["mailbox_size_limit", "virtual_mailbox_limit"];
@@ -461,8 +537,8 @@ pub(super) fn size_limit(settings: &Settings, wanted: u64) -> u64 {
     limits.filter(|limit| *limit > 0).fold(wanted, u64::min)
 }
 
-/// True if an entry is one of ours that nobody answers any more: our LMTP listener, or one that we wrote or that has our
-/// name, and is dead.
+/// True if an entry is one of ours that nobody answers any more: our LMTP listener, or one that we wrote (`recorded`) or
+/// that has our name, and is dead. Another activity-milter that lives is none.
 pub(super) fn is_old(settings: &Settings, config: &Config, entry: &MilterEntry, recorded: &str) -> bool {
     let Some(endpoint) = Endpoint::of_milter(&entry.endpoint) else { return false };
     if config.lmtp.as_ref().is_some_and(|lmtp| is_ours(settings, lmtp, &entry.endpoint)) {

@@ -4,7 +4,7 @@
 //! Each check is a sentence of the POSTFIX page of the design.
 
 use super::{
-    add::size_limit,
+    add::{NO_BCC, hides_bcc, size_limit},
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
     record::Record,
@@ -86,7 +86,7 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     }
     checks.milters(delivered);
     checks.strangers();
-    checks.cleanup();
+    checks.cleanup()?;
     checks.size_limits();
     checks.others()?;
     let Checks { mut report, .. } = checks;
@@ -525,7 +525,7 @@ impl Checks<'_> {
     }
 
     /// What cleanup(8) does with every message.
-    fn cleanup(&mut self) {
+    fn cleanup(&mut self) -> Result<(), SettingsError> {
         let services: Vec<Service> = self.settings.services("cleanup").cloned().collect();
         for service in &services {
             let delay = self.settings.of(service, "in_flow_delay").to_owned();
@@ -543,7 +543,7 @@ impl Checks<'_> {
                     remedy,
                 );
             }
-            self.bcc(service);
+            self.bcc(service)?;
             let milters = self.settings.of(service, "non_smtpd_milters").to_owned();
             let (ours, others): (Vec<_>, Vec<_>) = split(&milters).into_iter().partition(|element| {
                 let entry = MilterEntry::list(element).pop();
@@ -562,10 +562,11 @@ impl Checks<'_> {
                 );
             }
         }
+        Ok(())
     }
 
     /// The Bcc field is for us alone, or for nobody.
-    fn bcc(&mut self, service: &Service) {
+    fn bcc(&mut self, service: &Service) -> Result<(), SettingsError> {
         let dropped = self.settings.of(service, "message_drop_headers").to_owned();
         let list = split(&dropped);
         let drops = |name: &str| list.iter().any(|header| header.eq_ignore_ascii_case(name));
@@ -589,8 +590,17 @@ impl Checks<'_> {
                 let remedy = self.set_for(service, "message_drop_headers", &rest);
                 self.find(Severity::Should, "drop-headers", setting, reason, remedy);
             }
+            None if !drops("bcc") && !hides_bcc(self.settings)? => {
+                let reason =
+                    "what programs on this machine send to the world shows who stands in its Bcc field";
+                let base = self.settings.base("smtp_header_checks").map(|base| format!("{base}, "));
+                let all = format!("{}{NO_BCC}", base.unwrap_or_default());
+                let remedy = self.set("smtp_header_checks", &all);
+                self.find(Severity::Should, "bcc-sent", setting, reason, remedy);
+            }
             _ => {}
         }
+        Ok(())
     }
 
     /// What is larger than we take is sent in vain; what is larger than a mailbox takes stops all local delivery.

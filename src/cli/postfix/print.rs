@@ -7,7 +7,7 @@ use super::{
     probe::Endpoint,
     record::{Name, Record},
     remove,
-    script::{Plan, bare},
+    script::{Plan, bare, dense},
     settings::{MilterEntry, Settings, SettingsError, Tools, split},
     ways::forms,
 };
@@ -169,9 +169,14 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
     }
     match format {
         Format::Main => Ok(plan.main_cf()),
-        Format::Master => Ok(master.unwrap_or_else(|| {
-            "# Nothing: this deployment needs no entry of its own in master.cf.\n".to_owned()
-        })),
+        Format::Master => {
+            let nothing = "# Nothing: this deployment needs no entry of its own in master.cf.\n";
+            // An `-o` takes the place of the global list, which must not lose its milters.
+            let global = existing.and_then(|existing| existing.settings.base("smtpd_milters"));
+            let list = global.map_or(String::new(), |global| dense(&global) + ",");
+            let list = format!("smtpd_milters={list}{{");
+            Ok(master.map_or(nothing.to_owned(), |text| text.replace("smtpd_milters={", &list)))
+        }
         Format::Commands => Ok(script(&plan, existing, false)),
     }
 }

@@ -4,7 +4,10 @@
 //! In: `activity-milter.saved/changes` beside `main.cf`. Out: for each setting its oldest value and the one we gave it.
 //! Promise: a line is never taken for another; what is not understood counts as not there.
 
-use super::settings::SettingsError;
+use super::{
+    script::dense,
+    settings::{SettingsError, split},
+};
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
@@ -119,6 +122,15 @@ impl Record {
         self.changes.iter()
     }
 
+    /// The elements of a list that we put in, as a list.
+    pub(super) fn added(&self, name: &Name) -> String {
+        let Some(Changed { was, now }) = self.of(name) else { return String::new() };
+        // A service's list is written without blanks.
+        let elements = |value: &Value| split(&dense(value.as_deref().unwrap_or_default()));
+        let before = elements(was);
+        elements(now).into_iter().filter(|element| !before.contains(element)).collect::<Vec<_>>().join(", ")
+    }
+
     /// True if we gave a setting this value.
     pub(super) fn is_from_us(&self, name: &Name, value: &str) -> bool {
         self.of(name).is_some_and(|changed| changed.now.as_deref() == Some(value))
@@ -167,6 +179,16 @@ mod tests {
         let found = changes(&text.join("\n"));
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(found[&name], Changed { was: some("a = b, (not set)x"), now: some("") });
+        let list = Name::Service("x/inet/smtpd_milters".to_owned());
+        let changes = BTreeMap::from([(
+            list.clone(),
+            Changed {
+                was: some("{ inet:h:1, x=y }, inet:h:2"),
+                now: some("{inet:h:1,x=y},inet:h:2,{unix:a,x=y}"),
+            },
+        )]);
+        let record = Record { changes, copies: Vec::new() };
+        assert_eq!((record.added(&list), record.added(&name)), ("{unix:a,x=y}".to_owned(), String::new()));
         assert_eq!(found[&of_service], Changed { was: None, now: some("{unix:a}") });
         assert_eq!(found.len(), 2);
     }

@@ -5,8 +5,8 @@
 //! our elements go. Nothing else is touched.
 
 use super::{
-    add::is_old,
-    record::{Changed, Name, Record, Value, said},
+    add::{NO_BCC, is_old},
+    record::{Name, Record, Value, said},
     script::{Plan, dense},
     settings::{MilterEntry, Settings, SettingsError, inline, split},
     ways::{Class, is_integration, is_ours, is_to_us},
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::mail::parse_path;
 
 /// Lists, whose elements tell whether they are ours.
-const LISTS: [&str; 8] = [
+const LISTS: [&str; 9] = [
     "smtpd_milters",
     "non_smtpd_milters",
     "transport_maps",
@@ -24,6 +24,7 @@ const LISTS: [&str; 8] = [
     "relay_recipient_maps",
     "virtual_mailbox_maps",
     "relay_domains",
+    "smtp_header_checks",
 ];
 
 /// Settings that may lead to our LMTP listener.
@@ -53,11 +54,25 @@ pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> R
             Name::Main(name) => settings.written(name).map(str::to_owned),
             Name::Service(name) => settings.written_for(name).map(str::to_owned),
         };
-        let new = without_ours(settings, config, &name, &was, record.of(&name));
+        // What no print has changed is not ours, where the name alone does not say so.
+        let transport = TRANSPORTS.iter().any(|class| class.transport() == name.parameter());
+        let tells =
+            transport || ["smtpd_milters", "non_smtpd_milters", "transport_maps"].contains(&name.parameter());
+        let foreign = !tells && record.of(&name).is_none();
+        let new = match foreign {
+            true => was.clone(),
+            false => without_ours(settings, config, &name, &was, record),
+        };
         if record.of(&name).is_some() && new == was && Some(&was) != record.of(&name).map(|c| &c.was) {
             plan.note(&format!("Somebody has changed it since, and it stays: {}", said(&name, &was)));
         }
         plan.change(name, was, new);
+    }
+    let listed = settings.written("relay_domains").map(split).unwrap_or_default();
+    for domain in listed.iter().filter(|domain| is_integration(config, domain)) {
+        if record.of(&Name::Main("relay_domains".to_owned())).is_none() {
+            plan.note(&format!("Nothing says who put {domain} into relay_domains, and it stays."));
+        }
     }
     for name in SILENT {
         let value = settings.written(name).map(str::to_owned);
@@ -78,15 +93,20 @@ pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> R
 }
 
 /// The value without what is ours.
-fn without_ours(
-    settings: &Settings,
-    config: &Config,
-    name: &Name,
-    is: &Value,
-    changed: Option<&Changed>,
-) -> Value {
+fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, record: &Record) -> Value {
+    let changed = record.of(name);
     if let Some(changed) = changed.filter(|changed| changed.now == *is) {
-        return changed.was.clone().map(|was| for_place(name, was));
+        // A dead entry of ours that print had replaced does not come back.
+        let lives = |element: &String| {
+            !name.parameter().ends_with("smtpd_milters")
+                || !is_our_element(settings, config, name.parameter(), element, "")
+        };
+        let restored = |was: String| {
+            let elements = split(&was);
+            let living: Vec<String> = elements.iter().filter(|element| lives(element)).cloned().collect();
+            if living.len() == elements.len() { was } else { living.join(", ") }
+        };
+        return changed.was.clone().map(|was| for_place(name, restored(was)));
     }
     let Some(value) = is else { return None };
     let transports = TRANSPORTS.map(Class::transport);
@@ -97,16 +117,12 @@ fn without_ours(
     if !LISTS.contains(&name.parameter()) {
         return is.clone();
     }
-    let (before, recorded) = match changed {
-        Some(Changed { was, now }) => {
-            (split(was.as_deref().unwrap_or_default()), now.as_deref().unwrap_or_default())
-        }
-        None => (Vec::new(), ""),
-    };
+    let before = split(changed.and_then(|changed| changed.was.as_deref()).unwrap_or_default());
+    let recorded = record.added(name);
     let elements = split(value);
     let kept: Vec<String> = elements
         .iter()
-        .filter(|e| before.contains(e) || !is_our_element(settings, config, name.parameter(), e, recorded))
+        .filter(|e| before.contains(e) || !is_our_element(settings, config, name.parameter(), e, &recorded))
         .cloned()
         .collect();
     match kept.len() {
@@ -131,11 +147,16 @@ fn is_our_element(settings: &Settings, config: &Config, list: &str, element: &st
             ours || is_old(settings, config, &entry, recorded)
         }),
         "relay_domains" => is_integration(config, element),
+        "smtp_header_checks" => element == NO_BCC,
         _ => {
             let domain_of = |text: &str| text.rsplit('@').next().unwrap_or(text).to_owned();
             let ours = |(key, value): &(String, String)| match list {
                 "sender_bcc_maps" | "recipient_bcc_maps" => parse_path(value.as_bytes())
                     .is_ok_and(|a| a.is_some_and(|a| is_integration(config, a.domain().as_str()))),
+                "transport_maps" => {
+                    let written = split(recorded).iter().any(|ours| ours == element);
+                    is_integration(config, &domain_of(key)) && (written || is_to_us(settings, config, value))
+                }
                 _ => is_integration(config, &domain_of(key)),
             };
             inline(element).is_some_and(|entries| !entries.is_empty() && entries.iter().all(ours))

@@ -8,7 +8,7 @@ use super::{
     add::is_old,
     check::{Checks, Severity, version},
     print::endpoint,
-    probe::{Endpoint, Protocol},
+    probe::{Endpoint, Protocol, is_possible},
     record::Name,
     settings::{MilterEntry, Service, SettingsError, split},
     ways::{Class, Others, is_integration, is_ours, is_to_us, sample, transport_of},
@@ -74,13 +74,15 @@ impl Checks<'_> {
         let Err(why) = self.reach(service, Protocol::Milter, &endpoint, protocol) else { return };
         let main = Name::Main(list.to_owned());
         let own = Name::Service(format!("{}/{list}", service.name));
-        let recorded = [main, own].map(|name| self.record.of(&name).and_then(|c| c.now.clone()));
-        let old =
-            recorded.iter().flatten().chain([&String::new()]).any(|now| is_old(settings, config, entry, now));
+        let old = [main, own].iter().any(|name| is_old(settings, config, entry, &self.record.added(name)));
         let (what, hint) = match old {
             true => ("an old entry of activity-milter's, whose milter listens elsewhere now: ", ""),
             false => ("", "start that milter, or take it out: "),
         };
+        if !is_possible() && why.contains("Permission denied") {
+            let remedy = "run the check as root, which tries as user postfix".to_owned();
+            return self.find(Severity::Note, "milter", setting, "you may not connect to it", remedy);
+        }
         let from = if service.chroot { ", chrooted," } else { "" };
         let user = settings.main("mail_owner");
         let reason = format!("{what}user {user}{from} cannot reach it ({why}), and {consequence}");
