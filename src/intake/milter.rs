@@ -33,6 +33,8 @@ struct Connection {
     session: Session,
     /// What was negotiated: where no reply is wanted, none must be given.
     options: ProtoOpts,
+    /// Whether this version has DATA; where it has, a header without it is out of order.
+    has_data: bool,
     /// The client as CONNECT says it, where no macro does.
     client: Option<String>,
     _open: OpenSession,
@@ -93,7 +95,9 @@ fn negotiate(
         }
     }
     let session = Session::new(live);
-    cx.data = Some(Connection { session, options, client: None, _open: OpenSession::new("milter") });
+    let has_data = offered.contains(ProtoOpts::NO_DATA);
+    let _open = OpenSession::new("milter");
+    cx.data = Some(Connection { session, options, has_data, client: None, _open });
     Status::Continue
 }
 
@@ -144,7 +148,7 @@ fn recipients_complete(connection: &mut Connection, macros: &Macros) -> Result<S
 
 /// The answer to DATA where the protocol lacks it, at the first frame of the header; none if all is well.
 fn without_data(cx: &mut Context<Connection>, stage: &'static str) -> Option<Status> {
-    let connection = cx.data.as_mut().filter(|connection| connection.session.awaits_data())?;
+    let connection = cx.data.as_mut().filter(|c| !c.has_data && c.session.awaits_data())?;
     match recipients_complete(connection, &cx.macros) {
         Ok(Step::Continue) => None,
         step => Some(answer(connection, stage, step, &mut cx.reply)),
