@@ -187,14 +187,16 @@ pub(super) fn passes_on(settings: &Settings, config: &Config) -> Result<Option<S
     if let Some(service) = logs_in("smtpd_sasl_auth_enable") {
         return Ok(Some(format!("people log in at {}", service.name)));
     }
-    let loopback = |network: &String| {
-        let network = network.trim_start_matches('[');
-        network.starts_with("127.") || network.starts_with("::1]")
-    };
-    let own_address = |network: &String| network.ends_with("/32") || network.ends_with("/128");
     let networks = split(settings.main("mynetworks"));
-    let relays = networks.into_iter().find(|network| !loopback(network) && !own_address(network));
+    let relays = networks.into_iter().find(|network| !is_this_machine(network));
     Ok(relays.map(|network| format!("{network} in mynetworks may relay")))
+}
+
+/// True if a network of `mynetworks` is this machine alone: loopback, as Debian writes it too, or one address.
+fn is_this_machine(network: &str) -> bool {
+    let bare = network.trim_start_matches('[');
+    let loopback = ["127.", "::1]", "::ffff:127."].iter().any(|start| bare.starts_with(start));
+    loopback || network.ends_with("/32") || network.ends_with("/128")
 }
 
 /// Who is only judged and logged.
@@ -221,4 +223,32 @@ pub(super) fn shadowed(config: &Config) -> Shadowed {
     };
     let companies = companies.iter().filter(|c| c.shadow && c.active).map(|c| c.prefix.clone());
     Shadowed::Tenants(in_file.into_iter().chain(companies).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_nobody_who_relays() {
+        // Debian's default is the first three.
+        for network in
+            ["127.0.0.0/8", "[::ffff:127.0.0.0]/104", "[::1]/128", "192.0.2.7/32", "[2001:db8::7]/128"]
+        {
+            assert!(is_this_machine(network), "{network}");
+        }
+        for network in
+            ["10.0.0.0/8", "192.0.2.0/24", "[2001:db8::]/64", "hash:/etc/postfix/networks", "192.0.2.7"]
+        {
+            assert!(!is_this_machine(network), "{network}");
+        }
+    }
+
+    #[test]
+    fn an_idn_has_two_names() {
+        let idn = Domain::parse("s\u{e4}vera.test").unwrap();
+        assert_eq!(forms(&idn, true), ["xn--svera-gra.test", "s\u{e4}vera.test"]);
+        assert_eq!(forms(&idn, false), ["xn--svera-gra.test"]);
+        assert_eq!(forms(&Domain::parse("Severa.test").unwrap(), true), ["severa.test"]);
+    }
 }
