@@ -407,6 +407,15 @@ impl FileDirectory {
         Ok(directory)
     }
 
+    /// The prefixes of tenants in shadow mode, sorted.
+    pub fn shadowed(&self) -> Vec<String> {
+        let index = self.index.load();
+        let shadowed = index.tenants.values().filter(|entry| entry.tenant.shadow && entry.tenant.active);
+        let mut prefixes: Vec<String> = shadowed.map(|entry| entry.tenant.prefix.clone()).collect();
+        prefixes.sort();
+        prefixes
+    }
+
     /// True if no tenant is in it.
     pub fn names_nobody(&self) -> bool {
         self.index.load().tenants.is_empty()

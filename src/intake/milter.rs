@@ -1,6 +1,8 @@
-//! The milter protocol, version 6, by indymilter: callbacks that translate and decide nothing.
+//! The milter protocol, versions 2 to 6, by indymilter: callbacks that translate and decide nothing.
 //!
 //! In: frames from Postfix. Out: a status for each, and the actions DELRCPT and PROGRESS.
+//! Old versions (`milter_protocol = 2` or `3`, as recipes for OpenDKIM have it) know no DATA: there the first frame of
+//! the header says that the recipients are complete. They name no macros either, so the client comes with CONNECT.
 //! Promise: whatever the peer sends gets an answer or a closed connection, never a panic; each stage has a deadline
 //! below Postfix's own (`milter_command_timeout` 30 s, `milter_content_timeout` 300 s).
 //! Fails: [`run`] ends only when it is told to; faults are 451 and a log line.
@@ -13,7 +15,7 @@ use crate::rules::{Reason, Reply};
 use bytes::Bytes;
 use indymilter::{
     Actions, Callbacks, Config, Context, ContextActions, EomActions, EomContext, MacroStage, Macros,
-    NegotiateContext, ProtoOpts, SetErrorReply, SmtpReply, Status,
+    NegotiateContext, ProtoOpts, SetErrorReply, SmtpReply, SocketInfo, Status,
 };
 use std::{
     ffi::{CStr, CString},
@@ -31,6 +33,10 @@ struct Connection {
     session: Session,
     /// What was negotiated: where no reply is wanted, none must be given.
     options: ProtoOpts,
+    /// Whether this version has DATA; where it has, a header without it is out of order.
+    has_data: bool,
+    /// The client as CONNECT says it, where no macro does.
+    client: Option<String>,
     _open: OpenSession,
 }
 
@@ -49,6 +55,7 @@ pub async fn run(
         .on_negotiate(move |cx, actions, options| {
             Box::pin(std::future::ready(negotiate(cx, actions, options, live.clone())))
         })
+        .on_connect(|cx, _, from| Box::pin(std::future::ready(connect(cx, &from))))
         .on_mail(|cx, args| Box::pin(std::future::ready(mail(cx, &args))))
         .on_rcpt(|cx, args| Box::pin(rcpt(cx, args)))
         .on_data(|cx| Box::pin(std::future::ready(data(cx))))
@@ -68,12 +75,14 @@ fn negotiate(
     offered: ProtoOpts,
     live: Live,
 ) -> Status {
-    let skipped = ProtoOpts::NO_CONNECT | ProtoOpts::NO_HELO | ProtoOpts::NO_UNKNOWN;
+    let named = actions.contains(Actions::REQUEST_MACROS);
+    let told = if named { ProtoOpts::NO_CONNECT } else { ProtoOpts::empty() };
+    let skipped = told | ProtoOpts::NO_HELO | ProtoOpts::NO_UNKNOWN;
     let silent = ProtoOpts::NOREPLY_MAIL | ProtoOpts::NOREPLY_HEADER | ProtoOpts::NOREPLY_BODY;
     let options = (skipped | silent | ProtoOpts::SKIP | ProtoOpts::LEADING_SPACE) & offered;
     cx.requested_opts = options;
     cx.requested_actions = (Actions::DELETE_RCPT | Actions::REQUEST_MACROS) & actions;
-    if actions.contains(Actions::REQUEST_MACROS) {
+    if named {
         // Without this list Postfix sends its own, which lacks the client's address at MAIL.
         for (stage, macros) in [
             (MacroStage::Mail, c"i {auth_authen} {client_addr}"),
@@ -85,7 +94,17 @@ fn negotiate(
             cx.requested_macros.insert(stage, macros.to_owned());
         }
     }
-    cx.data = Some(Connection { session: Session::new(live), options, _open: OpenSession::new("milter") });
+    let session = Session::new(live);
+    let has_data = offered.contains(ProtoOpts::NO_DATA);
+    let _open = OpenSession::new("milter");
+    cx.data = Some(Connection { session, options, has_data, client: None, _open });
+    Status::Continue
+}
+
+fn connect(cx: &mut Context<Connection>, from: &SocketInfo) -> Status {
+    if let (Some(connection), SocketInfo::Inet(address)) = (cx.data.as_mut(), from) {
+        connection.client = Some(address.ip().to_string());
+    }
     Status::Continue
 }
 
@@ -111,17 +130,35 @@ fn data(cx: &mut Context<Connection>) -> Status {
     let Some(connection) = cx.data.as_mut() else {
         return fault(None, "data", &Fault::NoSession, &mut cx.reply);
     };
-    note_queue_id(&mut connection.session, &cx.macros);
-    let step = connection.session.data();
-    if matches!(step, Ok(Step::Continue)) {
-        // Not before: nobody asks who sent other people's mail.
-        let client = text(&cx.macros, c"{client_addr}");
-        connection.session.set_client(client, text(&cx.macros, c"{auth_authen}"));
-    }
+    let step = recipients_complete(connection, &cx.macros);
     answer(connection, "data", step, &mut cx.reply)
 }
 
+/// What DATA means, whether the protocol has that command or not.
+fn recipients_complete(connection: &mut Connection, macros: &Macros) -> Result<Step, Fault> {
+    note_queue_id(&mut connection.session, macros);
+    let step = connection.session.data()?;
+    if step == Step::Continue {
+        // Not before: nobody asks who sent other people's mail.
+        let client = text(macros, c"{client_addr}").or_else(|| connection.client.clone());
+        connection.session.set_client(client, text(macros, c"{auth_authen}"));
+    }
+    Ok(step)
+}
+
+/// The answer to DATA where the protocol lacks it, at the first frame of the header; none if all is well.
+fn without_data(cx: &mut Context<Connection>, stage: &'static str) -> Option<Status> {
+    let connection = cx.data.as_mut().filter(|c| !c.has_data && c.session.awaits_data())?;
+    match recipients_complete(connection, &cx.macros) {
+        Ok(Step::Continue) => None,
+        step => Some(answer(connection, stage, step, &mut cx.reply)),
+    }
+}
+
 fn header(cx: &mut Context<Connection>, name: &CStr, value: &CStr) -> Status {
+    if let Some(status) = without_data(cx, "header") {
+        return status;
+    }
     let Some(connection) = cx.data.as_mut() else {
         return fault(None, "header", &Fault::NoSession, &mut cx.reply);
     };
@@ -133,6 +170,9 @@ fn header(cx: &mut Context<Connection>, name: &CStr, value: &CStr) -> Status {
 }
 
 async fn end_of_header(cx: &mut Context<Connection>) -> Status {
+    if let Some(status) = without_data(cx, "end-of-header") {
+        return status;
+    }
     let Some(connection) = cx.data.as_mut() else {
         return fault(None, "header", &Fault::NoSession, &mut cx.reply);
     };

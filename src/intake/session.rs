@@ -281,6 +281,11 @@ impl Session {
         }
     }
 
+    /// True between MAIL and DATA.
+    pub fn awaits_data(&self) -> bool {
+        matches!(self.stage, Stage::Envelope(_))
+    }
+
     /// DATA: the recipients are complete. Other people's mail ends here.
     /// # Errors
     /// A fault for a command out of order.

@@ -131,6 +131,12 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// An IDN as people write it (U-labels); none if that is the same.
+    pub fn unicode(&self) -> Option<String> {
+        let (unicode, result) = idna::domain_to_unicode(&self.0);
+        (result.is_ok() && unicode != self.0).then_some(unicode)
+    }
 }
 
 impl fmt::Display for Domain {

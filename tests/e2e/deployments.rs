@@ -22,9 +22,34 @@ enum By {
 
 /// A world whose Postfix has loaded the deployment, a change applied to the text (ports and example values).
 fn deployed(deployment: &str, by: By, options: Options, change: impl Fn(String) -> String) -> World {
+    deployed_at(deployment, None, by, options, change)
+}
+
+/// The same, for a service that is not called `submission`; for the commands it must be there already.
+fn deployed_at(
+    deployment: &str,
+    service: Option<&str>,
+    by: By,
+    options: Options,
+    change: impl Fn(String) -> String,
+) -> World {
     let world = World::with(Options { bare: true, lmtp: true, ..options });
+    if let (Some(service), By::Commands) = (service, by) {
+        let chroot = if world.postfix.is_chrooted() { "y" } else { "n" };
+        let entry = format!(
+            "{service}/inet={service} inet n - {chroot} - - smtpd -o smtpd_tls_security_level=encrypt \
+             -o smtpd_sasl_auth_enable=yes -o smtpd_relay_restrictions=permit_sasl_authenticated,reject"
+        );
+        world.postfix.tool("postconf", &["-M", &entry]);
+    }
     let printed = |format: &str| {
-        let (code, out, error) = world.postfix_command(&["print", deployment, "--format", format]);
+        let (code, out, error) = world.postfix_command(
+            &[
+                &["print", deployment, "--format", format][..],
+                &service.map_or(vec![], |s| vec!["--service", s]),
+            ]
+            .concat(),
+        );
         assert_eq!((code, error.as_str()), (Some(0), ""));
         change(out)
     };
@@ -162,26 +187,7 @@ fn submission() {
     for (by, options) in ways() {
         let port = free_port();
         let service = format!("127.0.0.1:{port}");
-        let on_port = |text: String| {
-            text.replace("\nsubmission inet", &format!("\n{service} inet"))
-                .replace("submission/inet", &format!("{service}/inet"))
-        };
-        let world = match by {
-            By::Files => deployed("submission", by, options, on_port),
-            // The commands want a service that is there.
-            By::Commands => {
-                let chroot = if options.chroot { "y" } else { "n" };
-                deployed("submission", by, options, |text| {
-                    let entry = format!(
-                        "{service} inet n - {chroot} - - smtpd -o smtpd_tls_security_level=encrypt -o smtpd_sasl_auth_enable=yes \
-                         -o smtpd_relay_restrictions=permit_sasl_authenticated,reject"
-                    );
-                    let postconf =
-                        text.lines().find_map(|line| line.split_once(" -e ")).unwrap().0.to_owned();
-                    format!("{postconf} -M '{service}/inet={entry}'\n{}", on_port(text))
-                })
-            }
-        };
+        let world = deployed_at("submission", Some(&service), by, options, same);
         with_logins(&world);
         wait_for("the submission service", || std::net::TcpStream::connect(&service).ok());
         let swaks = |subject: &str, password: &str| {

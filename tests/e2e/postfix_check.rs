@@ -2,6 +2,7 @@
 //! where the remedy is a command, the command cures it.
 
 use crate::support::{
+    neighbour::Neighbour,
     postfix::Postfix,
     world::{Options, World},
 };
@@ -122,7 +123,52 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
             "must",
             "is reject",
         ),
-        (&[("milter_protocol", "2")], "protocol", "must", "protocol is 2"),
+        (&[("milter_protocol", "2")], "protocol", "note", "protocol is 2"),
+        (&[("milter_protocol", "3")], "protocol", "note", "protocol is 3"),
+        // A milter that nobody answers, ours or not.
+        (&[("smtpd_milters", "inet:127.0.0.1:9")], "milter", "must", "inet:127.0.0.1:9"),
+        (&[("smtpd_milters", "{ inet:127.0.0.1:9, default_action=accept }")], "milter", "should", "inet:"),
+        (
+            &[("smtpd_milters", "inet:localhost:9, unix:activity-milter/milter.sock")],
+            "milter",
+            "must",
+            "inet:",
+        ),
+        (
+            &[("smtpd_milters", "{ unix:opendkim/gone.sock, default_action=reject }")],
+            "milter",
+            "must",
+            "opendkim",
+        ),
+        (&[("smtpd_milters", "unix:activity-milter/old.sock")], "milter", "must", "old.sock"),
+        (&[("smtpd_milters", "unix:activity-milter/lmtp.sock")], "milter", "must", "lmtp.sock"),
+        (&[("smtpd_milters", "unx:activity-milter/milter.sock")], "milter", "must", "unx:"),
+        (
+            &[("smtpd_milters", "activity-milter/milter.sock")],
+            "milter",
+            "must",
+            "activity-milter/milter.sock",
+        ),
+        (&[("smtpd_milters", "inet:8891@localhost")], "milter", "must", "8891@"),
+        (&[("smtpd_milters", "inet:localhost")], "milter", "must", "inet:localhost"),
+        (&[("dead", "inet:127.0.0.1:9"), ("smtpd_milters", "$dead")], "milter", "must", "inet:127.0.0.1:9"),
+        (&[("@smtpd_milters", "inet:127.0.0.1:9")], "milter", "must", "/inet: smtpd_milters has inet:"),
+        (
+            &[("@milter_default_action", "shutdown"), ("smtpd_milters", "inet:127.0.0.1:9")],
+            "milter",
+            "must",
+            "inet:127.0.0.1:9",
+        ),
+        (&[("non_smtpd_milters", "inet:127.0.0.1:9")], "milter", "must", "non_smtpd_milters has inet:"),
+        // Bcc is for us alone.
+        (&[("relay_domains", "severamail.test, other.test")], "bcc-shown", "must", "content-length"),
+        (&[("mydestination", "mx.test, other.test")], "bcc-shown", "must", "content-length"),
+        (&[("mynetworks", "127.0.0.0/8 10.0.0.0/8")], "bcc-shown", "must", "content-length"),
+        (&[("always_bcc", "archive@mx.test")], "bcc-shown", "must", "content-length"),
+        (&[("@smtpd_sasl_auth_enable", "yes")], "bcc-shown", "must", "content-length"),
+        (&[("smtp_header_checks", "")], "bcc-sent", "should", "content-length"),
+        (&[("mailbox_size_limit", "1000000")], "mailbox-limit", "must", "mailbox_size_limit = 1000000"),
+        (&[("virtual_mailbox_limit", "1000000")], "mailbox-limit", "must", "virtual_mailbox_limit"),
         (&[("milter_command_timeout", "5s")], "timeout", "should", "command_timeout is 5s"),
         (&[("milter_content_timeout", "1m")], "timeout", "should", "content_timeout is 1m"),
         (
@@ -222,8 +268,23 @@ fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
     saved.restore();
     // Something else answers.
     world.postfix.set("smtpd_milters", "{ unix:activity-milter/lmtp.sock, default_action=tempfail }");
-    let (_, findings) = world.findings();
-    assert_eq!(findings, Vec::<Value>::new(), "that is no milter of ours: nobody asks us, and LMTP is there");
+    let (code, findings) = world.findings();
+    let finding = found(code, &findings, "milter", "must");
+    assert!(finding["reason"].as_str().unwrap().contains("LMTP listener, which is no milter"), "{finding:#}");
+    assert!(finding["remedy"].as_str().unwrap().contains("unix:activity-milter/milter.sock"), "{finding:#}");
+    saved.restore();
+    // Ours, as it was before milter.listen changed.
+    world.postfix.set("smtpd_milters", "{ unix:activity-milter/before.sock, default_action=tempfail }");
+    let (code, findings) = world.findings();
+    let finding = found(code, &findings, "milter", "must");
+    assert!(finding["reason"].as_str().unwrap().contains("an old entry of activity-milter's"), "{finding:#}");
+    saved.restore();
+    // Somebody else's that is alive is nobody's fault, whatever version it speaks.
+    let neighbour = Neighbour::start();
+    let theirs = format!("inet:127.0.0.1:{}", neighbour.port);
+    let both = format!("{theirs}, {{ {theirs}, protocol=2 }}, {{ {MILTER}, default_action=tempfail }}");
+    world.postfix.set("smtpd_milters", &both);
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
     saved.restore();
     // Nobody is there.
     world.stop_milter();
@@ -238,6 +299,58 @@ fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
     world.start_milter();
     world.postfix.set("smtpd_milters", &format!("{{ unix:{}, default_action=tempfail }}", outside.display()));
     assert!(reason(&world, "No such file").contains("set milter.listen to a path there"));
+}
+
+#[test]
+fn mail_of_others_that_comes_to_us_is_named() {
+    let world = deployed("mx", Options::default());
+    let saved = Saved::of(&world.postfix);
+    let us = "lmtp:unix:activity-milter/lmtp.sock";
+    let table = world.root.join("table");
+    fs::write(&table, format!("fourth.test {us}\n.fifth.test {us}\nseveramail.test {us}\n")).unwrap();
+    world.postfix.tool("postmap", &[&format!("hash:{}", table.display())]);
+    let table = format!("hash:{}", table.display());
+    let pattern = world.root.join("pattern");
+    fs::write(&pattern, format!("/@/ {us}\n")).unwrap();
+    let pattern = format!("regexp:{}", pattern.display());
+    let star = format!("inline:{{ {{ * = {us} }} }}");
+    let cases: &[(&[(&str, &str)], &str)] = &[
+        (&[("relay_domains", "severamail.test, other.test")], "other.test is in relay_domains"),
+        (&[("relay_domains", "severamail.test, .other.test")], ".other.test is in relay_domains"),
+        (
+            &[("relay_domains", "severamail.test, inline:{ { third.test = x } }")],
+            "third.test is in relay_domains",
+        ),
+        (&[("relay_domains", "severamail.test, regexp:/dev/null")], "relay_domains has a table"),
+        (
+            &[("virtual_mailbox_domains", "boxes.test"), ("virtual_transport", us)],
+            "boxes.test is in virtual_mailbox_domains",
+        ),
+        (&[("mydestination", "people.test"), ("local_transport", us)], "people.test is in mydestination"),
+        (&[("default_transport", us)], "the transport of all other mail"),
+        (&[("transport_maps", &star)], "the transport of all other mail"),
+        (&[("transport_maps", &pattern)], "the transport of all other mail"),
+        (&[("transport_maps", &table)], "has fourth.test"),
+        (&[("transport_maps", &table)], "has .fifth.test"),
+    ];
+    for (settings, part) in cases {
+        settings.iter().for_each(|(name, value)| world.postfix.set(name, value));
+        let (code, findings) = world.findings();
+        let named = |finding: &&Value| {
+            finding["check"] == "others" && finding["setting"].as_str().unwrap().contains(part)
+        };
+        let finding = findings.iter().find(named).unwrap_or_else(|| panic!("{part}: {findings:#?}"));
+        assert_eq!((code, &finding["severity"]), (Some(1), &"must".into()), "{finding:#}");
+        assert!(!finding["remedy"].as_str().unwrap().is_empty());
+        saved.restore();
+        world.postfix.cool();
+    }
+    // Where transport_maps has them elsewhere, it is fine.
+    world.postfix.set("relay_domains", "severamail.test, other.test");
+    world.postfix.set("transport_maps", "inline:{ { other.test = keep: } }");
+    world.postfix.set("message_drop_headers", "bcc, resent-bcc, content-length");
+    let (_, findings) = world.findings();
+    assert!(findings.iter().all(|finding| finding["check"] != "others"), "{findings:#?}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod mailbox;
+pub mod neighbour;
 pub mod postfix;
 pub mod sendmail;
 pub mod severa;

@@ -4,19 +4,21 @@
 //! Each check is a sentence of the POSTFIX page of the design.
 
 use super::{
-    print::{command, endpoint, quoted, quoted_for_service, with_existing},
-    probe::{Endpoint, Protocol, is_possible, probe},
+    add::{NO_BCC, hides_bcc, size_limit},
+    print::{endpoint, with_existing},
+    probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
+    record::Record,
+    script::{bare, command, quoted, quoted_for_service},
     settings::{MilterEntry, Service, Settings, SettingsError, Tools, split},
+    ways::{
+        Class, Others, Shadowed, forms, is_ours, is_to_us, passes_on, sample, shadowed, takes_utf8,
+        transport_of,
+    },
 };
 use crate::config::Config;
 use crate::intake::{END_TIME, LOOK_UP_TIME, Listen, SocketSettings};
-use crate::mail::Domain;
 use serde::Serialize;
-use std::{
-    net::{IpAddr, ToSocketAddrs},
-    path::PathBuf,
-    time::Duration,
-};
+use std::time::Duration;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -73,13 +75,20 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
         ..Report::default()
     };
     let doors = doors(&settings, config);
-    let mut checks = Checks { tools, settings: &settings, config, doors, report };
+    let passing = passes_on(&settings, config)?;
+    let record = Record::read(settings.directory())?;
+    let shadowed = shadowed(config);
+    let mut checks = Checks { tools, settings: &settings, config, doors, passing, record, shadowed, report };
     let mut delivered = true;
-    for domain in &config.addressing.domains {
-        delivered &= checks.domain(domain)?;
+    let utf8 = takes_utf8(&settings);
+    for domain in config.addressing.domains.iter().flat_map(|domain| forms(domain, utf8)) {
+        delivered &= checks.domain(&domain)?;
     }
     checks.milters(delivered);
+    checks.strangers();
     checks.cleanup()?;
+    checks.size_limits();
+    checks.others()?;
     let Checks { mut report, .. } = checks;
     report.findings.sort_by_key(|finding| finding.severity);
     Ok(report)
@@ -98,80 +107,30 @@ fn doors<'a>(settings: &'a Settings, config: &Config) -> Vec<Door<'a>> {
     };
     let door = |service: &'a Service| {
         let entries = MilterEntry::list(settings.of(service, "smtpd_milters"));
-        let entry = entries.into_iter().find(|entry| is_ours(settings, &config.milter, &entry.endpoint))?;
+        let ours = |entry: &MilterEntry| {
+            Endpoint::of_milter(&entry.endpoint).is_some()
+                && is_ours(settings, &config.milter, &entry.endpoint)
+        };
+        let entry = entries.into_iter().find(ours)?;
         Some(Door { service, entry })
     };
     settings.services("smtpd").filter(asks).filter_map(door).collect()
 }
 
-/// True if an endpoint of Postfix's is meant to be a socket of ours, whether it can be reached that way or not.
-fn is_ours(settings: &Settings, socket: &SocketSettings, text: &str) -> bool {
-    match (Endpoint::parse(text), &socket.place()) {
-        (Some(Endpoint::Unix(path)), Listen::Unix(ours)) => {
-            let below = settings.queue_directory().join(path.strip_prefix("/").unwrap_or(&path));
-            let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
-            let ours = real(ours.clone());
-            real(path) == ours || real(below) == ours
-        }
-        (Some(Endpoint::Inet(host, port)), Listen::Inet(ours)) => {
-            let same = |ip: IpAddr| ip == ours.ip() || (ours.ip().is_unspecified() && ip.is_loopback());
-            let found = (host.as_str(), port).to_socket_addrs();
-            port == ours.port() && found.is_ok_and(|mut addresses| addresses.any(|a| same(a.ip())))
-        }
-        _ => false,
-    }
-}
-
-/// What Postfix does with a domain, by the first of its lists that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Local,
-    VirtualAlias,
-    VirtualMailbox,
-    Relay,
-    Other,
-}
-
-/// (list, class) in the order in which trivial-rewrite(8) asks.
-const LISTS: [(&str, Class); 4] = [
-    ("mydestination", Class::Local),
-    ("virtual_alias_domains", Class::VirtualAlias),
-    ("virtual_mailbox_domains", Class::VirtualMailbox),
-    ("relay_domains", Class::Relay),
-];
-
-impl Class {
-    /// The parameter with the transport of its domains.
-    fn transport(self) -> &'static str {
-        match self {
-            Self::Local => "local_transport",
-            Self::VirtualAlias => "virtual_alias_domains", // has none: every address must be an alias
-            Self::VirtualMailbox => "virtual_transport",
-            Self::Relay => "relay_transport",
-            Self::Other => "default_transport",
-        }
-    }
-
-    /// The parameter with the list of its recipients, if it has one that counts for us.
-    fn recipients(self) -> Option<&'static str> {
-        match self {
-            Self::VirtualMailbox => Some("virtual_mailbox_maps"),
-            Self::Relay => Some("relay_recipient_maps"),
-            Self::Local | Self::VirtualAlias | Self::Other => None,
-        }
-    }
-}
-
-struct Checks<'a> {
+pub(super) struct Checks<'a> {
     tools: Tools,
-    settings: &'a Settings,
-    config: &'a Config,
+    pub(super) settings: &'a Settings,
+    pub(super) config: &'a Config,
     doors: Vec<Door<'a>>,
+    /// Whose other mail passes here, in words.
+    passing: Option<String>,
+    pub(super) record: Record,
+    shadowed: Shadowed,
     report: Report,
 }
 
 impl Checks<'_> {
-    fn find(
+    pub(super) fn find(
         &mut self,
         severity: Severity,
         check: &'static str,
@@ -190,12 +149,12 @@ impl Checks<'_> {
     }
 
     /// A command that sets a parameter of main.cf.
-    fn set(&self, name: &str, value: &str) -> String {
+    pub(super) fn set(&self, name: &str, value: &str) -> String {
         format!("{} -e {}", command(Some(&self.tools)), quoted(name, value))
     }
 
     /// A command that sets a parameter where the service reads it.
-    fn set_for(&self, service: &Service, name: &str, value: &str) -> String {
+    pub(super) fn set_for(&self, service: &Service, name: &str, value: &str) -> String {
         if self.settings.is_overridden(service, name) {
             let name = format!("{}/{name}", service.name);
             return format!("{} -P {}", command(Some(&self.tools)), quoted_for_service(&name, value));
@@ -213,21 +172,20 @@ impl Checks<'_> {
         self.set_for(door.service, "smtpd_milters", &list.collect::<Vec<_>>().join(", "))
     }
 
+    fn all_shadowed(&self) -> bool {
+        matches!(self.shadowed, Shadowed::All)
+    }
+
     /// The way of one domain's mail; true if its transport is our LMTP listener.
-    fn domain(&mut self, domain: &Domain) -> Result<bool, SettingsError> {
-        let mut class = Class::Other;
-        for (list, of_list) in LISTS {
-            if self.settings.has_domain(list, domain)? {
-                class = of_list;
-                break;
-            }
+    fn domain(&mut self, domain: &str) -> Result<bool, SettingsError> {
+        let class = Class::of(self.settings, domain)?;
+        if self.all_shadowed() {
+            return self.domain_in_shadow(domain, class);
         }
         if !matches!(class, Class::Relay | Class::VirtualMailbox) {
-            let place =
-                LISTS.iter().find(|(_, c)| *c == class).map_or("no list of domains", |(list, _)| list);
-            let existing = self.tools.written("relay_domains")?;
-            let mut remedy =
-                self.set("relay_domains", &with_existing("relay_domains", domain.as_str(), existing));
+            let place = class.list();
+            let existing = self.settings.base("relay_domains");
+            let mut remedy = self.set("relay_domains", &with_existing("relay_domains", domain, existing));
             if class != Class::Other {
                 remedy = format!("take {domain} out of {place}, then {remedy}");
             }
@@ -235,37 +193,83 @@ impl Checks<'_> {
                 "Postfix takes no mail for its integration addresses, and the milter is not asked about them";
             self.find(Severity::Must, "domain", format!("{domain} is in {place}"), reason, remedy);
         }
-        let sample = format!("activity-milter-check@{domain}");
+        let address = sample(domain);
         if let Some(parameter) = class.recipients()
             && !self.settings.main(parameter).is_empty()
-            && self.settings.look_up(parameter, &[sample.clone(), format!("@{domain}")])?.is_none()
+            && self.settings.look_up(parameter, &[address.clone(), format!("@{domain}")])?.is_none()
         {
             let reason = "integration addresses that are not in that list are refused before the milter is asked; \
                           activity-milter knows which there are";
             let setting = format!("{parameter} = {}", self.settings.main(parameter));
-            let remedy = format!("add an entry for @{domain}, or: {}", self.set(parameter, ""));
+            let base = self.settings.base(parameter).unwrap_or_default();
+            let remedy = self.set(parameter, &format!("{base}, inline:{{ {{ @{domain} = OK }} }}"));
             self.find(Severity::Must, "recipients", setting, reason, remedy);
         }
-        let mut keys = vec![sample, domain.to_string()];
-        let labels = domain.as_str().match_indices('.').map(|(at, _)| domain.as_str()[at..].to_owned());
-        keys.extend(labels.chain(["*".to_owned()]));
-        let default = self.settings.main(class.transport()).to_owned();
-        let transport = match self.settings.look_up("transport_maps", &keys)? {
-            Some(entry) if entry.starts_with(':') => {
-                format!("{}{entry}", default.split(':').next().unwrap_or_default())
-            }
-            Some(entry) => entry,
-            None => default,
-        };
+        let transport = transport_of(self.settings, &address, class)?;
         self.see(format!("{domain}: {class:?}, transport {transport}").to_lowercase());
         if class == Class::VirtualAlias {
             return Ok(false); // has no transport of its own
         }
-        self.transport(domain, class, &transport)
+        let delivered = self.transport(domain, class, &transport)?;
+        if delivered {
+            self.tenants_in_shadow(domain, class)?;
+        }
+        Ok(delivered)
+    }
+
+    /// In shadow mode nothing is recorded, and our LMTP listener keeps nothing: mail must go where it goes without us.
+    fn domain_in_shadow(&mut self, domain: &str, class: Class) -> Result<bool, SettingsError> {
+        let transport = transport_of(self.settings, &sample(domain), class)?;
+        self.see(format!("shadow mode: {domain} goes on as {class:?} by {transport}").to_lowercase());
+        if class == Class::Other {
+            let reason = "smtpd refuses its mail, and the milter is not asked: there is nothing to judge";
+            let remedy = "nothing, if no mail is expected yet; set mode = \"live\" to attach it".to_owned();
+            self.find(Severity::Note, "shadow", format!("{domain} is in {}", class.list()), reason, remedy);
+        }
+        if is_to_us(self.settings, self.config, &transport) {
+            let reason = "mode is \"shadow\": our LMTP listener keeps nothing and answers 451, so mail piles up in Postfix";
+            let (remove, attach) = (self.print("--remove"), self.print("shared-mx --shadow"));
+            let remedy = format!("{remove} | sh, then {attach} | sh; or set mode = \"live\" and restart");
+            let setting = format!("the transport of {domain} is {transport}");
+            self.find(Severity::Must, "shadow", setting, reason, remedy);
+        }
+        Ok(false)
+    }
+
+    /// A tenant in shadow mode beside live ones: its mail must not come to us by LMTP.
+    fn tenants_in_shadow(&mut self, domain: &str, class: Class) -> Result<(), SettingsError> {
+        let Shadowed::Tenants(prefixes) = &self.shadowed else { return Ok(()) };
+        for prefix in prefixes.clone() {
+            let mut to_us = Vec::new();
+            for address in [format!("{prefix}@{domain}"), format!("1.{prefix}@{domain}")] {
+                if is_to_us(self.settings, self.config, &transport_of(self.settings, &address, class)?) {
+                    to_us.push(address);
+                }
+            }
+            let Some(address) = to_us.first() else { continue };
+            let setting = format!("tenant {prefix} is in shadow mode, and {address} is delivered to us");
+            let reason =
+                "our LMTP listener keeps nothing of it and answers 451, so its mail piles up in Postfix";
+            let (prefix, domain) = (prefix.replace('.', r"\."), domain.replace('.', r"\."));
+            let remedy = format!(
+                "give its addresses the transport they have today, by a table that stands first in transport_maps: \
+                 regexp:/etc/postfix/activity-milter-shadow with the line `/^(.*\\.)?{prefix}@{domain}$/ smtp:[today's host]`; \
+                 or set its mode to live"
+            );
+            self.find(Severity::Must, "shadow", setting, reason, remedy);
+        }
+        Ok(())
+    }
+
+    /// Our own `print` for this instance.
+    pub(super) fn print(&self, what: &str) -> String {
+        let directory = self.tools.directory.as_ref().map(|directory| directory.display().to_string());
+        let instance = directory.map(|directory| format!(" --postfix-config {}", bare(&directory)));
+        format!("activity-milter postfix print {what}{}", instance.unwrap_or_default())
     }
 
     /// The delivery agent behind the milter.
-    fn transport(&mut self, domain: &Domain, class: Class, transport: &str) -> Result<bool, SettingsError> {
+    fn transport(&mut self, domain: &str, class: Class, transport: &str) -> Result<bool, SettingsError> {
         let (name, nexthop) = transport.split_once(':').unwrap_or((transport, ""));
         let service = self.settings.transport(name).cloned();
         let agent = service.as_ref().map(|service| service.command.as_str());
@@ -293,7 +297,7 @@ impl Checks<'_> {
                     self.find(self.without_lmtp(), "lmtp-transport", setting, reason, remedy);
                     return Ok(false);
                 }
-                self.try_socket(service, Protocol::Lmtp, nexthop);
+                self.try_socket(service, Protocol::Lmtp, nexthop, MILTER_VERSION);
                 self.lmtp_times(service);
                 self.lmtp_lines(service);
                 self.lmtp_rewriting(service);
@@ -316,7 +320,7 @@ impl Checks<'_> {
     }
 
     /// How to deliver a domain to our LMTP listener.
-    fn deliver(&self, domain: &Domain, class: Class) -> Result<String, SettingsError> {
+    fn deliver(&self, domain: &str, class: Class) -> Result<String, SettingsError> {
         let Some(lmtp) = &self.config.lmtp else {
             return Ok(
                 "add the table [lmtp] to activity-milter's configuration and restart it; then ask here again"
@@ -324,17 +328,13 @@ impl Checks<'_> {
             );
         };
         let endpoint = endpoint(lmtp, self.settings.queue_directory());
-        let others = self.settings.named_domains().iter().any(|named| !self.is_integration(named));
-        if class == Class::Relay && !others && self.settings.main("transport_maps").is_empty() {
+        let others = Others::of(self.settings, self.config)?;
+        if class == Class::Relay && others.is_empty() && self.settings.main("transport_maps").is_empty() {
             return Ok(self.set("relay_transport", &format!("lmtp:{endpoint}")));
         }
         let entry = format!("inline:{{ {{ {domain} = lmtp:{endpoint} }} }}");
-        let existing = self.tools.written("transport_maps")?;
+        let existing = self.settings.base("transport_maps");
         Ok(self.set("transport_maps", &with_existing("transport_maps", &entry, existing)))
-    }
-
-    fn is_integration(&self, domain: &str) -> bool {
-        Domain::parse(domain).is_ok_and(|domain| self.config.addressing.domains.contains(&domain))
     }
 
     fn lmtp_times(&mut self, service: &Service) {
@@ -409,7 +409,12 @@ impl Checks<'_> {
 
     /// Each service that asks our milter.
     fn milters(&mut self, delivered: bool) {
-        if self.doors.is_empty() {
+        if self.doors.is_empty() && self.all_shadowed() {
+            let remedy = format!("{} | sh", self.print("shared-mx --shadow"));
+            let setting = "no smtpd asks our milter".to_owned();
+            let reason = "mode is \"shadow\", and nothing is judged";
+            self.find(Severity::Should, "shadow", setting, reason, remedy);
+        } else if self.doors.is_empty() {
             self.see("no smtpd asks our milter: what breaks a rule is bounced, not refused".to_owned());
         }
         for door in std::mem::take(&mut self.doors) {
@@ -423,23 +428,27 @@ impl Checks<'_> {
                 "quarantine" => {
                     Some("while activity-milter is down, all mail goes to the hold queue, and stays there")
                 }
+                "accept" if self.all_shadowed() => None,
+                _ if self.all_shadowed() => {
+                    Some("mode is \"shadow\", but while activity-milter is down, all mail waits for it")
+                }
                 "accept" if !delivered => Some(
                     "while activity-milter is down, mail to integration addresses is accepted and never recorded",
                 ),
                 _ => None,
             };
             if let Some(reason) = reason {
-                let better = if delivered { "accept" } else { "tempfail" };
+                let better = if delivered || self.all_shadowed() { "accept" } else { "tempfail" };
                 let remedy = self.set_milter(&door, "default_action", better);
                 let setting = format!("{service}: milter default_action is {action}");
                 self.find(Severity::Must, "default-action", setting, reason, remedy);
             }
             let protocol = setting("protocol");
-            if protocol.parse::<u32>().is_ok_and(|version| version < 6) {
-                let reason = "we speak version 6 only: Postfix cannot talk to us";
+            if version(&protocol) < MILTER_VERSION {
+                let reason = "that works, but each header field waits for an answer of ours";
                 let remedy = self.set_milter(&door, "protocol", "6");
                 let setting = format!("{service}: milter protocol is {protocol}");
-                self.find(Severity::Must, "protocol", setting, reason, remedy);
+                self.find(Severity::Note, "protocol", setting, reason, remedy);
             }
             for (name, ours, stage) in [
                 ("command_timeout", LOOK_UP_TIME, "at RCPT"),
@@ -453,14 +462,14 @@ impl Checks<'_> {
                     self.find(Severity::Should, "timeout", setting, &reason, remedy);
                 }
             }
-            self.try_socket(door.service, Protocol::Milter, milter);
+            self.try_socket(door.service, Protocol::Milter, milter, version(&protocol));
             self.late_rewriting(door.service);
             self.doors.push(door);
         }
     }
 
     /// Connects as Postfix would.
-    fn try_socket(&mut self, service: &Service, protocol: Protocol, text: &str) {
+    fn try_socket(&mut self, service: &Service, protocol: Protocol, text: &str, version: u8) {
         let Some(endpoint) = Endpoint::parse(text) else { return };
         if !is_possible() {
             let reason = "only root can try as Postfix does; it was tried as you";
@@ -469,8 +478,7 @@ impl Checks<'_> {
         }
         let user = self.settings.main("mail_owner").to_owned();
         let directory = self.settings.queue_directory().to_owned();
-        let chroot = service.chroot && is_possible();
-        let Err(why) = probe(protocol, &endpoint, &directory, &user, chroot) else { return };
+        let Err(why) = self.reach(service, protocol, &endpoint, version) else { return };
         let (socket, table) = match protocol {
             Protocol::Milter => (Some(&self.config.milter), "milter"),
             Protocol::Lmtp => (self.config.lmtp.as_ref(), "lmtp"),
@@ -499,6 +507,19 @@ impl Checks<'_> {
         self.find(Severity::Must, "socket", setting, &reason, remedy);
     }
 
+    /// Tries as Postfix would; the error is for people.
+    pub(super) fn reach(
+        &self,
+        service: &Service,
+        protocol: Protocol,
+        endpoint: &Endpoint,
+        version: u8,
+    ) -> Result<(), String> {
+        let user = self.settings.main("mail_owner");
+        let chroot = service.chroot && is_possible();
+        probe(protocol, endpoint, self.settings.queue_directory(), user, chroot, version)
+    }
+
     fn below_queue(&self, socket: &SocketSettings) -> bool {
         matches!(socket.place(), Listen::Unix(path) if path.starts_with(self.settings.queue_directory()))
     }
@@ -508,7 +529,8 @@ impl Checks<'_> {
         let services: Vec<Service> = self.settings.services("cleanup").cloned().collect();
         for service in &services {
             let delay = self.settings.of(service, "in_flow_delay").to_owned();
-            let discards = !self.doors.is_empty() && !self.config.policy.keep_after_accept;
+            let discards =
+                !self.doors.is_empty() && !self.config.policy.keep_after_accept && !self.all_shadowed();
             if discards && seconds(&delay).is_none_or(|delay| !delay.is_zero()) {
                 let reason = "a message that the milter takes is discarded, and its flow-control token never comes \
                               back: after some hundred of them, every message waits that long";
@@ -521,17 +543,7 @@ impl Checks<'_> {
                     remedy,
                 );
             }
-            let dropped = self.settings.of(service, "message_drop_headers").to_owned();
-            let list = split(&dropped);
-            if self.is_dedicated() && list.iter().any(|name| name.eq_ignore_ascii_case("bcc")) {
-                let rest = list.into_iter().filter(|n| !n.to_ascii_lowercase().ends_with("bcc"));
-                let rest = rest.collect::<Vec<_>>().join(", ");
-                let reason =
-                    "Postfix drops the Bcc field before we see it: users who stand there are not recognised";
-                let remedy = self.set_for(service, "message_drop_headers", &rest);
-                let setting = format!("message_drop_headers = {dropped}");
-                self.find(Severity::Should, "drop-headers", setting, reason, remedy);
-            }
+            self.bcc(service)?;
             let milters = self.settings.of(service, "non_smtpd_milters").to_owned();
             let (ours, others): (Vec<_>, Vec<_>) = split(&milters).into_iter().partition(|element| {
                 let entry = MilterEntry::list(element).pop();
@@ -550,39 +562,71 @@ impl Checks<'_> {
                 );
             }
         }
-        let limit = self.settings.main("message_size_limit").to_owned();
-        let ours = self.config.policy.max_size;
-        if limit.parse::<u64>().is_ok_and(|limit| limit == 0 || limit > ours) {
-            let reason =
-                format!("message.max_size is {ours}: larger messages are sent to the end, then refused");
-            let remedy =
-                format!("{}, or raise message.max_size", self.set("message_size_limit", &ours.to_string()));
-            let severity = if self.is_dedicated() { Severity::Should } else { Severity::Note };
-            self.find(severity, "size-limit", format!("message_size_limit = {limit}"), &reason, remedy);
+        Ok(())
+    }
+
+    /// The Bcc field is for us alone, or for nobody.
+    fn bcc(&mut self, service: &Service) -> Result<(), SettingsError> {
+        let dropped = self.settings.of(service, "message_drop_headers").to_owned();
+        let list = split(&dropped);
+        let drops = |name: &str| list.iter().any(|header| header.eq_ignore_ascii_case(name));
+        let setting = format!("{}: message_drop_headers = {dropped}", service.name);
+        match self.passing.clone() {
+            Some(why) if !drops("bcc") || !drops("resent-bcc") => {
+                let missing =
+                    ["bcc", "resent-bcc"].into_iter().filter(|name| !drops(name)).map(str::to_owned);
+                let all = missing.chain(list.iter().cloned()).collect::<Vec<_>>().join(", ");
+                let reason = format!(
+                    "other mail passes here ({why}), and whoever gets it sees who stands in its Bcc field"
+                );
+                let remedy = self.set_for(service, "message_drop_headers", &all);
+                self.find(Severity::Must, "bcc-shown", setting, &reason, remedy);
+            }
+            None if drops("bcc") && !self.all_shadowed() => {
+                let rest = list.iter().filter(|name| !name.to_ascii_lowercase().ends_with("bcc"));
+                let rest = rest.cloned().collect::<Vec<_>>().join(", ");
+                let reason =
+                    "Postfix drops the Bcc field before we see it: users who stand there are not recognised";
+                let remedy = self.set_for(service, "message_drop_headers", &rest);
+                self.find(Severity::Should, "drop-headers", setting, reason, remedy);
+            }
+            None if !drops("bcc") && !hides_bcc(self.settings)? => {
+                let reason =
+                    "what programs on this machine send to the world shows who stands in its Bcc field";
+                let base = self.settings.base("smtp_header_checks").map(|base| format!("{base}, "));
+                let all = format!("{}{NO_BCC}", base.unwrap_or_default());
+                let remedy = self.set("smtp_header_checks", &all);
+                self.find(Severity::Should, "bcc-sent", setting, reason, remedy);
+            }
+            _ => {}
         }
         Ok(())
     }
 
-    /// True if nobody but us gets mail through this Postfix: no other domains, nobody who may relay, no copies of
-    /// other people's mail.
-    fn is_dedicated(&self) -> bool {
-        let copies = ["always_bcc", "sender_bcc_maps", "recipient_bcc_maps"];
-        if copies.iter().any(|name| !self.settings.main(name).is_empty()) {
-            return false;
+    /// What is larger than we take is sent in vain; what is larger than a mailbox takes stops all local delivery.
+    fn size_limits(&mut self) {
+        let limit = self.settings.main("message_size_limit").to_owned();
+        let ours = self.config.policy.max_size;
+        let Ok(number) = limit.parse::<u64>() else { return };
+        if number == 0 || number > ours {
+            let reason =
+                format!("message.max_size is {ours}: larger messages are sent to the end, then refused");
+            let possible = size_limit(self.settings, ours).to_string();
+            let remedy = format!("{}, or raise message.max_size", self.set("message_size_limit", &possible));
+            let severity = if self.passing.is_none() { Severity::Should } else { Severity::Note };
+            self.find(severity, "size-limit", format!("message_size_limit = {limit}"), &reason, remedy);
         }
-        let own = [self.settings.main("myhostname"), self.settings.main("mydomain")];
-        let is_local = |name: &str| name.starts_with("localhost") || own.contains(&name);
-        let only_ours =
-            self.settings.named_domains().iter().all(|named| is_local(named) || self.is_integration(named));
-        let relays =
-            self.settings.services("smtpd").any(|s| self.settings.of(s, "smtpd_sasl_auth_enable") == "yes");
-        let loopback = |network: &String| {
-            let network = network.trim_start_matches('[');
-            network.starts_with("127.") || network.starts_with("::1]")
-        };
-        let own_address = |network: &String| network.ends_with("/32") || network.ends_with("/128");
-        let networks = split(self.settings.main("mynetworks"));
-        only_ours && !relays && networks.iter().all(|network| loopback(network) || own_address(network))
+        for (name, agent) in [("mailbox_size_limit", "local"), ("virtual_mailbox_limit", "virtual")] {
+            let Ok(most) = self.settings.main(name).parse::<u64>() else { continue };
+            if most > 0 && (number == 0 || number > most) {
+                let setting = format!("message_size_limit = {limit}, {name} = {most}");
+                let reason = format!(
+                    "{agent}(8) delivers nothing at all while a mailbox takes less than a message: mail to root, say"
+                );
+                let remedy = self.set(name, "0");
+                self.find(Severity::Must, "mailbox-limit", setting, &reason, remedy);
+            }
+        }
     }
 }
 
@@ -592,6 +636,11 @@ fn endpoint_is_absolute(endpoint: &Endpoint) -> bool {
 
 fn print_endpoint(socket: &SocketSettings, settings: &Settings) -> String {
     endpoint(socket, settings.queue_directory())
+}
+
+/// The version in `milter_protocol`, which may have words behind it.
+pub(super) fn version(protocol: &str) -> u8 {
+    protocol.split([' ', ',']).next().and_then(|version| version.parse().ok()).unwrap_or(MILTER_VERSION)
 }
 
 /// A time as Postfix writes it: a number, and a unit of s, m, h, d or w.

@@ -1,15 +1,22 @@
 //! `postfix`: the other side of the socket. Prints the settings that Postfix needs, and checks those it has.
 
+mod add;
 mod check;
 mod print;
 mod probe;
+mod record;
+mod remove;
+mod script;
 mod settings;
+mod strangers;
+mod ways;
 
 use super::{Failure, load, other};
+use add::Refusal;
 use check::{Report, Severity};
 use clap::{Args as ClapArgs, Subcommand};
-use print::{Deployment, Existing, Format};
-use settings::Tools;
+use print::{Deployment, Existing, Format, Wish};
+use settings::{SettingsError, Tools};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -25,10 +32,24 @@ pub(super) struct Args {
 enum Command {
     /// Print the settings of a deployment, for this configuration
     ///
-    /// What the Postfix has already is kept in lists (relay_domains, transport_maps, smtpd_milters, sender_bcc_maps).
-    #[command(after_help = "Example:\n  activity-milter postfix print mx | sh && postfix reload")]
+    /// What the Postfix has already is kept: lists are added to, other domains keep their transports, and each value that
+    /// changes is shown as `# was:`. The script saves main.cf and master.cf first, and changes nothing when it runs again.
+    /// What cannot be added to is named, with exit code 78, and nothing is printed.
+    #[command(
+        after_help = "Examples:\n  activity-milter postfix print mx | sh && postfix reload\n  activity-milter postfix print shared-mx --shadow | sh\n  activity-milter postfix print --remove | sh && postfix reload"
+    )]
     Print {
-        deployment: Deployment,
+        #[arg(required_unless_present = "remove")]
+        deployment: Option<Deployment>,
+        /// Take out what is ours, and show what was saved
+        #[arg(long, conflicts_with_all = ["deployment", "shadow", "format", "service"])]
+        remove: bool,
+        /// Attach the milter only, for mode = "shadow": mail goes where it goes today
+        #[arg(long)]
+        shadow: bool,
+        /// The service that `submission` attaches the milter to, as master.cf names it
+        #[arg(long, value_name = "NAME", default_value = "submission")]
+        service: String,
         /// How to write them
         #[arg(long, value_enum, default_value_t = Format::Commands)]
         format: Format,
@@ -66,14 +87,23 @@ impl Instance {
 
 pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failure> {
     match args.command {
-        Command::Print { deployment, format, instance } => {
+        Command::Print { deployment: None, instance, .. } => {
             let config = load(config)?;
-            if config.lmtp.is_none() {
+            let nobody =
+                || Failure::Usage(miette::Report::msg("there is no Postfix to take anything out of"));
+            let existing = Existing::ask(instance.tools()).map_err(broken)?.ok_or_else(nobody)?;
+            print!("{}", print::removed(&config, &existing).map_err(broken)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Print { deployment: Some(deployment), format, shadow, service, instance, .. } => {
+            let config = load(config)?;
+            if config.lmtp.is_none() && !shadow {
                 let remedy = "every deployment delivers to our LMTP listener, and the configuration has none: add the table [lmtp] to it";
                 return Err(Failure::Usage(miette::Report::msg(remedy)));
             }
-            let existing = Existing::ask(instance.tools()).map_err(other)?;
-            print!("{}", print::print(deployment, format, &config, &existing).map_err(other)?);
+            let existing = Existing::ask(instance.tools()).map_err(broken)?;
+            let wish = Wish { deployment, format, shadow, service: &service };
+            print!("{}", print::print(wish, &config, existing.as_ref()).map_err(refused)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { json, instance } => {
@@ -85,6 +115,23 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             Ok(ExitCode::from(u8::from(report.is_bad())))
         }
         Command::Probe(args) => probe::run(&args).await,
+    }
+}
+
+/// Postfix's tools cannot say what is there: so nothing is printed.
+fn broken(error: SettingsError) -> Failure {
+    match error {
+        SettingsError::Missing { .. } => other(error),
+        SettingsError::Failed { .. } | SettingsError::Record { .. } => {
+            Failure::Usage(miette::Report::msg(error.to_string()))
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::No(text) => Failure::Usage(miette::Report::msg(text)),
+        Refusal::Settings(error) => broken(error),
     }
 }
 

@@ -3,16 +3,18 @@
 //! The pieces under `postfix/` are the source, comments included; end-to-end tests load what is printed here.
 
 use super::{
+    add::{Adding, Refusal},
     probe::Endpoint,
-    settings::{MilterEntry, SettingsError, Tools, split},
+    record::{Name, Record},
+    remove,
+    script::{Plan, bare, dense},
+    settings::{MilterEntry, Settings, SettingsError, Tools, split},
+    ways::forms,
 };
 use crate::config::Config;
 use crate::intake::{Listen, SocketSettings, default_socket};
 use clap::ValueEnum;
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, path::Path};
 
 /// A way to put Postfix and activity-milter together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,6 +50,9 @@ const MILTER: &str = "unix:activity-milter/milter.sock";
 const LMTP: &str = "unix:activity-milter/lmtp.sock";
 const MAX_SIZE: &str = "52428800";
 
+/// Where Postfix has its configuration unless it says otherwise.
+const CONFIG_DIRECTORY: &str = "/etc/postfix";
+
 /// Where Postfix keeps its queue unless it says otherwise.
 const QUEUE_DIRECTORY: &str = "/var/spool/postfix";
 
@@ -60,6 +65,10 @@ impl Deployment {
             Self::AutoBcc => include_str!("../../../postfix/auto-bcc/main.cf"),
             Self::LmtpOnly => include_str!("../../../postfix/lmtp-only/main.cf"),
         }
+    }
+
+    fn has_no_milter(self) -> bool {
+        matches!(self, Self::AutoBcc | Self::LmtpOnly)
     }
 
     /// Only where a service of `master.cf` differs from the others.
@@ -89,119 +98,172 @@ pub(super) fn endpoint(socket: &SocketSettings, queue_directory: &Path) -> Strin
     }
 }
 
-/// What a Postfix has already; lists are added to, not replaced.
+/// A Postfix that is there already.
 pub(super) struct Existing {
-    tools: Option<Tools>,
-    queue_directory: PathBuf,
+    settings: Settings,
+    record: Record,
 }
 
 impl Existing {
-    /// Asks the instance that `tools` names; a machine without Postfix has nothing to keep.
-    pub(super) fn ask(tools: Tools) -> Result<Self, SettingsError> {
-        match tools.written("queue_directory") {
-            Ok(directory) => {
-                let queue_directory = directory.map_or_else(|| QUEUE_DIRECTORY.into(), PathBuf::from);
-                Ok(Self { tools: Some(tools), queue_directory })
+    /// Asks the instance that `tools` names; none on a machine without Postfix, which has nothing to keep.
+    pub(super) fn ask(tools: Tools) -> Result<Option<Self>, SettingsError> {
+        let nowhere = tools.directory.is_none();
+        match Settings::read(tools) {
+            Ok(settings) => {
+                let record = Record::read(settings.directory())?;
+                Ok(Some(Self { settings, record }))
             }
-            Err(_) if tools.directory.is_none() => {
-                Ok(Self { tools: None, queue_directory: QUEUE_DIRECTORY.into() })
-            }
+            Err(error) if nowhere && error.is_absence() => Ok(None),
             Err(error) => Err(error),
         }
     }
-
-    fn value(&self, name: &str) -> Result<Option<String>, SettingsError> {
-        self.tools.as_ref().map_or(Ok(None), |tools| tools.written(name))
-    }
 }
 
-/// Text of the deployment's settings.
-pub(super) fn print(
-    deployment: Deployment,
-    format: Format,
-    config: &Config,
-    existing: &Existing,
-) -> Result<String, SettingsError> {
-    let fill = |text| fill(text, config, &existing.queue_directory);
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) deployment: Deployment,
+    pub(super) format: Format,
+    /// Attach the milter and nothing else.
+    pub(super) shadow: bool,
+    /// The service that `submission` attaches the milter to.
+    pub(super) service: &'a str,
+}
+
+/// Text of the deployment's settings. All is decided before there is any.
+pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) -> Result<String, Refusal> {
+    let Wish { deployment, format, shadow, service } = wish;
+    let queue_directory = existing.map_or(Path::new(QUEUE_DIRECTORY), |e| e.settings.queue_directory());
+    let fill = |text| fill(text, config, queue_directory);
     let main = fill(deployment.main_cf());
     let master = deployment.master_cf().map(fill);
-    match format {
-        Format::Main => rewrite(&main, existing, |name, value| format!("{name} = {value}")),
-        Format::Master => Ok(master.unwrap_or_else(|| {
-            "# Nothing: this deployment needs no entry of its own in master.cf.\n".to_owned()
-        })),
-        Format::Commands => {
-            let postconf = command(existing.tools.as_ref());
-            let mut out =
-                rewrite(&main, existing, |name, value| format!("{postconf} -e {}", quoted(name, value)))?;
-            if let Some(master) = master {
-                out.push_str("\n# The service must be there already; if it is not, add what --format master.cf prints.\n");
-                for (parameter, value) in service_settings(&master) {
-                    let _ = writeln!(out, "{postconf} -P {}", quoted_for_service(&parameter, &value));
+    let master = master.map(|text| text.replace("\nsubmission inet", &format!("\n{service} inet")));
+    if shadow && deployment.has_no_milter() {
+        return Err(Refusal::No(
+            "this deployment has no milter, and shadow mode is nothing without: try it with shared-mx --shadow".to_owned(),
+        ));
+    }
+    let main = if shadow { SHADOW.to_owned() + &only_milter(&main) } else { main };
+    let mut plan = match existing {
+        Some(existing) => added(wish, &main, config, existing)?,
+        None => as_it_is(&main),
+    };
+    if let Some(master) = &master {
+        if format == Format::Commands && existing.is_none() {
+            plan.say(
+                "\n# The service must be there already; if it is not, add what --format master.cf prints.",
+            );
+        }
+        for (parameter, value) in service_settings(master) {
+            match existing {
+                // The entry of master.cf says it.
+                _ if format != Format::Commands => {}
+                Some(existing) => {
+                    let mut adding = Adding::new(&existing.settings, config, &existing.record)?;
+                    adding.service(&parameter, &value)?;
+                    plan.steps.append(&mut adding.plan.steps);
                 }
+                None => plan.change(Name::Service(parameter), None, Some(value)),
             }
-            let reload = match existing.tools.as_ref().and_then(|tools| tools.directory.as_ref()) {
-                Some(directory) => format!("postfix -c {} reload", directory.display()),
-                None => "postfix reload".to_owned(),
-            };
-            let _ = writeln!(out, "\n# Then:\n#   {reload}\n#   activity-milter postfix check");
-            Ok(out)
         }
     }
-}
-
-/// `postconf`, for the instance meant.
-pub(super) fn command(tools: Option<&Tools>) -> String {
-    match tools.and_then(|tools| tools.directory.as_ref()) {
-        Some(directory) => format!("postconf -c {}", directory.display()),
-        None => "postconf".to_owned(),
+    match format {
+        Format::Main => Ok(plan.main_cf()),
+        Format::Master => {
+            let nothing = "# Nothing: this deployment needs no entry of its own in master.cf.\n";
+            // An `-o` takes the place of the global list, which must not lose its milters.
+            let global = existing.and_then(|existing| existing.settings.base("smtpd_milters"));
+            let list = global.map_or(String::new(), |global| dense(&global) + ",");
+            let list = format!("smtpd_milters={list}{{");
+            Ok(master.map_or(nothing.to_owned(), |text| text.replace("smtpd_milters={", &list)))
+        }
+        Format::Commands => Ok(script(&plan, existing, false)),
     }
 }
 
-/// `'name = value'`, safe for a shell.
-pub(super) fn quoted(name: &str, value: &str) -> String {
-    format!("'{name} = {}'", value.replace('\'', r"'\''"))
+/// The way back: takes out what is ours.
+pub(super) fn removed(config: &Config, existing: &Existing) -> Result<String, SettingsError> {
+    let plan = remove::remove(&existing.settings, config, &existing.record)?;
+    Ok(script(&plan, Some(existing), true))
 }
 
-/// The same for `postconf -P`, which takes no white space.
-pub(super) fn quoted_for_service(parameter: &str, value: &str) -> String {
-    let dense = value.replace(", ", ",").replace("{ ", "{").replace(" }", "}");
-    format!("'{parameter}={}'", dense.replace('\'', r"'\''"))
+fn script(plan: &Plan, existing: Option<&Existing>, retire: bool) -> String {
+    let tools = existing.map(|existing| &existing.settings.tools);
+    let mut out = match existing {
+        Some(existing) => plan.script(tools, existing.settings.directory(), retire),
+        None => plan.script(None, Path::new(CONFIG_DIRECTORY), retire),
+    };
+    let (reload, option) = match tools.and_then(|tools| tools.directory.as_ref()) {
+        Some(directory) => {
+            let directory = bare(&directory.display().to_string());
+            (format!("postfix -c {directory} reload"), format!(" --postfix-config {directory}"))
+        }
+        None => ("postfix reload".to_owned(), String::new()),
+    };
+    let _ = writeln!(out, "\n# Then:\n#   {reload}\n#   activity-milter postfix check{option}");
+    out
+}
+
+/// The settings beside what is there.
+fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result<Plan, Refusal> {
+    let mut adding = Adding::new(&existing.settings, config, &existing.record)?;
+    match wish.shadow {
+        true => adding.shadow()?,
+        false => adding.refuse_shadow()?,
+    }
+    for line in main.lines() {
+        match setting(line) {
+            Some((name, value)) => adding.setting(name, value)?,
+            None => adding.plan.say(line),
+        }
+    }
+    Ok(adding.plan)
+}
+
+/// The settings where nothing is.
+fn as_it_is(main: &str) -> Plan {
+    let mut plan = Plan::default();
+    for line in main.lines() {
+        match setting(line) {
+            Some((name, value)) => plan.change(Name::Main(name.to_owned()), None, Some(value.to_owned())),
+            None => plan.say(line),
+        }
+    }
+    plan
+}
+
+/// Name and value of a line of main.cf that is no comment.
+fn setting(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once(" =").filter(|_| !line.starts_with('#'))?;
+    Some((name, value.trim()))
+}
+
+/// What stands above a trial.
+const SHADOW: &str = "# Shadow mode: the milter is asked, and mail goes where it goes today. Whatever happens to activity-milter,
+# nothing waits for it.
+";
+
+/// The milter's line, and it only, with an action that changes nothing. `submission` has it in master.cf.
+fn only_milter(main: &str) -> String {
+    let of_piece = main.lines().filter_map(setting).find(|(name, _)| *name == "smtpd_milters");
+    of_piece.map_or(String::new(), |(name, value)| {
+        format!("{name} = {}\n", value.replace("=tempfail", "=accept"))
+    })
 }
 
 /// Puts our configuration's values in the place of the examples.
 fn fill(text: &str, config: &Config, queue_directory: &Path) -> String {
-    let domains: Vec<&str> = config.addressing.domains.iter().map(|domain| domain.as_str()).collect();
+    // An IDN in both forms: Postfix knows no better, and a client may use either.
+    let domains: Vec<String> = config.addressing.domains.iter().flat_map(|d| forms(d, true)).collect();
     let lmtp = config.lmtp.as_ref().map_or(LMTP.to_owned(), |lmtp| endpoint(lmtp, queue_directory));
     let entry = format!("{{ {DOMAIN} = lmtp:{LMTP} }}");
     let entries: Vec<String> = domains.iter().map(|domain| entry.replace(DOMAIN, domain)).collect();
     text.replace(&entry, &entries.join(" "))
-        .replace(&format!("@{DOMAIN}"), &format!("@{}", domains.first().unwrap_or(&DOMAIN)))
+        .replace(&format!("@{DOMAIN}"), &format!("@{}", domains.first().map_or(DOMAIN, String::as_str)))
         .replace(DOMAIN, &domains.join(", "))
         .replace(MILTER, &endpoint(&config.milter, queue_directory))
         .replace(LMTP, &lmtp)
         .replace(MAX_SIZE, &config.policy.max_size.to_string())
-}
-
-/// Each setting of a piece in another form, what Postfix has already kept where it is a list; comments stay.
-fn rewrite(
-    piece: &str,
-    existing: &Existing,
-    form: impl Fn(&str, &str) -> String,
-) -> Result<String, SettingsError> {
-    let mut out = String::new();
-    for line in piece.lines() {
-        match line.split_once(" =").filter(|_| !line.starts_with('#')) {
-            Some((name, value)) => {
-                let value = with_existing(name, value.trim(), existing.value(name)?);
-                let _ = writeln!(out, "{}", form(name, &value));
-            }
-            None => {
-                let _ = writeln!(out, "{line}");
-            }
-        }
-    }
-    Ok(out)
 }
 
 /// Our value of a parameter beside what is there.
@@ -257,8 +319,7 @@ mod tests {
 
     fn printed(deployment: Deployment, format: Format) -> String {
         let config = Config::from_source(&Source::from_text(Path::new("am.toml"), CONFIG)).unwrap();
-        let existing = Existing { tools: None, queue_directory: QUEUE_DIRECTORY.into() };
-        print(deployment, format, &config, &existing).unwrap()
+        print(Wish { deployment, format, shadow: false, service: "submission" }, &config, None).unwrap()
     }
 
     #[test]

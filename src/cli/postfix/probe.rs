@@ -7,6 +7,7 @@ use miette::Report;
 use nix::unistd::{Uid, User, chroot, setgid, setgroups, setuid};
 use std::{
     fmt, io,
+    net::ToSocketAddrs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
@@ -32,6 +33,36 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
+    /// A milter: `unix:path` or `inet:host:port`, and nothing else.
+    pub(super) fn of_milter(text: &str) -> Option<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return (!path.is_empty()).then(|| Self::Unix(path.into()));
+        }
+        let (host, port) = text.strip_prefix("inet:")?.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port > 0).or_else(|| port_named(port))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        (!host.is_empty()).then(|| Self::Inet(host.to_owned(), port))
+    }
+
+    /// True if nobody can be there: no such file, or nobody listens. Tried from here; a no of another kind proves nothing.
+    pub(super) fn is_dead(&self, queue_directory: &Path) -> bool {
+        let nobody = |error: io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        };
+        match self {
+            Self::Unix(path) => {
+                let below = queue_directory.join(path.strip_prefix("/").unwrap_or(path));
+                let dead = |path: &Path| std::os::unix::net::UnixStream::connect(path).is_err_and(nobody);
+                dead(&below) && (path.is_relative() || dead(path))
+            }
+            Self::Inet(host, port) => {
+                let Ok(addresses) = (host.as_str(), *port).to_socket_addrs() else { return false };
+                let dead = |a| std::net::TcpStream::connect_timeout(&a, PATIENCE).is_err_and(nobody);
+                addresses.into_iter().all(dead)
+            }
+        }
+    }
+
     /// `unix:path`, `inet:host:port`, and for LMTP also `host`, `host:port` and `[address]:port`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
@@ -45,6 +76,17 @@ impl Endpoint {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         (!host.is_empty()).then(|| Self::Inet(host.to_owned(), port))
     }
+}
+
+/// A port by its name, as services(5) has it.
+fn port_named(name: &str) -> Option<u16> {
+    let services = std::fs::read_to_string("/etc/services").ok()?;
+    let port = |line: &str| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let (first, port) = (words.next()?, words.next()?.strip_suffix("/tcp")?);
+        (first == name || words.any(|alias| alias == name)).then(|| port.parse().ok()).flatten()
+    };
+    services.lines().find_map(port)
 }
 
 impl fmt::Display for Endpoint {
@@ -77,7 +119,13 @@ pub(super) struct Args {
     /// Make the directory the root first
     #[arg(long)]
     chroot: bool,
+    /// Which version of the milter protocol Postfix offers
+    #[arg(long, default_value_t = MILTER_VERSION)]
+    milter_version: u8,
 }
+
+/// What Postfix offers unless `milter_protocol` says otherwise.
+pub(super) const MILTER_VERSION: u8 = 6;
 
 /// True if we may try as another user.
 pub(super) fn is_possible() -> bool {
@@ -91,6 +139,7 @@ pub(super) fn probe(
     directory: &Path,
     user: &str,
     chroot: bool,
+    milter_version: u8,
 ) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let word = match protocol {
@@ -99,6 +148,7 @@ pub(super) fn probe(
     };
     let mut command = Command::new(program);
     command.args(["postfix", "probe", word, &endpoint.to_string(), "--directory"]).arg(directory);
+    command.args(["--milter-version", &milter_version.to_string()]);
     if is_possible() {
         command.args(["--user", user]).args(chroot.then_some("--chroot"));
     }
@@ -114,7 +164,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let endpoint =
         Endpoint::parse(&args.endpoint).ok_or_else(|| Failure::Usage(Report::msg("no endpoint")))?;
     become_postfix(args).map_err(other)?;
-    let answer = tokio::time::timeout(PATIENCE, ask(args.protocol, &endpoint)).await;
+    let answer = tokio::time::timeout(PATIENCE, ask(args, &endpoint)).await;
     let why = match answer {
         Ok(Ok(())) => return Ok(ExitCode::SUCCESS),
         Ok(Err(error)) => error.to_string(),
@@ -144,26 +194,37 @@ fn become_postfix(args: &Args) -> io::Result<()> {
     Ok(())
 }
 
-async fn ask(protocol: Protocol, endpoint: &Endpoint) -> io::Result<()> {
+async fn ask(args: &Args, endpoint: &Endpoint) -> io::Result<()> {
     match endpoint {
-        Endpoint::Unix(path) => talk(protocol, UnixStream::connect(path).await?).await,
-        Endpoint::Inet(host, port) => talk(protocol, TcpStream::connect((host.as_str(), *port)).await?).await,
+        Endpoint::Unix(path) => talk(args, UnixStream::connect(path).await?).await,
+        Endpoint::Inet(host, port) => talk(args, TcpStream::connect((host.as_str(), *port)).await?).await,
     }
 }
 
-async fn talk(protocol: Protocol, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+async fn talk(args: &Args, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let stranger = |what| io::Error::other(format!("something answers there that is no {what} server"));
-    match protocol {
+    match args.protocol {
         Protocol::Milter => {
-            // SMFIC_OPTNEG: version 6, all actions and options on offer; the answer has the same shape.
-            let mut offer = vec![0, 0, 0, 13, b'O', 0, 0, 0, 6];
-            offer.extend_from_slice(&0x1ff_u32.to_be_bytes());
-            offer.extend_from_slice(&0x1f_ffff_u32.to_be_bytes());
+            let version = args.milter_version;
+            // SMFIC_OPTNEG: all actions and options that this version has; the answer has the same shape, and the
+            // milter's version, which may be older. Masks as in Postfix's milter8.c.
+            let (actions, options) = match version {
+                ..=2 => (0x3f_u32, 0x7f_u32),
+                3 => (0x3f, 0x17f),
+                4 | 5 => (0x3f, 0x37f),
+                6.. => (0x1ff, 0x1f_ffff),
+            };
+            let mut offer = vec![0, 0, 0, 13, b'O', 0, 0, 0, version];
+            offer.extend_from_slice(&actions.to_be_bytes());
+            offer.extend_from_slice(&options.to_be_bytes());
             stream.write_all(&offer).await?;
             let mut answer = [0; 9];
             stream.read_exact(&mut answer).await.map_err(|_| stranger("milter"))?;
             stream.write_all(&[0, 0, 0, 1, b'Q']).await?;
-            if answer[4..] == [b'O', 0, 0, 0, 6] { Ok(()) } else { Err(stranger("milter")) }
+            match answer[4..] {
+                [b'O', 0, 0, 0, theirs] if (2..=version).contains(&theirs) => Ok(()),
+                _ => Err(stranger("milter")),
+            }
         }
         Protocol::Lmtp => {
             let mut greeting = [0; 4];

@@ -1,0 +1,195 @@
+//! What `postfix print` changed in a Postfix, and what was there before: written by its script, read by the next print
+//! and by `--remove`.
+//!
+//! In: `activity-milter.saved/changes` beside `main.cf`. Out: for each setting its oldest value and the one we gave it.
+//! Promise: a line is never taken for another; what is not understood counts as not there.
+
+use super::{
+    script::dense,
+    settings::{SettingsError, split},
+};
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Where copies and changes lie, below Postfix's configuration directory.
+pub(super) const DIRECTORY: &str = "activity-milter.saved";
+
+/// The file with the changes.
+pub(super) const CHANGES: &str = "changes";
+
+/// A setting by its place: `relay_domains` of main.cf, `smtp/inet/smtpd_milters` of master.cf.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Name {
+    Main(String),
+    Service(String),
+}
+
+impl Name {
+    /// The parameter alone.
+    pub(super) fn parameter(&self) -> &str {
+        match self {
+            Self::Main(name) => name,
+            Self::Service(name) => name.rsplit('/').next().unwrap_or(name),
+        }
+    }
+
+    fn parse(file: &str, name: &str) -> Option<Self> {
+        match file {
+            "main.cf" => Some(Self::Main(name.to_owned())),
+            "master.cf" => Some(Self::Service(name.to_owned())),
+            _ => None,
+        }
+    }
+
+    fn file(&self) -> &'static str {
+        match self {
+            Self::Main(_) => "main.cf",
+            Self::Service(_) => "master.cf",
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Main(name) | Self::Service(name)) = self;
+        f.write_str(name)
+    }
+}
+
+/// A value before or after: as it is written, or not set at all.
+pub(super) type Value = Option<String>;
+
+/// `name = value`, or that it is not set.
+pub(super) fn said(name: &Name, value: &Value) -> String {
+    match value {
+        Some(value) => format!("{name} = {value}").trim_end().to_owned(),
+        None => format!("{name} (not set)"),
+    }
+}
+
+/// A line of the file.
+pub(super) fn line(word: &str, name: &Name, value: &Value) -> String {
+    format!("{word} {}: {}", name.file(), said(name, value))
+}
+
+/// What the file says of one setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// Before our first change.
+    pub(super) was: Value,
+    /// After our last one.
+    pub(super) now: Value,
+}
+
+/// All changes.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    changes: BTreeMap<Name, Changed>,
+    /// Copies of main.cf and master.cf, oldest first.
+    pub(super) copies: Vec<PathBuf>,
+}
+
+impl Record {
+    /// Reads what there is for a configuration directory.
+    pub(super) fn read(config_directory: &Path) -> Result<Self, SettingsError> {
+        let directory = config_directory.join(DIRECTORY);
+        let path = directory.join(CHANGES);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(SettingsError::Record { path, error }),
+        };
+        let names = fs::read_dir(&directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_copy = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("main.cf.") || name.starts_with("master.cf.")
+        };
+        let mut copies: Vec<PathBuf> = names.filter(is_copy).collect();
+        copies.sort();
+        Ok(Self { changes: changes(&text), copies })
+    }
+
+    /// What was changed of a setting.
+    pub(super) fn of(&self, name: &Name) -> Option<&Changed> {
+        self.changes.get(name)
+    }
+
+    /// Every setting that was changed.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Name, &Changed)> {
+        self.changes.iter()
+    }
+
+    /// The elements of a list that we put in, as a list.
+    pub(super) fn added(&self, name: &Name) -> String {
+        let Some(Changed { was, now }) = self.of(name) else { return String::new() };
+        // A service's list is written without blanks.
+        let elements = |value: &Value| split(&dense(value.as_deref().unwrap_or_default()));
+        let before = elements(was);
+        elements(now).into_iter().filter(|element| !before.contains(element)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// True if we gave a setting this value.
+    pub(super) fn is_from_us(&self, name: &Name, value: &str) -> bool {
+        self.of(name).is_some_and(|changed| changed.now.as_deref() == Some(value))
+    }
+}
+
+fn changes(text: &str) -> BTreeMap<Name, Changed> {
+    let mut changes = BTreeMap::<Name, Changed>::new();
+    for line in text.lines() {
+        let Some((word, name, value)) = parse(line) else { continue };
+        match word {
+            "was" => drop(changes.entry(name).or_insert(Changed { was: value, now: None })),
+            _ => changes.entry(name).or_default().now = value,
+        }
+    }
+    changes
+}
+
+fn parse(line: &str) -> Option<(&str, Name, Value)> {
+    let (word, rest) = line.split_once(' ').filter(|(word, _)| ["was", "now"].contains(word))?;
+    let (file, said) = rest.split_once(": ")?;
+    if let Some(name) = said.strip_suffix(" (not set)") {
+        return Some((word, Name::parse(file, name)?, None));
+    }
+    let (name, value) = said.split_once(" =")?;
+    Some((word, Name::parse(file, name)?, Some(value.trim().to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_value_stays_and_the_newest_is_ours() {
+        let name = Name::Main("relay_domains".to_owned());
+        let of_service = Name::Service("smtp/inet/smtpd_milters".to_owned());
+        let text = [
+            "# a comment".to_owned(),
+            line("was", &name, &Some("a = b, (not set)x".to_owned())),
+            line("now", &name, &Some("c".to_owned())),
+            line("was", &name, &Some("c".to_owned())),
+            line("now", &name, &Some(String::new())),
+            line("was", &of_service, &None),
+            line("now", &of_service, &Some("{unix:a}".to_owned())),
+        ];
+        let found = changes(&text.join("\n"));
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(found[&name], Changed { was: some("a = b, (not set)x"), now: some("") });
+        let list = Name::Service("x/inet/smtpd_milters".to_owned());
+        let changes = BTreeMap::from([(
+            list.clone(),
+            Changed {
+                was: some("{ inet:h:1, x=y }, inet:h:2"),
+                now: some("{inet:h:1,x=y},inet:h:2,{unix:a,x=y}"),
+            },
+        )]);
+        let record = Record { changes, copies: Vec::new() };
+        assert_eq!((record.added(&list), record.added(&name)), ("{unix:a,x=y}".to_owned(), String::new()));
+        assert_eq!(found[&of_service], Changed { was: None, now: some("{unix:a}") });
+        assert_eq!(found.len(), 2);
+    }
+}

@@ -1,0 +1,165 @@
+//! Takes out of a Postfix what is ours.
+//!
+//! In: Postfix's settings, ours, the record of what was changed. Out: a [`Plan`].
+//! Promise: what still has the value we gave it gets back the one it had; of a list that somebody has changed since, only
+//! our elements go. Nothing else is touched.
+
+use super::{
+    add::{NO_BCC, is_old},
+    record::{Name, Record, Value, said},
+    script::{Plan, dense},
+    settings::{MilterEntry, Settings, SettingsError, inline, split},
+    ways::{Class, is_integration, is_ours, is_to_us},
+};
+use crate::config::Config;
+use crate::mail::parse_path;
+
+/// Lists, whose elements tell whether they are ours.
+const LISTS: [&str; 9] = [
+    "smtpd_milters",
+    "non_smtpd_milters",
+    "transport_maps",
+    "sender_bcc_maps",
+    "recipient_bcc_maps",
+    "relay_recipient_maps",
+    "virtual_mailbox_maps",
+    "relay_domains",
+    "smtp_header_checks",
+];
+
+/// Settings that may lead to our LMTP listener.
+const TRANSPORTS: [Class; 4] = [Class::Relay, Class::VirtualMailbox, Class::Local, Class::Other];
+
+/// Settings that deployments change and that do not tell whose they are.
+const SILENT: [&str; 5] = [
+    "in_flow_delay",
+    "message_drop_headers",
+    "message_size_limit",
+    "lmtp_line_length_limit",
+    "lmtp_send_xforward_command",
+];
+
+/// What to take out.
+pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> Result<Plan, SettingsError> {
+    let mut plan = Plan::default();
+    plan.say("# Takes out what activity-milter's `postfix print` put in, and that only.\n");
+    let mut names: Vec<Name> = record.all().map(|(name, _)| name.clone()).collect();
+    let main = LISTS.into_iter().chain(TRANSPORTS.map(Class::transport));
+    names.extend(main.map(|name| Name::Main(name.to_owned())));
+    names.extend(settings.overrides_of("smtpd_milters").map(|(name, _)| Name::Service(name.to_owned())));
+    names.sort();
+    names.dedup();
+    for name in names {
+        let was: Value = match &name {
+            Name::Main(name) => settings.written(name).map(str::to_owned),
+            Name::Service(name) => settings.written_for(name).map(str::to_owned),
+        };
+        // What no print has changed is not ours, where the name alone does not say so.
+        let transport = TRANSPORTS.iter().any(|class| class.transport() == name.parameter());
+        let tells =
+            transport || ["smtpd_milters", "non_smtpd_milters", "transport_maps"].contains(&name.parameter());
+        let foreign = !tells && record.of(&name).is_none();
+        let new = match foreign {
+            true => was.clone(),
+            false => without_ours(settings, config, &name, &was, record),
+        };
+        if record.of(&name).is_some() && new == was && Some(&was) != record.of(&name).map(|c| &c.was) {
+            plan.note(&format!("Somebody has changed it since, and it stays: {}", said(&name, &was)));
+        }
+        plan.change(name, was, new);
+    }
+    let listed = settings.written("relay_domains").map(split).unwrap_or_default();
+    for domain in listed.iter().filter(|domain| is_integration(config, domain)) {
+        if record.of(&Name::Main("relay_domains".to_owned())).is_none() {
+            plan.note(&format!("Nothing says who put {domain} into relay_domains, and it stays."));
+        }
+    }
+    for name in SILENT {
+        let value = settings.written(name).map(str::to_owned);
+        let name = Name::Main(name.to_owned());
+        if value.is_some() && record.of(&name).is_none() {
+            plan.note(&format!("Nothing says whose this is, and it stays: {}", said(&name, &value)));
+        }
+    }
+    let saved: Vec<String> = record
+        .all()
+        .map(|(name, changed)| format!("#   {}", said(name, &changed.was)))
+        .chain(record.copies.iter().map(|path| format!("#   {}", path.display())))
+        .collect();
+    if !saved.is_empty() {
+        plan.say(&format!("\n# Saved, as it was before the first print:\n{}", saved.join("\n")));
+    }
+    Ok(plan)
+}
+
+/// The value without what is ours.
+fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, record: &Record) -> Value {
+    let changed = record.of(name);
+    if let Some(changed) = changed.filter(|changed| changed.now == *is) {
+        // A dead entry of ours that print had replaced does not come back.
+        let lives = |element: &String| {
+            !name.parameter().ends_with("smtpd_milters")
+                || !is_our_element(settings, config, name.parameter(), element, "")
+        };
+        let restored = |was: String| {
+            let elements = split(&was);
+            let living: Vec<String> = elements.iter().filter(|element| lives(element)).cloned().collect();
+            if living.len() == elements.len() { was } else { living.join(", ") }
+        };
+        return changed.was.clone().map(|was| for_place(name, restored(was)));
+    }
+    let Some(value) = is else { return None };
+    let transports = TRANSPORTS.map(Class::transport);
+    if transports.contains(&name.parameter()) {
+        let ours = is_to_us(settings, config, settings.main(name.parameter()));
+        return if ours { changed.and_then(|changed| changed.was.clone()) } else { is.clone() };
+    }
+    if !LISTS.contains(&name.parameter()) {
+        return is.clone();
+    }
+    let before = split(changed.and_then(|changed| changed.was.as_deref()).unwrap_or_default());
+    let recorded = record.added(name);
+    let elements = split(value);
+    let kept: Vec<String> = elements
+        .iter()
+        .filter(|e| before.contains(e) || !is_our_element(settings, config, name.parameter(), e, &recorded))
+        .cloned()
+        .collect();
+    match kept.len() {
+        all if all == elements.len() => is.clone(),
+        0 => changed.and_then(|changed| changed.was.as_ref()).map(|_| String::new()),
+        _ => Some(for_place(name, kept.join(", "))),
+    }
+}
+
+fn for_place(name: &Name, value: String) -> String {
+    match name {
+        Name::Main(_) => value,
+        Name::Service(_) => dense(&value),
+    }
+}
+
+/// True if an element of a list is there for us.
+fn is_our_element(settings: &Settings, config: &Config, list: &str, element: &str, recorded: &str) -> bool {
+    match list {
+        "smtpd_milters" | "non_smtpd_milters" => MilterEntry::list(element).pop().is_some_and(|entry| {
+            let ours = is_ours(settings, &config.milter, &entry.endpoint);
+            ours || is_old(settings, config, &entry, recorded)
+        }),
+        "relay_domains" => is_integration(config, element),
+        "smtp_header_checks" => element == NO_BCC,
+        _ => {
+            let domain_of = |text: &str| text.rsplit('@').next().unwrap_or(text).to_owned();
+            let ours = |(key, value): &(String, String)| match list {
+                "sender_bcc_maps" | "recipient_bcc_maps" => parse_path(value.as_bytes())
+                    .is_ok_and(|a| a.is_some_and(|a| is_integration(config, a.domain().as_str()))),
+                "transport_maps" => {
+                    let written = split(recorded).iter().any(|ours| ours == element);
+                    is_integration(config, &domain_of(key)) && (written || is_to_us(settings, config, value))
+                }
+                _ => is_integration(config, &domain_of(key)),
+            };
+            inline(element).is_some_and(|entries| !entries.is_empty() && entries.iter().all(ours))
+        }
+    }
+}

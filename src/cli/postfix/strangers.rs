@@ -1,0 +1,179 @@
+//! What [`super::check`] finds at milters that are not ours, and in other domains' mail.
+//!
+//! In: every entry of every list of milters; what leads to our LMTP listener. Out: findings.
+//! Why here: a milter that nobody answers, whoever's it is, is everybody's mail at 451; and a relay that sends another
+//! domain's mail to us loses it with 550.
+
+use super::{
+    add::is_old,
+    check::{Checks, Severity, version},
+    print::endpoint,
+    probe::{Endpoint, Protocol, is_possible},
+    record::Name,
+    settings::{MilterEntry, Service, SettingsError, split},
+    ways::{Class, Others, is_integration, is_ours, is_to_us, sample, transport_of},
+};
+
+/// An address of nobody's, to see where mail to the rest of the world goes.
+const ELSEWHERE: &str = "activity-milter-check.invalid";
+
+impl Checks<'_> {
+    /// Every milter that is not ours, of smtpd and of cleanup.
+    pub(super) fn strangers(&mut self) {
+        let settings = self.settings;
+        for (command, list) in [("smtpd", "smtpd_milters"), ("cleanup", "non_smtpd_milters")] {
+            for service in settings.services(command) {
+                let options = split(settings.of(service, "receive_override_options"));
+                if options.contains(&"no_milters".to_owned()) {
+                    continue;
+                }
+                for entry in MilterEntry::list(settings.of(service, list)) {
+                    self.stranger(service, list, &entry);
+                }
+            }
+        }
+        let maps = settings.main("smtpd_milter_maps");
+        if !maps.is_empty() {
+            let reason =
+                "clients that it has ask the milters it names, and no others; they are not looked at here";
+            let remedy =
+                "see that its milters answer, and that ours is among them where it should be".to_owned();
+            self.find(Severity::Note, "milter-maps", format!("smtpd_milter_maps = {maps}"), reason, remedy);
+        }
+    }
+
+    fn stranger(&mut self, service: &Service, list: &str, entry: &MilterEntry) {
+        let (settings, config) = (self.settings, self.config);
+        let action = entry.setting("default_action", settings, service).to_owned();
+        let consequence = match (action.as_str(), list) {
+            ("accept", _) => "mail goes on without it",
+            ("reject", "smtpd_milters") => "all mail of this service is refused for good",
+            ("quarantine", _) => "all mail goes to the hold queue, and stays there",
+            ("shutdown", "smtpd_milters") => "every client of this service is disconnected with 421",
+            (_, "smtpd_milters") => "all mail of this service is answered 451",
+            _ => "local mail stays in the queue",
+        };
+        let severity = if action == "accept" { Severity::Should } else { Severity::Must };
+        let setting = format!("{}: {list} has {}", service.name, entry.endpoint);
+        let Some(endpoint) = Endpoint::of_milter(&entry.endpoint) else {
+            let reason =
+                format!("Postfix does not understand it (unix:PATH or inet:HOST:PORT), and {consequence}");
+            let remedy = self.without(service, list, entry, "write it right, or take it out: ");
+            return self.find(severity, "milter", setting, &reason, remedy);
+        };
+        if is_ours(settings, &config.milter, &entry.endpoint) {
+            return; // looked at with our own
+        }
+        if config.lmtp.as_ref().is_some_and(|lmtp| is_ours(settings, lmtp, &entry.endpoint)) {
+            let reason =
+                format!("that is activity-milter's LMTP listener, which is no milter: {consequence}");
+            let remedy = self.without(service, list, entry, "");
+            return self.find(severity, "milter", setting, &reason, remedy);
+        }
+        let protocol = version(entry.setting("protocol", settings, service));
+        let Err(why) = self.reach(service, Protocol::Milter, &endpoint, protocol) else { return };
+        let main = Name::Main(list.to_owned());
+        let own = Name::Service(format!("{}/{list}", service.name));
+        let old = [main, own].iter().any(|name| is_old(settings, config, entry, &self.record.added(name)));
+        let (what, hint) = match old {
+            true => ("an old entry of activity-milter's, whose milter listens elsewhere now: ", ""),
+            false => ("", "start that milter, or take it out: "),
+        };
+        if !is_possible() && why.contains("Permission denied") {
+            let remedy = "run the check as root, which tries as user postfix".to_owned();
+            return self.find(Severity::Note, "milter", setting, "you may not connect to it", remedy);
+        }
+        let from = if service.chroot { ", chrooted," } else { "" };
+        let user = settings.main("mail_owner");
+        let reason = format!("{what}user {user}{from} cannot reach it ({why}), and {consequence}");
+        let remedy = self.without(service, list, entry, hint);
+        self.find(severity, "milter", setting, &reason, remedy);
+    }
+
+    /// A command that takes an entry out; ours comes in its place if it was meant and is not there.
+    fn without(&self, service: &Service, list: &str, entry: &MilterEntry, hint: &str) -> String {
+        let (settings, config) = (self.settings, self.config);
+        let is = |element: &String| MilterEntry::list(element).pop();
+        let parameter = format!("{}/{list}", service.name);
+        let written = match settings.written_for(&parameter) {
+            Some(value) => value.to_owned(),
+            None => settings.base(list).unwrap_or_default(),
+        };
+        let expanded = split(settings.of(service, list));
+        // A `$name` that hides it is written out.
+        let elements = split(&written);
+        let elements =
+            if elements.iter().any(|e| is(e).as_ref() == Some(entry)) { elements } else { expanded };
+        let ours = |e: &String| is(e).is_some_and(|e| is_ours(settings, &config.milter, &e.endpoint));
+        let mut kept: Vec<String> =
+            elements.into_iter().filter(|element| is(element).as_ref() != Some(entry)).collect();
+        if hint.is_empty() && list == "smtpd_milters" && !kept.iter().any(ours) {
+            let endpoint = endpoint(&config.milter, settings.queue_directory());
+            kept.push(format!("{{ {endpoint}, default_action=accept }}"));
+        }
+        format!("{hint}{}", self.set_for(service, list, &kept.join(", ")))
+    }
+
+    /// Nobody else's mail may come to our LMTP listener.
+    pub(super) fn others(&mut self) -> Result<(), SettingsError> {
+        let (settings, config) = (self.settings, self.config);
+        let is_to_us = |transport: &str| is_to_us(settings, config, transport);
+        let others = Others::of(settings, config)?;
+        let reason = "activity-milter takes no mail of other domains: it is bounced with 550";
+        for (domain, class) in &others.named {
+            let (domain, pattern) = match domain.strip_prefix('.') {
+                Some(parent) => (format!("activity-milter-check.{parent}"), domain.as_str()),
+                None => (domain.clone(), domain.as_str()),
+            };
+            let transport = transport_of(settings, &sample(&domain), *class)?;
+            if is_to_us(&transport) {
+                let setting = format!("{pattern} is in {}, and its transport is {transport}", class.list());
+                self.find(Severity::Must, "others", setting, reason, self.elsewhere(pattern, *class));
+            }
+        }
+        for list in &others.hidden {
+            let class = super::ways::LISTS.iter().find(|(name, _)| name == list).map(|(_, class)| *class);
+            let parameter = class.map_or("relay_transport", Class::transport);
+            if is_to_us(settings.main(parameter)) {
+                let setting = format!("{list} has a table, and {parameter} is {}", settings.main(parameter));
+                let reason = "domains of the table that transport_maps does not have come to activity-milter, and are bounced with 550";
+                let remedy = format!(
+                    "set {parameter} to what it was, and route ours by transport_maps: {}",
+                    self.print("shared-mx")
+                );
+                self.find(Severity::Must, "others", setting, reason, remedy);
+            }
+        }
+        let transport = transport_of(settings, &sample(ELSEWHERE), Class::Other)?;
+        if is_to_us(&transport) {
+            let setting = format!("the transport of all other mail is {transport}");
+            self.find(Severity::Must, "others", setting, reason, self.elsewhere("*", Class::Other));
+        }
+        for table in split(settings.main("transport_maps")).iter().filter(|table| table.contains(':')) {
+            for (key, transport) in settings.entries(table)?.unwrap_or_default() {
+                let domain = key.rsplit('@').next().unwrap_or(&key).trim_start_matches('.');
+                if domain != "*" && is_to_us(&transport) && !is_integration(config, domain) {
+                    let setting = format!("{table} in transport_maps has {key}, which goes to {transport}");
+                    let remedy =
+                        format!("take {key} out of that table, or give it the transport it should have");
+                    self.find(Severity::Must, "others", setting, reason, remedy);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How other domains get their way back.
+    fn elsewhere(&self, what: &str, class: Class) -> String {
+        let parameter = class.transport();
+        let was = self.record.of(&Name::Main(parameter.to_owned())).and_then(|changed| changed.was.clone());
+        let print = self.print("shared-mx");
+        match was {
+            Some(was) => format!("{}, then {print} | sh", self.set(parameter, &was)),
+            None => format!(
+                "set {parameter}, or the entry for {what} in transport_maps, to what it was (saved copies: \
+                 activity-milter.saved beside main.cf), then route ours apart: {print} | sh"
+            ),
+        }
+    }
+}
