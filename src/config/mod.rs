@@ -274,6 +274,9 @@ struct QueueText {
     min_free: Text<Size>,
     /// Age at which an activity that still fails is held; default 5 d.
     max_age: Text<Span>,
+    /// How long delivered activities are kept, for `queue redeliver` to a business system restored from a back-up; they
+    /// go before `min_free` or `max_items` is reached; default `"0"`: not at all.
+    keep_delivered: Text<Keep>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -294,6 +297,7 @@ impl Default for QueueText {
             held_counts: Text(Span(Duration::from_secs(30 * 24 * 3600))),
             min_free: Text(Size(256 << 20)),
             max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
+            keep_delivered: Text(Keep(Duration::ZERO)),
         }
     }
 }
@@ -442,6 +446,22 @@ impl FromStr for Span {
     }
 }
 
+/// A time span, or `"0"` for none.
+#[derive(Clone, Copy, Debug)]
+struct Keep(Duration);
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match humantime::parse_duration(text) {
+            Ok(span) => Ok(Self(span.min(LONGEST_SPAN))),
+            Err(_) if text.trim() == "0" => Ok(Self(Duration::ZERO)),
+            Err(_) => Err(format!("\"{text}\" is no time span: write one like \"2d\", or \"0\" for none")),
+        }
+    }
+}
+
 /// Permission bits: `"0660"`.
 #[derive(Clone, Copy, Debug)]
 struct Mode(u32);
@@ -543,6 +563,7 @@ impl ConfigText {
                 max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
                 held_counts: self.queue.held_counts.0.0,
                 min_free: self.queue.min_free.0.0,
+                keep_delivered: self.queue.keep_delivered.0.0,
             },
             admin: self.admin.validate(source)?,
             notify: self.notify.map(|notify| notify.validate(source)).transpose()?,

@@ -96,6 +96,8 @@ ids! {
     LOG_LONG = "7fb44450c0d78c539ded27b81ff95805";
     /// A person changed activities in the queue.
     QUEUE_CHANGED = "91715ad8a2ea7551b1bd61d6510ec632";
+    /// Delivered activities that were kept went before their time.
+    KEPT_GONE = "7c5f5997ff9b436569347e92090274d8";
     /// The first copy of a company's Severa is begun.
     SEVERA_FIRST_PASS = "3642f4429cb6913911576b204119290d";
     /// How far the first copy of a company is.

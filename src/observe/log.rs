@@ -1,9 +1,11 @@
 //! Sets up tracing: one line for each event: journald's fields, text or JSON.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write},
+    os::unix::net::UnixDatagram,
+    path::Path,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -81,6 +83,66 @@ pub fn start(settings: &Settings) {
     apply(settings);
 }
 
+/// Starts logging for a command that changes something: what a person does is to be found where the service logs. So it
+/// goes to the journal, if there is one, else to syslog, else to standard error; and it is said at level info at least.
+pub fn start_for_command(settings: &Settings) {
+    let registry = tracing_subscriber::registry().with(filter(settings.level.max(tracing::Level::INFO)));
+    let journal = tracing_journald::layer().ok();
+    let started = match (journal, Syslog::connect(Path::new("/dev/log"))) {
+        (Some(journal), _) => {
+            let journal =
+                journal.with_field_prefix(None).with_syslog_identifier("activity-milter".to_owned());
+            registry.with(journal).try_init()
+        }
+        (None, Some(syslog)) => registry.with(syslog.layer()).try_init(),
+        (None, None) => {
+            let text = tracing_subscriber::fmt::layer().fmt_fields(Fields).with_target(false);
+            registry
+                .with(text.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr))
+                .try_init()
+        }
+    };
+    let _ = started; // another one is started already
+    apply(settings);
+}
+
+/// The local syslog socket: one datagram a line (RFC 3164, section 4.1, as the C library writes it).
+#[derive(Clone)]
+struct Syslog(Arc<UnixDatagram>);
+
+/// Facility mail, severity informational.
+const MAIL_INFO: u8 = 2 * 8 + 6;
+
+impl Syslog {
+    fn connect(path: &Path) -> Option<Self> {
+        let socket = UnixDatagram::unbound().ok()?;
+        socket.connect(path).ok()?;
+        Some(Self(Arc::new(socket)))
+    }
+
+    fn layer<S>(self) -> impl Layer<S>
+    where
+        S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    {
+        let text = tracing_subscriber::fmt::layer().fmt_fields(Fields).with_target(false).with_level(false);
+        text.without_time().with_ansi(false).with_writer(move || self.clone())
+    }
+}
+
+impl Write for Syslog {
+    /// A line comes in one piece.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let head = format!("<{MAIL_INFO}>activity-milter[{}]: ", std::process::id());
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        self.0.send(&[head.as_bytes(), text].concat())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Takes over what can change while we run: the level and the addresses.
 pub fn apply(settings: &Settings) {
     ADDRESSES.store(settings.addresses as u8, Ordering::Relaxed);
@@ -146,6 +208,24 @@ pub fn shown(address: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_a_command_is_a_datagram_of_syslog() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        assert!(Syslog::connect(&path).is_none());
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let syslog = Syslog::connect(&path).unwrap();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(syslog.layer()), || {
+            crate::observe::events::activity_changed("dropped", 1000, "b3:12", "t-1", "4bXy1zT3sKwz9q");
+        });
+        let mut line = [0; 500];
+        let length = socket.recv(&mut line).unwrap();
+        let line = std::str::from_utf8(&line[..length]).unwrap();
+        let expected = "queue changed by hand queue_id=\"4bXy1zT3sKwz9q\" what=\"dropped\" uid=1000 key=\"b3:12\" \
+                        tenant=\"t-1\"";
+        assert_eq!(line, format!("<22>activity-milter[{}]: {expected}", std::process::id()));
+    }
 
     #[test]
     fn addresses_are_shown_as_the_setting_says() {

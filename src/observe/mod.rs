@@ -10,4 +10,4 @@ mod log;
 pub mod metrics;
 pub mod recent;
 
-pub use log::{Addresses, Format, Settings, apply, start};
+pub use log::{Addresses, Format, Settings, apply, start, start_for_command};

@@ -117,6 +117,15 @@ impl Spool {
         Ok(numbers)
     }
 
+    /// Bytes of the files that are here.
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for number in self.numbers(i64::MAX)? {
+            bytes += fs::metadata(self.path(number)).map_or(0, |file| file.len()); // or it went since
+        }
+        Ok(bytes)
+    }
+
     /// Moves files aside that no row names.
     pub(super) fn set_aside(&self, numbers: &[i64]) -> io::Result<()> {
         if numbers.is_empty() {
