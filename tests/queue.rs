@@ -2057,3 +2057,133 @@ async fn what_is_kept_outlives_a_wrong_clock() {
     })
     .await;
 }
+
+impl Desk {
+    /// A queue that goes on with a copy.
+    fn from_copy(&self, copy: &Path) -> Self {
+        let directory = directory();
+        let (path, spool) = (directory.path().join("queue.db"), directory.path().join("spool"));
+        let command =
+            std::process::Command::new("cp").arg("-r").arg(copy.join(".")).arg(directory.path()).status();
+        assert!(command.unwrap().success());
+        let settings = Settings { path, spool, ..self.settings.clone() };
+        let mut desk =
+            Self { engine: self.engine, directory, settings, clock: Arc::clone(&self.clock), queue: None };
+        desk.queue = Some(desk.open_once_more().unwrap());
+        desk
+    }
+}
+
+/// Q38: as it was, with what is leased, held, attempted and kept; the first goes on, and knows nothing of it.
+#[tokio::test]
+async fn a_copy_is_the_queue_of_one_moment() {
+    each_with([10, LARGE], async |desk, size| {
+        let desk = keeping(desk);
+        for (id, targets) in [(1, &["a"][..]), (2, &["a", "b"]), (3, &["b"]), (4, &["a/7"])] {
+            desk.put(letter(&desk.settings.spool, id, size, targets).await).await.unwrap();
+        }
+        let tickets = desk.leases(4).await;
+        let [End::Taken, again, .., held] = ends() else { unreachable!() };
+        for (ticket, end) in tickets.iter().zip([End::Taken, again, held]) {
+            assert!(desk.end(ticket, end).await);
+        }
+        assert!(desk.note(&tickets[3], "1".to_owned()).await.unwrap());
+        let place = directory();
+        let copied = queue::copy(&desk.settings, place.path()).unwrap();
+        assert_eq!((copied.activities, copied.kept, copied.lost.len()), (4, 1, 0));
+        let looked = queue::verify(place.path()).unwrap();
+        assert_eq!((looked.activities, looked.kept, looked.problems.as_slice()), (4, 1, [].as_slice()));
+        let copy = desk.from_copy(place.path());
+        let shown = |entries: Vec<Entry>| -> Vec<_> {
+            let shown = |e: Entry| (e.id, e.key, e.state == State::Held, e.attempts, e.accepted_at, e.reason);
+            entries.into_iter().map(shown).collect()
+        };
+        assert_eq!(shown(copy.all().await), shown(desk.all().await));
+        assert_eq!(shown(copy.delivered().await), shown(desk.delivered().await));
+        assert_eq!(
+            (copy.numbers().await, copy.kept().await.unwrap()),
+            (desk.numbers().await, desk.kept().await.unwrap())
+        );
+        for entry in copy.all().await {
+            let (one, other) = (copy.open(entry.id).await.unwrap(), desk.open(entry.id).await.unwrap());
+            assert_eq!(
+                (bytes_of(&one.raw), one.json, one.note),
+                (bytes_of(&other.raw), other.json, other.note)
+            );
+        }
+        copy.tidy().await;
+        assert_eq!(copy.files().len(), desk.files().len(), "no file without its row");
+        assert_eq!(copy.give(9, &["a"]).await, [Put::New]);
+        assert_eq!(desk.numbers().await, (3, 1));
+    })
+    .await;
+}
+
+/// Q38: while messages with files come and go, nothing that stays is missing, and no copy lacks a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_while_others_work_is_whole() {
+    each(async |desk| {
+        let stays = desk.put(letter(&desk.settings.spool, 1000, LARGE, &["c"]).await).await.unwrap();
+        assert_eq!(stays, [Put::New]);
+        let (queue, spool) = (Arc::clone(desk.queue.as_ref().unwrap()), desk.settings.spool.clone());
+        let work = tokio::spawn(async move {
+            for id in 0.. {
+                queue.put(letter(&spool, id, LARGE, &["a", "b"]).await).await.unwrap();
+                let ask = Ask { room: 2, without: vec!["c".to_owned()], ..Ask::default() };
+                for ticket in queue.lease(ask).await.unwrap().tickets {
+                    queue.finish(vec![(ticket, End::Taken)]).await.unwrap();
+                }
+            }
+        });
+        for _ in 0..20 {
+            let place = directory();
+            let (settings, to) = (desk.settings.clone(), place.path().to_owned());
+            let copied =
+                tokio::task::spawn_blocking(move || queue::copy(&settings, &to)).await.unwrap().unwrap();
+            assert_eq!(copied.lost, [] as [PathBuf; 0]);
+            assert_eq!(queue::verify(place.path()).unwrap().problems, [] as [String; 0]);
+            let copy = desk.from_copy(place.path());
+            assert!(copy.all().await.iter().any(|entry| entry.tenant == "c"));
+            for entry in copy.all().await {
+                copy.open(entry.id).await.unwrap();
+            }
+            assert_eq!(copy.all().await.len() as u64, copied.activities);
+        }
+        assert!(!work.is_finished());
+        work.abort();
+    })
+    .await;
+}
+
+/// Q38: what is wrong is named: a file that is not there, a row that is not what it says, a key that is not known.
+#[tokio::test]
+async fn what_is_wrong_with_a_copy_is_named() {
+    each(async |desk| {
+        desk.put(letter(&desk.settings.spool, 1, LARGE, &["a"]).await).await.unwrap();
+        desk.give(2, &["a", "b"]).await;
+        std::fs::remove_file(&desk.files()[0]).unwrap();
+        let place = directory();
+        let copied = queue::copy(&desk.settings, place.path()).unwrap();
+        assert_eq!((copied.activities, copied.lost.len()), (3, 1));
+        let problems = || queue::verify(place.path()).unwrap().problems.join("\n");
+        assert!(problems().ends_with("the message of an activity is not there"), "{}", problems());
+        for (change, expected) in [
+            (
+                "UPDATE item SET activity = replace(activity, '\"b3:', '\"b4:')",
+                "what it says of itself is damaged",
+            ),
+            ("UPDATE item SET activity = substr(activity, 1, 9)", "what it says of itself is damaged"),
+            ("DELETE FROM key_0", "its key is not known"),
+            ("DELETE FROM message", "its message is not there"),
+        ] {
+            let database = rusqlite::Connection::open(place.path().join("queue.db")).unwrap();
+            database.execute_batch(change).unwrap();
+            drop(database);
+            assert!(problems().contains(expected), "{change}: {}", problems());
+            let _ = std::fs::remove_dir_all(place.path());
+            std::fs::create_dir(place.path()).unwrap();
+            queue::copy(&desk.settings, place.path()).unwrap();
+        }
+    })
+    .await;
+}

@@ -612,7 +612,7 @@ impl World {
         let newest_that_went = self
             .kept
             .iter()
-            .filter(|(id, kept)| !left.contains_key(id) && !(is_trusted && is_over(kept)))
+            .filter(|(id, kept)| !(left.contains_key(id) || is_trusted && is_over(kept)))
             .map(|(_, kept)| kept.delivered_at)
             .max();
         // Only where there are more than there is room for, and the oldest.

@@ -4,6 +4,7 @@
 //! not as it should be); 64 the command line is wrong; 69 something that is needed is not there; 78 the configuration is
 //! wrong.
 
+mod backup;
 mod check;
 mod directory;
 mod explain;
@@ -51,6 +52,13 @@ enum Command {
     Explain(explain::Args),
     /// List, show, retry, hold, drop and export activities that wait or are held
     Queue(queue::Args),
+    #[command(
+        after_help = "Examples:\n  activity-milter backup /var/backups/activity-milter-$(date +%F)\n  \
+                      activity-milter backup --verify /var/backups/activity-milter-2026-11-29\n\n\
+                      Secrets are not copied: what was left out is said. docs/operations.md tells how to restore."
+    )]
+    /// Copy queue, spool and configuration while the service runs, or look whether such a copy is whole
+    Backup(backup::Args),
     /// Ask the directory
     Directory(directory::Args),
     /// Print the settings that Postfix needs, and check those it has
@@ -135,6 +143,8 @@ pub fn run() -> ExitCode {
             Command::Serve => serve::serve(load(&cli.config)?, &cli.config).await,
             Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
             Command::Queue(args) => queue::queue(&load(&cli.config)?, args).await,
+            Command::Backup(args) if args.is_verify() => backup::backup(None, &cli.config, args).await,
+            Command::Backup(args) => backup::backup(Some(&load(&cli.config)?), &cli.config, args).await,
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
             Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,

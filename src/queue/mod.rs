@@ -202,6 +202,14 @@ pub enum OpenError {
         /// Why.
         message: String,
     },
+    /// A copy cannot be written.
+    #[error("{path}: {error}: the copy is not complete; remove it, and try again")]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// A directory cannot be made or written.
     #[error(
         "{path}: {error}: queue.path and queue.spool must be writable for the user activity-milter runs as"
@@ -607,6 +615,44 @@ pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>
 /// [`OpenError`].
 pub fn beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
     Ok(Arc::new(sqlite::SqliteQueue::beside(settings, clock)?))
+}
+
+/// What was copied of a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backup {
+    /// Waiting, in flight and held.
+    pub activities: u64,
+    /// Kept after their delivery.
+    pub kept: u64,
+    /// The files, in the directory of the copy.
+    pub files: Vec<PathBuf>,
+    /// Files that are not there, although activities need them.
+    pub lost: Vec<PathBuf>,
+}
+
+/// What a look at such a copy found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Waiting, in flight and held.
+    pub activities: u64,
+    /// Kept after their delivery.
+    pub kept: u64,
+    /// What is wrong.
+    pub problems: Vec<String>,
+}
+
+/// Copies the queue of a service that may be running into a directory, as it is at one moment. Blocks.
+/// # Errors
+/// [`OpenError`]; what was copied so far stays there.
+pub fn copy(settings: &Settings, to: &Path) -> Result<Backup, OpenError> {
+    sqlite::SqliteQueue::copy(settings, to)
+}
+
+/// Looks whether such a copy is whole, and changes nothing. Blocks.
+/// # Errors
+/// [`OpenError`], where it cannot be looked at.
+pub fn verify(copy: &Path) -> Result<Verified, OpenError> {
+    sqlite::SqliteQueue::verify(copy)
 }
 
 /// Makes a directory for mail, which is private: only our user reads it.

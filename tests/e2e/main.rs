@@ -22,6 +22,7 @@ mod operate;
 mod others;
 mod page;
 mod postfix_check;
+mod restore;
 mod sendmail;
 mod severa;
 mod ways;

@@ -7,6 +7,7 @@
 //! functions and transactions, and the service notices within a second.
 //! Fails: as [`Queue`] says.
 
+mod backup;
 mod disk;
 mod kept;
 mod keys;
@@ -28,8 +29,9 @@ mod writer;
 mod proofs;
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Kept, Leased, OpenError, Put, Queue,
-    Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Untold, Upkeep, make_directory,
+    Ask, Backup, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Kept, Leased, OpenError, Put,
+    Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Untold, Upkeep, Verified,
+    make_directory,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::observe::events;
@@ -141,24 +143,8 @@ impl SqliteQueue {
 
     /// The queue of a service that may be running.
     pub(super) fn beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let path = settings.path.clone();
-        if !path.exists() {
-            return Err(OpenError::Missing(path));
-        }
+        let (database, holder) = connect_beside(&settings.path)?;
         let wrong = |error: rusqlite::Error| open_error(&settings.path, &error);
-        let database =
-            Connection::open_with_flags(&settings.path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
-        database.busy_timeout(BUSY).map_err(wrong)?;
-        let holder = Holder::of(&lock_path(&settings.path));
-        match schema::version(&database).map_err(wrong)? {
-            schema::VERSION => {}
-            found if found > schema::VERSION => {
-                return Err(OpenError::Newer { path, found, known: schema::VERSION });
-            }
-            _ if matches!(holder, Holder::Somebody) => return Err(OpenError::BeingOpened(path)),
-            0 => return Err(OpenError::Empty(path)),
-            found => return Err(OpenError::Older { path, found, known: schema::VERSION }),
-        }
         // Of a service that was killed, leases are left; no longer than until it starts again, or somebody looks.
         if let Holder::Nobody(Some(_stopped)) = holder {
             database.execute("DELETE FROM lease", []).map_err(wrong)?;
@@ -167,6 +153,17 @@ impl SqliteQueue {
         let watch = Arc::new(Watch::new(clock));
         Self::start(settings, database, spool, None, watch, upkeep::Places::default(), Vec::new())
             .map_err(wrong)
+    }
+
+    /// Copies the queue of a service that may be running into a directory.
+    pub(super) fn copy(settings: &Settings, to: &Path) -> Result<Backup, OpenError> {
+        let (database, _) = connect_beside(&settings.path)?;
+        backup::copy(settings, &database, to)
+    }
+
+    /// Looks whether such a copy is whole.
+    pub(super) fn verify(copy: &Path) -> Result<Verified, OpenError> {
+        backup::verify(copy)
     }
 
     fn start(
@@ -221,6 +218,27 @@ impl SqliteQueue {
             held: Notify::new(),
             _locks: locks,
         })))
+    }
+}
+
+/// A connection beside a service that may be running, and whether one is.
+fn connect_beside(path: &Path) -> Result<(Connection, Holder), OpenError> {
+    let place = path.to_owned();
+    if !path.exists() {
+        return Err(OpenError::Missing(place));
+    }
+    let wrong = |error: rusqlite::Error| open_error(path, &error);
+    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
+    database.busy_timeout(BUSY).map_err(wrong)?;
+    let holder = Holder::of(&lock_path(path));
+    match schema::version(&database).map_err(wrong)? {
+        schema::VERSION => Ok((database, holder)),
+        found if found > schema::VERSION => {
+            Err(OpenError::Newer { path: place, found, known: schema::VERSION })
+        }
+        _ if matches!(holder, Holder::Somebody) => Err(OpenError::BeingOpened(place)),
+        0 => Err(OpenError::Empty(place)),
+        found => Err(OpenError::Older { path: place, found, known: schema::VERSION }),
     }
 }
 

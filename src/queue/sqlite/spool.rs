@@ -48,7 +48,7 @@ impl Spool {
         lock(&self.folder.join("lock"), &self.folder)
     }
 
-    fn path(&self, number: i64) -> PathBuf {
+    pub(super) fn path(&self, number: i64) -> PathBuf {
         self.folder.join(format!("{number}.eml"))
     }
 
