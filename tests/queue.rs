@@ -2060,7 +2060,7 @@ async fn what_is_kept_outlives_a_wrong_clock() {
 
 impl Desk {
     /// A queue that goes on with a copy.
-    fn from_copy(&self, copy: &Path) -> Self {
+    fn gone_on_with(&self, copy: &Path) -> Self {
         let directory = directory();
         let (path, spool) = (directory.path().join("queue.db"), directory.path().join("spool"));
         let command =
@@ -2093,7 +2093,7 @@ async fn a_copy_is_the_queue_of_one_moment() {
         assert_eq!((copied.activities, copied.kept, copied.lost.len()), (4, 1, 0));
         let looked = queue::verify(place.path()).unwrap();
         assert_eq!((looked.activities, looked.kept, looked.problems.as_slice()), (4, 1, [].as_slice()));
-        let copy = desk.from_copy(place.path());
+        let copy = desk.gone_on_with(place.path());
         let shown = |entries: Vec<Entry>| -> Vec<_> {
             let shown = |e: Entry| (e.id, e.key, e.state == State::Held, e.attempts, e.accepted_at, e.reason);
             entries.into_iter().map(shown).collect()
@@ -2142,7 +2142,7 @@ async fn a_copy_while_others_work_is_whole() {
                 tokio::task::spawn_blocking(move || queue::copy(&settings, &to)).await.unwrap().unwrap();
             assert_eq!(copied.lost, [] as [PathBuf; 0]);
             assert_eq!(queue::verify(place.path()).unwrap().problems, [] as [String; 0]);
-            let copy = desk.from_copy(place.path());
+            let copy = desk.gone_on_with(place.path());
             assert!(copy.all().await.iter().any(|entry| entry.tenant == "c"));
             for entry in copy.all().await {
                 copy.open(entry.id).await.unwrap();

@@ -636,7 +636,11 @@ mod tests {
         assert_eq!((config.memory_limit, config.courier.max_in_flight), (64 * 1024 * 1024, 32));
         assert_eq!(config.outside.client.connection.timeout, Duration::from_secs(30));
         assert_eq!(config.courier.max_age, Duration::from_secs(5 * 24 * 3600));
-        assert_eq!(config.queue.max_items, 1_000_000);
+        assert_eq!((config.queue.max_items, config.queue.keep_delivered), (1_000_000, Duration::ZERO));
+        for (text, kept) in [("0", 0), ("0s", 0), ("2d", 172_800)] {
+            let config = read(&format!("{LEAST}[queue]\nkeep_delivered = \"{text}\"\n")).unwrap();
+            assert_eq!(config.queue.keep_delivered, Duration::from_secs(kept), "{text}");
+        }
         assert!(config.lmtp.is_none());
         let lmtp = read(&format!("{LEAST}[lmtp]\n")).unwrap().lmtp.unwrap();
         assert_eq!(lmtp.listen.to_string(), "unix:/var/spool/postfix/activity-milter/lmtp.sock");
@@ -655,6 +659,7 @@ mod tests {
                 "am.toml:9:10: listen: the same socket as milter.listen",
             ),
             ("[lmtp]\nmax_sessions = 0", "am.toml:7:16: max_sessions: 0 would let nothing through"),
+            ("[queue]\nkeep_delivered = \"x\"", "am.toml:7:18: keep_delivered: \"x\" is no time span"),
             ("[message]\nmax_size = \"big\"", "am.toml:7:12: max_size: \"big\" is no size"),
             ("[message]\nmemory_limit = \"1 KiB\"", "am.toml:7:16: memory_limit: too small"),
             (

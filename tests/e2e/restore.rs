@@ -198,6 +198,8 @@ fn nothing_is_kept_unasked() {
     }
     let (_, out, _) = world.command(&["queue", "list", "--state", "delivered"]);
     assert!(out.starts_with("queue is empty"), "{out}");
+    let (code, _, error) = world.command(&["queue", "retry", "--all", "--state", "delivered"]);
+    assert!(code == Some(69) && error.contains("is sent again by `queue redeliver`"), "{error}");
 }
 
 /// Q38: a back-up that is made while mail comes and goes is whole, and nothing is lost or doubled by whoever goes on with it.

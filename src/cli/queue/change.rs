@@ -2,7 +2,7 @@
 //!
 //! Promise: each activity that was changed is in the log, with its key, its queue id and who did it.
 
-use super::{AT_ONCE, Failure, Which, agreed, all, name, other, say, text};
+use super::{AT_ONCE, Failure, StateName, Which, agreed, all, name, other, say, text};
 use crate::config::Config;
 use crate::observe::{self, events};
 use crate::queue::{Change as Changes, Entry, Queue, State};
@@ -68,6 +68,9 @@ pub(super) async fn change(
     what: &'static str,
     how: &Changes,
 ) -> Result<ExitCode, Failure> {
+    if matches!(change.which.state, Some(StateName::Delivered)) && *how != Changes::Drop {
+        return Err(other("what was delivered is sent again by `queue redeliver`, and else only dropped"));
+    }
     let entries = meant(queue, change).await?;
     if change.dry_run {
         say(&text::table(&entries, &config.addressing))?;
