@@ -189,24 +189,33 @@ pub(super) async fn tidy(queue: &Inner) -> Result<u64, StorageError> {
     }
 }
 
-/// Makes room on a disk that becomes full, for as long as a delivery may wait: the oldest go, and their pages are given
-/// back. How many went.
+/// Makes room on a disk that becomes full, for as long as a delivery may wait: pages that are free already are given back,
+/// then the oldest go. How many went. Where nothing is kept there is nothing to be done.
 pub(super) async fn shed(queue: &Inner) -> Result<u64, StorageError> {
     let began = Instant::now();
     let mut dropped = 0;
-    while !queue.keep_delivered.is_zero() && queue.is_short() && began.elapsed() < SHED_TIME {
-        let some = drop_oldest(queue, None, DROPPED_AT_ONCE as u64).await?;
-        dropped += some;
-        let (freed, took) = queue.writer.vacuum(VACUUM_PAGES).await?;
-        // The file becomes shorter when the log is copied into it.
-        queue
-            .lister
-            .look(|database| Ok(database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?))
-            .await?;
-        if some == 0 && freed == 0 {
+    while queue.is_short() && began.elapsed() < SHED_TIME {
+        let (is_any, free) = queue.lister.look(|database| any(database)).await?;
+        if !is_any {
             break;
         }
+        if free == 0 {
+            dropped += drop_oldest(queue, None, DROPPED_AT_ONCE as u64).await?;
+            continue;
+        }
+        let (_, took) = queue.writer.vacuum(VACUUM_PAGES).await?;
+        // The file becomes shorter when the log is copied into it.
+        let copy = |database: &mut Connection| {
+            Ok(database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?)
+        };
+        queue.lister.look(copy).await?;
         Slice::of(1).done(took).await;
     }
     Ok(dropped)
+}
+
+/// Whether anything is kept, and how many pages of the file are free.
+fn any(database: &Connection) -> Result<(bool, i64), StorageError> {
+    let is_any = database.query_row("SELECT EXISTS (SELECT 1 FROM kept)", [], |row| row.get(0))?;
+    Ok((is_any, database.query_row("PRAGMA freelist_count", [], |row| row.get(0))?))
 }
