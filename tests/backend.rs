@@ -462,7 +462,7 @@ async fn large_delivery(directory: &Path, bytes: usize) -> Delivery {
     file.size = raw.len();
     activity.files = [file].into();
     let json = serde_json::to_vec(&activity).unwrap().into();
-    Delivery { activity, json, cuts: vec![raw.whole()], raw }
+    Delivery { activity, json, cuts: vec![raw.whole()], raw, replay: false }
 }
 
 /// P19: a backend that refuses by the head alone and closes, or never reads on: it is the activity, not the backend.
@@ -589,6 +589,13 @@ async fn signatures_cover_the_exact_bytes() {
     );
     assert!(!seen[0].header("webhook-id").unwrap().contains('.'));
     assert!(seen[0].body.windows(14).any(|w| w == b"message/rfc822"));
+    // What is sent once more says so, with the key of then.
+    let replay = Delivery { replay: true, ..delivery(1) };
+    assert_eq!(deliver(&backend, &replay).await, Outcome::Taken);
+    let seen = wire.seen();
+    let headers: Vec<_> = seen.iter().map(|seen| seen.header("replay")).collect();
+    assert_eq!(headers, [None, None, None, None, Some("true")]);
+    assert_eq!(seen[4].header("idempotency-key"), seen[0].header("idempotency-key"));
     // Without a secret there is no signature.
     let wire = Wire::start(Vec::new()).await;
     assert_eq!(attempt(settings(&wire.url())).await, Outcome::Taken);

@@ -9,8 +9,8 @@ mod letter;
 use activity_milter::{
     activity::{Key, Parcel, Raw},
     queue::{
-        self, Ask, Change, Clock, Counts, End, Entry, Filter, Full, HandClock, Item, KEY_MEMORY, LEASE,
-        OpenError, Put, Queue, Settings, State, StorageError, TenantCounts, Ticket, Upkeep,
+        self, Ask, Change, Clock, Counts, End, Entry, Filter, Full, HandClock, Item, KEY_MEMORY, Kept, LEASE,
+        OpenError, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Upkeep,
     },
 };
 use futures_util::FutureExt;
@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 type Open = fn(&Settings, Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError>;
@@ -1742,6 +1742,447 @@ async fn who_leaves_leaves_no_file_of_what_was_dropped() {
         while desk.files().len() as u64 != desk.numbers().await.0 {
             assert!(began.elapsed() < PATIENCE, "{} files", desk.files().len());
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Keeps what is delivered.
+fn keeping(desk: Desk) -> Desk {
+    desk.with(|settings| settings.keep_delivered = 2 * DAY)
+}
+
+impl Desk {
+    /// Delivers all that is due; how many.
+    async fn deliver(&self) -> usize {
+        let tickets = self.leases(100).await;
+        let count = tickets.len();
+        for ticket in tickets {
+            assert!(self.end(&ticket, End::Taken).await);
+        }
+        count
+    }
+
+    async fn delivered(&self) -> Vec<Entry> {
+        self.list(Filter { state: Some(State::Delivered), ..Filter::default() }).await.unwrap()
+    }
+
+    /// All that was delivered since then, once more.
+    async fn replay(&self, since: SystemTime) -> Replayed {
+        self.redeliver(Replay { since, until: None, tenant: None, dry: false }).await.unwrap()
+    }
+}
+
+fn since(time: SystemTime, activities: u64) -> Kept {
+    Kept { activities, since: Some(time) }
+}
+
+/// Q34: no list or number has it that does not ask for it; with "0" nothing is kept, and what was kept before goes.
+#[tokio::test]
+async fn what_was_delivered_is_kept_for_its_time() {
+    each_with([10, LARGE], async |desk, size| {
+        desk.put(letter(&desk.settings.spool, 1, size, &["a"]).await).await.unwrap();
+        assert_eq!(desk.deliver().await, 1);
+        assert_eq!((desk.kept().await.unwrap(), desk.files()), (Kept::default(), Vec::new()));
+        let mut desk = keeping(desk);
+        let begin = desk.clock.wall();
+        let parcel = letter(&desk.settings.spool, 2, size, &["a", "b"]).await;
+        let (keys, bytes) = (keys_of(&parcel), bytes_of(&parcel.raw));
+        desk.put(parcel).await.unwrap();
+        desk.clock.pass(HOUR);
+        assert_eq!(desk.deliver().await, 2);
+        for crashed in [false, true] {
+            assert_eq!((desk.all().await.len(), desk.numbers().await), (0, (0, 0)));
+            assert_eq!(desk.by_tenant().await.unwrap(), []);
+            assert_eq!(desk.kept().await.unwrap(), since(begin, 2), "crashed: {crashed}");
+            let kept = desk.delivered().await;
+            assert_eq!(
+                kept.iter().map(|entry| &entry.key).collect::<Vec<_>>(),
+                keys.iter().collect::<Vec<_>>()
+            );
+            assert!(kept.iter().all(|entry| entry.due == begin + HOUR && entry.state == State::Delivered));
+            for entry in &kept {
+                assert_eq!(bytes_of(&desk.open(entry.id).await.unwrap().raw), bytes);
+            }
+            assert_eq!((desk.tidy().await.kept_gone, desk.leases(10).await), (0, Vec::new()));
+            desk.crash();
+        }
+        // Its time is over, of one of them by hand.
+        assert_eq!(desk.change(vec![desk.delivered().await[0].id], Change::Drop).await.unwrap(), 1);
+        desk.clock.pass(HOUR / 2);
+        desk.clock.pass(2 * DAY - HOUR / 2);
+        desk.tidy().await;
+        assert_eq!((desk.delivered().await.len(), desk.files().len()), (1, usize::from(size == LARGE)));
+        desk.clock.pass(Duration::from_millis(1));
+        desk.tidy().await;
+        assert_eq!((desk.delivered().await.len(), desk.files()), (0, Vec::new()));
+        assert_eq!(desk.kept().await.unwrap(), since(begin + HOUR + Duration::from_millis(1), 0));
+        assert_eq!(desk.knows(&keys).await, [true, true]);
+        // No longer wanted.
+        desk.put(letter(&desk.settings.spool, 3, size, &["a"]).await).await.unwrap();
+        desk.deliver().await;
+        let desk = desk.with(|settings| settings.keep_delivered = Duration::ZERO);
+        desk.tidy().await;
+        assert_eq!((desk.kept().await.unwrap(), desk.files()), (Kept::default(), Vec::new()));
+    })
+    .await;
+}
+
+/// Q35: nobody's mail is refused because of it; what is not there any more is said.
+#[tokio::test]
+async fn what_is_kept_takes_no_room_from_anybody() {
+    each(async |desk| {
+        let desk =
+            keeping(desk).with(|settings| (settings.max_items, settings.max_items_per_tenant) = (4, Some(2)));
+        let begin = desk.clock.wall();
+        for round in 0..4 {
+            for id in 0..2 {
+                assert_eq!(desk.give(2 * round + id, &["a"]).await, [Put::New]);
+            }
+            assert_eq!(desk.deliver().await, 2);
+            desk.clock.pass(HOUR);
+        }
+        desk.give(100, &["b"]).await;
+        assert_eq!(desk.kept().await.unwrap(), since(begin, 8));
+        // No more than the queue would hold with what waits, the newest.
+        assert_eq!(desk.tidy().await.kept_gone, 5);
+        let kept = desk.delivered().await;
+        assert_eq!(kept.iter().map(|entry| entry.due).min(), Some(begin + 2 * HOUR));
+        assert_eq!(desk.kept().await.unwrap(), since(begin + 2 * HOUR + Duration::from_millis(1), 3));
+        assert_eq!((desk.give(101, &["b"]).await, desk.numbers().await), (vec![Put::New], (2, 0)));
+    })
+    .await;
+}
+
+/// Q35: it goes before the reserve of the disk is felt.
+#[tokio::test]
+async fn what_is_kept_goes_before_the_disk_is_full() {
+    each_with([10, LARGE], async |desk, size| {
+        let desk = keeping(desk);
+        let give =
+            async |desk: &Desk, id| desk.put(letter(&desk.settings.spool, id, size, &["a"]).await).await;
+        give(&desk, 1).await.unwrap();
+        desk.deliver().await;
+        assert_eq!(desk.delivered().await.len(), 1);
+        // There is more than the reserve, and less than twice as much.
+        let free = desk.settings.free().iter().map(|(_, free)| *free).min().unwrap();
+        let desk = desk.with(|settings| settings.min_free = free / 5 * 3);
+        assert_eq!(give(&desk, 2).await.unwrap(), [Put::New]);
+        let later = desk.clock.wall() + MINUTE;
+        desk.clock.pass(MINUTE);
+        assert_eq!(desk.deliver().await, 1);
+        assert_eq!((desk.delivered().await.len(), desk.files()), (0, Vec::new()));
+        let kept = desk.kept().await.unwrap();
+        assert!(kept.since.is_some_and(|since| since >= later), "what went is said: {kept:?}");
+        assert_eq!(give(&desk, 3).await.unwrap(), [Put::New]);
+    })
+    .await;
+}
+
+/// Q36: once, with their own key, bytes and JSON, with no note of before, as if they had just been accepted.
+#[tokio::test]
+async fn what_was_delivered_is_delivered_once_more() {
+    each_with([10, LARGE], async |desk, size| {
+        let mut desk = keeping(desk);
+        let parcel = letter(&desk.settings.spool, 1, size, &["a", "b"]).await;
+        let (keys, bytes) = (keys_of(&parcel), bytes_of(&parcel.raw));
+        let json: Vec<Vec<u8>> = parcel.activities.iter().map(|a| serde_json::to_vec(a).unwrap()).collect();
+        desk.put(parcel).await.unwrap();
+        for ticket in desk.leases(10).await {
+            assert!(desk.note(&ticket, "1".to_owned()).await.unwrap());
+            assert!(!desk.open(ticket.item).await.unwrap().replay);
+            assert!(desk.end(&ticket, again(Duration::ZERO, true)).await);
+        }
+        desk.clock.pass(HOUR);
+        assert_eq!(desk.deliver().await, 2);
+        let delivered = desk.clock.wall();
+        desk.clock.pass(HOUR);
+        // Nothing but those asked for.
+        let all = Replay { since: delivered, until: None, tenant: None, dry: false };
+        for (none, tenant) in [
+            (Replay { since: delivered + Duration::from_millis(1), ..all.clone() }, None),
+            (Replay { until: Some(delivered), ..all.clone() }, None),
+            (all.clone(), Some("c")),
+        ] {
+            let none = Replay { tenant: tenant.map(str::to_owned), ..none };
+            assert_eq!(desk.redeliver(none).await.unwrap(), Replayed::default());
+        }
+        let counted = desk.redeliver(Replay { dry: true, ..all.clone() }).await.unwrap();
+        assert_eq!((counted.again, desk.delivered().await.len()), (2, 2));
+        let one = Replay { tenant: Some("b-inbox".to_owned()), until: Some(delivered + HOUR), ..all };
+        assert_eq!(desk.redeliver(one).await.unwrap().again, 1);
+        assert_eq!((desk.numbers().await, desk.delivered().await.len()), ((1, 0), 1));
+        assert_eq!(desk.replay(delivered).await, Replayed { again: 1, ..Replayed::default() });
+        assert_eq!(desk.replay(delivered).await, Replayed::default(), "they are waiting by now");
+        desk.crash();
+        assert_eq!((desk.numbers().await, desk.delivered().await.len()), ((2, 0), 0));
+        for entry in desk.all().await {
+            assert_eq!((entry.attempts, entry.accepted_at), (0, desk.clock.wall()));
+            assert!(
+                desk.list(Filter { keys: vec![entry.key.to_string()], ..Filter::default() })
+                    .await
+                    .unwrap()
+                    .len()
+                    == 1
+            );
+        }
+        assert_eq!(desk.tidy().await.too_old, []);
+        let tickets = desk.leases(10).await;
+        assert_eq!(tickets.len(), 2);
+        for ticket in &tickets {
+            let item = desk.open(ticket.item).await.unwrap();
+            let at = keys.iter().position(|key| *key == item.key).unwrap();
+            assert!(
+                item.replay && item.note.is_none() && item.json == json[at] && bytes_of(&item.raw) == bytes
+            );
+            assert!(desk.end(ticket, End::Taken).await);
+        }
+        // And once more, for a back-up that is older yet.
+        desk.clock.pass(MINUTE);
+        assert_eq!(desk.replay(delivered).await.again, 2);
+        let parcel = letter(&desk.settings.spool, 1, size, &["a", "b"]).await;
+        assert_eq!(desk.put(parcel).await.unwrap(), [Put::Known, Put::Known]);
+    })
+    .await;
+}
+
+/// Q36: a key is its activity's for as long as that is there, also when it was forgotten before.
+#[tokio::test]
+async fn a_key_is_known_while_its_activity_is_there_again() {
+    each(async |desk| {
+        let desk = desk.with(|settings| settings.keep_delivered = 100 * DAY);
+        let keys = keys_of(&desk.letter(1, &["a"]).await);
+        let begin = desk.clock.wall();
+        desk.give(1, &["a"]).await;
+        desk.deliver().await;
+        for _ in 0..40 {
+            desk.clock.pass(DAY);
+            desk.tidy().await;
+        }
+        assert_eq!(desk.knows(&keys).await, [false]);
+        // The same e-mail comes again, and waits: it is not there twice.
+        assert_eq!(desk.give(1, &["a"]).await, [Put::New]);
+        assert_eq!(desk.replay(begin).await, Replayed { known: 1, ..Replayed::default() });
+        assert_eq!((desk.deliver().await, desk.delivered().await.len()), (1, 2));
+        for _ in 0..40 {
+            desk.clock.pass(DAY);
+            desk.tidy().await;
+        }
+        desk.clock.pass(MINUTE);
+        let done = desk.replay(begin).await;
+        assert_eq!(done, Replayed { again: 1, known: 1, left: 0 });
+        let item = desk.the_lease().await;
+        for _ in 0..20 {
+            assert!(desk.note(&item, "1".to_owned()).await.unwrap());
+            for _ in 0..24 {
+                desk.clock.pass(HOUR - MINUTE);
+                assert!(desk.note(&item, "1".to_owned()).await.unwrap());
+            }
+            desk.tidy().await;
+            assert_eq!(desk.give(1, &["a"]).await, [Put::Known]);
+        }
+        assert!(desk.end(&item, End::Taken).await);
+        assert_eq!(desk.knows(&keys).await, [true]);
+    })
+    .await;
+}
+
+/// Q37: mail that arrives has the last quarter, of the queue and of a tenant's share.
+#[tokio::test]
+async fn what_is_sent_again_leaves_room_for_mail() {
+    each(async |desk| {
+        let desk = keeping(desk);
+        let begin = desk.clock.wall();
+        for id in 0..12 {
+            desk.give(id, &[if id < 10 { "a" } else { "b" }]).await;
+        }
+        desk.deliver().await;
+        desk.clock.pass(MINUTE);
+        let desk = desk.with(|settings| (settings.max_items, settings.max_items_per_tenant) = (12, Some(8)));
+        assert_eq!(desk.replay(begin).await, Replayed { again: 8, known: 0, left: 4 });
+        assert_eq!(desk.give(100, &["a"]).await, [Put::New]);
+        desk.clock.pass(MINUTE);
+        assert_eq!(desk.deliver().await, 9);
+        assert_eq!(desk.replay(begin).await.again, 4, "the rest");
+        desk.clock.pass(MINUTE);
+        let full = desk.with(|settings| settings.min_free = u64::MAX);
+        let refused = full.redeliver(Replay { since: begin, until: None, tenant: None, dry: false }).await;
+        assert!(matches!(refused, Err(StorageError::Full(Full::Disk { .. }))), "{refused:?}");
+    })
+    .await;
+}
+
+/// Q26, Q36: a command's redelivery wakes the service, which sees the numbers.
+#[tokio::test]
+async fn a_command_has_them_delivered_once_more() {
+    each(async |desk| {
+        let desk = keeping(desk);
+        desk.give(1, &["a"]).await;
+        let begin = desk.clock.wall();
+        desk.deliver().await;
+        desk.clock.pass(MINUTE);
+        quiet(&*desk).await;
+        let beside = desk.beside();
+        assert_eq!(beside.kept().await.unwrap(), since(begin, 1));
+        let replay = Replay { since: begin, until: None, tenant: None, dry: false };
+        assert_eq!(beside.redeliver(replay).await.unwrap().again, 1);
+        assert!(is_woken(&*desk).await);
+        let item = desk.the_lease().await;
+        assert_eq!(desk.numbers().await, (1, 0));
+        assert!(desk.open(item.item).await.unwrap().replay);
+    })
+    .await;
+}
+
+/// Q28, Q34: times of a clock that was ahead are mended; nothing is over by a clock that leapt.
+#[tokio::test]
+async fn what_is_kept_outlives_a_wrong_clock() {
+    each(async |desk| {
+        let desk = keeping(desk);
+        desk.give(1, &["a"]).await;
+        desk.deliver().await;
+        let right = desk.clock.wall();
+        desk.clock.set(right + 30 * DAY);
+        desk.tidy().await;
+        assert_eq!(desk.delivered().await.len(), 1, "a leap is not believed");
+        desk.give(2, &["a"]).await;
+        desk.deliver().await;
+        desk.clock.set(right);
+        desk.clock.pass(MINUTE);
+        desk.tidy().await;
+        let now = desk.clock.wall();
+        assert!(desk.delivered().await.iter().all(|entry| entry.due <= now), "{:?}", desk.delivered().await);
+        desk.clock.pass(MINUTE);
+        assert_eq!(desk.replay(right).await.again, 2);
+    })
+    .await;
+}
+
+impl Desk {
+    /// A queue that goes on with a copy.
+    fn gone_on_with(&self, copy: &Path) -> Self {
+        let directory = directory();
+        let (path, spool) = (directory.path().join("queue.db"), directory.path().join("spool"));
+        let command =
+            std::process::Command::new("cp").arg("-r").arg(copy.join(".")).arg(directory.path()).status();
+        assert!(command.unwrap().success());
+        let settings = Settings { path, spool, ..self.settings.clone() };
+        let mut desk =
+            Self { engine: self.engine, directory, settings, clock: Arc::clone(&self.clock), queue: None };
+        desk.queue = Some(desk.open_once_more().unwrap());
+        desk
+    }
+}
+
+/// Q38: as it was, with what is leased, held, attempted and kept; the first goes on, and knows nothing of it.
+#[tokio::test]
+async fn a_copy_is_the_queue_of_one_moment() {
+    each_with([10, LARGE], async |desk, size| {
+        let desk = keeping(desk);
+        for (id, targets) in [(1, &["a"][..]), (2, &["a", "b"]), (3, &["b"]), (4, &["a/7"])] {
+            desk.put(letter(&desk.settings.spool, id, size, targets).await).await.unwrap();
+        }
+        let tickets = desk.leases(4).await;
+        let [End::Taken, again, .., held] = ends() else { unreachable!() };
+        for (ticket, end) in tickets.iter().zip([End::Taken, again, held]) {
+            assert!(desk.end(ticket, end).await);
+        }
+        assert!(desk.note(&tickets[3], "1".to_owned()).await.unwrap());
+        let place = directory();
+        let copied = queue::copy(&desk.settings, place.path()).unwrap();
+        assert_eq!((copied.activities, copied.kept, copied.lost.len()), (4, 1, 0));
+        let looked = queue::verify(place.path()).unwrap();
+        assert_eq!((looked.activities, looked.kept, looked.problems.as_slice()), (4, 1, [].as_slice()));
+        let copy = desk.gone_on_with(place.path());
+        let shown = |entries: Vec<Entry>| -> Vec<_> {
+            let shown = |e: Entry| (e.id, e.key, e.state == State::Held, e.attempts, e.accepted_at, e.reason);
+            entries.into_iter().map(shown).collect()
+        };
+        assert_eq!(shown(copy.all().await), shown(desk.all().await));
+        assert_eq!(shown(copy.delivered().await), shown(desk.delivered().await));
+        assert_eq!(
+            (copy.numbers().await, copy.kept().await.unwrap()),
+            (desk.numbers().await, desk.kept().await.unwrap())
+        );
+        for entry in copy.all().await {
+            let (one, other) = (copy.open(entry.id).await.unwrap(), desk.open(entry.id).await.unwrap());
+            assert_eq!(
+                (bytes_of(&one.raw), one.json, one.note),
+                (bytes_of(&other.raw), other.json, other.note)
+            );
+        }
+        copy.tidy().await;
+        assert_eq!(copy.files().len(), desk.files().len(), "no file without its row");
+        assert_eq!(copy.give(9, &["a"]).await, [Put::New]);
+        assert_eq!(desk.numbers().await, (3, 1));
+    })
+    .await;
+}
+
+/// Q38: while messages with files come and go, nothing that stays is missing, and no copy lacks a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_while_others_work_is_whole() {
+    each(async |desk| {
+        let stays = desk.put(letter(&desk.settings.spool, 1000, LARGE, &["c"]).await).await.unwrap();
+        assert_eq!(stays, [Put::New]);
+        let (queue, spool) = (Arc::clone(desk.queue.as_ref().unwrap()), desk.settings.spool.clone());
+        let work = tokio::spawn(async move {
+            for id in 0.. {
+                queue.put(letter(&spool, id, LARGE, &["a", "b"]).await).await.unwrap();
+                let ask = Ask { room: 2, without: vec!["c".to_owned()], ..Ask::default() };
+                for ticket in queue.lease(ask).await.unwrap().tickets {
+                    queue.finish(vec![(ticket, End::Taken)]).await.unwrap();
+                }
+            }
+        });
+        for _ in 0..20 {
+            let place = directory();
+            let (settings, to) = (desk.settings.clone(), place.path().to_owned());
+            let copied =
+                tokio::task::spawn_blocking(move || queue::copy(&settings, &to)).await.unwrap().unwrap();
+            assert_eq!(copied.lost, [] as [PathBuf; 0]);
+            assert_eq!(queue::verify(place.path()).unwrap().problems, [] as [String; 0]);
+            let copy = desk.gone_on_with(place.path());
+            assert!(copy.all().await.iter().any(|entry| entry.tenant == "c"));
+            for entry in copy.all().await {
+                copy.open(entry.id).await.unwrap();
+            }
+            assert_eq!(copy.all().await.len() as u64, copied.activities);
+        }
+        assert!(!work.is_finished());
+        work.abort();
+    })
+    .await;
+}
+
+/// Q38: what is wrong is named: a file that is not there, a row that is not what it says, a key that is not known.
+#[tokio::test]
+async fn what_is_wrong_with_a_copy_is_named() {
+    each(async |desk| {
+        desk.put(letter(&desk.settings.spool, 1, LARGE, &["a"]).await).await.unwrap();
+        desk.give(2, &["a", "b"]).await;
+        std::fs::remove_file(&desk.files()[0]).unwrap();
+        let place = directory();
+        let copied = queue::copy(&desk.settings, place.path()).unwrap();
+        assert_eq!((copied.activities, copied.lost.len()), (3, 1));
+        let problems = || queue::verify(place.path()).unwrap().problems.join("\n");
+        assert!(problems().ends_with("the message of an activity is not there"), "{}", problems());
+        for (change, expected) in [
+            (
+                "UPDATE item SET activity = replace(activity, '\"b3:', '\"b4:')",
+                "what it says of itself is damaged",
+            ),
+            ("UPDATE item SET activity = substr(activity, 1, 9)", "what it says of itself is damaged"),
+            ("DELETE FROM key_0", "its key is not known"),
+            ("DELETE FROM message", "its message is not there"),
+        ] {
+            let database = rusqlite::Connection::open(place.path().join("queue.db")).unwrap();
+            database.execute_batch(change).unwrap();
+            drop(database);
+            assert!(problems().contains(expected), "{change}: {}", problems());
+            let _ = std::fs::remove_dir_all(place.path());
+            std::fs::create_dir(place.path()).unwrap();
+            queue::copy(&desk.settings, place.path()).unwrap();
         }
     })
     .await;

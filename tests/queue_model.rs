@@ -2,7 +2,8 @@
 //!
 //! The model is a map of keys and a list of tickets. It knows less than an engine: where an engine may do either (what it
 //! still remembers of a key after its time, when a wrong time is mended), the model follows it. `make torture-queue` runs
-//! ten thousand cases. It names no promise of its own; it holds Q1, Q3, Q4, Q14 to Q21, Q24 and Q27 to Q30 together.
+//! ten thousand cases. It names no promise of its own; it holds Q1, Q3, Q4, Q14 to Q21, Q24, Q27 to Q30 and Q34 to Q37
+//! together.
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
@@ -13,7 +14,7 @@ use activity_milter::{
     activity::Key,
     queue::{
         self, Ask, Change, Clock, End, Entry, Filter, Full, HandClock, KEY_MEMORY, LEASE, Probe, Put, Queue,
-        Settings, State, StorageError, Ticket,
+        Replay, Replayed, Settings, State, StorageError, Ticket,
     },
 };
 use letter::{LARGE, directory, letter, noon};
@@ -78,6 +79,16 @@ enum Step {
     Upkeep {
         max_age_hours: u64,
     },
+    /// Those delivered in the last hours; `only`: the tenant of this number, if there is one.
+    Redeliver {
+        hours: u64,
+        only: usize,
+        beside: bool,
+    },
+    /// A person drops some of those that are kept after their delivery: a bit for each.
+    Forget {
+        rows: u16,
+    },
     Crash,
     Pass {
         seconds: u64,
@@ -134,6 +145,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(rows, change, beside)| Step::Change { rows, change, beside }),
         4 => prop::sample::select(vec![1, 24, 24 * 5, 24 * 1000])
             .prop_map(|max_age_hours| Step::Upkeep { max_age_hours }),
+        2 => (prop::sample::select(vec![1, 24, 24 * 400]), 0..6_usize, any::<bool>())
+            .prop_map(|(hours, only, beside)| Step::Redeliver { hours, only, beside }),
+        1 => (any::<u16>(),).prop_map(|(rows,)| Step::Forget { rows }),
         2 => Just(Step::Crash),
         5 => prop::sample::select(pass).prop_map(|seconds| Step::Pass { seconds }),
         1 => prop::sample::select(leaps.collect::<Vec<_>>()).prop_map(|seconds| Step::SetClock { seconds }),
@@ -153,9 +167,18 @@ struct Row {
     attempts: u32,
     reason: Option<String>,
     note: Option<String>,
+    replay: bool,
     lease: Option<Lease>,
     /// Due since it was accepted: nobody said "later".
     fresh: bool,
+}
+
+/// One that is kept after its delivery.
+#[derive(Clone, Debug)]
+struct Kept {
+    key: Key,
+    row: Row,
+    delivered_at: SystemTime,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +201,8 @@ struct World {
     queue: Option<Arc<dyn Queue>>,
     rows: BTreeMap<Key, Row>,
     memory: BTreeMap<Key, Memory>,
+    /// By the engine's number.
+    kept: BTreeMap<i64, Kept>,
     tickets: Vec<(Key, Ticket)>,
     /// The wall clock is not believed until then.
     distrust: Duration,
@@ -198,6 +223,7 @@ impl World {
             queue: Some(queue),
             rows: BTreeMap::new(),
             memory: BTreeMap::new(),
+            kept: BTreeMap::new(),
             tickets: Vec::new(),
             distrust: Duration::ZERO,
             set_back: false,
@@ -221,6 +247,11 @@ impl World {
             Step::Note { ticket } => self.note(*ticket).await,
             Step::Change { rows, change, beside } => self.change(*rows, *change, *beside).await,
             Step::Upkeep { max_age_hours } => self.upkeep(Duration::from_secs(max_age_hours * HOUR)).await,
+            Step::Redeliver { hours, only, beside } => {
+                let ago = Duration::from_secs(hours * HOUR);
+                self.redeliver(ago, TENANTS.get(*only).copied(), *beside).await;
+            }
+            Step::Forget { rows } => self.forget(*rows).await,
             Step::Crash => {
                 self.queue = None;
                 self.queue =
@@ -287,6 +318,7 @@ impl World {
                         attempts: 0,
                         reason: None,
                         note: None,
+                        replay: false,
                         lease: None,
                         fresh: true,
                     };
@@ -431,7 +463,13 @@ impl World {
             row.lease = None;
             match ending {
                 Ending::Unused => {}
-                Ending::Taken => self.gone(&key),
+                Ending::Taken => {
+                    let row = self.rows[&key].clone();
+                    self.gone(&key);
+                    if !self.settings.keep_delivered.is_zero() {
+                        self.kept.insert(ticket.item, Kept { key, row, delivered_at: now });
+                    }
+                }
                 Ending::Again { after, counts } => {
                     row.due = now + Duration::from_secs(after);
                     row.attempts += u32::from(counts);
@@ -505,6 +543,94 @@ impl World {
         assert_eq!(changed, expected);
     }
 
+    async fn delivered(&self) -> Vec<Entry> {
+        self.queue().list(Filter { state: Some(State::Delivered), ..Filter::default() }).await.unwrap()
+    }
+
+    async fn redeliver(&mut self, ago: Duration, only: Option<&'static str>, beside: bool) {
+        let now = self.clock.wall();
+        let since = now - ago;
+        let queue = match beside {
+            true => queue::beside(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap(),
+            false => self.queue(),
+        };
+        let replay = Replay { since, until: None, tenant: only.map(str::to_owned), dry: false };
+        let counted = queue.redeliver(Replay { dry: true, ..replay.clone() }).await.unwrap();
+        let done = queue.redeliver(replay).await.unwrap();
+        if beside {
+            self.queue().check().await.unwrap(); // the service takes notice with its next transaction
+        }
+        let mut asked: Vec<(SystemTime, i64)> = self
+            .kept
+            .iter()
+            .filter(|(_, kept)| kept.delivered_at >= since && kept.delivered_at < now)
+            .filter(|(_, kept)| only.is_none_or(|only| kept.row.tenant == only))
+            .map(|(id, kept)| (kept.delivered_at, *id))
+            .collect();
+        asked.sort();
+        assert_eq!(counted, Replayed { again: asked.len(), ..Replayed::default() });
+        let mut expected = Replayed::default();
+        for (_, id) in asked {
+            let Kept { key, row, .. } = self.kept[&id].clone();
+            // The last quarter is for mail that arrives.
+            let fits = |count: u64, most: u64| count < most - most / 4;
+            if self.rows.contains_key(&key) {
+                expected.known += 1;
+            } else if fits(self.counted(None), MAX_ITEMS)
+                && fits(self.counted(Some(row.tenant)), MAX_OF_TENANT)
+            {
+                expected.again += 1;
+                self.kept.remove(&id);
+                self.memory.remove(&key);
+                let (reason, note, attempts) = (None, None, 0);
+                let (due, accepted_at, fresh, replay) = (now, now, true, true);
+                let row = Row { due, accepted_at, attempts, reason, note, fresh, replay, ..row };
+                self.rows.insert(key, row);
+            } else {
+                expected.left += 1;
+            }
+        }
+        assert_eq!(done, expected);
+    }
+
+    async fn forget(&mut self, rows: u16) {
+        let all: Vec<i64> = self.kept.keys().copied().collect();
+        let some = all.iter().enumerate().filter(|(at, _)| rows & 1 << (at % 16) != 0).map(|(_, id)| *id);
+        let some: Vec<i64> = some.collect();
+        assert_eq!(self.queue().change(some.clone(), Change::Drop).await.unwrap(), some.len());
+        some.iter().for_each(|id| drop(self.kept.remove(id)));
+    }
+
+    /// What went of what is kept, and why.
+    async fn tidied_kept(&mut self, now: SystemTime, is_trusted: bool) {
+        let left: BTreeMap<i64, SystemTime> =
+            self.delivered().await.into_iter().map(|entry| (entry.id, entry.due)).collect();
+        let room = usize::try_from(MAX_ITEMS).unwrap() - self.rows.len().min(MAX_ITEMS as usize);
+        assert!(left.len() <= room, "{} are kept, and there is room for {room}", left.len());
+        let keep = self.settings.keep_delivered;
+        let is_over = |kept: &Kept| now.duration_since(kept.delivered_at).is_ok_and(|age| age > keep);
+        let newest_that_went = self
+            .kept
+            .iter()
+            .filter(|(id, kept)| !(left.contains_key(id) || is_trusted && is_over(kept)))
+            .map(|(_, kept)| kept.delivered_at)
+            .max();
+        // Only where there are more than there is room for, and the oldest.
+        if let Some(newest) = newest_that_went.filter(|_| self.exact) {
+            assert!(left.len() == room && left.values().all(|delivered_at| *delivered_at >= newest));
+            let since = self.queue().kept().await.unwrap().since.unwrap();
+            assert!(since > newest, "what went is said");
+        }
+        for (id, delivered_at) in &left {
+            let kept = self.kept.get_mut(id).unwrap();
+            assert!(!self.exact || !is_over(kept), "its time is over");
+            // Mended: at the latest now.
+            assert!(*delivered_at == kept.delivered_at || kept.delivered_at > now && *delivered_at <= now);
+            kept.delivered_at = *delivered_at;
+        }
+        self.kept.retain(|id, _| left.contains_key(id));
+    }
+
     async fn upkeep(&mut self, max_age: Duration) {
         let (now, running) = (self.clock.wall(), self.clock.running());
         let is_trusted = self.distrust <= running;
@@ -547,6 +673,7 @@ impl World {
         for memory in self.memory.values_mut() {
             memory.over |= is_trusted && now.duration_since(memory.since).is_ok_and(|age| age > KEY_MEMORY);
         }
+        self.tidied_kept(now, is_trusted).await;
         self.set_back = false;
     }
 
@@ -588,9 +715,23 @@ impl World {
         if let Some(entry) = entries.get(self.notes as usize % entries.len().max(1)) {
             let (row, item) = (&self.rows[&entry.key], queue.open(entry.id).await.unwrap());
             assert!(item.json == row.json && item.raw.len() == row.message);
-            assert_eq!((item.note, item.attempts), (row.note.clone(), row.attempts));
+            assert_eq!((item.note, item.attempts, item.replay), (row.note.clone(), row.attempts, row.replay));
             assert!(self.distrust <= self.clock.running() || item.age == Duration::ZERO);
         }
+        let delivered = self.delivered().await;
+        assert!(delivered.iter().map(|entry| entry.id).eq(self.kept.keys().copied()));
+        for entry in &delivered {
+            let kept = &self.kept[&entry.id];
+            assert_eq!(
+                (&entry.key, &*entry.tenant, entry.due),
+                (&kept.key, kept.row.tenant, kept.delivered_at)
+            );
+        }
+        if let Some(entry) = delivered.get(self.notes as usize % delivered.len().max(1)) {
+            let (row, item) = (&self.kept[&entry.id].row, queue.open(entry.id).await.unwrap());
+            assert!(item.json == row.json && item.raw.len() == row.message);
+        }
+        assert_eq!(queue.kept().await.unwrap().activities, self.kept.len() as u64);
         let counts = queue.counts().await.unwrap();
         let held = self.rows.values().filter(|row| row.held_at.is_some()).count() as u64;
         assert_eq!((counts.waiting, counts.held), (self.rows.len() as u64 - held, held));
@@ -609,13 +750,14 @@ impl World {
 }
 
 /// One case, in a directory of its own.
-fn run(runtime: &tokio::runtime::Runtime, place: &Path, steps: &[Step]) {
+fn run(runtime: &tokio::runtime::Runtime, place: &Path, keep_hours: u64, steps: &[Step]) {
     let case = tempfile::tempdir_in(place).unwrap();
     let settings = Settings {
         max_items: MAX_ITEMS,
         max_items_per_tenant: Some(MAX_OF_TENANT),
         held_counts: Duration::from_secs(100_000 * DAY),
         min_free: 0,
+        keep_delivered: Duration::from_secs(keep_hours * HOUR),
         ..Settings::new(case.path().join("queue.db"), case.path().join("spool"))
     };
     runtime.block_on(async {
@@ -640,11 +782,12 @@ fn the_queue_does_what_its_model_does() {
         for _ in 0..threads {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let case = |steps: Vec<Step>| {
-                    run(&runtime, place.path(), &steps);
+                let case = |(keep_hours, steps): (u64, Vec<Step>)| {
+                    run(&runtime, place.path(), keep_hours, &steps);
                     Ok(())
                 };
-                if let Err(error) = TestRunner::new(config.clone()).run(&steps(), case) {
+                let keep_hours = prop::sample::select(vec![0, 1, 24, 24 * 20]);
+                if let Err(error) = TestRunner::new(config.clone()).run(&(keep_hours, steps()), case) {
                     panic!("{error}");
                 }
             });

@@ -307,6 +307,77 @@ async fn each_once_whichever_note_fails() {
     }
 }
 
+/// S13: What was delivered before is sent once more, without a note of it: what is there is found, what was lost is made.
+/// What is lost of the delivery before: nothing, or a call and all after it; the settings have another type by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_makes_what_is_lost_and_nothing_else() {
+    let mut running = JoinSet::new();
+    let creates =
+        CALLS.into_iter().filter(|(method, template, _)| *method == "POST" && *template != "/v1/token");
+    let cuts = creates.map(Some).chain([None]);
+    for (cut, fault) in cuts.flat_map(|cut| [Fault::LoseBefore, Fault::LoseAfter].map(|fault| (cut, fault))) {
+        running.spawn(async move {
+            let mut desk = Desk::start().await;
+            let what = format!("{cut:?} {fault:?}");
+            if let Some((method, template, nth)) = cut {
+                desk.severa.fault(method, template, nth, fault);
+            }
+            let mut delivery = desk.message();
+            let mut first = desk.deliver(&delivery).await;
+            while first != Outcome::Taken && desk.severa.faults_left() > 0 {
+                first = desk.deliver(&delivery).await; // it did not come so far
+            }
+            assert_eq!(first == Outcome::Taken, cut.is_none(), "{what}: {first:?}");
+            desk.notes = Notes::default();
+            desk.company.add_activity_type("Letter", true);
+            desk.settings.activity_type = "Letter".to_owned();
+            delivery.replay = true;
+            let (outcome, before) = desk.carry(&delivery).await;
+            let waits = |outcome: &Outcome| matches!(outcome, Outcome::Again { trouble: Trouble::Waits, .. });
+            assert!(outcome == Outcome::Taken && !before.iter().any(waits), "{what}: {before:?}");
+            desk.assert_all_once(&what);
+        });
+        if running.len() >= 4 {
+            running.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
+}
+
+/// S13: A replay's own lost answers and notes are as any other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_cut_off_goes_on_where_it_was() {
+    let mut running = JoinSet::new();
+    for lost_at in [Some(1), Some(2), Some(3), None] {
+        for there in [false, true] {
+            running.spawn(async move {
+                let mut desk = Desk::start().await;
+                let mut delivery = desk.message();
+                if there {
+                    desk.severa.fault("POST", "/v1/activityparticipants", 2, Fault::LoseAfter);
+                    assert!(matches!(desk.deliver(&delivery).await, Outcome::Again { .. }));
+                }
+                desk.notes = Notes { lost_at, ..Notes::default() };
+                delivery.replay = true;
+                if lost_at.is_none() {
+                    desk.severa.fault("POST", "/v1/projects/{projectGuid}/files", 1, Fault::LoseAfter);
+                }
+                let (outcome, before) = desk.carry(&delivery).await;
+                assert!(outcome == Outcome::Taken && !before.is_empty(), "{lost_at:?} {there}: {before:?}");
+                desk.assert_all_once(&format!("{lost_at:?} {there}"));
+            });
+            if running.len() >= 4 {
+                running.join_next().await.unwrap().unwrap();
+            }
+        }
+    }
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
+}
+
 /// S3: An attempt that is cut off (its lease ended, it panicked) leaves an answer open like one that was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_is_cut_off_settles() {

@@ -72,7 +72,7 @@ async fn queue_files_of_former_releases_are_delivered() {
 
 #[tokio::test]
 async fn queues_of_older_schemas_are_taken_over_once() {
-    for version in [2, 3] {
+    for version in [2, 3, 4] {
         let directory = tempfile::tempdir().unwrap();
         let settings = store::settings(directory.path());
         let left = store::Left::copy(version, directory.path());

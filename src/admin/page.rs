@@ -305,6 +305,8 @@ mod tests {
             tenant: "<b>t".to_owned(),
             project: None,
             queue_id: Some("<script>".to_owned()),
+            sender: None,
+            recipients: Vec::new(),
             state: crate::queue::State::Held,
             attempts: 1,
             accepted_at: SystemTime::now(),

@@ -102,6 +102,9 @@ impl HttpBackend {
                 // A structured string (RFC 8941, section 3.3.3): draft-ietf-httpapi-idempotency-key-header, section 2.1.
                 .header("Idempotency-Key", format!("\"{key}\""))
                 .header("webhook-id", key);
+            if delivery.replay {
+                request = request.header("Replay", "true");
+            }
             if let Some((timestamp, signature)) = &signed {
                 request =
                     request.header("webhook-timestamp", *timestamp).header("webhook-signature", signature);

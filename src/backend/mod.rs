@@ -34,6 +34,8 @@ pub struct Delivery {
     pub cuts: Vec<Cut>,
     /// The message.
     pub raw: Raw,
+    /// It was delivered before, and is sent once more, because the business system may have lost it.
+    pub replay: bool,
 }
 
 /// What became of one attempt.

@@ -4,6 +4,7 @@
 //! not as it should be); 64 the command line is wrong; 69 something that is needed is not there; 78 the configuration is
 //! wrong.
 
+mod backup;
 mod check;
 mod directory;
 mod explain;
@@ -70,6 +71,13 @@ enum Command {
                             Other people's mail is not traced. Exit code 1: nothing is known of it.")]
     /// Say what became of a mail: when and how it came, the verdict, each attempt at the backend
     Trace(trace::Args),
+    #[command(
+        after_help = "Examples:\n  activity-milter backup /var/backups/activity-milter-$(date +%F)\n  \
+                      activity-milter backup --verify /var/backups/activity-milter-2026-11-29\n\n\
+                      Secrets are not copied: what was left out is said. docs/operations.md tells how to restore."
+    )]
+    /// Copy queue, spool and configuration while the service runs, or look whether such a copy is whole
+    Backup(backup::Args),
     /// Ask the directory
     Directory(directory::Args),
     /// Print the settings that Postfix needs, and check those it has
@@ -159,6 +167,8 @@ pub fn run() -> ExitCode {
             Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
             Command::Queue(args) => queue::queue(&load(&cli.config)?, args).await,
             Command::Trace(args) => trace::trace(&load(&cli.config)?, args).await,
+            Command::Backup(args) if args.is_verify() => backup::backup(None, &cli.config, args).await,
+            Command::Backup(args) => backup::backup(Some(&load(&cli.config)?), &cli.config, args).await,
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
             Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,

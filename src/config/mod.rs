@@ -280,6 +280,9 @@ struct QueueText {
     min_free: Text<Size>,
     /// Age at which an activity that still fails is held; default 5 d.
     max_age: Text<Span>,
+    /// How long delivered activities are kept, for `queue redeliver` to a business system restored from a back-up; they
+    /// go before `min_free` or `max_items` is reached; default `"0"`: not at all.
+    keep_delivered: Text<Keep>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -300,6 +303,7 @@ impl Default for QueueText {
             held_counts: Text(Span(Duration::from_secs(30 * 24 * 3600))),
             min_free: Text(Size(256 << 20)),
             max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
+            keep_delivered: Text(Keep(Duration::ZERO)),
         }
     }
 }
@@ -315,7 +319,7 @@ struct TraceText {
 
 impl Default for TraceText {
     fn default() -> Self {
-        Self { keep: Text(Keep(Some(trace::KEEP))), path: None }
+        Self { keep: Text(Keep(trace::KEEP)), path: None }
     }
 }
 
@@ -330,25 +334,8 @@ impl TraceText {
             Some(path) => path.into_inner(),
         };
         let Text(Keep(keep)) = self.keep;
+        let keep = (!keep.is_zero()).then_some(keep);
         Ok(trace::Settings { keep, min_free: queue.min_free, ..trace::Settings::new(path) })
-    }
-}
-
-/// How long something is kept; `"0"`: not at all.
-#[derive(Clone, Copy, Debug)]
-struct Keep(Option<Duration>);
-
-impl FromStr for Keep {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match humantime::parse_duration(text) {
-            Ok(time) => Ok(Self((!time.is_zero()).then_some(time.min(LONGEST_SPAN)))),
-            Err(_) if text.trim() == "0" => Ok(Self(None)),
-            Err(_) => {
-                Err(format!("\"{text}\" is no time span: write one like \"7d\", or \"0\" to keep nothing"))
-            }
-        }
     }
 }
 
@@ -532,6 +519,22 @@ impl FromStr for Span {
     }
 }
 
+/// A time span, or `"0"` for none.
+#[derive(Clone, Copy, Debug)]
+struct Keep(Duration);
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match humantime::parse_duration(text) {
+            Ok(span) => Ok(Self(span.min(LONGEST_SPAN))),
+            Err(_) if text.trim() == "0" => Ok(Self(Duration::ZERO)),
+            Err(_) => Err(format!("\"{text}\" is no time span: write one like \"2d\", or \"0\" for none")),
+        }
+    }
+}
+
 /// Permission bits: `"0660"`.
 #[derive(Clone, Copy, Debug)]
 struct Mode(u32);
@@ -623,6 +626,7 @@ impl ConfigText {
             max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
             held_counts: self.queue.held_counts.0.0,
             min_free: self.queue.min_free.0.0,
+            keep_delivered: self.queue.keep_delivered.0.0,
         };
         let trace = self.trace.validate(source, &queue)?;
         if let DirectoryKind::Severa(copy) = &outside.directory
@@ -714,7 +718,11 @@ mod tests {
         assert_eq!((config.memory_limit, config.courier.max_in_flight), (64 * 1024 * 1024, 32));
         assert_eq!(config.outside.client.connection.timeout, Duration::from_secs(30));
         assert_eq!(config.courier.max_age, Duration::from_secs(5 * 24 * 3600));
-        assert_eq!(config.queue.max_items, 1_000_000);
+        assert_eq!((config.queue.max_items, config.queue.keep_delivered), (1_000_000, Duration::ZERO));
+        for (text, kept) in [("0", 0), ("0s", 0), ("2d", 172_800)] {
+            let config = read(&format!("{LEAST}[queue]\nkeep_delivered = \"{text}\"\n")).unwrap();
+            assert_eq!(config.queue.keep_delivered, Duration::from_secs(kept), "{text}");
+        }
         assert!(config.lmtp.is_none());
         let lmtp = read(&format!("{LEAST}[lmtp]\n")).unwrap().lmtp.unwrap();
         assert_eq!(lmtp.listen.to_string(), "unix:/var/spool/postfix/activity-milter/lmtp.sock");
@@ -733,6 +741,7 @@ mod tests {
                 "am.toml:9:10: listen: the same socket as milter.listen",
             ),
             ("[lmtp]\nmax_sessions = 0", "am.toml:7:16: max_sessions: 0 would let nothing through"),
+            ("[queue]\nkeep_delivered = \"x\"", "am.toml:7:18: keep_delivered: \"x\" is no time span"),
             ("[message]\nmax_size = \"big\"", "am.toml:7:12: max_size: \"big\" is no size"),
             ("[message]\nmemory_limit = \"1 KiB\"", "am.toml:7:16: memory_limit: too small"),
             (

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::backend::{Backend, Delivery, Journal, NotNoted, Outcome, Trouble};
 use crate::observe::events;
-use crate::queue::{End, LEASE, Queue, StorageError, Ticket};
+use crate::queue::{End, Item, LEASE, Queue, StorageError, Ticket};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use std::{
@@ -87,8 +87,9 @@ pub(super) async fn attempt(
     let (attempts, age, key) = (item.attempts, item.age, item.key.to_string());
     let tenant = Arc::clone(&ticket.tenant);
     let started = Instant::now();
-    let journal = InQueue::new(Arc::clone(&queue), ticket.clone(), item.note);
-    let delivery = Delivery { activity: item.activity, json: item.json, cuts: item.cuts, raw: item.raw };
+    let journal = InQueue::new(Arc::clone(&queue), ticket.clone(), item.note.clone());
+    let Item { activity, json, cuts, raw, replay, .. } = item;
+    let delivery = Delivery { activity, json, cuts, raw, replay };
     let again = |trouble, reason: &str| Outcome::Again { after: None, trouble, reason: reason.to_owned() };
     let outcome = tokio::select! {
         outcome = AssertUnwindSafe(backend.deliver(&delivery, &journal)).catch_unwind() => {

@@ -56,7 +56,8 @@ impl Direct {
                 Some(later) => Given::clone(later),
                 None => {
                     let json = serde_json::to_vec(&activity).unwrap_or_default().into();
-                    let delivery = Delivery { activity, json, cuts: cuts.clone(), raw: raw.clone() };
+                    let delivery =
+                        Delivery { activity, json, cuts: cuts.clone(), raw: raw.clone(), replay: false };
                     let attempt = tokio::time::timeout_at(deadline, self.attempt(&delivery));
                     attempt.await.unwrap_or(Given::Unreachable)
                 }

@@ -485,6 +485,9 @@ async fn tidy_once(queue: &dyn Queue, settings: &Settings) -> Result<(), Storage
         events::held(&events::Which { key: key.as_str(), tenant, ..Default::default() }, 0, &reason);
     }
     events::upkeep(found.jumped, found.mended, found.aside, found.long_log);
+    if found.kept_gone > 0 {
+        events::kept_gone(found.kept_gone);
+    }
     Ok(())
 }
 

@@ -148,6 +148,23 @@ pub fn trace(report: &Report) {
     }
 }
 
+/// A person changed an activity on the command line. `what`: as [`queue_changed`] says; `uid`: who it was.
+pub fn activity_changed(what: &'static str, uid: u32, key: &str, tenant: &str, queue_id: &str) {
+    traced::by_hand(what, key, tenant, Some(queue_id).filter(|queue_id| !queue_id.is_empty()));
+    event!(info, QUEUE_CHANGED, queue_id, tenant, key, what, uid, "queue changed by hand");
+}
+
+/// A person has activities sent again that were delivered since then; of one tenant, if it is named.
+pub fn redelivered(uid: u32, activities: usize, since: String, tenant: &str) {
+    let (what, tenant) = ("redelivered", Some(tenant).filter(|tenant| !tenant.is_empty()));
+    event!(info, QUEUE_CHANGED, what, uid, activities, since, tenant, "queue changed by hand");
+}
+
+/// Delivered activities that were kept went before their time: their room on the disk, or in the queue, is wanted.
+pub fn kept_gone(activities: u64) {
+    limited!(warn, KEPT_GONE, activities, "delivered activities are kept no longer: their room is wanted");
+}
+
 /// The directory file was read.
 pub fn directory_read(path: &Path, tenants: usize, addresses: usize) {
     versions::in_order(versions::Kind::Directory, path);

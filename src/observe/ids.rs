@@ -106,6 +106,8 @@ ids! {
     TRACE_GOES_ON = "04e30a5f353e4410b2f34e91f8343074";
     /// Records of the trace were not kept.
     TRACE_LOST = "cdb054a4bbc64224ba8cde510cc035d1";
+    /// Delivered activities that were kept went before their time.
+    KEPT_GONE = "7c5f5997ff9b436569347e92090274d8";
     /// The first copy of a company's Severa is begun.
     SEVERA_FIRST_PASS = "3642f4429cb6913911576b204119290d";
     /// How far the first copy of a company is.

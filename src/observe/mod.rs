@@ -13,5 +13,7 @@ pub mod recent;
 mod traced;
 pub mod versions;
 
-pub use log::{Addresses, Format, Settings, addresses, apply, flush, start, takes_lines_only};
+pub use log::{
+    Addresses, Format, Settings, addresses, apply, flush, start, start_for_command, takes_lines_only,
+};
 pub use traced::{start as start_trace, transaction};

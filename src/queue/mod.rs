@@ -47,6 +47,9 @@ pub struct Settings {
     pub held_counts: Duration,
     /// Bytes kept free on the file systems of `path` and `spool`, so that delivering goes on; 0: none.
     pub min_free: u64,
+    /// How long delivered activities are kept, to be delivered once more to a backend restored from a back-up; zero: not at
+    /// all. They take room that nobody else wants, and no other.
+    pub keep_delivered: Duration,
 }
 
 impl Settings {
@@ -59,6 +62,7 @@ impl Settings {
             max_items_per_tenant: None,
             held_counts: Duration::from_secs(30 * 24 * 3600),
             min_free: 256 << 20,
+            keep_delivered: Duration::ZERO,
         }
     }
 
@@ -198,6 +202,14 @@ pub enum OpenError {
         /// Why.
         message: String,
     },
+    /// A copy cannot be written.
+    #[error("{path}: {error}: the copy is not complete; remove it, and try again")]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// A directory cannot be made or written.
     #[error(
         "{path}: {error}: queue.path and queue.spool must be writable for the user activity-milter runs as"
@@ -262,7 +274,7 @@ pub struct Leased {
 /// How a lease ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The backend has it: the row goes, the key stays for [`KEY_MEMORY`].
+    /// The backend has it: the row goes, or is kept ([`Settings::keep_delivered`]); the key stays for [`KEY_MEMORY`].
     Taken,
     /// Try again.
     Again {
@@ -292,6 +304,8 @@ pub enum State {
     InFlight,
     /// For a person.
     Held,
+    /// Kept after its delivery: no list or number has it that does not ask for this state.
+    Delivered,
 }
 
 impl State {
@@ -301,6 +315,7 @@ impl State {
             Self::Waiting => "waiting",
             Self::InFlight => "in-flight",
             Self::Held => "held",
+            Self::Delivered => "delivered",
         }
     }
 }
@@ -310,6 +325,10 @@ impl State {
 pub struct Filter {
     /// Keys, or their beginnings, with or without `b3:`; none: all.
     pub keys: Vec<String>,
+    /// These rows; none: all.
+    pub items: Vec<i64>,
+    /// Those that came under this queue id of Postfix's: it names several where a message is for several targets.
+    pub queue_id: Option<String>,
     /// The tenant's id or prefix.
     pub tenant: Option<String>,
     /// The state.
@@ -335,13 +354,17 @@ pub struct Entry {
     pub project: Option<String>,
     /// Postfix's queue id.
     pub queue_id: Option<String>,
+    /// The envelope sender.
+    pub sender: Option<String>,
+    /// The recipients of the envelope, as the activity has them.
+    pub recipients: Vec<String>,
     /// Where it stands.
     pub state: State,
     /// Attempts made.
     pub attempts: u32,
     /// When it was accepted, or last retried by a person.
     pub accepted_at: SystemTime,
-    /// When it is attempted next, or when its lease ends, or since when it is held.
+    /// When it is attempted next, or when its lease ends, or since when it is held, or when it was delivered.
     pub due: SystemTime,
     /// Why the last attempt failed, or why it is held.
     pub reason: Option<String>,
@@ -366,6 +389,8 @@ pub struct Item {
     pub age: Duration,
     /// The backend's own progress (JSON), if it noted any.
     pub note: Option<String>,
+    /// It was delivered before, and is sent once more.
+    pub replay: bool,
 }
 
 /// What a person does with activities. What is being attempted is not touched.
@@ -378,8 +403,41 @@ pub enum Change {
         /// Why.
         reason: String,
     },
-    /// Forget them; the same e-mail is not recorded again for [`KEY_MEMORY`].
+    /// Forget them, those kept after their delivery too; the same e-mail is not recorded again for [`KEY_MEMORY`].
     Drop,
+}
+
+/// Which delivered activities are delivered once more.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Those delivered at this time or later.
+    pub since: SystemTime,
+    /// Those delivered before this time; what is delivered while they are looked for never is one.
+    pub until: Option<SystemTime>,
+    /// The tenant's id or prefix.
+    pub tenant: Option<String>,
+    /// Count them, and change nothing.
+    pub dry: bool,
+}
+
+/// What became of a [`Replay`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// They wait again.
+    pub again: usize,
+    /// Their e-mails came again meanwhile, and are in the queue already.
+    pub known: usize,
+    /// There is no room for these now: the last quarter of the queue, and of a tenant's share, is for mail that arrives.
+    pub left: usize,
+}
+
+/// What is kept after its delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How many.
+    pub activities: u64,
+    /// All that was delivered since then is kept, but for what a person dropped; none: nothing is kept any more.
+    pub since: Option<SystemTime>,
 }
 
 /// A held activity of which nobody was told yet.
@@ -428,6 +486,8 @@ pub struct Upkeep {
     pub aside: u64,
     /// Bytes of the log, if they are more than they should be: another program reads the database and does not end.
     pub long_log: Option<u64>,
+    /// Delivered activities that went before their time, because their room was wanted.
+    pub kept_gone: u64,
 }
 
 /// A durable queue. Each promise has a number in docs/promises.md, and the tests that hold it name it.
@@ -505,7 +565,30 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Changes activities by hand, in slices, each all or none; how many were changed.
     /// # Errors
     /// [`StorageError`]; slices before the one that failed are done.
-    async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError>;
+    async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError> {
+        Ok(self.change_those(items, change).await?.len())
+    }
+
+    /// The same; which were changed.
+    /// # Errors
+    /// As [`Queue::change`].
+    async fn change_those(&self, items: Vec<i64>, change: Change) -> Result<Vec<i64>, StorageError>;
+
+    /// Has delivered activities that are kept delivered once more, as if they had just been accepted: with their own key, an
+    /// empty note, and [`Item::replay`]; in slices, each all or none.
+    /// # Errors
+    /// [`StorageError`]; slices before the one that failed are done.
+    async fn redeliver(&self, replay: Replay) -> Result<Replayed, StorageError>;
+
+    /// What is kept after its delivery.
+    /// # Errors
+    /// [`StorageError`].
+    async fn kept(&self) -> Result<Kept, StorageError>;
+
+    /// Bytes that the queue has on the disk, free pages of its file left out.
+    /// # Errors
+    /// [`StorageError`].
+    async fn bytes(&self) -> Result<u64, StorageError>;
 
     /// Whether an activity could be stored now: writes to the disk for nothing, and looks at the reserve.
     /// # Errors
@@ -532,6 +615,44 @@ pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>
 /// [`OpenError`].
 pub fn beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
     Ok(Arc::new(sqlite::SqliteQueue::beside(settings, clock)?))
+}
+
+/// What was copied of a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backup {
+    /// Waiting, in flight and held.
+    pub activities: u64,
+    /// Kept after their delivery.
+    pub kept: u64,
+    /// The files, in the directory of the copy.
+    pub files: Vec<PathBuf>,
+    /// Files that are not there, although activities need them.
+    pub lost: Vec<PathBuf>,
+}
+
+/// What a look at such a copy found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Waiting, in flight and held.
+    pub activities: u64,
+    /// Kept after their delivery.
+    pub kept: u64,
+    /// What is wrong.
+    pub problems: Vec<String>,
+}
+
+/// Copies the queue of a service that may be running into a directory, as it is at one moment. Blocks.
+/// # Errors
+/// [`OpenError`]; what was copied so far stays there.
+pub fn copy(settings: &Settings, to: &Path) -> Result<Backup, OpenError> {
+    sqlite::SqliteQueue::copy(settings, to)
+}
+
+/// Looks whether such a copy is whole, and changes nothing. Blocks.
+/// # Errors
+/// [`OpenError`], where it cannot be looked at.
+pub fn verify(copy: &Path) -> Result<Verified, OpenError> {
+    sqlite::SqliteQueue::verify(copy)
 }
 
 /// Makes a directory for mail, which is private: only our user reads it.

@@ -25,6 +25,7 @@ mod others;
 mod page;
 mod postfix_check;
 mod protocol;
+mod restore;
 mod sendmail;
 mod severa;
 mod shadow;

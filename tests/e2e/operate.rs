@@ -1,6 +1,7 @@
 //! Operating it: check, queue, reload, metrics, health, the status page, systemd's sockets, what the log says and what not.
 
 use crate::support::{
+    has_system_log,
     http::{http, http_get},
     smtp::{Smtp, matches},
     wait_for,
@@ -9,7 +10,10 @@ use crate::support::{
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::net::{UnixDatagram, UnixListener},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixDatagram, UnixListener},
+    },
     process::Command,
 };
 
@@ -59,7 +63,12 @@ fn the_queue_beside_a_running_service() {
     assert_eq!(list(&world, &["--state", "waiting"]).len(), 0);
     assert_eq!(list(&world, &[&key(&all[0])[..12]]).len(), 1);
     let (_, out, error) = world.command(&["queue", "list", "--limit", "1"]);
-    assert!(out.lines().count() == 2 && error.contains("there are more"), "{out}{error}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == 4 && error.contains("there are more"), "{out}{error}");
+    assert!(lines[0].starts_with("KEY ") && lines[3].starts_with("0 waiting, 3 held; "), "{out}");
+    assert!(lines[1].ends_with(&format!("{ANNA}  {MY}")), "{out}");
+    let (_, out, _) = world.command(&["queue", "list", "--state", "waiting"]);
+    assert!(out.starts_with("nothing is like that\n0 waiting, 3 held; "), "{out}");
     // Show and export.
     let (code, out, _) = world.command(&["queue", "show", &key(&all[1])[3..12]]);
     assert!(code == Some(0) && out.contains("state: held") && out.contains("\"number\": \"1001\""), "{out}");
@@ -74,14 +83,33 @@ fn the_queue_beside_a_running_service() {
     let activity: Value =
         serde_json::from_slice(&fs::read(directory.join("activity.json")).unwrap()).unwrap();
     assert_eq!(activity["key"], all[1]["key"]);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&to), mode(&directory), mode(&directory.join("message.eml"))), (0o700, 0o700, 0o600));
+    // By its number and by Postfix's queue id too; and a word that is none of them.
+    for word in [all[1]["id"].to_string(), all[1]["queue_id"].as_str().unwrap().to_owned(), key(&all[1])] {
+        let (code, out, _) = world.command(&["queue", "show", &word]);
+        assert!(code == Some(0) && out.starts_with(&format!("key: {}\n", key(&all[1]))), "{word}: {out}");
+        assert_eq!(list(&world, &[&word]).len(), 1, "{word}");
+    }
+    assert_eq!(list(&world, &["4bNoSuchQueueId"]).len(), 0);
+    let (code, out, _) = world.command(&["queue", "drop", "--all", "--tenant", "mycompany", "--dry-run"]);
+    assert!(code == Some(0) && out.ends_with("2 would be dropped; nothing was changed\n"), "{out}");
+    assert_eq!(list(&world, &[]).len(), 3);
     // Nothing without being told what.
     let (code, _, error) = world.command(&["queue", "drop"]);
     assert!(code == Some(69) && error.contains("give keys, or --all"), "{error}");
     let (code, _, error) = world.command(&["queue", "retry", "b3:ffff"]);
     assert!(code == Some(69) && error.contains("no activity in the queue has a key"), "{error}");
     // Drop one: its key stays known, so the client's retry records nothing.
-    let (code, out, _) = world.command(&["queue", "drop", &key(&all[2])]);
+    let (code, out, error) = world.command(&["queue", "drop", &key(&all[2])]);
     assert_eq!((code, out.as_str()), (Some(0), "1 dropped\n"));
+    let logged = format!(
+        "queue changed by hand queue_id={} what=\"dropped\" uid={} key=\"{}\" tenant=\"t-4\"",
+        all[2]["queue_id"],
+        nix::unistd::getuid(),
+        key(&all[2])
+    );
+    assert!(has_system_log() || error.contains(&logged), "{error}");
     assert!(world.mail(ANNA, &["sub.mycompany@severamail.test"], &eml("html_only")).1.starts_with("250"));
     assert_eq!(list(&world, &[]).len(), 2);
     // The backend is repaired, and a person retries: the service notices by itself.
@@ -118,6 +146,49 @@ fn pages_read(world: &World, args: &[&str]) -> usize {
     command.args(["-f", "-qq", "-y", "-e", "trace=pread64", "-o"]).arg(&trace).arg(program());
     command.arg("-c").arg(world.config_path()).args(args).output().unwrap();
     fs::read_to_string(&trace).unwrap().lines().filter(|line| line.contains("queue.db")).count()
+}
+
+/// One message for two tenants is two activities with one queue id. A person at a terminal is asked before both go, and a
+/// script is not.
+#[test]
+fn a_queue_id_names_all_of_its_message_and_a_person_is_asked() {
+    let world = with_backlog("422", &[]);
+    let sent = world.mail(ANNA, &[MY, "sub.mycompany@severamail.test"], &eml("nested_message"));
+    assert!(sent.1.starts_with("250"), "{sent:?}");
+    wait_for("all to be held", || (list(&world, &["--state", "held"]).len() == 5).then_some(()));
+    let all = list(&world, &[]);
+    let queue_id = all[4]["queue_id"].as_str().unwrap();
+    assert_eq!(list(&world, &[queue_id]).len(), 2);
+    let (code, out, error) = world.command(&["queue", "drop", queue_id, "--dry-run"]);
+    assert!(code == Some(0) && out.ends_with("2 would be dropped; nothing was changed\n"), "{out}");
+    assert!(error.contains(&format!("queue id {queue_id} is that of 2 activities: all of them")), "{error}");
+    // script(1) gives the command a terminal.
+    let at_terminal = |answer: &str, more: &str| {
+        let command = format!(
+            "{} --config {} queue drop {queue_id} {more}",
+            program().display(),
+            world.config_path().display()
+        );
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+        let mut child =
+            script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), answer.as_bytes()).unwrap();
+        text(child.wait_with_output().unwrap().stdout)
+    };
+    let said = at_terminal("n\n", "");
+    assert!(
+        said.contains("Drop 2 activities of 2 tenants?") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert_eq!(list(&world, &[]).len(), 5);
+    let said = at_terminal("y\n", "");
+    assert!(said.contains("2 dropped"), "{said}");
+    assert_eq!(list(&world, &[]).len(), 3);
+    let (code, out, _) = world.command(&["queue", "drop", "--all", "--state", "held"]);
+    assert_eq!((code, out.as_str()), (Some(0), "3 dropped\n"));
+    let (_, out, _) = world.command(&["queue", "list"]);
+    assert_eq!(out, "queue is empty\n");
 }
 
 #[test]

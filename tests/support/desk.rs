@@ -199,5 +199,5 @@ pub fn delivery_of(parcel: Parcel) -> Delivery {
     let Parcel { mut activities, cuts, raw, .. } = parcel;
     let activity = activities.remove(0);
     let json = serde_json::to_vec(&activity).unwrap().into();
-    Delivery { activity, json, cuts, raw }
+    Delivery { activity, json, cuts, raw, replay: false }
 }

@@ -40,6 +40,11 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Whether a command logs to this machine's journal or syslog, where no test looks, and not to standard error.
+pub fn has_system_log() -> bool {
+    ["/run/systemd/journal/socket", "/dev/log"].iter().any(|path| std::path::Path::new(path).exists())
+}
+
 /// Waits for a condition, with a deadline.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -225,7 +226,10 @@ pub fn files(folder: &Path) -> BTreeSet<i64> {
 pub fn named(settings: &Settings) -> BTreeSet<i64> {
     let database = other(settings);
     let mut named = database
-        .prepare("SELECT id FROM item WHERE in_file UNION ALL SELECT id FROM message WHERE in_file")
+        .prepare(
+            "SELECT id FROM item WHERE in_file UNION ALL SELECT id FROM kept WHERE in_file
+             UNION ALL SELECT id FROM message WHERE in_file",
+        )
         .unwrap();
     named.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
@@ -246,7 +250,8 @@ pub async fn examine(queue: &dyn Queue, settings: &Settings) -> BTreeMap<Key, En
     assert_eq!(files(&folder(settings)), named(settings), "files and rows");
     let (messages, needed): (i64, i64) = other(settings)
         .query_row(
-            "SELECT (SELECT count(*) FROM message), (SELECT count(DISTINCT message) FROM item WHERE message > 0)",
+            "SELECT (SELECT count(*) FROM message), (SELECT count(DISTINCT message) FROM
+                 (SELECT message FROM item UNION ALL SELECT message FROM kept) WHERE message > 0)",
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
@@ -260,6 +265,20 @@ pub async fn examine(queue: &dyn Queue, settings: &Settings) -> BTreeMap<Key, En
     let keys: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
     assert_eq!(keys.len(), count, "a key twice");
     keys
+}
+
+/// Copies files, and folders as private as the service makes them.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let copy = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            fs::DirBuilder::new().mode(0o700).create(&copy).unwrap();
+            copy_files(&path, &copy);
+        } else {
+            fs::copy(&path, copy).unwrap();
+        }
+    }
 }
 
 /// What an older version left: `tests/queues/README.md`.
@@ -278,10 +297,7 @@ impl Left {
         let Settings { path, spool, .. } = settings(to);
         fs::create_dir_all(&spool).unwrap();
         fs::copy(from.join("queue.db"), path).unwrap();
-        for entry in fs::read_dir(from.join("spool")).unwrap() {
-            let file = entry.unwrap().path();
-            fs::copy(&file, spool.join(file.file_name().unwrap())).unwrap();
-        }
+        copy_files(&from.join("spool"), &spool);
         let rows = fs::read_to_string(from.join("rows.txt")).unwrap();
         rows.lines().map(Self::read).collect()
     }

@@ -65,6 +65,8 @@ pub(super) enum Begun {
     Participant,
     /// The file of this number.
     File(usize),
+    /// Everything, by a delivery of before: what is there of it is looked for.
+    Before,
 }
 
 impl Made {
@@ -106,13 +108,14 @@ mod tests {
             files: [1, 3].into(),
             begun: Some(Begun::File(4)),
         };
+        let before = Made { begun: Some(Begun::Before), ..made.clone() };
         let posting = Posting {
             since: "2026-11-29T20:00:00Z".to_owned(),
             activity_type: "t".to_owned(),
             owner: "o".to_owned(),
             frame,
         };
-        for note in [Note::Nothing, Note::Posting(posting), Note::Made(made)] {
+        for note in [Note::Nothing, Note::Posting(posting), Note::Made(made), Note::Made(before)] {
             assert_eq!(Note::read(Some(&note.written())).unwrap(), note);
         }
         assert_eq!(Note::read(None).unwrap(), Note::Nothing);

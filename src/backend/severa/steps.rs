@@ -20,7 +20,11 @@ use crate::web::CallError;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::{Value, json};
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// What is posted now is created after this much before now, whatever the two clocks of a server farm say.
 const MARGIN: Duration = Duration::from_secs(300);
@@ -43,6 +47,10 @@ impl Steps<'_> {
         let note =
             note.map_err(|error| Stop::held(format!("the note of what was done cannot be read: {error}")))?;
         let made = match note {
+            Note::Nothing if self.delivery.replay => match self.delivered_before().await? {
+                Some(made) => made,
+                None => self.post().await?,
+            },
             Note::Nothing => self.post().await?,
             Note::Posting(posting) => match self.find(&posting).await? {
                 Some(activity) => self.is_made(activity, posting.frame).await?,
@@ -224,6 +232,29 @@ impl Steps<'_> {
             .with("activityTypeGuids", &posting.activity_type)
             .with("userGuids", &posting.owner)
             .with("changedSince", &posting.since);
+        self.search(request).await
+    }
+
+    /// A replay: looks for what was delivered before, and may be lost with the rest of what was restored from a back-up.
+    /// Of the call that made it nothing is known any more but that it came after the e-mail; its type may have been another.
+    async fn delivered_before(&self) -> Result<Option<Made>, Stop> {
+        let client = self.company.client();
+        client.scopes_missing().await?; // a token: its answer has shown what time it is there
+        let accepted = humantime::parse_rfc3339_weak(&self.delivery.activity.received_at);
+        let age = accepted.map(|accepted| accepted.elapsed().unwrap_or_default());
+        let age = age.map_err(|error| Stop::held(format!("received_at cannot be read: {error}")))?;
+        let request = Request::get(&["v1", "activities"])
+            .with("userGuids", &self.delivery.activity.owner.user_id)
+            .with("changedSince", client.written_before(age.saturating_add(MARGIN)));
+        let Some(activity) = self.search(request).await? else { return Ok(None) };
+        let frame = self.frame(self.place().await?.map(|place| place.project));
+        let made = Made { begun: Some(Begun::Before), ..Made::new(activity, frame) };
+        self.note(Note::Made(made.clone())).await?;
+        Ok(Some(made))
+    }
+
+    /// The activity with our marker, if it is among those that are asked for.
+    async fn search(&self, request: Request) -> Result<Option<String>, Stop> {
         let marker = self.marker();
         let mut pages = Pages::of(self.company.client(), request, Paging::Token).sit_out(SITS_OUT);
         while let Some(page) = pages.next::<Activity>().await? {
@@ -258,9 +289,17 @@ impl Steps<'_> {
             }
             Some(Begun::File(number)) => {
                 self.may_look()?;
-                if self.has_file(&made, number).await? {
-                    made.files.insert(number);
+                let found = self.files_there(&made, &[number].into()).await?;
+                made.files.extend(found);
+                made.begun = None;
+            }
+            Some(Begun::Before) => {
+                match self.participants(&made.activity).await? {
+                    Some(found) => there = found,
+                    None => return self.is_gone(&made),
                 }
+                let all = (1..=self.delivery.activity.files.len()).collect();
+                made.files = self.files_there(&made, &all).await?;
                 made.begun = None;
             }
         }
@@ -431,24 +470,27 @@ impl Steps<'_> {
         }
     }
 
-    /// Whether a file is there whose answer was lost.
-    async fn has_file(&self, made: &Made, number: usize) -> Result<bool, Stop> {
-        let Some(project) = &made.frame.project else { return Ok(false) };
-        let description = text::description(&self.marker(), number);
+    /// Which of these files are there, by their numbers.
+    async fn files_there(&self, made: &Made, wanted: &BTreeSet<usize>) -> Result<BTreeSet<usize>, Stop> {
+        let mut found = BTreeSet::new();
+        let Some(project) = &made.frame.project else { return Ok(found) };
+        let descriptions: HashMap<String, usize> =
+            wanted.iter().map(|number| (text::description(&self.marker(), *number), *number)).collect();
         let request = Request::get(&["v1", "projects", project, "files"]);
         let mut pages = Pages::of(self.company.client(), request, Paging::Rows).sit_out(SITS_OUT);
-        while let Some(page) = pages.next::<ProjectFile>().await? {
-            if page.iter().any(|file| file.description.as_deref().map(str::trim) == Some(&description)) {
-                events::severa_found(
-                    self.delivery.activity.key.as_str(),
-                    &self.company.settings.prefix,
-                    "file",
-                );
-                return Ok(true);
-            }
+        while found.len() < wanted.len()
+            && let Some(page) = pages.next::<ProjectFile>().await?
+        {
+            let number = |file: &ProjectFile| descriptions.get(file.description.as_deref()?.trim()).copied();
+            found.extend(page.iter().filter_map(number));
         }
-        readable(&pages)?;
-        Ok(false)
+        if found.len() < wanted.len() {
+            readable(&pages)?;
+        }
+        for _ in &found {
+            events::severa_found(self.delivery.activity.key.as_str(), &self.company.settings.prefix, "file");
+        }
+        Ok(found)
     }
 }
 

@@ -96,6 +96,12 @@ struct Running {
     is_json: bool,
 }
 
+/// Where the local syslog listens.
+const SYSLOG: &str = "/dev/log";
+
+/// Facility mail, severity informational.
+const MAIL_INFO: u8 = 2 * 8 + 6;
+
 /// How long the end waits for who reads the log: a pipe may be full for ever.
 const LAST_TIME: Duration = Duration::from_secs(5);
 
@@ -116,20 +122,41 @@ pub fn start(settings: &Settings) {
     apply(settings);
 }
 
+/// Starts logging for a command that changes something: what a person does is to be found where the service logs. So it
+/// goes to the journal, if there is one, else to syslog, else to standard error; and it is said at level info at least.
+pub fn start_for_command(settings: &Settings) {
+    let settings =
+        Settings { level: settings.level.max(Level::INFO), format: Format::Auto, ..settings.clone() };
+    if RUNNING.get().is_none() {
+        let to = |form, path| Some((form, Writer::start(connect(path)?, events::log_lines_lost)));
+        let way = to(Form::Journal, journal::SOCKET).or_else(|| to(Form::Syslog, SYSLOG)).or_else(to_stderr);
+        begin_with(&settings, way);
+    }
+    apply(&settings);
+}
+
 fn begin(settings: &Settings) {
+    let is_journal = settings.format == Format::Auto && is_journal();
+    let journal = is_journal.then(|| connect(journal::SOCKET)).flatten();
+    let journal = journal.map(|journal| (Form::Journal, Writer::start(journal, events::log_lines_lost)));
+    begin_with(settings, journal.or_else(to_stderr));
+}
+
+fn connect(path: &str) -> Option<Journal> {
+    Journal::connect(Path::new(path)).ok()
+}
+
+fn to_stderr() -> Option<(Form, Writer)> {
+    let form = Form::Text { colours: io::stderr().is_terminal() };
+    Some((form, Writer::start(Stream::stderr().ok()?, events::log_lines_lost)))
+}
+
+/// None: there is nowhere to write to.
+fn begin_with(settings: &Settings, way: Option<(Form, Writer)>) {
+    let Some((form, writer)) = way else { return };
     let (filter, handle) = reload::Layer::new(filter(settings.level));
     let registry = tracing_subscriber::registry().with(filter);
-    let is_journal = settings.format == Format::Auto && is_journal();
-    let journal = is_journal.then(|| Journal::connect(Path::new(journal::SOCKET)).ok()).flatten();
     let is_json = settings.format == Format::Json;
-    let (form, writer) = match (journal, Stream::stderr()) {
-        (Some(journal), _) => (Form::Journal, Writer::start(journal, events::log_lines_lost)),
-        (None, Ok(stream)) => (
-            Form::Text { colours: io::stderr().is_terminal() },
-            Writer::start(stream, events::log_lines_lost),
-        ),
-        (None, Err(_)) => return, // there is nowhere to write to
-    };
     let writer = Arc::new(writer);
     let started = if is_json {
         let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(false);
@@ -195,6 +222,8 @@ enum Form {
     Text { colours: bool },
     /// Fields; the line is one of them.
     Journal,
+    /// The line alone, as the C library hands it to syslog (RFC 3164, section 4.1).
+    Syslog,
 }
 
 /// Makes a line of each event.
@@ -238,6 +267,12 @@ impl Lines {
                 journal::begin(out, event.metadata());
                 line.read(event, &mut |name, value| journal::field(out, name, value));
                 journal::message(out, |out| line.append_to(out));
+            }
+            Form::Syslog => {
+                line.read(event, &mut |_, _| {});
+                // A vector takes everything.
+                let _ = write!(out, "<{MAIL_INFO}>activity-milter[{}]: ", std::process::id());
+                line.append_to(out);
             }
             Form::Text { colours } => {
                 line.read(event, &mut |_, _| {});

@@ -440,6 +440,21 @@ const CASES: &[Case] = &[
         "ERROR panicked thread=tokio-rt-worker place=src/a.rs:1:2 error=\"index out of bounds\"",
     ),
     (
+        "QUEUE_CHANGED",
+        || events::activity_changed("dropped", 1000, "b3:12", "t-1", "4bXyZ12345z"),
+        " INFO 4bXyZ12345z: queue changed by hand tenant=t-1 key=b3:12 what=dropped uid=1000",
+    ),
+    (
+        "QUEUE_CHANGED",
+        || events::redelivered(1000, 3, "2026-11-29T18:00:00Z".to_owned(), ""),
+        " INFO queue changed by hand what=redelivered uid=1000 activities=3 since=2026-11-29T18:00:00Z",
+    ),
+    (
+        "KEPT_GONE",
+        || events::kept_gone(4),
+        " WARN delivered activities are kept no longer: their room is wanted activities=4",
+    ),
+    (
         "TRACE_ASIDE",
         || {
             let [path, aside] = ["/t.db", "/t.db.aside"].map(Into::into);
@@ -578,4 +593,24 @@ fn addresses_are_shown_as_the_setting_says() {
         assert_eq!(shown("a@x.test").as_deref(), address);
         assert_eq!(shown("").as_deref(), null);
     }
+}
+
+/// Where there is no journal, a command tells syslog: one datagram a line.
+#[test]
+fn a_line_of_a_command_is_a_datagram_of_syslog() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    assert!(Journal::connect(&path).is_err());
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let writer = Arc::new(Writer::start(Journal::connect(&path).unwrap(), |_| ()));
+    let lines = Lines { form: Form::Syslog, writer: Arc::clone(&writer) };
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+        events::activity_changed("dropped", 1000, "b3:12", "t-1", "4bXy1zT3sKwz9q");
+    });
+    assert!(writer.flush(Duration::from_secs(10)));
+    let mut line = [0; 500];
+    let length = socket.recv(&mut line).unwrap();
+    let line = std::str::from_utf8(&line[..length]).unwrap();
+    let expected = "4bXy1zT3sKwz9q: queue changed by hand tenant=t-1 key=b3:12 what=dropped uid=1000";
+    assert_eq!(line, format!("<22>activity-milter[{}]: {expected}", std::process::id()));
 }

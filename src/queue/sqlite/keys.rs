@@ -71,6 +71,14 @@ impl Keys {
         if item < self.first { self.write(database, key, 0) } else { Ok(()) }
     }
 
+    /// An activity of before is there again: its key is this item's, whatever was remembered of it.
+    pub(super) fn is_back(&self, database: &Connection, key: &[u8; 32], item: i64) -> rusqlite::Result<()> {
+        for table in ["DELETE FROM key_0 WHERE key = ?1", "DELETE FROM key_1 WHERE key = ?1"] {
+            database.prepare_cached(table)?.execute([key])?;
+        }
+        self.write(database, key, item)
+    }
+
     /// Whether a new generation shall begin.
     pub(super) fn is_over(&self, now: i64) -> bool {
         now > self.began.saturating_add(span(KEY_MEMORY))

@@ -6,6 +6,7 @@
 
 use super::{
     disk::Disk,
+    kept,
     keys::Keys,
     leases::{Lease, Leases},
     numbers::Numbers,
@@ -17,7 +18,7 @@ use super::{
     watch::{Watch, span},
 };
 use crate::activity::Key;
-use crate::queue::{Ask, Change, End, LEASE, Leased, Probe, Put, StorageError, Ticket};
+use crate::queue::{Ask, Change, End, LEASE, Leased, Probe, Put, Replayed, StorageError, Ticket};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
@@ -31,6 +32,15 @@ use std::{
 
 /// Ends that the disk did not take yet, by the items: nobody else is given these.
 pub(super) type Owed = Arc<Mutex<HashMap<i64, (Ticket, End)>>>;
+
+/// What a row that was taken away had.
+struct Gone {
+    key: Key,
+    tenant: String,
+    was: tally::Numbers,
+    message: i64,
+    in_file: bool,
+}
 
 /// An activity to be put.
 pub(super) struct NewRow {
@@ -66,6 +76,8 @@ pub(super) struct Ledger {
     disk: Disk,
     /// The service's own; otherwise a command's.
     is_owner: bool,
+    /// What is delivered is kept.
+    keeps: bool,
     keys: Keys,
     keys_before: Keys,
     turns: Turns,
@@ -90,6 +102,7 @@ impl Ledger {
         shared: Shared,
         disk: Disk,
         is_owner: bool,
+        keeps: bool,
     ) -> rusqlite::Result<Self> {
         let keys = Keys::read(&database)?;
         let (turns, leases) = (Turns::default(), Leases::default());
@@ -100,6 +113,7 @@ impl Ledger {
             shared,
             disk,
             is_owner,
+            keeps,
             keys,
             keys_before: keys,
             turns,
@@ -450,7 +464,7 @@ impl Ledger {
             }
             End::Taken => {
                 self.unlease(item)?;
-                self.remove(item, unused)
+                if self.keeps { self.keep(item, unused) } else { self.remove(item, unused) }
             }
             End::Again { after, counts, reason } => {
                 let lease = self.unlease(item)?;
@@ -489,15 +503,97 @@ impl Ledger {
         Ok(tenant.is_some())
     }
 
+    /// Removes a row that was delivered, and keeps it elsewhere, if there is room.
+    fn keep(&mut self, item: i64, unused: &mut Vec<i64>) -> rusqlite::Result<bool> {
+        let now = self.shared.watch.now();
+        if !self.disk.is_spare(self.shared.watch.running()) {
+            kept::lacks(&self.database, now.saturating_add(1))?;
+            return self.remove(item, unused);
+        }
+        Ok(kept::put(&self.database, item, now)? && self.take(item)?.is_some())
+    }
+
+    /// Removes rows that are kept after their delivery, to make room, or because their time is over; how many there were.
+    pub(super) fn drop_kept(&mut self, items: &[i64], unused: &mut Vec<i64>) -> rusqlite::Result<u64> {
+        let (mut dropped, mut newest) = (0, 0);
+        for &item in items {
+            if let Some(gone) = self.remove_kept(item, unused)? {
+                dropped += 1;
+                newest = newest.max(gone.delivered_at);
+            }
+        }
+        if dropped > 0 {
+            kept::lacks(&self.database, newest.saturating_add(1))?;
+        }
+        Ok(dropped)
+    }
+
+    fn remove_kept(&mut self, item: i64, unused: &mut Vec<i64>) -> rusqlite::Result<Option<kept::Gone>> {
+        let Some(gone) = kept::remove(&self.database, item)? else { return Ok(None) };
+        if gone.in_file {
+            unused.push(item);
+        }
+        unused.extend(self.leave_message(gone.message)?);
+        Ok(Some(gone))
+    }
+
+    /// Has kept rows wait once more, as if they had just been accepted. What is in the queue already stays as it is.
+    pub(super) fn redeliver(
+        &mut self,
+        places: &[kept::Place],
+    ) -> rusqlite::Result<Result<Replayed, StorageError>> {
+        if let Err(full) = self.disk.room(self.shared.watch.running()) {
+            return Ok(Err(full.into()));
+        }
+        let now = self.shared.watch.now();
+        let (mut done, mut more) = (Replayed::default(), HashMap::<String, u64>::new());
+        for &(delivered_at, item) in places {
+            let Some(row) = kept::at(&self.database, (delivered_at, item))? else { continue };
+            let key = row.key.bytes();
+            if Keys::find(&self.database, &key)?.is_some_and(|other| other != item) && self.is_item(&key)? {
+                done.known += 1;
+                continue;
+            }
+            let of_tenant = more.entry(row.tenant.clone()).or_default();
+            if !self.shared.tally.takes_back(&row.tenant, *of_tenant, done.again as u64) {
+                done.left += 1;
+                continue;
+            }
+            *of_tenant += 1;
+            kept::take_back(&self.database, item, now)?;
+            self.keys.is_back(&self.database, &key, item)?;
+            self.count(&row.tenant, WAITING);
+            self.turns.available(&row.tenant, now, item);
+            done.again += 1;
+        }
+        if !self.is_owner {
+            for tenant in more.keys() {
+                self.count_as_changed(tenant)?;
+            }
+        }
+        Ok(Ok(done))
+    }
+
+    /// Whether a key's activity is in the queue.
+    fn is_item(&self, key: &[u8; 32]) -> rusqlite::Result<bool> {
+        let Some(item) = Keys::find(&self.database, key)? else { return Ok(false) };
+        self.database
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM item WHERE id = ?1)")?
+            .query_row([item], |row| row.get(0))
+    }
+
     /// Removes a row, and its message if no other row needs it.
     fn remove(&mut self, item: i64, unused: &mut Vec<i64>) -> rusqlite::Result<bool> {
-        struct Gone {
-            key: Key,
-            tenant: String,
-            was: tally::Numbers,
-            message: i64,
-            in_file: bool,
+        let Some(gone) = self.take(item)? else { return Ok(false) };
+        if gone.in_file {
+            unused.push(item);
         }
+        unused.extend(self.leave_message(gone.message)?);
+        Ok(true)
+    }
+
+    /// Takes a row away; its message is the caller's.
+    fn take(&mut self, item: i64) -> rusqlite::Result<Option<Gone>> {
         let gone = self
             .database
             .prepare_cached(
@@ -509,14 +605,11 @@ impl Ledger {
                 Ok(Gone { key, tenant, was, message: row.get(4)?, in_file: row.get(5)? })
             })
             .optional()?;
-        let Some(gone) = gone else { return Ok(false) };
-        self.keys.went(&self.database, &gone.key.bytes(), item)?;
-        self.count(&gone.tenant, moved(gone.was, tally::Numbers::default()));
-        if gone.in_file {
-            unused.push(item);
+        if let Some(gone) = &gone {
+            self.keys.went(&self.database, &gone.key.bytes(), item)?;
+            self.count(&gone.tenant, moved(gone.was, tally::Numbers::default()));
         }
-        unused.extend(self.leave_message(gone.message)?);
-        Ok(true)
+        Ok(gone)
     }
 
     /// One row fewer needs this message; the number of its file, if none does.
@@ -555,14 +648,14 @@ impl Ledger {
         Ok(noted > 0)
     }
 
-    /// Changes rows by hand that nobody has leased; how many.
+    /// Changes rows by hand that nobody has leased; which.
     pub(super) fn change(
         &mut self,
         items: &[i64],
         change: &Change,
         unused: &mut Vec<i64>,
-    ) -> rusqlite::Result<usize> {
-        let mut changed = 0;
+    ) -> rusqlite::Result<Vec<i64>> {
+        let mut changed = Vec::new();
         for &item in items {
             let found: Option<(String, tally::Numbers)> = self
                 .database
@@ -571,8 +664,13 @@ impl Ledger {
                 )?
                 .query_row([item], |row| Ok((row.get(0)?, numbers_of(row.get(1)?, row.get(2)?))))
                 .optional()?;
-            let Some((tenant, was)) = found else { continue };
-            changed += usize::from(match change {
+            let Some((tenant, was)) = found else {
+                if *change == Change::Drop && self.remove_kept(item, unused)?.is_some() {
+                    changed.push(item);
+                }
+                continue;
+            };
+            let is_changed = match change {
                 Change::Drop => self.remove(item, unused)?,
                 Change::Hold { reason } => self.hold(item, reason, false, true)?, // whoever holds it knows
                 Change::Retry => {
@@ -587,7 +685,8 @@ impl Ledger {
                     self.turns.available(&tenant, now, item);
                     true
                 }
-            });
+            };
+            changed.extend(is_changed.then_some(item));
             if !self.is_owner {
                 self.count_as_changed(&tenant)?;
             }
@@ -666,6 +765,11 @@ impl Ledger {
         }
         self.keys.mend(&self.database, now)?;
         Ok(mended)
+    }
+
+    /// The same of a slice of those that are kept after their delivery; how many.
+    pub(super) fn mend_kept(&mut self) -> rusqlite::Result<usize> {
+        kept::mend(&self.database, self.shared.watch.now())
     }
 
     /// Notes the newest time, and until when the clock is not believed.

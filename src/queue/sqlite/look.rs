@@ -19,7 +19,12 @@ use std::{
 };
 
 const COLUMNS: &str = "item.id, key, tenant, json_extract(activity, '$.project.number'),
-    json_extract(activity, '$.envelope.queue_id'), state, until, attempts, accepted_at, due, reason, held_at";
+    json_extract(activity, '$.envelope.queue_id'), state, until, attempts, accepted_at, due, reason, held_at,
+    json_extract(activity, '$.envelope.sender'), json_extract(activity, '$.envelope.recipients')";
+
+const KEPT_COLUMNS: &str = "id, key, tenant, json_extract(activity, '$.project.number'),
+    json_extract(activity, '$.envelope.queue_id'), 0, NULL, attempts, accepted_at, delivered_at, NULL, NULL,
+    json_extract(activity, '$.envelope.sender'), json_extract(activity, '$.envelope.recipients')";
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let (held, until): (bool, Option<i64>) = (row.get(5)?, row.get(6)?);
@@ -35,6 +40,11 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         tenant: row.get(2)?,
         project: row.get(3)?,
         queue_id: row.get(4)?,
+        sender: row.get(12)?,
+        recipients: row
+            .get::<_, Option<String>>(13)?
+            .and_then(|list| serde_json::from_str(&list).ok())
+            .unwrap_or_default(),
         state,
         attempts: row.get(7)?,
         accepted_at: time(row.get(8)?),
@@ -85,10 +95,22 @@ fn list_of(
                          UNION ALL SELECT item FROM key_1 WHERE key BETWEEN :first AND :last)",
         );
     }
+    let items = (!filter.items.is_empty()).then(|| items_of(filter));
+    conditions.extend(items.as_ref().map(|_| "item.id IN (SELECT value FROM json_each(:items))"));
+    // The words first, which cost less than understanding the text of every row.
+    conditions.extend(
+        filter.queue_id.as_ref().map(
+            |_| "instr(activity, :queue_id) AND json_extract(activity, '$.envelope.queue_id') = :queue_id",
+        ),
+    );
     if filter.tenant.is_some() {
         conditions.push("(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = :tenant)");
     }
-    let bare = range.is_none() && filter.tenant.is_none() && filter.before.is_none();
+    let bare = range.is_none()
+        && filter.tenant.is_none()
+        && filter.before.is_none()
+        && items.is_none()
+        && filter.queue_id.is_none();
     conditions.extend(filter.state.map(|state| match state {
         State::Waiting => "state = 0 AND lease.item IS NULL",
         State::InFlight => "state = 0 AND item.id IN (SELECT item FROM lease)",
@@ -102,6 +124,7 @@ fn list_of(
                      WHERE state = 1 AND notified = 1 AND id > :after ORDER BY id LIMIT :limit))"
         }
         State::Held => "item.id IN (SELECT id FROM item INDEXED BY item_held WHERE state = 1)",
+        State::Delivered => "false", // they are elsewhere
     }));
     if filter.before.is_some() {
         conditions.push("accepted_at < :before");
@@ -116,10 +139,70 @@ fn list_of(
     if let Some((first, last)) = &range {
         values.extend([(":first", first as &dyn ToSql), (":last", last)]);
     }
+    values.extend(items.as_ref().map(|items| (":items", items as &dyn ToSql)));
+    values.extend(filter.queue_id.as_ref().map(|queue_id| (":queue_id", queue_id as &dyn ToSql)));
     values.extend(filter.tenant.as_ref().map(|tenant| (":tenant", tenant as &dyn ToSql)));
     values.extend(before.as_ref().map(|before| (":before", before as &dyn ToSql)));
     let mut statement = database.prepare(&sql)?;
     Ok(statement.query_map(values.as_slice(), entry)?.collect::<rusqlite::Result<Vec<_>>>()?)
+}
+
+/// Rows as a parameter.
+fn items_of(filter: &Filter) -> String {
+    serde_json::to_string(&filter.items).unwrap_or_default()
+}
+
+/// Those that are kept after their delivery and that a filter lets through.
+pub(super) fn delivered(database: &Connection, filter: &Filter) -> Result<Vec<Entry>, StorageError> {
+    let mut conditions = vec!["id > :after"];
+    let items = (!filter.items.is_empty()).then(|| items_of(filter));
+    conditions.extend(items.as_ref().map(|_| "id IN (SELECT value FROM json_each(:items))"));
+    conditions.extend(
+        filter.queue_id.as_ref().map(
+            |_| "instr(activity, :queue_id) AND json_extract(activity, '$.envelope.queue_id') = :queue_id",
+        ),
+    );
+    conditions.extend(
+        filter
+            .tenant
+            .as_ref()
+            .map(|_| "(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = :tenant)"),
+    );
+    conditions.extend(filter.before.map(|_| "accepted_at < :before"));
+    let ranges: Vec<_> = filter.keys.iter().filter_map(|key| range(key)).collect();
+    let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(-1));
+    let (after, before) = (filter.after.unwrap_or(i64::MIN), filter.before.map(super::watch::millis));
+    let mut values: Vec<(&str, &dyn ToSql)> = vec![(":after", &after)];
+    // No index has their keys: each would be a page more for each delivery.
+    if filter.keys.is_empty() {
+        values.push((":limit", &limit));
+    }
+    values.extend(items.as_ref().map(|items| (":items", items as &dyn ToSql)));
+    values.extend(filter.queue_id.as_ref().map(|queue_id| (":queue_id", queue_id as &dyn ToSql)));
+    values.extend(filter.tenant.as_ref().map(|tenant| (":tenant", tenant as &dyn ToSql)));
+    values.extend(before.as_ref().map(|before| (":before", before as &dyn ToSql)));
+    let bound = if filter.keys.is_empty() { " LIMIT :limit" } else { "" };
+    let sql =
+        format!("SELECT {KEPT_COLUMNS} FROM kept WHERE {} ORDER BY id{bound}", conditions.join(" AND "));
+    let mut statement = database.prepare(&sql)?;
+    let mut rows = statement.query(values.as_slice())?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key = key_of(row.get_ref(1)?);
+        let is_named = ranges.iter().any(|(first, last)| (first..=last).contains(&&key.bytes()));
+        if filter.keys.is_empty() || is_named {
+            found.push(Entry { state: State::Delivered, ..entry(row)? });
+        }
+    }
+    found.truncate(filter.limit.unwrap_or(usize::MAX));
+    Ok(found)
+}
+
+/// Bytes of the database, without pages that are free.
+pub(super) fn bytes(database: &Connection) -> Result<u64, StorageError> {
+    let number = |pragma| database.query_row(pragma, [], |row| row.get::<_, i64>(0));
+    let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
+    Ok(u64::try_from(pages * number("PRAGMA page_size")?).unwrap_or(0))
 }
 
 /// A row as the database has it.
@@ -134,6 +217,7 @@ pub(super) struct Stored {
     body: Option<Vec<u8>>,
     cuts: Option<String>,
     text: Option<String>,
+    replay: bool,
 }
 
 /// A row, and its message.
@@ -150,11 +234,15 @@ pub(super) fn stored(database: &Connection, spool: &Spool, item: i64) -> Result<
             body: row.get(7)?,
             cuts: row.get(8)?,
             text: row.get(9)?,
+            replay: row.get(10)?,
         })
     };
     let mut stored = database
         .prepare_cached(
-            "SELECT key, activity, attempts, accepted_at, note, message, in_file, body, cuts, text FROM item WHERE id = ?1",
+            "SELECT key, activity, attempts, accepted_at, note, message, in_file, body, cuts, text, replay FROM item WHERE id = ?1
+             UNION ALL
+             SELECT key, activity, attempts, accepted_at, NULL, message, in_file, body, cuts, text, 0 FROM kept WHERE id = ?1
+             LIMIT 1",
         )?
         .query_row([item], read)
         .optional()?
@@ -195,6 +283,7 @@ impl Stored {
             attempts: self.attempts,
             age: watch.age(self.accepted_at),
             note: self.note,
+            replay: self.replay,
         })
     }
 }
@@ -325,7 +414,8 @@ pub(super) fn ahead(
 /// Which of these numbers neither a row nor a message with a file has.
 pub(super) fn unnamed(database: &Connection, numbers: Vec<i64>) -> Result<Vec<i64>, StorageError> {
     let mut named = database.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM item WHERE id = ?1 AND in_file) OR EXISTS (SELECT 1 FROM message WHERE id = ?1 AND in_file)",
+        "SELECT EXISTS (SELECT 1 FROM item WHERE id = ?1 AND in_file) OR EXISTS (SELECT 1 FROM message WHERE id = ?1 AND in_file)
+             OR EXISTS (SELECT 1 FROM kept WHERE id = ?1 AND in_file)",
     )?;
     let mut unnamed = Vec::new();
     for number in numbers {

@@ -7,7 +7,9 @@
 //! functions and transactions, and the service notices within a second.
 //! Fails: as [`Queue`] says.
 
+mod backup;
 mod disk;
+mod kept;
 mod keys;
 mod leases;
 mod ledger;
@@ -27,8 +29,9 @@ mod writer;
 mod proofs;
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Leased, OpenError, Put, Queue,
-    Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep, make_directory,
+    Ask, Backup, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Kept, Leased, OpenError, Put,
+    Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Untold, Upkeep, Verified,
+    make_directory,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::observe::events;
@@ -44,7 +47,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -94,6 +97,10 @@ struct Inner {
     /// No row before this one waits; 0 if that is not known.
     oldest: Arc<AtomicI64>,
     held_counts: Duration,
+    /// Zero: nothing is kept after its delivery.
+    keep_delivered: Duration,
+    /// Looks at the disk for what is kept.
+    disk: Mutex<Disk>,
     upkeep: tokio::sync::Mutex<upkeep::Places>,
     arrived: Arc<Notify>,
     held: Notify,
@@ -125,6 +132,7 @@ impl SqliteQueue {
             .map_err(|error| OpenError::Directory { path: settings.spool.clone(), error })?;
         let greatest = files.into_iter().max().unwrap_or(0);
         let (numbers, was_ahead) = recover(&database, &watch, greatest).map_err(wrong)?;
+        kept::begin(&database, !settings.keep_delivered.is_zero(), watch.now()).map_err(wrong)?;
         let numbers = Arc::new(numbers);
         if let Ok((files, Some(folder))) = spool.of_others(&settings.spool) {
             events::files_of_others(files, &folder);
@@ -135,24 +143,8 @@ impl SqliteQueue {
 
     /// The queue of a service that may be running.
     pub(super) fn beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let path = settings.path.clone();
-        if !path.exists() {
-            return Err(OpenError::Missing(path));
-        }
+        let (database, holder) = connect_beside(&settings.path)?;
         let wrong = |error: rusqlite::Error| open_error(&settings.path, &error);
-        let database =
-            Connection::open_with_flags(&settings.path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
-        database.busy_timeout(BUSY).map_err(wrong)?;
-        let holder = Holder::of(&lock_path(&settings.path));
-        match schema::version(&database).map_err(wrong)? {
-            schema::VERSION => {}
-            found if found > schema::VERSION => {
-                return Err(OpenError::Newer { path, found, known: schema::VERSION });
-            }
-            _ if matches!(holder, Holder::Somebody) => return Err(OpenError::BeingOpened(path)),
-            0 => return Err(OpenError::Empty(path)),
-            found => return Err(OpenError::Older { path, found, known: schema::VERSION }),
-        }
         // Of a service that was killed, leases are left; no longer than until it starts again, or somebody looks.
         if let Holder::Nobody(Some(_stopped)) = holder {
             database.execute("DELETE FROM lease", []).map_err(wrong)?;
@@ -161,6 +153,17 @@ impl SqliteQueue {
         let watch = Arc::new(Watch::new(clock));
         Self::start(settings, database, spool, None, watch, upkeep::Places::default(), Vec::new())
             .map_err(wrong)
+    }
+
+    /// Copies the queue of a service that may be running into a directory.
+    pub(super) fn copy(settings: &Settings, to: &Path) -> Result<Backup, OpenError> {
+        let (database, _) = connect_beside(&settings.path)?;
+        backup::copy(settings, &database, to)
+    }
+
+    /// Looks whether such a copy is whole.
+    pub(super) fn verify(copy: &Path) -> Result<Verified, OpenError> {
+        backup::verify(copy)
     }
 
     fn start(
@@ -192,7 +195,8 @@ impl SqliteQueue {
             spool: spool.clone(),
         };
         let second = schema::connect(&settings.path)?;
-        let ledger = Ledger::new(database, shared, Disk::new(settings), is_owner)?;
+        let keeps = is_owner && !settings.keep_delivered.is_zero();
+        let ledger = Ledger::new(database, shared, Disk::new(settings), is_owner, keeps)?;
         let words = Semaphore::new(usize::try_from(WORDED_AT_A_TIME >> 10).unwrap_or(1));
         Ok(Self(Arc::new(Inner {
             writer: Writer::start(ledger, second),
@@ -207,11 +211,34 @@ impl SqliteQueue {
             words,
             oldest,
             held_counts: settings.held_counts,
+            keep_delivered: settings.keep_delivered,
+            disk: Mutex::new(Disk::new(settings)),
             upkeep: tokio::sync::Mutex::new(places),
             arrived: Arc::default(),
             held: Notify::new(),
             _locks: locks,
         })))
+    }
+}
+
+/// A connection beside a service that may be running, and whether one is.
+fn connect_beside(path: &Path) -> Result<(Connection, Holder), OpenError> {
+    let place = path.to_owned();
+    if !path.exists() {
+        return Err(OpenError::Missing(place));
+    }
+    let wrong = |error: rusqlite::Error| open_error(path, &error);
+    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
+    database.busy_timeout(BUSY).map_err(wrong)?;
+    let holder = Holder::of(&lock_path(path));
+    match schema::version(&database).map_err(wrong)? {
+        schema::VERSION => Ok((database, holder)),
+        found if found > schema::VERSION => {
+            Err(OpenError::Newer { path: place, found, known: schema::VERSION })
+        }
+        _ if matches!(holder, Holder::Somebody) => Err(OpenError::BeingOpened(place)),
+        0 => Err(OpenError::Empty(place)),
+        found => Err(OpenError::Older { path: place, found, known: schema::VERSION }),
     }
 }
 
@@ -416,8 +443,57 @@ impl Inner {
         }
     }
 
-    async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError> {
-        let (mut changed, mut rest) = (0, items.as_slice());
+    /// Whether the disk has no room for what is kept after its delivery.
+    fn is_short(&self) -> bool {
+        !self.disk.lock().unwrap_or_else(PoisonError::into_inner).is_spare(self.watch.running())
+    }
+
+    /// Makes room on a disk that becomes full. What fails is tried again by the next who comes.
+    async fn shed(&self) {
+        if self.keep_delivered.is_zero() {
+            return;
+        }
+        match kept::shed(self).await {
+            Ok(0) => {}
+            Ok(gone) => events::kept_gone(gone),
+            Err(error) => events::queue_trouble(&error),
+        }
+    }
+
+    async fn redeliver(&self, replay: Replay) -> Result<Replayed, StorageError> {
+        // What is delivered once more while we look is kept anew, behind this time.
+        let now = self.watch.now();
+        let until = replay.until.map_or(now, |until| watch::millis(until).min(now));
+        let (mut all, mut place) = (Replayed::default(), (i64::MIN, i64::MIN));
+        loop {
+            let asked = replay.clone();
+            let page = self.lister.look(move |database| kept::page(database, &asked, until, place)).await?;
+            let Some(last) = page.last() else { return Ok(all) };
+            place = *last;
+            let mut rest = page.as_slice();
+            let mut slice = Slice::of(CHANGED_AT_ONCE);
+            while !rest.is_empty() {
+                let some = slice.next(&mut rest).to_vec();
+                if replay.dry {
+                    all.again += some.len();
+                    continue;
+                }
+                let bell =
+                    Bell { arrived: Arc::clone(&self.arrived), oldest: Some(Arc::clone(&self.oldest)) };
+                let write = move |ledger: &mut Ledger| {
+                    let _ = &bell; // until it is committed
+                    ledger.redeliver(&some)
+                };
+                let (done, took) = self.writer.write_timed(write).await?;
+                let Replayed { again, known, left } = done?;
+                (all.again, all.known, all.left) = (all.again + again, all.known + known, all.left + left);
+                slice.done(took).await;
+            }
+        }
+    }
+
+    async fn change(&self, items: Vec<i64>, change: Change) -> Result<Vec<i64>, StorageError> {
+        let (mut changed, mut rest) = (Vec::new(), items.as_slice());
         let mut slice = Slice::of(CHANGED_AT_ONCE);
         while !rest.is_empty() {
             let (some, change) = (slice.next(&mut rest).to_vec(), change.clone());
@@ -427,8 +503,8 @@ impl Inner {
                 let mut unused = Vec::new();
                 Ok((ledger.change(&some, &change, &mut unused)?, unused))
             };
-            let ((count, unused), took) = self.writer.write_timed(write).await?;
-            changed += count;
+            let ((those, unused), took) = self.writer.write_timed(write).await?;
+            changed.extend(those);
             self.remove_files(unused).await;
             if !rest.is_empty() {
                 slice.done(took).await;
@@ -480,6 +556,7 @@ impl Queue for SqliteQueue {
     async fn lease(&self, ask: Ask) -> Result<Leased, StorageError> {
         self.0.is_owner()?;
         self.0.pay().await;
+        self.0.shed().await;
         self.0.writer.write_unsynced(move |ledger| ledger.lease(&ask)).await
     }
 
@@ -538,14 +615,35 @@ impl Queue for SqliteQueue {
     }
 
     async fn list(&self, filter: Filter) -> Result<Vec<Entry>, StorageError> {
-        self.0.lister.look(move |database| look::list(database, &filter)).await
+        self.0
+            .lister
+            .look(move |database| match filter.state {
+                Some(State::Delivered) => look::delivered(database, &filter),
+                _ => look::list(database, &filter),
+            })
+            .await
     }
 
-    async fn change(&self, items: Vec<i64>, change: Change) -> Result<usize, StorageError> {
+    async fn change_those(&self, items: Vec<i64>, change: Change) -> Result<Vec<i64>, StorageError> {
         // In a task of its own: who stops waiting leaves no file of what is gone.
         let inner = Arc::clone(&self.0);
         let changed = tokio::spawn(async move { inner.change(items, change).await });
         changed.await.map_err(|error| later(error.into()))?
+    }
+
+    async fn redeliver(&self, replay: Replay) -> Result<Replayed, StorageError> {
+        self.0.redeliver(replay).await
+    }
+
+    async fn kept(&self) -> Result<Kept, StorageError> {
+        self.0.lister.look(|database| kept::look(database)).await
+    }
+
+    async fn bytes(&self) -> Result<u64, StorageError> {
+        let spool = self.0.spool.clone();
+        let files = tokio::task::spawn_blocking(move || spool.bytes()).await;
+        let files = files.map_err(|error| later(error.into()))?.map_err(later)?;
+        Ok(self.0.lister.look(|database| look::bytes(database)).await? + files)
     }
 
     async fn check(&self) -> Result<(), StorageError> {
@@ -564,6 +662,7 @@ impl Queue for SqliteQueue {
                 Ok(()) => return,
                 Err(_) => {
                     self.0.pay().await;
+                    self.0.shed().await;
                     // A transaction of nothing notices what others have changed.
                     let looked = self.0.writer.write_unsynced(|ledger| Ok(ledger.noticed())).await;
                     if looked.unwrap_or(false) {

@@ -19,8 +19,11 @@ impl Numbers {
         let epoch: i64 =
             database.query_row("UPDATE meta SET epoch = epoch + 1 RETURNING epoch", [], |row| row.get(0))?;
         // Somebody may have put rows with greater numbers there.
-        let of_items: i64 =
-            database.query_row("SELECT coalesce(max(id), 0) FROM item", [], |row| row.get(0))?;
+        let of_items: i64 = database.query_row(
+            "SELECT max(coalesce((SELECT max(id) FROM item), 0), coalesce((SELECT max(id) FROM kept), 0))",
+            [],
+            |row| row.get(0),
+        )?;
         let epoch = epoch.max(greatest.max(of_items) / EPOCH + 1);
         database.execute("UPDATE meta SET epoch = ?1", [epoch])?;
         let first = epoch * EPOCH;

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 /// The version this program writes, in `user_version`.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// What version 2 added: the turns of tenants, whether somebody was told that an item is held, and finding one by key.
 const VERSION_2: &str = "
@@ -126,6 +126,30 @@ const FROM_VERSION_3: &str = "
     DROP INDEX message_spool;
 ";
 
+/// What version 5 added: activities that are kept after their delivery. They have a table of their own, so that whoever
+/// walks over the items meets none of them; a row is moved there and back in one transaction, with its number and so with
+/// its file. `delivered_at` is the order in which they go. `meta.kept_since`: all that was delivered since then is kept;
+/// 0: nothing is. `item.replay`: it comes from there.
+const VERSION_5: &str = "
+    CREATE TABLE kept (
+        id           INTEGER PRIMARY KEY,
+        key          BLOB NOT NULL,
+        message      INTEGER NOT NULL,
+        tenant       TEXT NOT NULL,
+        attempts     INTEGER NOT NULL,
+        accepted_at  INTEGER NOT NULL,
+        delivered_at INTEGER NOT NULL,
+        in_file      INTEGER NOT NULL,
+        text         TEXT,
+        cuts         TEXT,
+        activity     TEXT NOT NULL,
+        body         BLOB
+    );
+    CREATE INDEX kept_time ON kept (delivered_at);
+    ALTER TABLE item ADD COLUMN replay INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN kept_since INTEGER NOT NULL DEFAULT 0;
+";
+
 /// Sets a connection up.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let database = Connection::open(path)?;
@@ -158,10 +182,11 @@ pub(super) fn prepare(
     let wrong = |error: rusqlite::Error| open_error(path, &error);
     let found = version(database).map_err(wrong)?;
     let steps: &[&str] = match found {
-        0 => &[NEW_TABLES, VERSION_4],
+        0 => &[NEW_TABLES, VERSION_4, VERSION_5],
         1 => &[VERSION_2, VERSION_3, NEW_TABLES],
         2 => &[VERSION_3, NEW_TABLES],
         3 => &[NEW_TABLES],
+        4 => &[VERSION_5],
         VERSION => return Ok(()),
         found => return Err(OpenError::Newer { path: path.to_owned(), found, known: VERSION }),
     };
@@ -171,7 +196,7 @@ pub(super) fn prepare(
     for step in steps {
         transaction.execute_batch(step).map_err(wrong)?;
     }
-    if found > 0 {
+    if (1..=3).contains(&found) {
         let files = transaction
             .prepare("SELECT id, spool FROM message WHERE spool IS NOT NULL")
             .and_then(|mut files| {
@@ -184,6 +209,7 @@ pub(super) fn prepare(
             transaction.query_row("SELECT database FROM meta", [], |row| row.get(0)).map_err(wrong)?;
         rename(&folder, &files)?;
         transaction.execute_batch(FROM_VERSION_3).map_err(wrong)?;
+        transaction.execute_batch(VERSION_5).map_err(wrong)?;
         count(&transaction).map_err(wrong)?;
     }
     transaction.pragma_update(None, "user_version", VERSION).map_err(wrong)?;

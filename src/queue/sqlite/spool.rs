@@ -48,7 +48,7 @@ impl Spool {
         lock(&self.folder.join("lock"), &self.folder)
     }
 
-    fn path(&self, number: i64) -> PathBuf {
+    pub(super) fn path(&self, number: i64) -> PathBuf {
         self.folder.join(format!("{number}.eml"))
     }
 
@@ -115,6 +115,15 @@ impl Spool {
             numbers.extend(number.filter(|number: &i64| *number < before));
         }
         Ok(numbers)
+    }
+
+    /// Bytes of the files that are here.
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for number in self.numbers(i64::MAX)? {
+            bytes += fs::metadata(self.path(number)).map_or(0, |file| file.len()); // or it went since
+        }
+        Ok(bytes)
     }
 
     /// Moves files aside that no row names.

@@ -40,6 +40,13 @@ struct Counted {
     reserved: u64,
 }
 
+impl Counted {
+    /// There was another tenant than this one.
+    fn has_others(&self, tenant: &str) -> bool {
+        self.tenants.len() > usize::from(self.tenants.contains_key(tenant))
+    }
+}
+
 /// All numbers.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -85,14 +92,9 @@ impl Tally {
         if counted.all.counted() + counted.reserved + wanted > self.most {
             return Err(Full::Items(self.most).into());
         }
-        let others = |tenant: &str| counted.tenants.len() > usize::from(counted.tenants.contains_key(tenant));
         for tenant in &tenants {
-            let alone = !others(tenant) && tenants.iter().all(|other| other == tenant);
-            let most = match self.most_of_tenant {
-                Some(most) => most.min(self.most),
-                None if alone => self.most,
-                None => (self.most / 2).max(1),
-            };
+            let alone = !counted.has_others(tenant) && tenants.iter().all(|other| other == tenant);
+            let most = self.most_of(alone);
             let (numbers, reserved) = counted.tenants.get(tenant).copied().unwrap_or_default();
             let wanted = tenants.iter().filter(|other| *other == tenant).count() as u64;
             if numbers.counted() + reserved + wanted > most {
@@ -105,6 +107,31 @@ impl Tally {
         }
         drop(counted);
         Ok(Room { tally: Arc::clone(self), tenants })
+    }
+
+    /// Most of one tenant's; `alone`: there was never another.
+    fn most_of(&self, alone: bool) -> u64 {
+        match self.most_of_tenant {
+            Some(most) => most.min(self.most),
+            None if alone => self.most,
+            None => (self.most / 2).max(1),
+        }
+    }
+
+    /// Whether a tenant's delivered activity may wait once more, besides `more` of the tenant and `all` others that were
+    /// told so before and are not committed: the last quarter is for mail that arrives.
+    pub(super) fn takes_back(&self, tenant: &str, more: u64, all: u64) -> bool {
+        let counted = self.counted();
+        let most = self.most_of(!counted.has_others(tenant));
+        let (numbers, reserved) = counted.tenants.get(tenant).copied().unwrap_or_default();
+        let fits = |there: u64, most: u64| there < most - most / 4;
+        fits(counted.all.counted() + counted.reserved + all, self.most)
+            && fits(numbers.counted() + reserved + more, most)
+    }
+
+    /// How many more may be kept after their delivery: no more than would fit with what waits.
+    pub(super) fn spare(&self) -> u64 {
+        self.most.saturating_sub(self.counted().all.counted())
     }
 
     pub(super) fn all(&self) -> Numbers {

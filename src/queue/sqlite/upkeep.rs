@@ -5,7 +5,7 @@
 //! the writer is left to others for as long. What was not done because of an error is done the next time.
 
 use super::{
-    Inner, Slice, later, look,
+    Inner, Slice, kept, later, look,
     watch::{Watch, span},
 };
 use crate::queue::{StorageError, Upkeep};
@@ -106,6 +106,7 @@ pub(super) async fn run(
         }
     }
     tried(forget_keys(queue).await);
+    tried(kept::tidy(queue).await.map(|gone| done.kept_gone = gone));
     tried(vacuum(queue).await);
     if !places.swept {
         let step = sweep(queue).await.map(|aside| done.aside = aside);
@@ -167,6 +168,13 @@ async fn mend(queue: &Inner, latest: Duration) -> Result<u64, StorageError> {
         place = next;
     }
     queue.writer.write(|ledger| ledger.mend_times(&[])).await?;
+    loop {
+        let (mended, took) = queue.writer.write_timed(super::Ledger::mend_kept).await?;
+        if mended == 0 {
+            break;
+        }
+        Slice::of(1).done(took).await;
+    }
     if mended > 0 {
         queue.arrived.notify_one();
     }
