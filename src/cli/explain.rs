@@ -1,7 +1,10 @@
 //! `explain`: what would happen to a message, and why. It drives the very session the milter drives; only the last
 //! step, the queue, is left out.
 
-use super::{Failure, other};
+use super::{
+    Failure, other,
+    out::{say, say_json},
+};
 use crate::activity::Activity;
 use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
@@ -134,9 +137,9 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     let mut session = Session::new(service.into());
     let explanation = run(&mut session, args, &message).await.map_err(other)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&explanation).map_err(other)?);
+        say_json(&explanation)?;
     } else {
-        print!("{}", text(&explanation).map_err(other)?);
+        say(&text(&explanation).map_err(other)?)?;
     }
     Ok(ExitCode::from(u8::from(matches!(explanation.verdict, "reject" | "defer"))))
 }

@@ -1,7 +1,7 @@
 //! The manual pages, made from what the program itself says: the command line's help, the configuration's doc comments,
 //! the comments of the Postfix pieces. The pages in `packaging/man` are checked to be current (`tests/manual.rs`).
 
-use super::Cli;
+use super::{Cli, EXIT_STATUS};
 use crate::rules::Reason;
 use clap::CommandFactory;
 use std::{fmt::Write as _, fs, io, path::Path, process::ExitCode};
@@ -58,12 +58,22 @@ fn commands(command: &clap::Command, name: &str, to: &Path) -> io::Result<()> {
         .source(concat!("activity-milter ", env!("CARGO_PKG_VERSION")));
     let mut text = Vec::new();
     page.render(&mut text)?;
+    text.extend_from_slice(exit_status().as_bytes());
     fs::write(to.join(format!("{name}.8")), text)?;
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         // `activity-milter-postfix` is a page of section 7 too; the commands are in section 8.
         commands(sub, &format!("{name}-{}", sub.get_name()), to)?;
     }
     Ok(())
+}
+
+/// What the program's end says, as every command has it.
+fn exit_status() -> String {
+    let mut page = ".SH \"EXIT STATUS\"\n".to_owned();
+    for (code, meaning) in EXIT_STATUS {
+        let _ = write!(page, ".TP\n.B {code}\n{}", roff(meaning));
+    }
+    page
 }
 
 /// A key of the configuration and what its doc comment says.
@@ -116,7 +126,16 @@ fn configuration() -> String {
         "The file is TOML; the default is /etc/activity-milter/activity-milter.toml. Unknown keys are errors. Only\n\
          integration_domains, directory.path and backend.url have no default. SIGHUP has it read again; a wrong file is\n\
          refused as a whole, and the old settings stay. Times are written like \"30s\", \"10min\", \"5d\", sizes like\n\
-         \"50 MiB\". Files with secrets hold one in their first line.",
+         \"50 MiB\", both with their unit. Paths are whole; what is relative is relative to the file, and a warning says\n\
+         so. Files with secrets hold one in their first line. What works, and is probably not meant, is a warning: check\n\
+         prints it, and the service logs it at start and at reload.",
+    );
+    page += ".SH \"DROP\\-INS\"\n";
+    page += &roff(
+        "Files in the directory FILE.d (/etc/activity-milter/activity-milter.toml.d) whose names end in .toml are laid over\n\
+         the file, in the order of their names: tables are merged, values and lists replace those before, and [[severa]]\n\
+         adds companies (the same prefix twice is an error). Names that begin with a dot, and all other names, are ignored.\n\
+         A drop-in that cannot be read is an error. activity-milter config show prints what counts, and where it stands.",
     );
     for (table, of) in TABLES {
         let title = if table.is_empty() { "ABOVE ALL TABLES".to_owned() } else { format!("[{table}]") };

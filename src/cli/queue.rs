@@ -1,8 +1,11 @@
 //! `queue`: what waits and what is held, and the few things that a person does with it. Works while the service runs.
 
-use super::{Failure, other};
+use super::{
+    Failure, other,
+    out::{say, say_json, tell},
+};
 use crate::activity::Cut;
-use crate::config::Config;
+use crate::config::{Config, time_span};
 use crate::mail::Raw;
 use crate::observe::events;
 use crate::queue::{self, Change as Changes, Entry, Filter, Item, OpenError, Queue, State, SystemClock};
@@ -36,7 +39,7 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// At most so many; 0: all
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = count)]
         limit: usize,
         /// Print JSON, an array
         #[arg(long)]
@@ -71,6 +74,10 @@ enum Command {
     },
 }
 
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "write a whole number".to_owned())
+}
+
 /// Which activities.
 #[derive(Debug, ClapArgs)]
 struct Which {
@@ -84,7 +91,7 @@ struct Which {
     #[arg(long, value_enum, value_name = "STATE")]
     state: Option<StateName>,
     /// Only those accepted longer ago, like 90s, 1h, 2d
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
     older_than: Option<Duration>,
 }
 
@@ -180,14 +187,6 @@ fn as_json(entry: &Entry) -> Value {
     })
 }
 
-/// Prints; a reader that has seen enough (`| head`) is no failure.
-fn say(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(other(error)),
-        _ => Ok(()),
-    }
-}
-
 async fn list(queue: &dyn Queue, which: &Which, limit: usize, json: bool) -> Result<ExitCode, Failure> {
     // One more shows that there are more.
     let mut entries = all(queue, which.filter((limit > 0).then_some(limit + 1))).await?;
@@ -195,7 +194,7 @@ async fn list(queue: &dyn Queue, which: &Which, limit: usize, json: bool) -> Res
     entries.truncate(if limit > 0 { limit } else { usize::MAX });
     if json {
         let all: Vec<_> = entries.iter().map(as_json).collect();
-        say(&(serde_json::to_string_pretty(&all).map_err(other)? + "\n"))?;
+        say_json(&all)?;
     } else {
         let mut text = String::new();
         for entry in &entries {
@@ -215,7 +214,7 @@ async fn list(queue: &dyn Queue, which: &Which, limit: usize, json: bool) -> Res
         say(&text)?;
     }
     if more {
-        eprintln!("activity-milter: there are more: --limit 0 lists all");
+        tell("there are more: --limit 0 lists all");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -263,7 +262,8 @@ async fn show(queue: &dyn Queue, key: &str, json: bool) -> Result<ExitCode, Fail
 async fn meant(queue: &dyn Queue, change: &Change) -> Result<Vec<i64>, Failure> {
     let Change { which, all: everything } = change;
     if which.keys.is_empty() && !everything {
-        return Err(other("give keys, or --all with or without filters (--state, --tenant, --older-than)"));
+        let message = "give keys, or --all with or without filters (--state, --tenant, --older-than)";
+        return Err(Failure::CommandLine(message.to_owned()));
     }
     for key in &which.keys {
         the_one(queue, key).await?;
@@ -314,7 +314,7 @@ async fn export(queue: &dyn Queue, which: &Which, to: &Path) -> Result<ExitCode,
             written.and_then(|item| write(&item, &directory).map_err(|error| error.to_string()))
         {
             failed += 1;
-            eprintln!("activity-milter: {}: {error}", entry.key);
+            tell(&format!("{}: {error}", entry.key));
         }
         bar.inc(1);
     }

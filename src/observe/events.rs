@@ -74,6 +74,11 @@ pub fn reload_refused(error: &dyn Display) {
     event!(error, RELOAD_REFUSED, %error, "new configuration refused, the old one stays in use");
 }
 
+/// A setting works, and probably not as it was meant. `warning` names file, line and key.
+pub fn setting_doubtful(warning: &str) {
+    event!(warn, SETTING_DOUBTFUL, warning, "a setting is doubtful");
+}
+
 /// A person retried, held or dropped activities. `what`: `retried`, `held` or `dropped`.
 pub fn queue_changed(what: &'static str, activities: usize) {
     event!(info, QUEUE_CHANGED, what, activities, "queue changed by hand");

@@ -4,7 +4,8 @@
 //! Promise: TLS 1.2 or newer by rustls; no redirect is followed; no proxy but a configured one.
 //! Fails: [`ClientError`] for settings that cannot work, [`CallError`] for a request without an answer.
 
-use super::call::{CallError, chain};
+use super::call::{CallError, root};
+use crate::source::unreadable;
 use reqwest::{
     Certificate, Identity, RequestBuilder, Response, Url,
     header::{AUTHORIZATION, HeaderValue},
@@ -88,9 +89,9 @@ impl Connection {
         }
         if let Some(proxy) = &settings.proxy {
             builder = builder
-                .proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| ClientError::new(chain(&error)))?);
+                .proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| ClientError::new(root(&error)))?);
         }
-        let http = builder.build().map_err(|error| ClientError::new(chain(&error)))?;
+        let http = builder.build().map_err(|error| ClientError::new(root(&error)))?;
         if settings.url.cannot_be_a_base() {
             return Err(ClientError::new(format!("{} cannot be a base URL", settings.url)));
         }
@@ -135,11 +136,11 @@ pub async fn send_once(request: RequestBuilder, credential: Option<&str>) -> Res
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
-    fs::read(path).map_err(|error| ClientError::new(format!("{} cannot be read: {error}", path.display())))
+    fs::read(path).map_err(|error| ClientError::new(format!("{} {}", path.display(), unreadable(&error))))
 }
 
 fn in_file(path: &Path, error: &reqwest::Error) -> ClientError {
-    ClientError::new(format!("{}: {}", path.display(), chain(error)))
+    ClientError::new(format!("{} is no PEM file that can be used: {}", path.display(), root(error)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ mod print;
 mod probe;
 mod settings;
 
-use super::{Failure, load, other};
+use super::{
+    Failure, load, other,
+    out::{say, say_json},
+};
 use check::{Report, Severity};
 use clap::{Args as ClapArgs, Subcommand};
 use print::{Deployment, Existing, Format};
@@ -70,17 +73,17 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             let config = load(config)?;
             if config.lmtp.is_none() {
                 let remedy = "every deployment delivers to our LMTP listener, and the configuration has none: add the table [lmtp] to it";
-                return Err(Failure::Usage(miette::Report::msg(remedy)));
+                return Err(Failure::Configuration(miette::Report::msg(remedy)));
             }
             let existing = Existing::ask(instance.tools()).map_err(other)?;
-            print!("{}", print::print(deployment, format, &config, &existing).map_err(other)?);
+            say(&print::print(deployment, format, &config, &existing).map_err(other)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { json, instance } => {
             let report = check::check(instance.tools(), &load(config)?).map_err(other)?;
             match json {
-                true => println!("{}", serde_json::to_string_pretty(&report).map_err(other)?),
-                false => print!("{}", text(&report)),
+                true => say_json(&report)?,
+                false => say(&text(&report))?,
             }
             Ok(ExitCode::from(u8::from(report.is_bad())))
         }
