@@ -366,6 +366,36 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_says_has_a_remedy_and_no_number() {
+        for (number, expected) in [
+            (
+                nix::libc::ENOENT,
+                "cannot be read: No such file or directory: write the file, or name another one",
+            ),
+            (
+                nix::libc::EACCES,
+                "cannot be read: Permission denied: let the user read it that activity-milter runs as",
+            ),
+            (nix::libc::EISDIR, "cannot be read: Is a directory: name a file"),
+            (nix::libc::EIO, "cannot be read: Input/output error"),
+        ] {
+            assert_eq!(unreadable(&io::Error::from_raw_os_error(number)), expected);
+        }
+    }
+
+    #[test]
+    fn places_count_over_all_layers() {
+        let source = Source::from_text(Path::new("a"), "size = 1\n").with(Path::new("b"), "\nsise = 2\n");
+        let error = source.parse::<File>().unwrap_err().to_string();
+        assert!(error.starts_with("b:2:1: unknown field `sise`: did you mean `size`?"), "{error}");
+        let source = Source::from_text(Path::new("a"), "size = 1").with(Path::new("b"), "size = \"x\"");
+        assert!(source.parse::<File>().unwrap_err().to_string().starts_with("b:1:8: size: "));
+        let source = Source::from_text(Path::new("a"), "size = ").with(Path::new("b"), "size = 1");
+        assert!(source.parse::<File>().unwrap_err().to_string().starts_with("a:1:"));
+        assert_eq!(source.whereabouts(9), "b:1");
+    }
+
+    #[test]
     fn what_makes_another_version() {
         let directory = tempfile::tempdir().unwrap();
         let (path, other) = (directory.path().join("a"), directory.path().join("b"));

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
 use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply};
+use crate::source::unreadable;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use std::{
@@ -125,8 +126,8 @@ impl From<&Reply> for ReplyWord {
 }
 
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
-    let message =
-        read(&args.message).map_err(|error| other(format!("{}: {error}", args.message.display())))?;
+    let message = read(&args.message)
+        .map_err(|error| other(format!("{} {}", args.message.display(), unreadable(&error))))?;
     let directory = config.outside.open()?.directory();
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();

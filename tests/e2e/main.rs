@@ -23,5 +23,6 @@ mod others;
 mod page;
 mod postfix_check;
 mod sendmail;
+mod settings;
 mod severa;
 mod ways;

@@ -439,6 +439,19 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ),
 ];
 
+/// Both sides of the longest path that a socket may have.
+#[test]
+fn the_path_of_a_socket_has_its_length() {
+    let path = |bytes: usize| format!("\"unix:/{}\"", "x".repeat(bytes - 1));
+    for table in ["milter", "lmtp"] {
+        read(&with(table, "listen", &path(107)).0).unwrap();
+        let (text, line) = with(table, "listen", &path(108));
+        let error = read(&text).err().unwrap_or_default();
+        let words = [&format!("am.toml:{line}:"), "listen: ", "108 bytes", "at most 107"];
+        accept(judge(table, &error, &words));
+    }
+}
+
 #[test]
 fn what_is_wrong_in_ways_of_its_own() {
     let mut complaints = Vec::new();
