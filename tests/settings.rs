@@ -60,7 +60,7 @@ fn judge(what: &str, text: &str, words: &[&str]) -> Vec<String> {
         let is_word = |at: usize| {
             let (before, after) = (text[..at].chars().next_back(), text[at + foreign.len()..].chars().next());
             let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-            !is_letter(before) && !(is_letter(after) && foreign.ends_with(char::is_alphanumeric))
+            !(is_letter(before) || is_letter(after) && foreign.ends_with(char::is_alphanumeric))
         };
         if text.match_indices(foreign).any(|(at, _)| is_word(at)) {
             complain(format!("has the word {foreign}"));

@@ -571,7 +571,7 @@ impl BackendText {
                 .strip_prefix('v')
                 .is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit() || c == '.'))
         };
-        if let Some(at) = segments.iter().position(|segment| is_version(segment)) {
+        if let Some(at) = segments.iter().position(is_version) {
             let appended = if self.kind == BackendType::Http { "/v1/activities" } else { "/v1.0/..." };
             let message = format!(
                 "requests go to {}{appended}: leave out /{} if that is one too many",
