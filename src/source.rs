@@ -1,7 +1,14 @@
 //! A file that a person wrote, its versions, and errors that take that person to the place.
 //!
 //! In: a path. Out: typed values, or a [`SourceError`] that names file, line, column and key.
-//! Fails: a file that cannot be read, is no TOML, or does not fit the type.
+//! Fails: a file that cannot be read, is no TOML, or does not fit the type. The texts are for administrators: what was
+//! found, and what would do (`words`); the place is looked up in a tree of values (`tree`).
+
+mod tree;
+mod words;
+
+pub use tree::value_at;
+pub use words::meant;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use nix::fcntl::OFlag;
@@ -10,17 +17,32 @@ use std::{
     fmt, fs,
     io::{self, Read},
     ops::Range,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use toml::{Spanned, de::DeTable};
 
-/// The text of a file, with the path it came from.
+/// The text of a file, with the path it came from; or several of them, the later ones laid over the first.
+///
+/// Why offsets over all texts: values carry the place they were read from, and with one count of bytes the place says the
+/// file too.
 #[derive(Clone, Debug)]
 pub struct Source {
+    layers: Vec<Layer>,
+}
+
+/// One of the files.
+#[derive(Clone, Debug)]
+struct Layer {
     path: PathBuf,
     text: String,
+    /// Where its text begins, in bytes over all.
+    start: usize,
 }
 
 impl Source {
@@ -28,53 +50,204 @@ impl Source {
     /// # Errors
     /// A [`SourceError`] without a line, if the file cannot be read or is not UTF-8.
     pub fn read(path: &Path) -> Result<Self, SourceError> {
-        match fs::read_to_string(path) {
-            Ok(text) => Ok(Self { path: path.to_owned(), text }),
-            Err(error) => Err(SourceError::about(path, format!("cannot be read: {error}"))),
-        }
+        Ok(Self::from_text(path, text_of(path, fs::read(path))?))
     }
 
     /// Wraps a text that is already in memory; `path` is what errors call it.
     pub fn from_text(path: &Path, text: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), text: text.into() }
+        Self { layers: vec![Layer { path: path.to_owned(), text: text.into(), start: 0 }] }
+    }
+
+    /// Lays another text over it: its tables are merged into those there, its values and lists replace those there, and
+    /// its `[[tables]]` come after those there.
+    #[must_use]
+    pub fn with(mut self, path: &Path, text: impl Into<String>) -> Self {
+        let start = self.layers.last().map_or(0, |last| last.start + last.text.len() + 1);
+        self.layers.push(Layer { path: path.to_owned(), text: text.into(), start });
+        self
+    }
+
+    /// Lays the file's drop-ins over it: `FILE.d/*.toml`, in the order of their names; those that begin with a dot, and
+    /// whatever ends otherwise (an editor's leftovers, say), are none.
+    /// # Errors
+    /// A [`SourceError`], if one of them, or their directory, cannot be read.
+    pub fn with_drop_ins(mut self) -> Result<Self, SourceError> {
+        for path in drop_ins(self.path())? {
+            let text = text_of(&path, read_regular(&path))?;
+            self = self.with(&path, text);
+        }
+        Ok(self)
+    }
+
+    /// The file; the first of several.
+    pub fn path(&self) -> &Path {
+        self.layers.first().map_or(Path::new(""), |layer| &layer.path)
+    }
+
+    /// All files, in their order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.layers.iter().map(|layer| layer.path.as_path())
     }
 
     /// Reads the text as TOML.
     /// # Errors
     /// What the text says and what would do, at its place.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, SourceError> {
-        toml::from_str(&self.text).map_err(|error| match error.span() {
-            Some(span) => self.error(span, error.message()),
-            None => self.error(0..0, error.message()),
+        T::deserialize(toml::Deserializer::from(self.tree()?)).map_err(|error| self.misfit(&error))
+    }
+
+    /// The text as a tree of values, each with its place.
+    /// # Errors
+    /// What is no TOML.
+    pub fn tree(&self) -> Result<Spanned<DeTable<'_>>, SourceError> {
+        self.merged().map_err(|(layer, error)| {
+            let span = error.span().unwrap_or(0..0);
+            let said = layer.text.get(span.clone()).unwrap_or_default();
+            let message = words::syntax(error.message(), said);
+            self.error(span.start + layer.start..span.end + layer.start, message)
         })
+    }
+
+    fn merged(&self) -> Result<Spanned<DeTable<'_>>, (&Layer, toml::de::Error)> {
+        let mut whole: Option<Spanned<DeTable<'_>>> = None;
+        for layer in &self.layers {
+            let tree = DeTable::parse(&layer.text).map_err(|error| (layer, error))?;
+            let (span, table) = (tree.span(), tree.into_inner());
+            match &mut whole {
+                None => whole = Some(Spanned::new(span, table)),
+                Some(whole) => tree::merge(whole.get_mut(), tree::shifted(table, layer.start)),
+            }
+        }
+        Ok(whole.unwrap_or_else(|| Spanned::new(0..0, DeTable::new())))
+    }
+
+    /// TOML, and not what we expect.
+    fn misfit(&self, error: &toml::de::Error) -> SourceError {
+        let span = error.span().unwrap_or(0..0);
+        let tree = self.merged().ok();
+        let place = tree.as_ref().and_then(|tree| tree::at(tree, span.start));
+        let table = tree.as_ref().map(|tree| tree::table_at(tree, &span)).unwrap_or_default();
+        let found = place.as_ref().and_then(|place| place.value);
+        self.error(span, words::misfit(error.message(), found, &table))
     }
 
     /// An error about a stretch of the text, in bytes.
     pub fn error(&self, span: Range<usize>, message: impl fmt::Display) -> SourceError {
-        let (line, column) = self.position(span.start);
-        let line_start = self.text[..span.start.min(self.text.len())].rfind('\n').map_or(0, |at| at + 1);
-        let key = match self.text.get(line_start..span.start).and_then(|before| before.split_once('=')) {
-            Some((key, _)) if !key.contains('"') => format!("{}: ", key.trim()),
-            _ => String::new(),
-        };
+        let (layer, at) = self.layer(span.start);
+        let (line, column) = position(&layer.text, at);
+        let key = self.key(span.start).map(|key| format!("{key}: ")).unwrap_or_default();
+        let shown = layer.path.display();
         SourceError {
-            message: format!("{}:{line}:{column}: {key}{message}", self.path.display()),
-            text: Some(NamedSource::new(self.path.display().to_string(), self.text.clone()).into()),
-            span: Some(span.into()),
+            message: format!("{shown}:{line}:{column}: {key}{message}"),
+            text: Some(NamedSource::new(shown.to_string(), layer.text.clone()).into()),
+            span: Some((at..at + span.len()).into()),
             passing: false,
         }
     }
 
-    /// The line number of a byte, from 1.
-    pub fn line(&self, at: usize) -> usize {
-        self.position(at).0
+    /// The key whose value stands at a place.
+    fn key(&self, at: usize) -> Option<String> {
+        let (layer, inside) = self.layer(at);
+        match self.merged() {
+            Ok(tree) => tree::at(&tree, at).and_then(|place| place.key),
+            // What is no TOML has no tree, only lines.
+            Err(_) => {
+                let start = layer.text[..floor(&layer.text, inside)].rfind('\n').map_or(0, |at| at + 1);
+                let (key, _) = layer.text.get(start..inside)?.split_once('=')?;
+                (!key.contains(['"', '#'])).then(|| key.trim().to_owned())
+            }
+        }
     }
 
-    fn position(&self, at: usize) -> (usize, usize) {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-        let column = before.iter().rev().take_while(|&&b| b != b'\n').count() + 1;
-        (line, column)
+    /// File and line of a place, `path:3`.
+    pub fn whereabouts(&self, at: usize) -> String {
+        let (layer, at) = self.layer(at);
+        format!("{}:{}", layer.path.display(), position(&layer.text, at).0)
+    }
+
+    /// The line number of a byte, from 1.
+    pub fn line(&self, at: usize) -> usize {
+        let (layer, at) = self.layer(at);
+        position(&layer.text, at).0
+    }
+
+    /// The file of a byte, and the byte's number in it.
+    fn layer(&self, at: usize) -> (&Layer, usize) {
+        static NONE: Layer = Layer { path: PathBuf::new(), text: String::new(), start: 0 };
+        let layer = self.layers.iter().rev().find(|layer| layer.start <= at).unwrap_or(&NONE);
+        (layer, (at - layer.start).min(layer.text.len()))
+    }
+}
+
+/// Line and column of a byte, from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|&&b| b != b'\n').count() + 1;
+    (line, column)
+}
+
+/// The last place up to `at` where a character begins.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+/// The files that are laid over a file.
+fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let mut directory = path.as_os_str().to_owned();
+    directory.push(".d");
+    let directory = PathBuf::from(directory);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(SourceError::about(&directory, unreadable(&error))),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| SourceError::about(&directory, unreadable(&error)))?.file_name();
+        let bytes = name.as_bytes();
+        if bytes.ends_with(b".toml") && !bytes.starts_with(b".") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names.into_iter().map(|name| directory.join(name)).collect())
+}
+
+/// The text of what was read.
+/// # Errors
+/// That it could not be read, or is not UTF-8: in which line.
+pub fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<String, SourceError> {
+    let bytes = read.map_err(|error| SourceError::about(path, unreadable(&error)))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..good].iter().filter(|&&b| b == b'\n').count() + 1;
+        let message = format!("cannot be read: line {line} is not UTF-8: save the file as UTF-8");
+        SourceError {
+            message: format!("{}:{line}: {message}", path.display()),
+            ..SourceError::about(path, "")
+        }
+    })
+}
+
+/// Why a file cannot be read, and what would do.
+pub fn unreadable(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => ": write the file, or name another one",
+        io::ErrorKind::PermissionDenied => ": let the user read it that activity-milter runs as",
+        io::ErrorKind::IsADirectory => ": name a file",
+        io::ErrorKind::NotADirectory => ": a part of its path is a file",
+        _ => "",
+    };
+    format!("cannot be read: {}{remedy}", said(error))
+}
+
+/// What the system says, without its number.
+pub fn said(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((text, _)) => text.to_owned(),
+        None => text,
     }
 }
 
@@ -136,7 +309,7 @@ impl Version {
 }
 
 /// Something is wrong with a file. Its text is one line, fit for a log; as a [`Diagnostic`] it shows the place.
-#[derive(Debug, thiserror::Error, Diagnostic)]
+#[derive(Clone, Debug, thiserror::Error, Diagnostic)]
 #[error("{message}")]
 pub struct SourceError {
     message: String,
@@ -183,11 +356,43 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_key() {
         assert!(error("size = 1\nsise = 2\n").starts_with("x.toml:2:1: unknown field `sise`"));
-        assert!(error("\nsize = \"a\"\n").starts_with("x.toml:2:8: size: invalid type: string \"a\""));
+        assert!(
+            error("\nsize = \"a\"\n").starts_with("x.toml:2:8: size: \"a\" is text: write a whole number")
+        );
         assert!(error("size = \n").starts_with("x.toml:1:"));
         assert!(error("").contains("missing field `size`"));
         let missing = Source::read(Path::new("/nonexistent.toml")).unwrap_err().to_string();
         assert!(missing.starts_with("/nonexistent.toml: cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn what_the_system_says_has_a_remedy_and_no_number() {
+        for (number, expected) in [
+            (
+                nix::libc::ENOENT,
+                "cannot be read: No such file or directory: write the file, or name another one",
+            ),
+            (
+                nix::libc::EACCES,
+                "cannot be read: Permission denied: let the user read it that activity-milter runs as",
+            ),
+            (nix::libc::EISDIR, "cannot be read: Is a directory: name a file"),
+            (nix::libc::EIO, "cannot be read: Input/output error"),
+        ] {
+            assert_eq!(unreadable(&io::Error::from_raw_os_error(number)), expected);
+        }
+    }
+
+    #[test]
+    fn places_count_over_all_layers() {
+        let source = Source::from_text(Path::new("a"), "size = 1\n").with(Path::new("b"), "\nsise = 2\n");
+        let error = source.parse::<File>().unwrap_err().to_string();
+        assert!(error.starts_with("b:2:1: unknown field `sise`: did you mean `size`?"), "{error}");
+        let source = Source::from_text(Path::new("a"), "size = 1").with(Path::new("b"), "size = \"x\"");
+        assert!(source.parse::<File>().unwrap_err().to_string().starts_with("b:1:8: size: "));
+        let source = Source::from_text(Path::new("a"), "size = ").with(Path::new("b"), "size = 1");
+        assert!(source.parse::<File>().unwrap_err().to_string().starts_with("a:1:"));
+        assert_eq!(source.whereabouts(9), "b:1");
     }
 
     #[test]

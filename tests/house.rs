@@ -215,6 +215,22 @@ fn pure_rooms_have_no_clock_no_io_and_no_async() {
     }
 }
 
+/// A closed pipe or a full disk would be a panic: `println!` has no other way.
+#[test]
+fn only_one_place_prints() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for path in files(&source) {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.lines().enumerate().take_while(|(_, line)| !is_test(line));
+        for (number, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for word in ["println!", "print!", "dbg!"] {
+                let place = format!("{}:{}", path.display(), number + 1);
+                assert!(!line.contains(word), "{place}: {word} panics where nobody reads: use cli::out");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_manual_of_replies_has_a_heading_for_each_reason() {
     use activity_milter::rules::Reason;

@@ -71,13 +71,19 @@ impl HttpBackend {
         Ok(Self { client, settings, signing })
     }
 
-    /// Any answer shows that somebody is there; what it means, only a real delivery can show.
+    /// An answer shows that somebody is there; what it means for deliveries, only a real one can show. A 404 shows that
+    /// there is nobody of ours: the URL is another's, or has too much or too little in its path.
     async fn is_there(&self, patience: Duration) -> Result<String, String> {
         let url = self.client.url(&["v1", "activities"]);
         let asked = self.client.send(patience, |http| Ok(http.request(Method::OPTIONS, url.clone()))).await;
-        let status = asked.map_err(|error| format!("{url}: {error}"))?.status();
+        let status = asked
+            .map_err(|error| format!("{url}: {error}. Check backend.url, and whether the backend runs"))?
+            .status();
         match status.as_u16() {
             401 | 403 => Err(format!("{url} answers {status}: check the credentials in [backend]")),
+            404 | 410 => Err(format!(
+                "{url} answers {status}: nothing is there. Check backend.url, to which /v1/activities is appended; a backend that is there answers OPTIONS with 204 or 405"
+            )),
             407 => Err(format!("{url}: the proxy answers {status}: check backend.proxy")),
             500.. => Err(format!("{url} answers {status}: it is there, and does not work now")),
             300..=399 => {

@@ -4,7 +4,10 @@
 //! Promise: the queue is that of one moment (`queue::copy`). Secrets are not copied but named: files that `…_file` keys
 //! name, and passwords within addresses.
 
-use super::{Failure, other};
+use super::{
+    Failure, other,
+    out::{say, tell},
+};
 use crate::config::{Config, DirectoryKind};
 use crate::queue;
 use clap::Args as ClapArgs;
@@ -19,9 +22,9 @@ use std::{
     time::SystemTime,
 };
 
-/// Prints a line; a reader that has seen enough (`| head`) is no failure.
+/// Prints a line.
 macro_rules! say {
-    ($($text:tt)*) => { drop(writeln!(io::stdout(), $($text)*)) };
+    ($($text:tt)*) => { say(&(format!($($text)*) + "\n"))? };
 }
 
 const MANIFEST: &str = "manifest.json";
@@ -150,7 +153,7 @@ fn make(config: &Config, path: &Path, to: &Path) -> Result<ExitCode, Failure> {
     }
     let lost = queue.map(|queue| queue.lost).unwrap_or_default();
     for lost in lost.iter().take(SAID) {
-        eprintln!("activity-milter: {} is not there, although an activity needs it", lost.display());
+        tell(&format!("{} is not there, although an activity needs it", lost.display()));
     }
     Ok(ExitCode::from(u8::from(!lost.is_empty())))
 }

@@ -1,6 +1,9 @@
 //! `check`: is everything there that the service needs? One line each.
 
-use super::Failure;
+use super::{
+    Failure,
+    out::{say, say_json},
+};
 use crate::config::{Config, Delivery, DirectoryKind};
 use crate::intake::{Listen, SocketSettings};
 use crate::queue::{self, Filter, OpenError, SystemClock};
@@ -28,16 +31,40 @@ pub(super) struct Args {
 struct Line {
     name: String,
     ok: bool,
+    /// It works, and probably not as it was meant.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    warning: bool,
     detail: String,
+}
+
+impl Line {
+    fn text(&self) -> String {
+        let word = match (self.ok, self.warning) {
+            (true, false) => "ok",
+            (true, true) => "warn",
+            (false, _) => "NOT OK",
+        };
+        format!("{word:<6} {:<13} {}\n", self.name, self.detail)
+    }
+}
+
+/// The file, and the drop-ins that are laid over it.
+fn files(config: &Config, path: &Path) -> String {
+    let drop_ins: Vec<_> = config.files.iter().skip(1).map(|path| path.display().to_string()).collect();
+    match drop_ins.as_slice() {
+        [] => path.display().to_string(),
+        drop_ins => format!("{} with {}", path.display(), drop_ins.join(", ")),
+    }
 }
 
 pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<ExitCode, Failure> {
     let mut lines = Vec::new();
     let mut add = |name: &str, outcome: Result<String, String>| {
         let ok = outcome.is_ok();
-        lines.push(Line { name: name.to_owned(), ok, detail: outcome.unwrap_or_else(|error| error) });
+        let detail = outcome.unwrap_or_else(|error| super::without_numbers(&error));
+        lines.push(Line { name: name.to_owned(), ok, warning: false, detail });
     };
-    add("configuration", Ok(path.display().to_string()));
+    add("configuration", Ok(files(&config, path)));
     let backend = config.outside.open_backend();
     match &backend {
         Err(error) => add("backend", Err(error.to_string())),
@@ -67,12 +94,16 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
         add("trace", traced(&config)); // not before a reload either: a broken trace stops nobody
         add("queue disk", disk(&config)); // not before a reload: a full disk is no fault of the configuration
     }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&lines).map_err(super::other)?);
-    } else {
-        for line in &lines {
-            println!("{:<6} {:<13} {}", if line.ok { "ok" } else { "NOT OK" }, line.name, line.detail);
-        }
+    let doubtful = config.warnings.iter().map(|warning| Line {
+        name: "configuration".to_owned(),
+        ok: true,
+        warning: true,
+        detail: warning.clone(),
+    });
+    lines.splice(1..1, doubtful);
+    match args.json {
+        true => say_json(&lines)?,
+        false => say(&lines.iter().map(Line::text).collect::<String>())?,
     }
     Ok(ExitCode::from(u8::from(lines.iter().any(|line| !line.ok))))
 }

@@ -1,6 +1,9 @@
 //! `directory lookup`: what the directory says, from where, and how fast.
 
-use super::{Failure, other};
+use super::{
+    Failure, other,
+    out::{say, say_json},
+};
 use crate::config::Config;
 use crate::directory::{Directory, Unavailable};
 use crate::mail::Address;
@@ -94,11 +97,14 @@ impl From<&Tenant> for TenantWord {
 
 pub(super) async fn directory(config: Config, args: Args) -> Result<ExitCode, Failure> {
     let Command::Lookup(args) = args.command;
-    let directory = config.outside.open()?.directory();
     let parse = |text: &String| {
-        Address::parse(text).map_err(|error| other(format!("\"{text}\" is no address: {error}")))
+        Address::parse(text).map_err(|error| {
+            let message = format!("\"{text}\" is no address: {error}: write one like anna@example.com");
+            Failure::CommandLine(message)
+        })
     };
     let addresses = args.addresses.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let directory = config.outside.open()?.directory();
     let started = Instant::now();
     let found = look_up(&directory, &config.addressing, &addresses, &args.tenants).await;
     let cannot =
@@ -107,9 +113,9 @@ pub(super) async fn directory(config: Config, args: Args) -> Result<ExitCode, Fa
     found.source = directory.source();
     found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&found).map_err(other)?);
+        say_json(&found)?;
     } else {
-        print!("{}", text(&found).map_err(other)?);
+        say(&text(&found).map_err(other)?)?;
     }
     Ok(ExitCode::from(u8::from(found.addresses.iter().any(AddressWord::is_unknown))))
 }

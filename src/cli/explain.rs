@@ -1,12 +1,16 @@
 //! `explain`: what would happen to a message, and why. It drives the very session the milter drives; only the last
 //! step, the queue, is left out.
 
-use super::{Failure, other};
+use super::{
+    Failure, other,
+    out::{say, say_json},
+};
 use crate::activity::Activity;
 use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
 use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply};
+use crate::source::unreadable;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use std::{
@@ -122,8 +126,8 @@ impl From<&Reply> for ReplyWord {
 }
 
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
-    let message =
-        read(&args.message).map_err(|error| other(format!("{}: {error}", args.message.display())))?;
+    let message = read(&args.message)
+        .map_err(|error| other(format!("{} {}", args.message.display(), unreadable(&error))))?;
     let directory = config.outside.open()?.directory();
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();
@@ -134,9 +138,9 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     let mut session = Session::new(service.into());
     let explanation = run(&mut session, args, &message).await.map_err(other)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&explanation).map_err(other)?);
+        say_json(&explanation)?;
     } else {
-        print!("{}", text(&explanation).map_err(other)?);
+        say(&text(&explanation).map_err(other)?)?;
     }
     Ok(ExitCode::from(u8::from(matches!(explanation.verdict, "reject" | "defer"))))
 }

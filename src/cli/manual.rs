@@ -1,7 +1,7 @@
 //! The manual pages, made from what the program itself says: the command line's help, the configuration's doc comments,
 //! the comments of the Postfix pieces. The pages in `packaging/man` are checked to be current (`tests/manual.rs`).
 
-use super::Cli;
+use super::{Cli, EXIT_STATUS};
 use crate::rules::Reason;
 use clap::CommandFactory;
 use std::{fmt::Write as _, fs, io, path::Path, process::ExitCode};
@@ -61,18 +61,6 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Exit codes of every command (`super`).
-const EXIT_STATUS: &[(&str, &str)] = &[
-    ("0", "Done."),
-    (
-        "1",
-        "The command's own \"no\": the message would be refused (explain), something is not as it should be (check).",
-    ),
-    ("64", "The command line is wrong."),
-    ("69", "Something that is needed is not there: a file, a socket, a server."),
-    ("78", "The configuration, or a file that it names, is wrong: file, line and key are named."),
-];
-
 /// Writes all pages.
 pub(super) fn write(to: &Path) -> io::Result<ExitCode> {
     fs::create_dir_all(to)?;
@@ -101,6 +89,15 @@ fn commands(command: &clap::Command, name: &str, to: &Path) -> io::Result<()> {
         commands(sub, &format!("{name}-{}", sub.get_name()), to)?;
     }
     Ok(())
+}
+
+/// What the program's end says, as every command has it.
+fn exit_status() -> String {
+    let mut page = ".SH \"EXIT STATUS\"\n".to_owned();
+    for (code, meaning) in EXIT_STATUS {
+        let _ = write!(page, ".TP\n.B {code}\n{}", roff(meaning));
+    }
+    page
 }
 
 /// A key of the configuration and what its doc comment says.
@@ -140,13 +137,10 @@ fn date() -> &'static str {
 
 /// What every page of a command ends with.
 fn ending(name: &str) -> String {
-    let listed = |title: &str, items: &[(&str, &str)]| {
-        let mut section = format!(".SH {title}\n");
-        for (item, text) in items {
-            let _ = write!(section, ".TP\n.B {}{}", roff(item), roff(text));
-        }
-        section
-    };
+    let mut files = ".SH FILES\n".to_owned();
+    for (file, text) in FILES {
+        let _ = write!(files, ".TP\n.B {}{}", roff(file), roff(text));
+    }
     let pages = [
         ("activity-milter", 8),
         ("activity-milter.toml", 5),
@@ -157,7 +151,7 @@ fn ending(name: &str) -> String {
     let others: Vec<_> = others.map(|(page, section)| format!(".BR {} ({section})", escaped(page))).collect();
     let foreign = [".BR postconf (5)", ".BR systemctl (1)", ".BR journalctl (1)"].map(str::to_owned);
     let all = [others, foreign.to_vec()].concat().join(",\n");
-    format!("{}{}.SH \"SEE ALSO\"\n{all}\n", listed("\"EXIT STATUS\"", EXIT_STATUS), listed("FILES", FILES))
+    format!("{}{files}.SH \"SEE ALSO\"\n{all}\n", exit_status())
 }
 
 fn begin(name: &str, section: u8, about: &str) -> String {
@@ -188,7 +182,16 @@ fn configuration() -> String {
         "The file is TOML; the default is /etc/activity-milter/activity-milter.toml. Unknown keys are errors. Only\n\
          integration_domains, directory.path and backend.url have no default. SIGHUP has it read again; a wrong file is\n\
          refused as a whole, and the old settings stay. Times are written like \"30s\", \"10min\", \"5d\", sizes like\n\
-         \"50 MiB\". Files with secrets hold one in their first line.",
+         \"50 MiB\", both with their unit. Paths are whole; what is relative is relative to the file, and a warning says\n\
+         so. Files with secrets hold one in their first line. What works, and is probably not meant, is a warning: check\n\
+         prints it, and the service logs it at start and at reload.",
+    );
+    page += ".SH \"DROP\\-INS\"\n";
+    page += &roff(
+        "Files in the directory FILE.d (/etc/activity-milter/activity-milter.toml.d) whose names end in .toml are laid over\n\
+         the file, in the order of their names: tables are merged, values and lists replace those before, and [[severa]]\n\
+         adds companies (the same prefix twice is an error). Names that begin with a dot, and all other names, are ignored.\n\
+         A drop-in that cannot be read is an error. activity-milter config show prints what counts, and where it stands.",
     );
     for (table, of) in TABLES {
         let title = if table.is_empty() { "ABOVE ALL TABLES".to_owned() } else { format!("[{table}]") };

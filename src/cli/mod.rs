@@ -1,28 +1,29 @@
 //! The command line: arguments, exit codes, a file for each command.
 //!
-//! Exit codes (sysexits(3)): 0 done; 1 the command's own "no" (`explain`: the message is refused; `check`: something is
-//! not as it should be); 64 the command line is wrong; 69 something that is needed is not there; 78 the configuration is
-//! wrong.
+//! Exit codes: [`EXIT_STATUS`], as sysexits(3) has them.
 
 mod backup;
 mod check;
+mod complete;
+mod config;
 mod directory;
 mod explain;
 mod manual;
+mod out;
 mod postfix;
 mod queue;
 mod serve;
 mod sink;
 mod trace;
 
-use crate::config::{self, Config, OutsideError};
+use crate::config::{Config, DEFAULT_PATH, OutsideError};
 use crate::observe::{self, events};
-use crate::source::SourceError;
-use clap::{CommandFactory, Parser, Subcommand};
+use crate::source::{SourceError, said};
+use clap::{Parser, Subcommand, ValueHint};
 use miette::Report;
 use std::{
-    io::{self, Write},
-    path::PathBuf,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -32,7 +33,7 @@ use std::{
 #[command(version = version(), about)]
 pub struct Cli {
     /// The configuration file
-    #[arg(short, long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_PATH, value_hint = ValueHint::FilePath)]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -78,6 +79,8 @@ enum Command {
     )]
     /// Copy queue, spool and configuration while the service runs, or look whether such a copy is whole
     Backup(backup::Args),
+    /// Show what the configuration comes to
+    Config(config::Args),
     /// Ask the directory
     Directory(directory::Args),
     /// Print the settings that Postfix needs, and check those it has
@@ -101,8 +104,33 @@ enum Command {
     },
 }
 
+/// The exit codes, with their meaning: the manual has them.
+const EXIT_STATUS: &[(u8, &str)] = &[
+    (0, "Done."),
+    (
+        1,
+        "The command's own \"no\": the message is refused (explain), something is not as it should be (check, postfix check), an address is unknown (directory lookup), or not all could be changed (queue).",
+    ),
+    (
+        EX_USAGE,
+        "The command line is wrong: an unknown option, a value that is none, or arguments that do not go together.",
+    ),
+    (
+        EX_UNAVAILABLE,
+        "Something that is needed is not there: a file, a socket, a server, an activity with this key.",
+    ),
+    (
+        EX_IOERR,
+        "The output could not be written, because the disk is full, say. A reader that has seen enough is no error.",
+    ),
+    (EX_CONFIG, "The configuration, one of its drop-ins, or a file it names, is wrong."),
+];
+
 /// The configuration, or a file it names, is wrong.
 const EX_CONFIG: u8 = 78;
+
+/// The output could not be written.
+const EX_IOERR: u8 = 74;
 
 /// The command line is wrong.
 const EX_USAGE: u8 = 64;
@@ -115,15 +143,19 @@ const LAST_TIME: Duration = Duration::from_secs(5);
 
 /// Why a command failed.
 enum Failure {
+    /// The command line is wrong, in a way that its parser does not see: exit code 64.
+    CommandLine(String),
     /// The configuration, or a file it names, is wrong: exit code 78.
-    Usage(Report),
+    Configuration(Report),
+    /// The output could not be written: exit code 74.
+    Output(io::Error),
     /// Anything else: exit code 69.
     Other(Report),
 }
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        Self::Usage(error.into())
+        Self::Configuration(error.into())
     }
 }
 
@@ -143,10 +175,15 @@ impl From<OutsideError> for Failure {
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
+            if observe::takes_lines_only() {
+                return fail(&Report::msg(error.render().to_string()), EX_USAGE);
+            }
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { EX_USAGE } else { 0 });
+            return ExitCode::from(EX_USAGE);
         }
+        // Help and version.
+        Err(help) => return done(out::say(&shown(&help)).map(|()| ExitCode::SUCCESS)),
     };
     // One runtime for whatever the command is; explain needs no threads, but it runs the service's own code. Half of the
     // cores: the other half has the queue's writer, files, and Postfix, and a thread that must be woken costs more than it
@@ -155,71 +192,95 @@ pub fn run() -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.worker_threads(cores.div_ceil(2)).enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            let code = fail(&Report::msg(format!("cannot start: {error}")), EX_UNAVAILABLE);
-            observe::flush();
-            return code;
-        }
+        Err(error) => return done(Err(other(format!("cannot start: {}", said(&error))))),
     };
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Serve => serve::serve(load(&cli.config)?, &cli.config).await,
             Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
-            Command::Queue(args) => queue::queue(&load(&cli.config)?, args).await,
-            Command::Trace(args) => trace::trace(&load(&cli.config)?, args).await,
+            Command::Queue(args) => queue::queue(&Config::read_alone(&cli.config)?, args).await,
+            Command::Trace(args) => trace::trace(&Config::read_alone(&cli.config)?, args).await,
             Command::Backup(args) if args.is_verify() => backup::backup(None, &cli.config, args).await,
-            Command::Backup(args) => backup::backup(Some(&load(&cli.config)?), &cli.config, args).await,
+            Command::Backup(args) => {
+                backup::backup(Some(&Config::read_alone(&cli.config)?), &cli.config, args).await
+            }
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
+            Command::Config(args) => config::config(&cli.config, &args),
             Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,
             Command::Sink(args) => sink::serve(args).await,
-            Command::Completions { shell } => {
-                clap_complete::generate(
-                    shell,
-                    &mut Cli::command(),
-                    "activity-milter",
-                    &mut std::io::stdout(),
-                );
-                Ok(ExitCode::SUCCESS)
-            }
+            Command::Completions { shell } => out::say(&complete::script(shell)).map(|()| ExitCode::SUCCESS),
             Command::Manual { to } => manual::write(&to).map_err(other),
         }
     });
     // What still waits for a file server or a pipe, nobody waits for.
     runtime.shutdown_timeout(LAST_TIME);
-    let code = match outcome {
-        Ok(code) => code,
-        Err(Failure::Usage(report)) => fail(&report, EX_CONFIG),
-        Err(Failure::Other(report)) => fail(&report, EX_UNAVAILABLE),
-    };
-    observe::flush();
-    code
+    done(outcome)
 }
 
-/// Says why: with the place in the file for people, as one line of the log where each line is an entry.
+/// Tells why a command failed, and how it ended.
+fn done(outcome: Result<ExitCode, Failure>) -> ExitCode {
+    let (report, code) = match outcome {
+        Ok(code) => {
+            observe::flush();
+            return code;
+        }
+        Err(Failure::CommandLine(message)) => (Report::msg(message), EX_USAGE),
+        Err(Failure::Configuration(report)) => (report, EX_CONFIG),
+        Err(Failure::Output(error)) => {
+            (Report::msg(format!("the output could not be written: {}", said(&error))), EX_IOERR)
+        }
+        Err(Failure::Other(report)) => (report, EX_UNAVAILABLE),
+    };
+    fail(&report, code)
+}
+
+/// Says why: at a terminal the place is drawn; where each line is an entry of a log it is one of its events; else one line.
 fn fail(report: &Report, code: u8) -> ExitCode {
     if observe::takes_lines_only() {
         observe::start(&observe::Settings::default());
         events::command_failed(code, &one_line(report));
+        observe::flush();
     } else {
         observe::flush();
-        let _ = writeln!(io::stderr(), "activity-milter: {report:?}"); // nobody may be there to hear it
+        match io::stderr().is_terminal() {
+            true => out::tell(&format!("{report:?}")),
+            false => out::tell(&one_line(report)),
+        }
     }
     ExitCode::from(code)
 }
 
-/// What is wrong, what it comes from, and the remedy, on one line.
 fn one_line(report: &Report) -> String {
     let help = report.help().map(|help| help.to_string());
     let texts: Vec<_> = report.chain().map(ToString::to_string).chain(help).collect();
     texts.join(": ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn load(path: &std::path::Path) -> Result<Config, Failure> {
+/// A help page, with colours where somebody sees them.
+fn shown(help: &clap::Error) -> String {
+    match io::stdout().is_terminal() {
+        true => help.render().ansi().to_string(),
+        false => help.render().to_string(),
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
     Ok(Config::read(path)?)
 }
 
 /// Any failure that is not the configuration's.
 fn other(error: impl std::fmt::Display) -> Failure {
-    Failure::Other(Report::msg(error.to_string()))
+    Failure::Other(Report::msg(without_numbers(&error.to_string())))
+}
+
+/// What the system says, without its numbers: ` (os error 2)`.
+fn without_numbers(text: &str) -> String {
+    let mut rest = text;
+    let mut plain = String::new();
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        plain += before;
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    plain + rest
 }

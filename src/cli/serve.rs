@@ -44,6 +44,7 @@ const OPEN_TICK: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failure> {
     observe::start(&config.log);
+    config.warnings.iter().for_each(|warning| events::setting_doubtful(warning));
     metrics::start();
     observe::start_trace(&config.trace, true);
     raise_open_files();
@@ -121,6 +122,7 @@ impl Reloadable {
         self.backend.replace(self.outside.backend());
         self.controls.change(config.courier.clone());
         observe::apply(&config.log);
+        config.warnings.iter().for_each(|warning| events::setting_doubtful(warning));
         events::reloaded(&self.path, &self.running.needs_restart(&config).join(", "));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `sink`: the reference backend.
 
-use super::{Failure, other};
+use super::{Failure, other, out::say};
+use crate::config::time_span;
 use crate::sink::{Settings, run};
 use crate::web::SecretFile;
 use clap::Args as ClapArgs;
@@ -37,7 +38,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(200..600))]
     status: Option<u16>,
     /// Wait this long before each answer, like 50ms
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time_span)]
     delay: Duration,
     /// Never answer
     #[arg(long)]
@@ -61,7 +62,7 @@ pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| other(format!("cannot listen on {}: {error}", args.listen)))?;
-    println!("sink: listening on http://{}/", listener.local_addr().map_err(other)?);
+    say(&format!("sink: listening on http://{}/\n", listener.local_addr().map_err(other)?))?;
     let settings = Settings {
         data: args.data,
         token,

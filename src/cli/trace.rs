@@ -1,16 +1,15 @@
 //! `trace`: what became of a mail. Works beside the service, and without it.
 
-use super::{EX_USAGE, Failure, other};
+use super::{
+    Failure, other,
+    out::{say, tell},
+};
 use crate::config::Config;
 use crate::observe::Addresses;
 use crate::trace::{self, Event, Found, Mail, Query, SearchError, Term};
 use clap::Args as ClapArgs;
 use serde_json::{Map, Value, json};
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-    time::SystemTime,
-};
+use std::{process::ExitCode, time::SystemTime};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -29,8 +28,7 @@ pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failu
     let term = match Term::read(&args.what.join(" ")) {
         Ok(term) => term,
         Err(error) => {
-            eprintln!("activity-milter: {error}");
-            return Ok(ExitCode::from(EX_USAGE));
+            return Err(Failure::CommandLine(error.to_string()));
         }
     };
     let query = Query { term, since: args.since };
@@ -46,27 +44,17 @@ pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failu
     if found.mails.is_empty() {
         let is_whole = config.log.addresses == Addresses::Full;
         let off = if off { ". Nothing is traced any more, because trace.keep is \"0\"" } else { "" };
-        eprintln!("activity-milter: {}{off}", trace::not_found(&config.trace, &query, &found, is_whole));
+        tell(&format!("{}{off}", trace::not_found(&config.trace, &query, &found, is_whole)));
         return Ok(ExitCode::from(1));
     }
     say(&if args.json { lines_of_json(&found.mails) } else { text(&found) })?;
     if found.more {
-        eprintln!(
-            "activity-milter: there is more, and the newest is shown: --since, or a queue id, says which"
-        );
+        tell("there is more, and the newest is shown: --since, or a queue id, says which");
     }
     if found.reach.lost > 0 {
-        eprintln!("activity-milter: the trace has gaps: {} records were lost", found.reach.lost);
+        tell(&format!("the trace has gaps: {} records were lost", found.reach.lost));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints; a reader that has seen enough (`| head`) is no failure.
-fn say(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(other(error)),
-        _ => Ok(()),
-    }
 }
 
 fn rfc3339(event: &Event) -> String {

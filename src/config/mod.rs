@@ -1,7 +1,8 @@
 //! The configuration file: TOML, typed, every key but `integration_domains`, `directory` and `backend.url` with a
 //! default (DESIGN appendix A).
 //!
-//! In: a path. Out: the [`Config`]: the settings of each room, validated.
+//! In: a path, and the drop-ins beside it (`FILE.d/*.toml`). Out: the [`Config`]: the settings of each room, validated,
+//! and what is doubtful in them; or the same as TOML, with the source of each value (`show`).
 //! Promise: unknown keys, wrong types and files that are missing are errors that name file, line, key and remedy.
 //! Fails: [`SourceError`].
 //!
@@ -10,24 +11,30 @@
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
 
 mod outside;
+mod range;
+mod reading;
 mod severa;
+mod show;
+mod units;
 
 pub use outside::{BackendKind, DirectoryKind, Outside, OutsideError, OutsideSettings};
 pub use severa::Company;
+pub use units::time_span;
 
 use crate::admin;
 use crate::courier;
+use crate::directory::SeveraSettings;
 use crate::intake::{Listen, Policy, Shadow, SocketSettings, default_socket};
 use crate::mail::{Domain, MEMORY_PER_MESSAGE};
 use crate::notify;
 use crate::observe;
 use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
-use crate::source::{Source, SourceError, open_regular};
+use crate::source::{Source, SourceError, meant};
 use crate::trace;
-use crate::web::SecretFile;
 use outside::{BackendText, DirectoryText};
-use serde::{Deserialize, Deserializer, de::Error as _};
+use reading::Reading;
+use serde::{Deserialize, Serialize};
 use severa::SeveraText;
 use std::{
     collections::BTreeMap,
@@ -36,6 +43,7 @@ use std::{
     time::Duration,
 };
 use toml::Spanned;
+use units::{Free, Keep, Level, Mode, Size, Span, Text, Written};
 
 /// Where the file is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/activity-milter/activity-milter.toml";
@@ -74,14 +82,25 @@ pub struct Config {
     pub notify: Option<notify::Settings>,
     /// How we log.
     pub log: observe::Settings,
+    /// The files it was read from, in their order.
+    pub files: Vec<PathBuf>,
+    /// What works, and probably not as it was meant: a line each, with its place.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
-    /// Reads and validates a file.
+    /// Reads and validates a file with its drop-ins, and looks whether the files are there that it names.
     /// # Errors
     /// What is wrong, where, and what would do.
     pub fn read(path: &Path) -> Result<Self, SourceError> {
-        Self::from_source(&Source::read(path)?)
+        Self::from_source(&Source::read(path)?.with_drop_ins()?)
+    }
+
+    /// The same, and no file is looked at that it names: for commands that need no secret.
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn read_alone(path: &Path) -> Result<Self, SourceError> {
+        Self::validated(&Source::read(path)?.with_drop_ins()?, false)
     }
 
     /// The keys in which a new configuration differs from the running one, and which count only after a restart.
@@ -107,12 +126,19 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn from_source(source: &Source) -> Result<Self, SourceError> {
-        source.parse::<ConfigText>()?.validate(source)
+        Self::validated(source, true)
+    }
+
+    fn validated(source: &Source, looks: bool) -> Result<Self, SourceError> {
+        let reading = Reading::new(source, looks)?;
+        let config = ConfigText::read(source, &reading)?.validate(&reading)?;
+        let (files, warnings) = (source.paths().map(Path::to_owned).collect(), reading.into_warnings());
+        Ok(Self { files, warnings, ..config })
     }
 }
 
 /// `backend.delivery`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
     /// By the courier, from the queue.
@@ -123,7 +149,7 @@ pub enum Delivery {
 }
 
 /// The file, as written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigText {
     /// Domains whose addresses are integration addresses.
@@ -137,12 +163,12 @@ struct ConfigText {
     lmtp: Option<SocketText>,
     #[serde(default)]
     message: MessageText,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     replies: BTreeMap<Spanned<String>, Spanned<String>>,
     directory: DirectoryText,
     backend: BackendText,
     /// The companies, for `backend.type = "severa"`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     severa: Vec<SeveraText>,
     #[serde(default)]
     admin: AdminText,
@@ -156,7 +182,7 @@ struct ConfigText {
     log: LogText,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum ModeText {
     #[default]
@@ -165,7 +191,7 @@ enum ModeText {
 }
 
 /// `[milter]` and `[lmtp]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct SocketText {
     /// `unix:/path`, `inet:address:port`, or `systemd` for a socket that systemd opens; default: `milter.sock` or
@@ -191,25 +217,67 @@ impl Default for SocketText {
 }
 
 impl SocketText {
-    fn validate(self, source: &Source, table: &'static str) -> Result<SocketSettings, SourceError> {
+    fn complete(&mut self, table: &str) {
+        let usual = || Spanned::new(0..0, Text(Listen::Unix(default_socket(table))));
+        self.listen.get_or_insert_with(usual);
+    }
+
+    fn validate(self, source: &Reading, table: &'static str) -> Result<SocketSettings, SourceError> {
         let listen = match self.listen {
             Some(listen) => listen.into_inner().0,
             None => Listen::Unix(default_socket(table)),
         };
+        if let Listen::Unix(path) = &listen
+            && path.as_os_str().len() > LONGEST_SOCKET
+        {
+            let (there, most) = (path.as_os_str().len(), LONGEST_SOCKET);
+            let message = format!("the path has {there} bytes, and that of a socket has at most {most}");
+            return Err(source.error_at(&format!("{table}.listen"), message));
+        }
         let (mode, group) = (self.socket_mode.0.0, self.socket_group);
-        let max_sessions = at_least_one(source, self.max_sessions)?;
+        check_mode(source, &format!("{table}.socket_mode"), mode)?;
+        if let Some(group) = &group {
+            source.said(&format!("{table}.socket_group"), group)?;
+        }
+        let max_sessions = *self.max_sessions.get_ref();
         Ok(SocketSettings { table, listen, mode, group, max_sessions })
     }
 }
 
-#[derive(Debug, Deserialize)]
+/// Longest path of a unix socket: 108 bytes with the zero at its end (unix(7)).
+const LONGEST_SOCKET: usize = 107;
+
+fn lets_us_in(source: &Reading, key: &str, mode: u32) -> Result<(), SourceError> {
+    if mode & 0o600 == 0o600 {
+        return Ok(());
+    }
+    let message = format!("\"{}\" keeps out the service itself: write \"0660\"", Mode(mode));
+    Err(source.error_at(key, message))
+}
+
+/// Whoever connects to a socket needs the right to write to it.
+fn check_mode(source: &Reading, key: &str, mode: u32) -> Result<(), SourceError> {
+    let shown = Mode(mode);
+    lets_us_in(source, key, mode)?;
+    if mode & 0o022 == 0 {
+        let why = "keeps out every user but the service's own, and Postfix has its own";
+        source.warn(key, format!("\"{shown}\" {why}: write \"0660\""));
+    }
+    if mode & 0o002 != 0 {
+        let why = "lets everybody on this machine send mail as Postfix does";
+        source.warn(key, format!("\"{shown}\" {why}: write \"0660\", and set socket_group"));
+    }
+    Ok(())
+}
+
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct MessageText {
     /// Largest message; default 50 MiB.
     max_size: Text<Size>,
     /// Memory for message bytes over all sessions; default 64 MiB.
-    memory_limit: Spanned<Text<Size>>,
-    /// Characters that start a tag in a local part; default none.
+    memory_limit: Text<Size>,
+    /// Characters that start a tag in a local part, like `+`; default none.
     recipient_delimiter: String,
     /// `reject` (default) or `strip`.
     mixed_recipients: MixedText,
@@ -227,7 +295,7 @@ impl Default for MessageText {
     fn default() -> Self {
         Self {
             max_size: Text(Size(50 * 1024 * 1024)),
-            memory_limit: Spanned::new(0..0, Text(Size(64 * 1024 * 1024))),
+            memory_limit: Text(Size(64 * 1024 * 1024)),
             recipient_delimiter: String::new(),
             mixed_recipients: MixedText::Reject,
             after_accept: AfterAcceptText::Discard,
@@ -238,37 +306,37 @@ impl Default for MessageText {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum MixedText {
     Reject,
     Strip,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum AfterAcceptText {
     Discard,
     Keep,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum UnknownProjectText {
     Reject,
     Unlinked,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct QueueText {
     /// `sqlite`.
     #[serde(rename = "type")]
     _type: QueueType,
     /// The database file; default `/var/lib/activity-milter/queue.db`.
-    path: PathBuf,
+    path: Spanned<PathBuf>,
     /// Directory for large messages; default `/var/lib/activity-milter/spool`.
-    spool: PathBuf,
+    spool: Spanned<PathBuf>,
     /// Most activities kept; default 1000000.
     max_items: u32,
     /// Most activities kept of one tenant; default: half of `max_items`, and all of it while there is but one tenant.
@@ -277,7 +345,7 @@ struct QueueText {
     held_counts: Text<Span>,
     /// Kept free on the file systems of `path` and `spool`: below it mail is answered 452, so that delivering goes on;
     /// default 256 MiB, `0` is off.
-    min_free: Text<Size>,
+    min_free: Text<Free>,
     /// Age at which an activity that still fails is held; default 5 d.
     max_age: Text<Span>,
     /// How long delivered activities are kept, for `queue redeliver` to a business system restored from a back-up; they
@@ -285,7 +353,7 @@ struct QueueText {
     keep_delivered: Text<Keep>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum QueueType {
     #[default]
@@ -296,19 +364,19 @@ impl Default for QueueText {
     fn default() -> Self {
         Self {
             _type: QueueType::Sqlite,
-            path: "/var/lib/activity-milter/queue.db".into(),
-            spool: "/var/lib/activity-milter/spool".into(),
+            path: Spanned::new(0..0, "/var/lib/activity-milter/queue.db".into()),
+            spool: Spanned::new(0..0, "/var/lib/activity-milter/spool".into()),
             max_items: 1_000_000,
             max_items_per_tenant: None,
             held_counts: Text(Span(Duration::from_secs(30 * 24 * 3600))),
-            min_free: Text(Size(256 << 20)),
+            min_free: Text(Free(256 << 20)),
             max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
             keep_delivered: Text(Keep(Duration::ZERO)),
         }
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct TraceText {
     /// How long it is kept what became of each mail, for `activity-milter trace`; default 7d, `0` is off.
@@ -324,7 +392,7 @@ impl Default for TraceText {
 }
 
 impl TraceText {
-    fn validate(self, source: &Source, queue: &queue::Settings) -> Result<trace::Settings, SourceError> {
+    fn validate(self, source: &Reading, queue: &queue::Settings) -> Result<trace::Settings, SourceError> {
         let path = match self.path {
             None => queue.path.with_file_name("trace.db"),
             Some(path) if *path.get_ref() == queue.path => {
@@ -340,7 +408,7 @@ impl TraceText {
 }
 
 /// `[admin]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct AdminText {
     /// Address and port for metrics, health and the status page, `unix:/path`, or `off`; default `127.0.0.1:8894`.
@@ -368,7 +436,7 @@ impl Default for AdminText {
 }
 
 impl AdminText {
-    fn validate(self, source: &Source) -> Result<admin::Settings, SourceError> {
+    fn validate(self, source: &Reading) -> Result<admin::Settings, SourceError> {
         let listen = match self.listen.get_ref().as_str() {
             "off" => None,
             path if path.starts_with("unix:/") => path.parse().ok(),
@@ -387,6 +455,7 @@ impl AdminText {
             return Err(source.error(name.span(), message));
         }
         let (mode, group) = (self.socket_mode.0.0, self.socket_group);
+        lets_us_in(source, "admin.socket_mode", mode)?;
         let socket = listen.map(|listen| SocketSettings {
             table: "admin",
             listen,
@@ -395,7 +464,7 @@ impl AdminText {
             max_sessions: usize::MAX,
         });
         if let Some(file) = &self.token_file {
-            secret(source, file)?;
+            source.secret(file)?;
         }
         let hosts = self.hosts.into_iter().map(Spanned::into_inner).collect();
         Ok(admin::Settings { socket, hosts, token_file: self.token_file.map(Spanned::into_inner) })
@@ -408,7 +477,7 @@ fn is_host(name: &str) -> bool {
 }
 
 /// `[notify]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct NotifyText {
     /// `owner`, or an address.
@@ -425,7 +494,13 @@ struct NotifyText {
 }
 
 impl NotifyText {
-    fn validate(self, source: &Source) -> Result<notify::Settings, SourceError> {
+    fn complete(&mut self) {
+        self.transport.get_or_insert_with(|| Text(notify::By::Smtp("127.0.0.1".to_owned(), 25)));
+        self.subject.get_or_insert_with(|| notify::SUBJECT.to_owned());
+        self.text.get_or_insert_with(|| Spanned::new(0..0, notify::TEXT.to_owned()));
+    }
+
+    fn validate(self, source: &Reading) -> Result<notify::Settings, SourceError> {
         let wrong = |text: &Spanned<String>, expected: &str| {
             source.error(text.span(), format!("\"{}\" is no address: {expected}", text.get_ref()))
         };
@@ -444,6 +519,13 @@ impl NotifyText {
             return Err(source
                 .error(text.span(), "the text says not what is held: write {list} where it shall stand"));
         }
+        if let Some(text) = &self.text {
+            source.placeholders(text.span(), text.get_ref(), &["list"])?;
+        }
+        if let Some(subject) = &self.subject {
+            source.said("notify.subject", subject)?;
+            source.placeholders(source.place("notify.subject"), subject, &[])?;
+        }
         Ok(notify::Settings {
             to,
             from,
@@ -454,7 +536,7 @@ impl NotifyText {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct LogText {
     /// `auto` (default), `text` or `json`.
@@ -475,94 +557,8 @@ impl Default for LogText {
     }
 }
 
-/// A value written as a string and read by its own parser, so that the error stands where the value stands.
-#[derive(Clone, Debug)]
-struct Text<T>(T);
-
-impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Text<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        T::from_str(&text).map(Self).map_err(D::Error::custom)
-    }
-}
-
-/// A size in bytes: `"50 MiB"`.
-#[derive(Clone, Copy, Debug)]
-struct Size(u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<bytesize::ByteSize>() {
-            Ok(size) if size.as_u64() > 0 => Ok(Self(size.as_u64())),
-            _ => Err(format!("\"{text}\" is no size: write one like \"50 MiB\"")),
-        }
-    }
-}
-
 /// Longer is as long as this: clocks and libraries have an end.
 const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// A time span: `"30s"`.
-#[derive(Clone, Copy, Debug)]
-struct Span(Duration);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match humantime::parse_duration(text) {
-            Ok(span) if !span.is_zero() => Ok(Self(span.min(LONGEST_SPAN))),
-            _ => Err(format!("\"{text}\" is no time span: write one like \"30s\", \"10min\" or \"5d\"")),
-        }
-    }
-}
-
-/// A time span, or `"0"` for none.
-#[derive(Clone, Copy, Debug)]
-struct Keep(Duration);
-
-impl FromStr for Keep {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match humantime::parse_duration(text) {
-            Ok(span) => Ok(Self(span.min(LONGEST_SPAN))),
-            Err(_) if text.trim() == "0" => Ok(Self(Duration::ZERO)),
-            Err(_) => Err(format!("\"{text}\" is no time span: write one like \"2d\", or \"0\" for none")),
-        }
-    }
-}
-
-/// Permission bits: `"0660"`.
-#[derive(Clone, Copy, Debug)]
-struct Mode(u32);
-
-impl FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match u32::from_str_radix(text, 8) {
-            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
-            _ => Err(format!("\"{text}\" is no file mode: write one like \"0660\"")),
-        }
-    }
-}
-
-/// A log level.
-#[derive(Clone, Copy, Debug)]
-struct Level(tracing::Level);
-
-impl FromStr for Level {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| format!("\"{text}\" is no level: write error, warn, info, debug or trace"))
-    }
-}
 
 impl FromStr for Domain {
     type Err = String;
@@ -572,24 +568,37 @@ impl FromStr for Domain {
     }
 }
 
+impl Written for Domain {
+    const LIKE: &'static str = "\"severamail.com\"";
+}
+
+impl Written for Listen {
+    const LIKE: &'static str = "\"unix:/path/to/socket\"";
+}
+
+impl Written for notify::By {
+    const LIKE: &'static str = "\"smtp:127.0.0.1:25\"";
+}
+
 impl ConfigText {
-    fn validate(self, source: &Source) -> Result<Config, SourceError> {
+    fn validate(self, source: &Reading) -> Result<Config, SourceError> {
         let span = self.integration_domains.span();
         let domains: Vec<Domain> = self.integration_domains.into_inner().into_iter().map(|d| d.0).collect();
         if domains.is_empty() {
             return Err(source.error(span, "name at least one domain, like [\"severamail.com\"]"));
         }
-        let memory_limit = self.message.memory_limit.get_ref().0.0;
-        if memory_limit < LEAST_MEMORY {
-            let message = format!("too small to receive mail: at least {}", bytesize::ByteSize(LEAST_MEMORY));
-            return Err(source.error(self.message.memory_limit.span(), message));
+        if let Some(twice) = domains.iter().enumerate().find(|(at, domain)| domains[..*at].contains(domain)) {
+            source
+                .warn("integration_domains", format!("\"{}\" is there twice: remove one", twice.1.as_str()));
         }
+        delimiter(source, &self.message.recipient_delimiter)?;
+        let memory_limit = self.message.memory_limit.0.0;
         let texts = texts(source, self.replies)?;
         let policy = Policy {
             max_size: self.message.max_size.0.0,
             min_free: self.queue.min_free.0.0,
-            max_recipients: at_least_one(source, self.message.max_recipients)?,
-            max_people: at_least_one(source, self.message.max_people)?,
+            max_recipients: *self.message.max_recipients.get_ref(),
+            max_people: *self.message.max_people.get_ref(),
             mixed: match self.message.mixed_recipients {
                 MixedText::Reject => Mixed::Reject,
                 MixedText::Strip => Mixed::Strip,
@@ -602,13 +611,26 @@ impl ConfigText {
         let (retry_first, retry_max) = (self.backend.retry_first.0.0, self.backend.retry_max.0.0);
         let (outside, max_in_flight, shares) =
             outside::validate(source, self.backend, self.directory, self.severa)?;
-        if let DirectoryKind::Severa(copy) = &outside.directory
-            && copy.path == self.queue.path
+        let (queue_path, spool) = (self.queue.path.into_inner(), self.queue.spool.into_inner());
+        if let DirectoryKind::Severa(SeveraSettings { path, .. }) | DirectoryKind::File { path } =
+            &outside.directory
+            && (*path == queue_path || *path == spool)
         {
-            let message = "directory.path is the queue's file: give the copy one of its own";
-            return Err(source.error(0..0, message));
+            let message = "directory.path is the queue's file: give the directory one of its own";
+            return Err(source.error_at("directory.path", message));
+        }
+        if queue_path == spool {
+            let message =
+                "queue.path and queue.spool are the same: the first is a file, the second a directory";
+            return Err(source.error_at("queue.spool", message));
         }
         let max_age = self.queue.max_age.0.0;
+        let (items, per_tenant) = (self.queue.max_items, self.queue.max_items_per_tenant);
+        delays(source, retry_first, retry_max, max_age)?;
+        if per_tenant.is_some_and(|per_tenant| per_tenant > items) {
+            let message = format!("more than queue.max_items ({items}) is never reached: write less");
+            source.warn("queue.max_items_per_tenant", message);
+        }
         let courier = courier::Settings { max_in_flight, shares, retry_first, retry_max, max_age };
         let milter = self.milter.validate(source, "milter")?;
         let lmtp_listen = self.lmtp.as_ref().and_then(|lmtp| lmtp.listen.as_ref()).map(Spanned::span);
@@ -620,20 +642,29 @@ impl ConfigText {
             return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
         }
         let queue = queue::Settings {
-            path: self.queue.path,
-            spool: self.queue.spool,
-            max_items: u64::from(self.queue.max_items),
-            max_items_per_tenant: self.queue.max_items_per_tenant.map(u64::from),
+            path: queue_path,
+            spool,
+            max_items: u64::from(items),
+            max_items_per_tenant: per_tenant.map(u64::from),
             held_counts: self.queue.held_counts.0.0,
             min_free: self.queue.min_free.0.0,
             keep_delivered: self.queue.keep_delivered.0.0,
         };
         let trace = self.trace.validate(source, &queue)?;
-        if let DirectoryKind::Severa(copy) = &outside.directory
-            && copy.path == trace.path
+        if let DirectoryKind::Severa(SeveraSettings { path, .. }) | DirectoryKind::File { path } =
+            &outside.directory
+            && *path == trace.path
         {
-            let message = "directory.path is the trace's file: give the copy one of its own";
-            return Err(source.error(0..0, message));
+            let message = "directory.path is the trace's file: give the directory one of its own";
+            return Err(source.error_at("directory.path", message));
+        }
+        let admin = self.admin.validate(source)?;
+        for socket in [Some(&milter), lmtp.as_ref()].into_iter().flatten() {
+            let is_same = admin.socket.as_ref().is_some_and(|admin| admin.listen == socket.listen);
+            if is_same && !matches!(&socket.listen, Listen::Inet(address) if address.port() == 0) {
+                let message = format!("the same address as {}.listen: each needs its own", socket.table);
+                return Err(source.error_at("admin.listen", message));
+            }
         }
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },
@@ -647,29 +678,103 @@ impl ConfigText {
             courier,
             queue,
             trace,
-            admin: self.admin.validate(source)?,
+            admin,
             notify: self.notify.map(|notify| notify.validate(source)).transpose()?,
             log: observe::Settings {
                 format: self.log.format,
                 level: self.log.level.0.0,
                 addresses: self.log.addresses,
             },
+            files: Vec::new(),
+            warnings: Vec::new(),
         })
+    }
+
+    /// Reads the text; what has a default that depends on other keys gets it, and paths become whole.
+    fn read(source: &Source, reading: &Reading) -> Result<Self, SourceError> {
+        range::check(reading)?;
+        let mut text: Self = source.parse()?;
+        text.milter.complete("milter");
+        if let Some(lmtp) = &mut text.lmtp {
+            lmtp.complete("lmtp");
+        }
+        outside::complete(reading, &mut text.backend, &mut text.directory)?;
+        for company in &mut text.severa {
+            reading.complete(&mut company.client_secret_file)?;
+        }
+        reading.complete(&mut text.queue.path)?;
+        reading.complete(&mut text.queue.spool)?;
+        let beside = || Spanned::new(0..0, text.queue.path.get_ref().with_file_name("trace.db"));
+        reading.complete(text.trace.path.get_or_insert_with(beside))?;
+        if let Some(file) = &mut text.admin.token_file {
+            reading.complete(file)?;
+        }
+        if let Some(notify) = &mut text.notify {
+            notify.complete();
+        }
+        Ok(text)
     }
 }
 
-fn at_least_one(source: &Source, number: Spanned<usize>) -> Result<usize, SourceError> {
-    match *number.get_ref() {
-        0 => Err(source.error(number.span(), "0 would let nothing through: at least 1")),
-        number => Ok(number),
+/// What starts a tag must stand in no address otherwise.
+fn delimiter(source: &Reading, text: &str) -> Result<(), SourceError> {
+    let key = "message.recipient_delimiter";
+    if let Some(bad) =
+        text.chars().find(|c| !c.is_ascii_graphic() || c.is_alphanumeric() || "\"(),.:;<>@[\\]".contains(*c))
+    {
+        let why = match bad {
+            '.' => "cuts project numbers from their company: mail to 1001.company@ would be that of a company 1001".to_owned(),
+            '@' => "ends every address".to_owned(),
+            bad => format!("stands in addresses that are no tags, or in none ('{}')", bad.escape_default()),
+        };
+        return Err(source
+            .error_at(key, format!("\"{}\" {why}: write \"+\", or \"\" for none", text.escape_default())));
     }
+    if let Some(doubtful) = text.chars().find(|c| "-_".contains(*c)) {
+        let why = format!("cuts integration addresses in which a {doubtful} stands");
+        source.warn(
+            key,
+            format!("\"{text}\" {why}: write \"+\", unless Postfix has the same recipient_delimiter"),
+        );
+    }
+    Ok(())
+}
+
+/// Delays grow from the first to the longest, and all of it happens before an activity is too old.
+fn delays(source: &Reading, first: Duration, most: Duration, max_age: Duration) -> Result<(), SourceError> {
+    if first > most {
+        let written = |key| source.value(key).is_some();
+        let key = if written("backend.retry_first") { "backend.retry_first" } else { "backend.retry_max" };
+        let (first, most) = (Span(first), Span(most));
+        let message = format!(
+            "backend.retry_first ({first}) is longer than backend.retry_max ({most}): write a shorter first or a longer max"
+        );
+        return Err(source.error_at(key, message));
+    }
+    if most >= max_age {
+        let key =
+            if source.value("backend.retry_max").is_some() { "backend.retry_max" } else { "queue.max_age" };
+        let (most, max_age) = (Span(most), Span(max_age));
+        source.warn(key, format!("backend.retry_max ({most}) is no shorter than queue.max_age ({max_age}): an activity may be held before it is tried again"));
+    }
+    Ok(())
 }
 
 /// `[replies]`: reason codes with their texts, and `help`.
-fn texts(source: &Source, replies: BTreeMap<Spanned<String>, Spanned<String>>) -> Result<Texts, SourceError> {
+fn texts(
+    source: &Reading,
+    replies: BTreeMap<Spanned<String>, Spanned<String>>,
+) -> Result<Texts, SourceError> {
     let (mut replaced, mut help) = (BTreeMap::new(), None);
     for (key, text) in replies {
         check_text(text.get_ref()).map_err(|message| source.error(text.span(), message))?;
+        // Only the text of a refusal by the backend has something to say besides the address.
+        let known: &[&str] = match key.get_ref().as_str() {
+            "help" => &[],
+            "backend-refused" => &["address", "detail"],
+            _ => &["address"],
+        };
+        source.placeholders(text.span(), text.get_ref(), known)?;
         if key.get_ref() == "help" {
             help = Some(text.into_inner());
             continue;
@@ -677,26 +782,15 @@ fn texts(source: &Source, replies: BTreeMap<Spanned<String>, Spanned<String>>) -
         let reason = Reason::ALL.iter().find(|reason| reason.as_str() == key.get_ref());
         let Some(&reason) = reason else {
             let known: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-            let message = format!("unknown reply `{}`: there are help, {}", key.get_ref(), known.join(", "));
+            let near = meant(key.get_ref(), &known).map(|near| format!("did you mean `{near}`? "));
+            let near = near.unwrap_or_default();
+            let message =
+                format!("unknown reply `{}`: {near}there are help, {}", key.get_ref(), known.join(", "));
             return Err(source.error(key.span(), message));
         };
         replaced.insert(reason, text.into_inner());
     }
     Ok(Texts::new(replaced, help))
-}
-
-fn readable(source: &Source, path: &Spanned<PathBuf>) -> Result<(), SourceError> {
-    match open_regular(path.get_ref()) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            Err(source.error(path.span(), format!("{} cannot be read: {error}", path.get_ref().display())))
-        }
-    }
-}
-
-/// A file with a secret, which must be there and hold one.
-fn secret(source: &Source, path: &Spanned<PathBuf>) -> Result<SecretFile, SourceError> {
-    SecretFile::open(path.get_ref()).map_err(|error| source.error(path.span(), error))
 }
 
 #[cfg(test)]
@@ -733,7 +827,7 @@ mod tests {
         for (line, expected) in [
             ("[milter]\nlisten = \"tcp:1\"", "am.toml:7:10: listen: \"tcp:1\" is no socket"),
             ("[milter]\nlisen = \"unix:/x\"", "am.toml:7:1: unknown field `lisen`"),
-            ("[milter]\nmax_sessions = \"many\"", "am.toml:7:16: max_sessions: invalid type: string"),
+            ("[milter]\nmax_sessions = \"many\"", "am.toml:7:16: max_sessions: \"many\" is text"),
             ("[milter]\nmax_sessions = 0", "am.toml:7:16: max_sessions: 0 would let nothing through"),
             ("[milter]\nsocket_mode = \"rw\"", "am.toml:7:15: socket_mode: \"rw\" is no file mode"),
             (
@@ -743,10 +837,10 @@ mod tests {
             ("[lmtp]\nmax_sessions = 0", "am.toml:7:16: max_sessions: 0 would let nothing through"),
             ("[queue]\nkeep_delivered = \"x\"", "am.toml:7:18: keep_delivered: \"x\" is no time span"),
             ("[message]\nmax_size = \"big\"", "am.toml:7:12: max_size: \"big\" is no size"),
-            ("[message]\nmemory_limit = \"1 KiB\"", "am.toml:7:16: memory_limit: too small"),
+            ("[message]\nmemory_limit = \"1 KiB\"", "am.toml:7:16: memory_limit: \"1 KiB\" is too small"),
             (
                 "[message]\nmixed_recipients = \"x\"",
-                "am.toml:7:20: mixed_recipients: unknown variant `x`, expected `reject` or `strip`",
+                "am.toml:7:20: mixed_recipients: there is no `x`: there are reject, strip",
             ),
             (
                 "[queue]\nmax_age = \"5 fortnights\"",
@@ -754,7 +848,7 @@ mod tests {
             ),
             (
                 "[trace]\nkeep = \"soon\"",
-                "am.toml:7:8: keep: \"soon\" is no time span: write one like \"7d\", or \"0\"",
+                "am.toml:7:8: keep: \"soon\" is no time span: write one like \"30s\"",
             ),
             (
                 "[queue]\npath = \"/x/queue.db\"\n[trace]\npath = \"/x/queue.db\"",
@@ -788,7 +882,7 @@ mod tests {
             (
                 "severamail.test",
                 "severa mail",
-                "am.toml:1:23: integration_domains: \"severa mail\" is no domain",
+                "am.toml:1:24: integration_domains: \"severa mail\" is no domain",
             ),
             ("[\"severamail.test\"]", "[]", "am.toml:1:23: integration_domains: name at least one domain"),
             (
@@ -874,12 +968,9 @@ mod tests {
 
     #[test]
     fn spans_without_end_are_long_ones() {
-        let text = LEAST.replace(
-            "path = \"tests/directory.toml\"",
-            "type = \"http\"\ncache_stale = \"5000y\"\ncache_hits = \"100000y\"",
-        );
-        let config = read(&format!("{text}timeout = \"5000y\"\nretry_first = \"5000y\"\nretry_max = \"5000y\"\n[queue]\nmax_age = \"5000y\"\nheld_counts = \"5000y\"\n")).unwrap();
-        assert_eq!(config.outside.client.connection.timeout, LONGEST_SPAN);
+        let text =
+            LEAST.replace("path = \"tests/directory.toml\"", "type = \"http\"\ncache_stale = \"5000y\"");
+        let config = read(&format!("{text}[queue]\nheld_counts = \"5000y\"\n")).unwrap();
         assert_eq!(config.queue.held_counts, LONGEST_SPAN);
         config.outside.open().unwrap();
     }

@@ -5,8 +5,10 @@
 //! Fails: [`SourceError`] for what is written wrong, [`OutsideError`] for what cannot be made.
 
 use super::{
-    Delivery, Size, Span, Text, at_least_one, readable, secret,
+    Delivery,
+    reading::Reading,
     severa::{self, Company, SeveraText},
+    units::{Size, Span, Text},
 };
 use crate::backend::{
     Backend, CompanySettings, HttpBackend, HttpSettings, SeveraBackend, Unsure, signing_key_of,
@@ -16,12 +18,12 @@ use crate::directory::{
 };
 use crate::intake::END_TIME;
 use crate::severa::{Client as SeveraClient, CopyError};
-use crate::source::{Source, SourceError};
+use crate::source::SourceError;
 use crate::web::{
     AuthMethod, Client, ClientError, ClientSettings, ConnectionSettings, Credentials, OAuthSettings,
 };
 use miette::Diagnostic;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use toml::Spanned;
 
@@ -244,7 +246,7 @@ impl Outside {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DirectoryText {
     /// `file` (default), `http`: the backend's look-ups, or `severa`: a copy of what Severa has, for the backend `severa`.
@@ -272,7 +274,7 @@ pub(super) struct DirectoryText {
     cache_size: Text<Size>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum DirectoryType {
     #[default]
@@ -281,7 +283,7 @@ enum DirectoryType {
     Severa,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BackendText {
     /// `http` (default): any system, over our HTTP contract; or `severa`: Visma Severa, for the companies of `[[severa]]`.
@@ -325,7 +327,7 @@ pub(super) struct BackendText {
 }
 
 /// `[backend.oauth]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct OAuthText {
     /// The token endpoint.
@@ -345,12 +347,66 @@ struct OAuthText {
     auth_method: AuthMethod,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum BackendType {
     #[default]
     Http,
     Severa,
+}
+
+/// Attempts at a time.
+const USUAL_IN_FLIGHT: usize = 32;
+
+impl BackendType {
+    fn usual_timeout(self) -> Duration {
+        match self {
+            Self::Http => Duration::from_secs(30),
+            // Others wait so long for it, and call 5 s slow.
+            Self::Severa => Duration::from_secs(60),
+        }
+    }
+}
+
+/// The copy of what Severa has.
+fn usual_copy() -> PathBuf {
+    "/var/lib/activity-milter/severa.db".into()
+}
+
+/// Defaults that depend on the type, and whole paths.
+pub(super) fn complete(
+    reading: &Reading,
+    backend: &mut BackendText,
+    directory: &mut DirectoryText,
+) -> Result<(), SourceError> {
+    let unset = |value| Spanned::new(0..0, value);
+    let (timeout, in_flight) = match backend.kind {
+        BackendType::Http => (backend.kind.usual_timeout(), USUAL_IN_FLIGHT),
+        BackendType::Severa => (backend.kind.usual_timeout(), severa::USUAL_IN_FLIGHT),
+    };
+    backend.timeout.get_or_insert_with(|| unset(Text(Span(timeout))));
+    backend.max_in_flight.get_or_insert_with(|| Spanned::new(0..0, in_flight));
+    if backend.kind == BackendType::Severa {
+        backend.url.get_or_insert_with(|| Spanned::new(0..0, severa::PRODUCTION.to_owned()));
+    }
+    if directory.kind == DirectoryType::Severa {
+        directory.path.get_or_insert_with(|| Spanned::new(0..0, usual_copy()));
+    }
+    let files = [
+        &mut directory.path,
+        &mut backend.token_file,
+        &mut backend.signing_secret_file,
+        &mut backend.ca_file,
+        &mut backend.client_certificate_file,
+        &mut backend.client_key_file,
+    ];
+    for file in files.into_iter().flatten() {
+        reading.complete(file)?;
+    }
+    if let Some(oauth) = &mut backend.oauth {
+        reading.complete(&mut oauth.get_mut().client_secret_file)?;
+    }
+    Ok(())
 }
 
 fn thirty_seconds() -> Text<Span> {
@@ -382,17 +438,18 @@ fn ten_minutes() -> Text<Span> {
 }
 
 impl DirectoryText {
-    fn validate(self, source: &Source) -> Result<DirectoryKind, SourceError> {
+    fn validate(self, source: &Reading) -> Result<DirectoryKind, SourceError> {
         match (self.kind, self.path) {
             (DirectoryType::File, Some(path)) => {
-                readable(source, &path)?;
+                source.readable(&path)?;
                 Ok(DirectoryKind::File { path: path.into_inner() })
             }
-            (DirectoryType::File, None) => Err(source
-                .error(0..0, "directory.path is missing: name the directory file, or set type = \"http\"")),
+            (DirectoryType::File, None) => Err(source.error_at(
+                "directory.path",
+                "directory.path is missing: name the directory file, or set type = \"http\"",
+            )),
             (DirectoryType::Severa, path) => {
-                let usual = || "/var/lib/activity-milter/severa.db".into();
-                let path = path.map_or_else(usual, Spanned::into_inner);
+                let path = path.map_or_else(usual_copy, Spanned::into_inner);
                 Ok(DirectoryKind::Severa(SeveraSettings::new(path, self.poll.0.0, self.full_pass.0.0)))
             }
             (DirectoryType::Http, Some(path)) => {
@@ -415,7 +472,7 @@ const DIRECT_MARGIN: Duration = Duration::from_secs(10);
 impl BackendText {
     fn validate(
         self,
-        source: &Source,
+        source: &Reading,
         companies: Vec<SeveraText>,
     ) -> Result<(ClientSettings, BackendKind), SourceError> {
         self.check_kind(source, &companies)?;
@@ -428,7 +485,9 @@ impl BackendText {
         let mut spans =
             [&self.ca_file, &self.client_certificate_file].into_iter().flatten().map(Spanned::span);
         let place = spans.next_back().or(self.url.as_ref().map(Spanned::span)).unwrap_or_default();
-        Client::new(&client).map_err(|error| source.error(place, error))?;
+        if source.looks() {
+            Client::new(&client).map_err(|error| source.error(place, error))?;
+        }
         let kind = match self.kind {
             BackendType::Severa => {
                 BackendKind::Severa(severa::companies(source, companies, &client.connection)?)
@@ -443,25 +502,28 @@ impl BackendText {
     }
 
     /// What each type wants, and what only the other one knows.
-    fn check_kind(&self, source: &Source, companies: &[SeveraText]) -> Result<(), SourceError> {
+    fn check_kind(&self, source: &Reading, companies: &[SeveraText]) -> Result<(), SourceError> {
         if self.kind == BackendType::Http {
             return match companies.is_empty() {
                 true => Ok(()),
-                false => Err(source.error(
-                    0..0,
+                false => Err(source.error_at(
+                    "severa",
                     "[[severa]] is for the backend of that type: set backend.type = \"severa\"",
                 )),
             };
         }
         if companies.is_empty() {
             let message = "backend.type = \"severa\" needs a table [[severa]] for each company";
-            return Err(source.error(0..0, message));
+            return Err(source.error_at("backend.type", message));
         }
         let foreign = [
             ("token_file", self.token_file.as_ref().map(Spanned::span)),
             ("oauth", self.oauth.as_ref().map(Spanned::span)),
             ("signing_secret_file", self.signing_secret_file.as_ref().map(Spanned::span)),
-            ("include_raw_message", self.include_raw_message.then_some(0..0)),
+            (
+                "include_raw_message",
+                self.include_raw_message.then(|| source.place("backend.include_raw_message")),
+            ),
         ];
         if let Some((key, Some(span))) = foreign.into_iter().find(|(_, span)| span.is_some()) {
             let message = format!(
@@ -471,18 +533,18 @@ impl BackendText {
         }
         if self.delivery == Delivery::Direct {
             let message = "backend.delivery = \"direct\" does not go with Severa: a delivery has several steps, and nothing could resume one that was interrupted";
-            return Err(source.error(0..0, message));
+            return Err(source.error_at("backend.delivery", message));
         }
         Ok(())
     }
 
-    fn base(&self, source: &Source) -> Result<reqwest::Url, SourceError> {
+    fn base(&self, source: &Reading) -> Result<reqwest::Url, SourceError> {
         let Some(text) = &self.url else {
             let missing =
                 "backend.url is missing: write the business system's, like \"https://crm.example.com/\"";
             let production = || reqwest::Url::parse(severa::PRODUCTION).ok();
             let url = (self.kind == BackendType::Severa).then(production).flatten();
-            return url.ok_or_else(|| source.error(0..0, missing));
+            return url.ok_or_else(|| source.error_at("backend.url", missing));
         };
         let url = web_address(source, text, self.allow_plain_http)?;
         let remedy = match self.kind {
@@ -490,6 +552,7 @@ impl BackendText {
             BackendType::Severa => "client_secret_file in [[severa]]",
         };
         without_password(source, text, &url, remedy)?;
+        self.base_of_all(source, text.get_ref(), &url);
         if url.query().is_some() || url.fragment().is_some() {
             return Err(
                 source.error(text.span(), "a base URL has no query and no fragment: /v1/... is appended")
@@ -498,18 +561,39 @@ impl BackendText {
         Ok(url)
     }
 
-    fn credentials(&self, source: &Source) -> Result<Credentials, SourceError> {
+    /// `v1/…` is appended: a URL that has it already leads nowhere, most probably.
+    fn base_of_all(&self, source: &Reading, text: &str, url: &reqwest::Url) {
+        let segments: Vec<&str> =
+            url.path_segments().into_iter().flatten().filter(|s| !s.is_empty()).collect();
+        let is_version = |segment: &&str| {
+            let segment = segment.to_ascii_lowercase();
+            segment
+                .strip_prefix('v')
+                .is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit() || c == '.'))
+        };
+        if let Some(at) = segments.iter().position(is_version) {
+            let appended = if self.kind == BackendType::Http { "/v1/activities" } else { "/v1.0/..." };
+            let message = format!(
+                "requests go to {}{appended}: leave out /{} if that is one too many",
+                text.trim_end_matches('/'),
+                segments[at..].join("/")
+            );
+            source.warn("backend.url", message);
+        }
+    }
+
+    fn credentials(&self, source: &Reading) -> Result<Credentials, SourceError> {
         if let Some(file) = &self.signing_secret_file {
-            for text in secret(source, file)?.all().iter() {
+            for text in source.secret(file)?.iter().flat_map(|file| file.all().to_vec()) {
                 let wrong =
                     |error| source.error(file.span(), format!("{}: {error}", file.get_ref().display()));
-                signing_key_of(text).map_err(wrong)?;
+                signing_key_of(&text).map_err(wrong)?;
             }
         }
         match (&self.token_file, &self.oauth) {
             (None, None) => Ok(Credentials::None),
             (Some(file), None) => {
-                secret(source, file)?;
+                source.secret(file)?;
                 Ok(Credentials::Token(file.get_ref().clone()))
             }
             (None, Some(oauth)) => {
@@ -521,11 +605,11 @@ impl BackendText {
         }
     }
 
-    fn connection(&self, source: &Source, url: reqwest::Url) -> Result<ConnectionSettings, SourceError> {
+    fn connection(&self, source: &Reading, url: reqwest::Url) -> Result<ConnectionSettings, SourceError> {
         for file in
             [&self.ca_file, &self.client_certificate_file, &self.client_key_file].into_iter().flatten()
         {
-            readable(source, file)?;
+            source.readable(file)?;
         }
         let path = |file: &Option<Spanned<PathBuf>>| file.as_ref().map(|file| file.get_ref().clone());
         let identity = match (&self.client_certificate_file, &self.client_key_file) {
@@ -537,15 +621,18 @@ impl BackendText {
             }
         };
         let proxy = match &self.proxy {
-            Some(proxy) => Some(web_address(source, proxy, true)?),
+            Some(text) => {
+                let proxy = web_address(source, text, true)?;
+                if proxy.password().is_some() {
+                    let message = "whoever may read this file reads the proxy's password: let only the service's user read it";
+                    source.warn("backend.proxy", message);
+                }
+                Some(proxy)
+            }
             None => None,
         };
-        let usual = match self.kind {
-            BackendType::Http => Duration::from_secs(30),
-            // Others wait so long for it, and call 5 s slow.
-            BackendType::Severa => Duration::from_secs(60),
-        };
-        let timeout = self.timeout.as_ref().map_or(usual, |timeout| timeout.get_ref().0.0);
+        let timeout =
+            self.timeout.as_ref().map_or(self.kind.usual_timeout(), |timeout| timeout.get_ref().0.0);
         if self.delivery == Delivery::Direct && timeout > END_TIME.saturating_sub(DIRECT_MARGIN) {
             let most = END_TIME.saturating_sub(DIRECT_MARGIN).as_secs();
             let message = format!("with delivery = \"direct\" the SMTP client waits: at most {most}s");
@@ -555,30 +642,31 @@ impl BackendText {
     }
 
     /// How many attempts there are at a time, and of whom.
-    fn shares(&self, source: &Source, companies: usize) -> Result<(usize, Option<usize>), SourceError> {
-        let said = self.max_in_flight.clone().map(|number| at_least_one(source, number)).transpose()?;
-        Ok(match self.kind {
-            BackendType::Http => (said.unwrap_or(32), None),
+    fn shares(&self, companies: usize) -> (usize, Option<usize>) {
+        let said = self.max_in_flight.as_ref().map(|number| *number.get_ref());
+        match self.kind {
+            BackendType::Http => (said.unwrap_or(USUAL_IN_FLIGHT), None),
             BackendType::Severa => {
                 let each = said.unwrap_or(severa::USUAL_IN_FLIGHT);
                 (each.saturating_mul(companies.max(1)), Some(each))
             }
-        })
+        }
     }
 }
 
 /// Both together, and how many attempts there are at a time, and of whom.
 pub(super) fn validate(
-    source: &Source,
+    source: &Reading,
     backend: BackendText,
     directory: DirectoryText,
     companies: Vec<SeveraText>,
 ) -> Result<(OutsideSettings, usize, HashMap<String, usize>), SourceError> {
     if (backend.kind == BackendType::Severa) != (directory.kind == DirectoryType::Severa) {
         let message = "Severa is backend and directory together: set both backend.type and directory.type to \"severa\", or neither";
-        return Err(source.error(0..0, message));
+        let key = if backend.kind == BackendType::Severa { "backend.type" } else { "directory.type" };
+        return Err(source.error_at(key, message));
     }
-    let (max_in_flight, each) = backend.shares(source, companies.len())?;
+    let (max_in_flight, each) = backend.shares(companies.len());
     let directory = directory.validate(source)?;
     let (client, backend) = backend.validate(source, companies)?;
     let settings = OutsideSettings { client, backend, directory };
@@ -588,10 +676,17 @@ pub(super) fn validate(
 }
 
 impl OAuthText {
-    pub(super) fn validate(self, source: &Source, plain: bool) -> Result<OAuthSettings, SourceError> {
+    pub(super) fn validate(self, source: &Reading, plain: bool) -> Result<OAuthSettings, SourceError> {
         let token_url = web_address(source, &self.token_url, plain)?;
+        source.said("backend.oauth.client_id", &self.client_id)?;
+        for scope in &self.scopes {
+            source.said("backend.oauth.scopes", scope)?;
+        }
+        if let Some(audience) = &self.audience {
+            source.said("backend.oauth.audience", audience)?;
+        }
         without_password(source, &self.token_url, &token_url, "client_secret_file")?;
-        secret(source, &self.client_secret_file)?;
+        source.secret(&self.client_secret_file)?;
         Ok(OAuthSettings {
             token_url,
             client_id: self.client_id,
@@ -605,7 +700,7 @@ impl OAuthText {
 
 /// What stands in a URL is logged, shown by `check`, and read by everybody who may read the configuration.
 fn without_password(
-    source: &Source,
+    source: &Reading,
     text: &Spanned<String>,
     url: &reqwest::Url,
     remedy: &str,
@@ -618,7 +713,7 @@ fn without_password(
 }
 
 /// An URL that we send mail or secrets to: encrypted, unless it stays on this machine or somebody said otherwise.
-fn web_address(source: &Source, text: &Spanned<String>, plain: bool) -> Result<reqwest::Url, SourceError> {
+fn web_address(source: &Reading, text: &Spanned<String>, plain: bool) -> Result<reqwest::Url, SourceError> {
     let url = reqwest::Url::parse(text.get_ref()).ok();
     let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
         // What may hold a password is not repeated.
@@ -635,6 +730,9 @@ fn web_address(source: &Source, text: &Spanned<String>, plain: bool) -> Result<r
         let message =
             "mail and secrets would travel unencrypted: write https, or set backend.allow_plain_http = true";
         return Err(source.error(text.span(), message));
+    }
+    if url.port() == Some(0) {
+        return Err(source.error(text.span(), "nobody listens on port 0: write the port, or leave it out"));
     }
     Ok(url)
 }

@@ -3,14 +3,17 @@
 //! In: the tables, as written. Out: [`Company`], validated: who it is at the API, and how its activities look.
 //! Fails: [`SourceError`], at the key that is wrong.
 
-use super::{ModeText, Span, Text, secret};
-use crate::backend::LEAST_NOTES;
+use super::{
+    ModeText,
+    reading::Reading,
+    units::{Span, Text},
+};
 use crate::directory::check_prefix;
 use crate::mail::Address;
 use crate::severa;
-use crate::source::{Source, SourceError};
+use crate::source::SourceError;
 use crate::web::ConnectionSettings;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
@@ -20,9 +23,6 @@ use toml::Spanned;
 
 /// Base URL of the API.
 pub(super) const PRODUCTION: &str = "https://api.severa.visma.com/rest-api";
-
-/// Longest `settle`: a delivery whose answer was lost waits so long, and must not grow too old over it.
-const LONGEST_SETTLE: Duration = Duration::from_secs(3600);
 
 /// Attempts of a company at a time.
 pub(super) const USUAL_IN_FLIGHT: usize = 4;
@@ -53,7 +53,7 @@ pub struct Company {
 }
 
 /// `[[severa]]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SeveraText {
     /// Local part of the company's integration address; also its tenant id.
@@ -61,7 +61,7 @@ pub(super) struct SeveraText {
     /// Client id of its API credentials.
     client_id: Spanned<String>,
     /// File with their secret; read again for each token.
-    client_secret_file: Spanned<PathBuf>,
+    pub(super) client_secret_file: Spanned<PathBuf>,
     /// Activity type of its e-mails: its name in Severa, or its guid.
     activity_type: Spanned<String>,
     /// Whether its mail is taken; default true.
@@ -101,7 +101,7 @@ fn usual_settle() -> Spanned<Text<Span>> {
 
 /// The companies, each at the same API.
 pub(super) fn companies(
-    source: &Source,
+    source: &Reading,
     texts: Vec<SeveraText>,
     connection: &ConnectionSettings,
 ) -> Result<Vec<Company>, SourceError> {
@@ -120,7 +120,7 @@ pub(super) fn companies(
 }
 
 impl SeveraText {
-    fn validate(self, source: &Source, connection: &ConnectionSettings) -> Result<Company, SourceError> {
+    fn validate(self, source: &Reading, connection: &ConnectionSettings) -> Result<Company, SourceError> {
         let prefix = self.prefix.get_ref().to_lowercase();
         check_prefix(&prefix).map_err(|message| source.error(self.prefix.span(), message))?;
         for (text, example) in
@@ -135,16 +135,9 @@ impl SeveraText {
             let message = "a client id travels in a header: printable ASCII";
             return Err(source.error(self.client_id.span(), message));
         }
-        secret(source, &self.client_secret_file)?;
+        source.secret(&self.client_secret_file)?;
         let notes_limit = *self.notes_limit.get_ref();
-        if notes_limit < LEAST_NOTES {
-            let message = format!("too little for marker and people: at least {LEAST_NOTES}");
-            return Err(source.error(self.notes_limit.span(), message));
-        }
         let settle = self.settle.get_ref().0.0;
-        if settle > LONGEST_SETTLE {
-            return Err(source.error(self.settle.span(), "too long: at most 1h"));
-        }
         Ok(Company {
             prefix,
             access: severa::Settings {
@@ -166,7 +159,7 @@ impl SeveraText {
 
 /// Each address belongs to one user.
 fn aliases(
-    source: &Source,
+    source: &Reading,
     texts: BTreeMap<Spanned<String>, Vec<Spanned<String>>>,
 ) -> Result<BTreeMap<String, Vec<Address>>, SourceError> {
     let mut taken = HashMap::new();
@@ -197,6 +190,7 @@ fn aliases(
 mod tests {
     use super::super::{Config, DirectoryKind};
     use super::*;
+    use crate::source::Source;
     use std::path::Path;
 
     type Change = Box<dyn Fn(String) -> String>;
@@ -279,18 +273,15 @@ mod tests {
             (Box::new(replace("\"id\"", "\"\u{e5}\"")), "printable ASCII"),
             (Box::new(replace("\"E-mail\"", "\"\"")), "activity_type: must not be empty"),
             (Box::new(add("client_secret_file2 = \"x\"")), "unknown field `client_secret_file2`"),
-            (
-                Box::new(add("notes_limit = 100")),
-                "notes_limit: too little for marker and people: at least 500",
-            ),
+            (Box::new(add("notes_limit = 100")), "notes_limit: 100 is too small: at least 500"),
             (Box::new(add("settle = \"soon\"")), "settle: \"soon\" is no time span"),
-            (Box::new(add("settle = \"2h\"")), "settle: too long: at most 1h"),
+            (Box::new(add("settle = \"2h\"")), "settle: \"2h\" is too long: at most \"1h\""),
             (Box::new(add("aliases = { \" \" = [\"a@x.test\"] }")), "a user's address in Severa, or guid"),
             (
                 Box::new(replace("[backend]\n", "[backend]\nurl = \"https://severa.test/?a=b\"\n")),
                 "a base URL has no query",
             ),
-            (Box::new(add("mode = \"dark\"")), "unknown variant `dark`"),
+            (Box::new(add("mode = \"dark\"")), "there is no `dark`"),
             (Box::new(add("aliases = { \"a@x.test\" = [\"b\"] }")), "\"b\" is no address"),
             (
                 Box::new(add("aliases = { \"a@x.test\" = [\"c@x.test\"], \"b@x.test\" = [\"C@X.test\"] }")),

@@ -12,7 +12,7 @@ use crate::observe::{
     versions::{self, Kind},
 };
 use crate::rules::{Contact, Person, Project, Tenant, User};
-use crate::source::{Source, SourceError, Version, read_regular};
+use crate::source::{Source, SourceError, Version, read_regular, text_of};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -56,8 +56,7 @@ struct TenantText {
     name: String,
     #[serde(default = "yes")]
     active: bool,
-    #[serde(default = "email")]
-    activity_type: String,
+    activity_type: Option<Spanned<String>>,
     #[serde(default)]
     mode: Mode,
     #[serde(default)]
@@ -106,7 +105,7 @@ struct ContactText {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ProjectText {
-    id: String,
+    id: Spanned<String>,
     number: Spanned<String>,
     #[serde(default, rename = "name")]
     _name: String,
@@ -117,9 +116,8 @@ fn yes() -> bool {
     true
 }
 
-fn email() -> String {
-    "Email".to_owned()
-}
+/// Unless the tenant says otherwise.
+const ACTIVITY_TYPE: &str = "Email";
 
 /// One version of the file, indexed.
 #[derive(Debug, Default)]
@@ -161,18 +159,23 @@ impl Index {
 
 impl Entry {
     fn read(source: &Source, text: TenantText, prefix: &str) -> Result<Self, SourceError> {
+        said(source, "tenant's id", &text.id)?;
+        if let Some(activity_type) = &text.activity_type {
+            said(source, "activity type", activity_type)?;
+        }
         let tenant = Tenant {
             id: text.id.into_inner(),
             prefix: prefix.to_owned(),
             name: text.name,
             active: text.active,
-            activity_type: text.activity_type,
+            activity_type: text.activity_type.map_or(ACTIVITY_TYPE.to_owned(), Spanned::into_inner),
             shadow: text.mode == Mode::Shadow,
         };
         let mut people: HashMap<String, Person> = HashMap::new();
         let (mut user_ids, mut user_addresses) =
             (Once::new(source, "user id"), Once::new(source, "user address"));
         for user in text.user {
+            said(source, "user's id", &user.id)?;
             user_ids.claim(&user.id, user.id.get_ref())?;
             let mut own = HashSet::new();
             for spelled in &user.addresses {
@@ -187,8 +190,10 @@ impl Entry {
         let (mut customer_ids, mut contact_ids) =
             (Once::new(source, "customer id"), Once::new(source, "contact id"));
         for customer in text.customer {
+            said(source, "customer's id", &customer.id)?;
             customer_ids.claim(&customer.id, customer.id.get_ref())?;
             for contact in customer.contact {
+                said(source, "contact's id", &contact.id)?;
                 contact_ids.claim(&contact.id, contact.id.get_ref())?;
                 let known = Contact {
                     id: contact.id.get_ref().clone(),
@@ -209,18 +214,22 @@ impl Entry {
             let number = project.number.get_ref().to_lowercase();
             if number.split('.').any(|label| label.trim().is_empty()) {
                 return Err(
-                    source.error(project.number.span(), format!("\"{number}\" cannot stand in an address"))
+                    source.error(project.number.span(), format!("\"{number}\" cannot stand in an address: write a number without empty parts, like 1001"))
                 );
             }
+            said(source, "project's id", &project.id)?;
             numbers.claim(&project.number, &number)?;
             if let Some(customer) = &project.customer
                 && !customer_ids.has(customer.get_ref())
             {
-                let message = format!("this tenant has no customer \"{}\"", customer.get_ref());
+                let message = format!(
+                    "this tenant has no customer \"{}\": write one of its [[tenant.customer]], or remove it",
+                    customer.get_ref()
+                );
                 return Err(source.error(customer.span(), message));
             }
             let known = Project {
-                id: project.id,
+                id: project.id.into_inner(),
                 number: project.number.into_inner(),
                 customer: project.customer.map(Spanned::into_inner),
             };
@@ -230,11 +239,25 @@ impl Entry {
     }
 }
 
+/// What the backend knows somebody by must not be empty.
+fn said(source: &Source, what: &str, text: &Spanned<String>) -> Result<(), SourceError> {
+    if text.get_ref().trim().is_empty() || text.get_ref().chars().any(char::is_control) {
+        let message =
+            format!("the {what} is empty, or has a control character: write the one the backend knows");
+        return Err(source.error(text.span(), message));
+    }
+    Ok(())
+}
+
 fn address(source: &Source, spelled: &Spanned<String>) -> Result<String, SourceError> {
     match Address::parse(spelled.get_ref()) {
         Ok(address) => Ok(address.folded().to_owned()),
         Err(error) => {
-            Err(source.error(spelled.span(), format!("\"{}\" is no address: {error}", spelled.get_ref())))
+            let message = format!(
+                "\"{}\" is no address: {error}: write one like \"anna@example.com\"",
+                spelled.get_ref()
+            );
+            Err(source.error(spelled.span(), message))
         }
     }
 }
@@ -255,8 +278,11 @@ impl<'a> Once<'a> {
         match self.claimed.insert(value.to_owned(), spelled.span().start) {
             None => Ok(()),
             Some(first) => {
-                let message =
-                    format!("{} \"{value}\" is already taken in line {}", self.what, self.source.line(first));
+                let message = format!(
+                    "{} \"{value}\" is already taken in line {}: remove one",
+                    self.what,
+                    self.source.line(first)
+                );
                 Err(self.source.error(spelled.span(), message))
             }
         }
@@ -319,11 +345,11 @@ fn read(path: &Path, version: Option<Version>, parse: Parse) -> Found {
     if Version::of(path) != version {
         return Found::Unsettled;
     }
-    let cannot = |error: &dyn std::fmt::Display| SourceError::about(path, format!("cannot be read: {error}"));
-    let text = match bytes.map(String::from_utf8) {
-        Ok(Ok(text)) => text,
-        Ok(Err(error)) => return Found::Broken(cannot(&error.utf8_error())),
-        Err(error) => return Found::Unreadable(cannot(&error)),
+    let is_read = bytes.is_ok();
+    let text = match text_of(path, bytes) {
+        Ok(text) => text,
+        Err(error) if is_read => return Found::Broken(error),
+        Err(error) => return Found::Unreadable(error),
     };
     let source = Source::from_text(path, text);
     match panic::catch_unwind(|| parse(&source)) {
@@ -742,9 +768,9 @@ mod tests {
             "broken",
             write,
             |path| write(path, "[[tenant]]\nprefix = \"new"),
-            Some("toml:2:14: prefix: invalid basic string"),
+            Some("toml:2:14: prefix: the text has no end"),
         ),
-        ("no text", write, |path| fs::write(path, b"\xff").unwrap(), Some("invalid utf-8")),
+        ("no text", write, |path| fs::write(path, b"\xff").unwrap(), Some("is not UTF-8")),
         ("emptied", write, |path| write(path, ""), Some("names no tenant any more")),
         ("only comments", switch, |path| switch(path, "# later\n"), Some("names no tenant any more")),
         (
@@ -845,7 +871,7 @@ mod tests {
         // A reload: what is wrong is the answer, and what is right is in use at its end.
         fs::write(&path, "[[tenant]]\nprefix = 1\n").unwrap();
         let error = file.reload().await.unwrap_err().to_string();
-        assert!(error.contains("directory.toml:2:10: prefix: invalid type"), "{error}");
+        assert!(error.contains("directory.toml:2:10: prefix: 1 is a number"), "{error}");
         replace(&path, "");
         assert!(file.reload().await.unwrap_err().to_string().contains("names no tenant any more"));
         assert!(knows(&file, "a").await);

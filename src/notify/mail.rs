@@ -96,12 +96,20 @@ pub(super) async fn send(
     }
 }
 
+/// Why there is no connection, without the libraries' names for their own parts.
+fn unconnected(place: (&str, u16), error: &dyn std::error::Error) -> String {
+    let first = std::iter::successors(Some(error), |error| error.source()).last().map(ToString::to_string);
+    let why = first.unwrap_or_default();
+    let why = why.split(" (os error ").next().unwrap_or_default();
+    format!("no connection to {}:{}: {}", place.0, place.1, one_line(why))
+}
+
 /// Sends over SMTP. lettre's own transport does not say whom a 4xx is about.
 async fn smtp(place: (&str, u16), patience: Duration, to: &Address, mail: &[u8]) -> Result<(), NotSent> {
     let attempt = async {
         let connection =
             AsyncSmtpConnection::connect_tokio1(place, None, &ClientId::default(), None, None).await;
-        let mut connection = connection.map_err(|error| NotSent::Down(error.to_string()))?;
+        let mut connection = connection.map_err(|error| NotSent::Down(unconnected(place, &error)))?;
         let sent = dialogue(&mut connection, to, mail).await;
         Ok((connection, sent))
     };

@@ -90,6 +90,15 @@ impl std::str::FromStr for By {
     }
 }
 
+impl std::fmt::Display for By {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Smtp(host, port) => write!(f, "smtp:{host}:{port}"),
+            Self::Sendmail(path) => write!(f, "sendmail:{}", path.display()),
+        }
+    }
+}
+
 /// What a notice says of an activity, and to whom.
 #[derive(Deserialize)]
 struct Brief {

@@ -22,6 +22,8 @@ ids! {
     RELOADED = "2e60a804da31de16bb36fbfba44e04ce";
     /// New settings are wrong; the old ones stay.
     RELOAD_REFUSED = "735769a98b27bfae53514ad61b629958";
+    /// A setting works, and probably not as it was meant.
+    SETTING_DOUBTFUL = "9f3c1d0b7a5e4c2f8e6d1b4a70c95e38";
     /// The directory file was read.
     DIRECTORY_READ = "183e0fc114fd91fd8a2d54fd428b50ca";
     /// A new directory file is broken, names no tenant or cannot be read; the old one stays.

@@ -33,15 +33,17 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// What reqwest says, without the URL: that may hold what is nobody's business.
+    /// What reqwest says, with host and port, and without the rest of the URL: that may hold what is nobody's business.
     pub(super) fn of(error: reqwest::Error) -> Self {
         let (connects, is_tls, late) = (error.is_connect(), is_tls(&error), error.is_timeout());
-        let text = chain(&error.without_url());
+        let place = error.url().map_or("the server".to_owned(), place);
+        let why = root(&error.without_url());
         match (connects, is_tls, late) {
-            (true, _, _) => Self::Unreachable(text),
-            (false, true, _) => Self::Severed(text),
-            (false, false, true) => Self::Silent(text),
-            (false, false, false) => Self::Broken(text),
+            (true, _, true) => Self::Unreachable(format!("no connection to {place} in time")),
+            (true, _, _) => Self::Unreachable(format!("no connection to {place}: {why}")),
+            (false, true, _) => Self::Severed(format!("TLS with {place} ended: {why}")),
+            (false, false, true) => Self::Silent(format!("{place} does not answer in time")),
+            (false, false, false) => Self::Broken(format!("the connection to {place} broke: {why}")),
         }
     }
 }
@@ -93,12 +95,34 @@ pub fn misread(error: &serde_json::Error) -> String {
     format!("{what} (line {}, column {})", error.line(), error.column())
 }
 
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
+/// Host and port.
+fn place(url: &reqwest::Url) -> String {
+    let port = url.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port}", url.host_str().unwrap_or("the server"))
+}
+
+/// The first cause of an error, in one line: what libraries say above it names their own parts only.
+pub(super) fn root(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        text = error.to_string();
+        cause = error.source();
+    }
+    one_line(without_number(&text))
+}
+
+/// What the system says, without its number.
+fn without_number(text: &str) -> &str {
+    text.split_once(" (os error ").map_or(text, |(text, _)| text)
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = without_number(&error.to_string()).to_owned();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {}", without_number(&error.to_string()));
         cause = error.source();
     }
     one_line(&text)

@@ -4,7 +4,8 @@
 //! Promise: TLS 1.2 or newer by rustls; no redirect is followed; no proxy but a configured one.
 //! Fails: [`ClientError`] for settings that cannot work, [`CallError`] for a request without an answer.
 
-use super::call::{CallError, chain};
+use super::call::{CallError, root};
+use crate::source::unreadable;
 use reqwest::{
     Certificate, ClientBuilder, Identity, RequestBuilder, Response, Url,
     header::{AUTHORIZATION, HeaderValue},
@@ -70,13 +71,13 @@ impl Connection {
             // A machine without authorities to trust can speak HTTP without TLS.
             Err(error) if trusts_nobody(&error) && settings.url.scheme() == "http" => {
                 let builder = builder(settings)?.tls_certs_only([]);
-                builder.build().map_err(|error| ClientError::new(chain(&error)))?
+                builder.build().map_err(|error| ClientError::new(root(&error)))?
             }
             Err(error) if trusts_nobody(&error) => {
                 let text = "this machine trusts no certificate authority: install ca-certificates, or name one with ca_file";
                 return Err(ClientError::new(format!("{}: {text}", settings.url)));
             }
-            Err(error) => return Err(ClientError::new(chain(&error))),
+            Err(error) => return Err(ClientError::new(root(&error))),
         };
         if settings.url.cannot_be_a_base() {
             return Err(ClientError::new(format!("{} cannot be a base URL", settings.url)));
@@ -128,14 +129,14 @@ fn builder(settings: &Settings) -> Result<ClientBuilder, ClientError> {
     }
     if let Some(proxy) = &settings.proxy {
         let proxy = reqwest::Proxy::all(proxy.clone());
-        builder = builder.proxy(proxy.map_err(|error| ClientError::new(chain(&error)))?);
+        builder = builder.proxy(proxy.map_err(|error| ClientError::new(root(&error)))?);
     }
     Ok(builder)
 }
 
 /// True if a client cannot be made because there are no certificates of authorities; reqwest has only words for it.
 fn trusts_nobody(error: &reqwest::Error) -> bool {
-    chain(error).contains("No CA certificates")
+    root(error).contains("No CA certificates")
 }
 
 /// Sends a request once, with a bearer token (RFC 6750).
@@ -156,11 +157,11 @@ pub async fn send_once(request: RequestBuilder, credential: Option<&str>) -> Res
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
-    fs::read(path).map_err(|error| ClientError::new(format!("{} cannot be read: {error}", path.display())))
+    fs::read(path).map_err(|error| ClientError::new(format!("{} {}", path.display(), unreadable(&error))))
 }
 
 fn in_file(path: &Path, error: &reqwest::Error) -> ClientError {
-    ClientError::new(format!("{}: {}", path.display(), chain(error)))
+    ClientError::new(format!("{} is no PEM file that can be used: {}", path.display(), root(error)))
 }
 
 #[cfg(test)]

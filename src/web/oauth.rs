@@ -39,7 +39,7 @@ pub struct Settings {
 }
 
 /// How a token endpoint is told who asks (RFC 7591, section 2, `token_endpoint_auth_method`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMethod {
     /// By HTTP Basic (RFC 6749, section 2.3.1).

@@ -10,7 +10,7 @@ use crate::observe::{
     events,
     versions::{self, Kind},
 };
-use crate::source::{Version, read_regular};
+use crate::source::{Version, read_regular, unreadable};
 use async_trait::async_trait;
 use std::{
     io,
@@ -130,13 +130,14 @@ impl std::fmt::Debug for SecretFile {
 }
 
 fn secrets(path: &Path, read: io::Result<Vec<u8>>) -> Result<Arc<[String]>, String> {
-    let bytes = read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    // Kind is not UTF-8 is no graphic ASCII either.
+    let bytes = read.map_err(|error| format!("{} {}", path.display(), unreadable(&error)))?;
+    // What is not UTF-8 is no graphic ASCII either.
     let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let secrets: Arc<[String]> = lines.take(MOST_SECRETS).map(str::to_owned).collect();
     if secrets.is_empty() || !secrets.iter().all(|secret| secret.bytes().all(|b| b.is_ascii_graphic())) {
-        return Err(format!("{} holds no secret in its first line", path.display()));
+        let remedy = "write it there, in printable ASCII without spaces";
+        return Err(format!("{} holds no secret in its first line: {remedy}", path.display()));
     }
     Ok(secrets)
 }

@@ -228,7 +228,7 @@ fn lookup_shows_what_the_directory_says() {
         assert!(code == Some(1) && out.contains(said), "{out}");
     }
     let (code, _, error) = http.command(&["directory", "lookup", "nonsense"]);
-    assert!(code == Some(69) && error.contains("\"nonsense\" is no address"), "{error}");
+    assert!(code == Some(64) && error.contains("\"nonsense\" is no address"), "{error}");
     let config = fs::read_to_string(http.config_path()).unwrap();
     let port = http.sink_port.to_string();
     fs::write(http.config_path(), config.replace(&port, "1")).unwrap();

@@ -143,7 +143,7 @@ fn a_wrong_configuration_ends_with_code_78_and_names_the_place() {
     );
     let (code, text) = run(&text, "serve");
     assert_eq!(code, Some(78), "{text}");
-    assert!(text.contains("directory.toml:2:10: prefix: invalid type: integer"), "{text}");
+    assert!(text.contains("directory.toml:2:10: prefix: 7 is a number"), "{text}");
     let missing = Command::new(program()).args(["-c", "/nonexistent.toml", "serve"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(78));
 }

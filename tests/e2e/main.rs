@@ -27,6 +27,7 @@ mod postfix_check;
 mod protocol;
 mod restore;
 mod sendmail;
+mod settings;
 mod severa;
 mod shadow;
 mod trace;

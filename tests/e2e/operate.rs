@@ -97,7 +97,7 @@ fn the_queue_beside_a_running_service() {
     assert_eq!(list(&world, &[]).len(), 3);
     // Nothing without being told what.
     let (code, _, error) = world.command(&["queue", "drop"]);
-    assert!(code == Some(69) && error.contains("give keys, or --all"), "{error}");
+    assert!(code == Some(64) && error.contains("give keys, or --all"), "{error}");
     let (code, _, error) = world.command(&["queue", "retry", "b3:ffff"]);
     assert!(code == Some(69) && error.contains("no activity in the queue has a key"), "{error}");
     // Drop one: its key stays known, so the client's retry records nothing.

@@ -11,7 +11,10 @@ mod settings;
 mod strangers;
 mod ways;
 
-use super::{Failure, load, other};
+use super::{
+    Failure, load, other,
+    out::{say, say_json},
+};
 use add::Refusal;
 use check::{Report, Severity};
 use clap::{Args as ClapArgs, Subcommand};
@@ -90,27 +93,27 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
         Command::Print { deployment: None, instance, .. } => {
             let config = load(config)?;
             let nobody =
-                || Failure::Usage(miette::Report::msg("there is no Postfix to take anything out of"));
+                || Failure::Configuration(miette::Report::msg("there is no Postfix to take anything out of"));
             let existing = Existing::ask(instance.tools()).map_err(broken)?.ok_or_else(nobody)?;
-            print!("{}", print::removed(&config, &existing).map_err(broken)?);
+            say(&print::removed(&config, &existing).map_err(broken)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Print { deployment: Some(deployment), format, shadow, service, instance, .. } => {
             let config = load(config)?;
             if config.lmtp.is_none() && !shadow {
                 let remedy = "every deployment delivers to our LMTP listener, and the configuration has none: add the table [lmtp] to it";
-                return Err(Failure::Usage(miette::Report::msg(remedy)));
+                return Err(Failure::Configuration(miette::Report::msg(remedy)));
             }
             let existing = Existing::ask(instance.tools()).map_err(broken)?;
             let wish = Wish { deployment, format, shadow, service: &service };
-            print!("{}", print::print(wish, &config, existing.as_ref()).map_err(refused)?);
+            say(&print::print(wish, &config, existing.as_ref()).map_err(refused)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { json, instance } => {
             let report = check::check(instance.tools(), &load(config)?).map_err(other)?;
             match json {
-                true => println!("{}", serde_json::to_string_pretty(&report).map_err(other)?),
-                false => print!("{}", text(&report)),
+                true => say_json(&report)?,
+                false => say(&text(&report))?,
             }
             Ok(ExitCode::from(u8::from(report.is_bad())))
         }
@@ -123,14 +126,14 @@ fn broken(error: SettingsError) -> Failure {
     match error {
         SettingsError::Missing { .. } => other(error),
         SettingsError::Failed { .. } | SettingsError::Record { .. } => {
-            Failure::Usage(miette::Report::msg(error.to_string()))
+            Failure::Configuration(miette::Report::msg(error.to_string()))
         }
     }
 }
 
 fn refused(refusal: Refusal) -> Failure {
     match refusal {
-        Refusal::No(text) => Failure::Usage(miette::Report::msg(text)),
+        Refusal::No(text) => Failure::Configuration(miette::Report::msg(text)),
         Refusal::Settings(error) => broken(error),
     }
 }

@@ -1,9 +1,8 @@
 //! Tries a socket as Postfix would: as its user, from inside its chroot. A process of its own, because neither can be
 //! taken back.
 
-use super::super::{Failure, other};
+use super::super::{Failure, other, out::say};
 use clap::{Args as ClapArgs, ValueEnum};
-use miette::Report;
 use nix::unistd::{Uid, User, chroot, setgid, setgroups, setuid};
 use std::{
     fmt, io,
@@ -161,8 +160,8 @@ pub(super) fn probe(
 
 /// The process that tries: prints why not.
 pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let endpoint =
-        Endpoint::parse(&args.endpoint).ok_or_else(|| Failure::Usage(Report::msg("no endpoint")))?;
+    let endpoint = Endpoint::parse(&args.endpoint)
+        .ok_or_else(|| Failure::CommandLine(format!("\"{}\" is no socket", args.endpoint)))?;
     become_postfix(args).map_err(other)?;
     let answer = tokio::time::timeout(PATIENCE, ask(args, &endpoint)).await;
     let why = match answer {
@@ -170,7 +169,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
     };
-    println!("{why}");
+    say(&format!("{why}\n"))?;
     Ok(ExitCode::FAILURE)
 }
 

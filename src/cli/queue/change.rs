@@ -35,9 +35,9 @@ async fn meant(queue: &dyn Queue, change: &Change) -> Result<Vec<Entry>, Failure
     if which.words.is_empty() {
         return match everything {
             true => all(queue, which.filter(Vec::new(), None)).await,
-            false => {
-                Err(other("give keys, or --all with or without filters (--state, --tenant, --older-than)"))
-            }
+            false => Err(Failure::CommandLine(
+                "give keys, or --all with or without filters (--state, --tenant, --older-than)".to_owned(),
+            )),
         };
     }
     let mut items = Vec::new();
@@ -69,7 +69,8 @@ pub(super) async fn change(
     how: &Changes,
 ) -> Result<ExitCode, Failure> {
     if matches!(change.which.state, Some(StateName::Delivered)) && *how != Changes::Drop {
-        return Err(other("what was delivered is sent again by `queue redeliver`, and else only dropped"));
+        let message = "what was delivered is sent again by `queue redeliver`, and else only dropped";
+        return Err(Failure::CommandLine(message.to_owned()));
     }
     let entries = meant(queue, change).await?;
     if change.dry_run {

@@ -1,6 +1,6 @@
 //! `queue export`: messages, activities and files, as files for our user alone.
 
-use super::{Failure, Which, change::bar, meant, say};
+use super::{Failure, Which, change::bar, meant, say, tell};
 use crate::activity::Cut;
 use crate::mail::Raw;
 use crate::queue::{Item, Queue};
@@ -23,7 +23,7 @@ pub(super) async fn export(queue: &dyn Queue, which: &Which, to: &Path) -> Resul
             written.and_then(|item| write(&item, &directory).map_err(|error| error.to_string()))
         {
             failed += 1;
-            eprintln!("activity-milter: {}: {error}", entry.key);
+            tell(&format!("{}: {error}", entry.key));
         }
         bar.inc(1);
     }

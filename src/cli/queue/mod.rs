@@ -10,15 +10,17 @@ mod name;
 mod redeliver;
 mod text;
 
-use super::{Failure, other};
-use crate::config::Config;
+use super::{
+    Failure, other,
+    out::{agreed, say, say_json, tell},
+};
+use crate::config::{Config, time_span};
 use crate::observe;
 use crate::queue::{self, Change as Changes, Entry, Filter, OpenError, Queue, State, SystemClock};
 use crate::trace;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::{
-    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -31,6 +33,10 @@ const TRACE_TIME: Duration = Duration::from_secs(5);
 
 /// Activities listed, or changed, at once.
 const AT_ONCE: usize = 1000;
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "write a whole number".to_owned())
+}
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -48,7 +54,7 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// At most so many; 0: all
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = count)]
         limit: usize,
         /// Print JSON, an array
         #[arg(long)]
@@ -106,7 +112,7 @@ struct Which {
     #[arg(long, value_enum, value_name = "STATE")]
     state: Option<StateName>,
     /// Only those accepted longer ago, like 90s, 1h, 2d
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
     older_than: Option<Duration>,
 }
 
@@ -214,25 +220,6 @@ fn as_json(entry: &Entry) -> Value {
     })
 }
 
-/// Prints; a reader that has seen enough (`| head`) is no failure.
-fn say(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(other(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Asks a person; where nobody sits, nobody is asked.
-fn agreed(question: &str) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Ok(true);
-    }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(other)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
-}
-
 async fn list(
     config: &Config,
     queue: &dyn Queue,
@@ -246,7 +233,7 @@ async fn list(
     entries.truncate(if limit > 0 { limit } else { usize::MAX });
     if json {
         let all: Vec<_> = entries.iter().map(as_json).collect();
-        say(&(serde_json::to_string_pretty(&all).map_err(other)? + "\n"))?;
+        say_json(&all)?;
     } else {
         let sum = text::Sum {
             counts: queue.counts().await.map_err(other)?,
@@ -259,7 +246,7 @@ async fn list(
         say(&(table + &sum.line(SystemTime::now())))?;
     }
     if more {
-        eprintln!("activity-milter: there are more: --limit 0 lists all");
+        tell("there are more: --limit 0 lists all");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@
 //! Promise: a number or a queue id is meant as it is; only what is neither is the beginning of a key. A queue id names all
 //! activities of its message. `b3:` before it says that it is a key.
 
-use super::{Failure, other};
+use super::{Failure, other, tell};
 use crate::queue::{Entry, Filter, Queue, State};
 
 /// What a word names.
@@ -57,7 +57,7 @@ impl Found {
                 Err(other(format!("several activities have keys that begin with {word}: give more of it")))
             }
             (How::QueueId, count @ 2..) => {
-                eprintln!("activity-milter: queue id {word} is that of {count} activities: all of them");
+                tell(&format!("queue id {word} is that of {count} activities: all of them"));
                 Ok(entries)
             }
             _ => Ok(entries),

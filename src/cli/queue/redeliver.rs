@@ -1,6 +1,6 @@
 //! `queue redeliver`: delivered activities once more, for a business system restored from a back-up.
 
-use super::{Failure, agreed, other, say, text::rfc3339};
+use super::{Failure, agreed, other, say, tell, text::rfc3339};
 use crate::config::Config;
 use crate::observe::{self, events};
 use crate::queue::{Queue, Replay, Replayed};
@@ -45,7 +45,8 @@ fn moment(text: &str) -> Result<SystemTime, String> {
 pub(super) async fn redeliver(config: &Config, queue: &dyn Queue, args: &Args) -> Result<ExitCode, Failure> {
     let Args { since, until, tenant, dry_run, yes } = args;
     if until.is_some_and(|until| until <= *since) {
-        return Err(other("--until is not after --since: nothing was delivered between them"));
+        let message = "--until is not after --since: nothing was delivered between them";
+        return Err(Failure::CommandLine(message.to_owned()));
     }
     let kept = queue.kept().await.map_err(other)?;
     match kept.since {
@@ -54,10 +55,10 @@ pub(super) async fn redeliver(config: &Config, queue: &dyn Queue, args: &Args) -
                 "nothing is kept after its delivery: queue.keep_delivered is \"0\", or the service has not started with it",
             ));
         }
-        Some(kept) if kept > *since => eprintln!(
-            "activity-milter: kept since {}: what was delivered before that is not there any more",
+        Some(kept) if kept > *since => tell(&format!(
+            "kept since {}: what was delivered before that is not there any more",
             rfc3339(kept)
-        ),
+        )),
         Some(_) => {}
     }
     let replay = Replay { since: *since, until: *until, tenant: tenant.clone(), dry: true };

@@ -43,7 +43,7 @@ use tracing_subscriber::{
 use writer::Writer;
 
 /// How lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// journald's protocol under systemd, else text.
@@ -56,7 +56,7 @@ pub enum Format {
 }
 
 /// How much of an address is logged, and shown on the status page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Addresses {
     /// All of it.

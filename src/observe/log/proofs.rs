@@ -450,6 +450,11 @@ const CASES: &[Case] = &[
         " INFO queue changed by hand what=redelivered uid=1000 activities=3 since=2026-11-29T18:00:00Z",
     ),
     (
+        "SETTING_DOUBTFUL",
+        || events::setting_doubtful("am.toml:2:1: url: /v1"),
+        " WARN a setting is doubtful warning=\"am.toml:2:1: url: /v1\"",
+    ),
+    (
         "KEPT_GONE",
         || events::kept_gone(4),
         " WARN delivered activities are kept no longer: their room is wanted activities=4",

@@ -18,6 +18,7 @@ use super::{ledger::Ledger, storage_error};
 use crate::queue::StorageError;
 use rusqlite::Connection;
 use std::{
+    io::Write as _,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
     time::{Duration, Instant},
@@ -157,7 +158,9 @@ struct EndWithPanic(&'static str);
 impl Drop for EndWithPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!(
+            // Where nobody reads it, a second panic would hide the first.
+            let _ = writeln!(
+                std::io::stderr(),
                 "activity-milter: the thread {} has failed: the process ends, to be started again",
                 self.0
             );
