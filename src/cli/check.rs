@@ -3,6 +3,7 @@
 use super::{
     Failure,
     out::{say, say_json},
+    rights,
 };
 use crate::config::{Config, Delivery, DirectoryKind};
 use crate::intake::{Listen, SocketSettings};
@@ -87,8 +88,12 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
         }
     }
     for socket in [Some(&config.milter), config.lmtp.as_ref()].into_iter().flatten() {
-        add(socket.table, place(socket));
+        add(socket.table, place(socket, args.offline));
     }
+    if let Some(admin) = &config.admin.socket {
+        add("admin", place(admin, args.offline));
+    }
+    add("files", rights::of_files(&config));
     add("queue", queue(&config).await);
     if !args.offline {
         add("trace", traced(&config)); // not before a reload either: a broken trace stops nobody
@@ -132,11 +137,13 @@ async fn look_up(config: &Config, offline: bool) -> (Result<String, String>, Vec
 }
 
 /// A socket that is there is the service's, or a stale one that it replaces; its directory must be there.
-fn place(socket: &SocketSettings) -> Result<String, String> {
+fn place(socket: &SocketSettings, offline: bool) -> Result<String, String> {
     let table = socket.table;
+    rights::of_group(socket)?;
     match &socket.listen {
         Listen::Systemd => Ok("given by systemd".to_owned()),
-        Listen::Inet(address) => Ok(format!("inet:{address}")),
+        Listen::Inet(address) if offline => Ok(format!("inet:{address}")),
+        Listen::Inet(address) => rights::of_port(table, *address),
         Listen::Unix(path) => match fs::symlink_metadata(path) {
             Ok(meta) if meta.file_type().is_socket() => Ok(format!("unix:{}, there", path.display())),
             Ok(_) => Err(format!(
@@ -144,6 +151,7 @@ fn place(socket: &SocketSettings) -> Result<String, String> {
                 path.display()
             )),
             Err(_) if path.parent().is_some_and(Path::is_dir) => {
+                rights::to_write(path.parent().unwrap_or(path))?;
                 Ok(format!("unix:{}, not there yet", path.display()))
             }
             Err(_) => Err(format!(

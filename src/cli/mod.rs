@@ -8,10 +8,12 @@ mod complete;
 mod config;
 mod directory;
 mod explain;
+mod identity;
 mod manual;
 mod out;
 mod postfix;
 mod queue;
+mod rights;
 mod serve;
 mod sink;
 mod trace;
@@ -185,6 +187,15 @@ pub fn run() -> ExitCode {
         // Help and version.
         Err(help) => return done(out::say(&shown(&help)).map(|()| ExitCode::SUCCESS)),
     };
+    let role = match &cli.command {
+        Command::Serve => identity::Role::Service,
+        Command::Queue(args) if args.writes() => identity::Role::Service,
+        Command::Check(_) => identity::Role::Look,
+        _ => identity::Role::Caller,
+    };
+    if let Err(failure) = identity::assume(role, &cli.config) {
+        return done(Err(failure));
+    }
     // One runtime for whatever the command is; explain needs no threads, but it runs the service's own code. Half of the
     // cores: the other half has the queue's writer, files, and Postfix, and a thread that must be woken costs more than it
     // does (on two cores one thread takes a third more mail than two).

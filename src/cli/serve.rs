@@ -1,6 +1,6 @@
 //! `serve`: puts the rooms together, runs them, and takes them down in the right order.
 
-use super::{Failure, other};
+use super::{Failure, identity, other};
 use crate::admin;
 use crate::backend::Switch;
 use crate::config::{Config, Delivery, Outside};
@@ -45,6 +45,9 @@ const OPEN_TICK: Duration = Duration::from_secs(10);
 pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failure> {
     observe::start(&config.log);
     config.warnings.iter().for_each(|warning| events::setting_doubtful(warning));
+    if let Some(directory) = identity::roots() {
+        events::works_as_root(directory);
+    }
     metrics::start();
     observe::start_trace(&config.trace, true);
     raise_open_files();

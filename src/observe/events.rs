@@ -112,6 +112,16 @@ pub fn setting_doubtful(warning: &str) {
     event!(warn, SETTING_DOUBTFUL, warning, "a setting is doubtful");
 }
 
+/// The service works as root, because the queue's directory is root's.
+pub fn works_as_root(directory: &Path) {
+    event!(
+        warn,
+        WORKS_AS_ROOT,
+        directory = %directory.display(),
+        "the service works as root, because the queue's directory is root's: give it to a user of its own"
+    );
+}
+
 /// A person retried, held or dropped activities. `what`: `retried`, `held` or `dropped`.
 pub fn queue_changed(what: &'static str, activities: usize) {
     event!(info, QUEUE_CHANGED, what, activities, "queue changed by hand");

@@ -96,6 +96,8 @@ ids! {
     FILES_OF_OTHERS = "0db5ca09e3bf1af15ea18cb8b702d944";
     /// The queue's log is long.
     LOG_LONG = "7fb44450c0d78c539ded27b81ff95805";
+    /// The service works as root, because the queue's directory is root's.
+    WORKS_AS_ROOT = "d60013187c244bf58e29cf96b5a0f47a";
     /// A person changed activities in the queue.
     QUEUE_CHANGED = "91715ad8a2ea7551b1bd61d6510ec632";
     /// A request to the admin door names another host.

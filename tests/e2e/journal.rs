@@ -149,20 +149,20 @@ fn an_error_at_the_start_is_one_line_of_the_journal() {
         )
     };
     for (code, text, expected) in [
-        (
-            78,
-            "integration_domains = [\"x.test\"]\nlisten = 1\n".to_owned(),
-            "am.toml:2:1: unknown field `listen`",
-        ),
-        (78, with(0, &broken.display().to_string()), "directory.toml:2:10: prefix: invalid type"),
+        (78, "integration_domains = [\"x.test\"]\nlisten = 1\n".to_owned(), "am.toml:2:1: "),
+        (78, with(0, &broken.display().to_string()), "directory.toml:2:10: prefix: 7 is a number"),
         (69, with(port, &good.display().to_string()), "127.0.0.1"),
     ] {
         fs::write(&config, text).unwrap();
         let before = journald.ours().len();
         assert_eq!(journald.serve(&config).wait(), Some(code), "{expected}");
-        let entries =
-            wait_for("the error", || Some(journald.ours()).filter(|entries| entries.len() > before));
-        let [entry] = &entries[before..] else { panic!("one line: {:?}", messages(&entries[before..])) };
+        let entries = wait_for("the error", || {
+            let failed = |entry: &Value| entry["MESSAGE"].as_str().unwrap().starts_with("failed");
+            Some(journald.ours()).filter(|entries| entries[before..].iter().any(failed))
+        });
+        let as_root = |entry: &&Value| entry["MESSAGE"].as_str().unwrap().contains("works as root");
+        let new: Vec<&Value> = entries[before..].iter().filter(|entry| !as_root(entry)).collect();
+        let [entry] = new.as_slice() else { panic!("one line: {:?}", messages(&entries[before..])) };
         let message = entry["MESSAGE"].as_str().unwrap();
         assert!(message.starts_with(&format!("failed exit_code={code} error=\"")), "{message}");
         assert!(message.contains(expected), "{message}");

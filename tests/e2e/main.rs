@@ -13,6 +13,7 @@ mod dialogues;
 mod directory;
 mod faults;
 mod frames;
+mod identity;
 mod journal;
 mod life;
 mod limits;

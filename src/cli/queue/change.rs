@@ -2,7 +2,7 @@
 //!
 //! Promise: each activity that was changed is in the log, with its key, its queue id and who did it.
 
-use super::{AT_ONCE, Failure, StateName, Which, agreed, all, name, other, say, text};
+use super::{AT_ONCE, Failure, StateName, Which, agreed, all, identity, name, other, say, text};
 use crate::config::Config;
 use crate::observe::{self, events};
 use crate::queue::{Change as Changes, Entry, Queue, State};
@@ -83,7 +83,7 @@ pub(super) async fn change(
         return Ok(ExitCode::FAILURE);
     }
     observe::start_for_command(&config.log);
-    let uid = nix::unistd::getuid().as_raw();
+    let uid = identity::caller();
     let bar = bar(entries.len());
     let mut changed = 0;
     for chunk in entries.chunks(AT_ONCE) {

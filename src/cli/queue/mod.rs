@@ -11,7 +11,7 @@ mod redeliver;
 mod text;
 
 use super::{
-    Failure, other,
+    Failure, identity, other,
     out::{agreed, say, say_json, tell},
 };
 use crate::config::{Config, time_span};
@@ -151,12 +151,25 @@ impl Which {
     }
 }
 
+impl Args {
+    /// False if files are written for who asks, not for the service.
+    pub(super) fn writes(&self) -> bool {
+        !matches!(self.command, Command::Export { .. })
+    }
+}
+
 pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
     let settings = config.queue.clone();
     let open = move || queue::beside(&settings, Arc::new(SystemClock));
     let queue: Result<_, OpenError> = tokio::task::spawn_blocking(open).await.map_err(other)?;
     let queue = queue.map_err(other)?;
     let queue = queue.as_ref();
+    if let Some(directory) = identity::roots() {
+        tell(&format!(
+            "this works as root, because {} is root's: give it to a user of its own, as the package does",
+            directory.display()
+        ));
+    }
     // The service makes the file, whose owner it must be.
     observe::start_trace(&config.trace, false);
     let done = run(config, queue, args.command).await;

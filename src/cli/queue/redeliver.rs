@@ -1,6 +1,6 @@
 //! `queue redeliver`: delivered activities once more, for a business system restored from a back-up.
 
-use super::{Failure, agreed, other, say, tell, text::rfc3339};
+use super::{Failure, agreed, identity, other, say, tell, text::rfc3339};
 use crate::config::Config;
 use crate::observe::{self, events};
 use crate::queue::{Queue, Replay, Replayed};
@@ -76,7 +76,7 @@ pub(super) async fn redeliver(config: &Config, queue: &dyn Queue, args: &Args) -
     observe::start_for_command(&config.log);
     let began = until.unwrap_or_else(SystemTime::now);
     let done = queue.redeliver(Replay { dry: false, ..replay }).await.map_err(other)?;
-    let uid = nix::unistd::getuid().as_raw();
+    let uid = identity::caller();
     events::redelivered(uid, done.again, rfc3339(*since), tenant.as_deref().unwrap_or_default());
     say(&(outcome(done, began) + "\n"))?;
     Ok(ExitCode::from(u8::from(done.left > 0)))

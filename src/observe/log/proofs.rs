@@ -450,6 +450,12 @@ const CASES: &[Case] = &[
         " INFO queue changed by hand what=redelivered uid=1000 activities=3 since=2026-11-29T18:00:00Z",
     ),
     (
+        "WORKS_AS_ROOT",
+        || events::works_as_root(Path::new("/var/lib/x")),
+        " WARN the service works as root, because the queue's directory is root's: give it to a user of its own \
+         directory=/var/lib/x",
+    ),
+    (
         "SETTING_DOUBTFUL",
         || events::setting_doubtful("am.toml:2:1: url: /v1"),
         " WARN a setting is doubtful warning=\"am.toml:2:1: url: /v1\"",

@@ -103,7 +103,15 @@ fn list_of(
             |_| "instr(activity, :queue_id) AND json_extract(activity, '$.envelope.queue_id') = :queue_id",
         ),
     );
-    if filter.tenant.is_some() {
+    let tenants = filter.tenant.as_deref().map(|tenant| tenants_of(database, tenant)).transpose()?;
+    if tenants.is_some() {
+        // What waits has an index that begins with the tenant; what is held is little.
+        conditions.push(
+            "item.id IN (SELECT of_tenant.id FROM json_each(:tenants) AS meant
+                             JOIN item AS of_tenant INDEXED BY item_turn
+                             ON of_tenant.state = 0 AND of_tenant.tenant = meant.value
+                         UNION ALL SELECT id FROM item INDEXED BY item_held WHERE state = 1)",
+        );
         conditions.push("(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = :tenant)");
     }
     let bare = range.is_none()
@@ -142,9 +150,26 @@ fn list_of(
     values.extend(items.as_ref().map(|items| (":items", items as &dyn ToSql)));
     values.extend(filter.queue_id.as_ref().map(|queue_id| (":queue_id", queue_id as &dyn ToSql)));
     values.extend(filter.tenant.as_ref().map(|tenant| (":tenant", tenant as &dyn ToSql)));
+    values.extend(tenants.as_ref().map(|tenants| (":tenants", tenants as &dyn ToSql)));
     values.extend(before.as_ref().map(|before| (":before", before as &dyn ToSql)));
     let mut statement = database.prepare(&sql)?;
     Ok(statement.query_map(values.as_slice(), entry)?.collect::<rusqlite::Result<Vec<_>>>()?)
+}
+
+/// Ids of the tenants that a name may mean, as a parameter: the one with this id; else those whose first or last waiting
+/// activity has this prefix.
+fn tenants_of(database: &Connection, name: &str) -> rusqlite::Result<String> {
+    let is_id = "SELECT json_group_array(id) FROM tenant WHERE id = :name";
+    let by_prefix = "SELECT json_group_array(id) FROM tenant WHERE waiting > 0 AND :name IN (
+        (SELECT json_extract(activity, '$.tenant.prefix') FROM item INDEXED BY item_turn
+            WHERE item.state = 0 AND item.tenant = tenant.id ORDER BY due LIMIT 1),
+        (SELECT json_extract(activity, '$.tenant.prefix') FROM item INDEXED BY item_turn
+            WHERE item.state = 0 AND item.tenant = tenant.id ORDER BY due DESC LIMIT 1))";
+    let ask = |sql: &str| database.query_row(sql, &[(":name", &name)], |row| row.get::<_, String>(0));
+    match ask(is_id)?.as_str() {
+        "[]" => ask(by_prefix),
+        ids => Ok(ids.to_owned()),
+    }
 }
 
 /// Rows as a parameter.
