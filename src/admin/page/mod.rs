@@ -99,7 +99,8 @@ pub(super) fn render(view: &View) -> String {
     as_of(&mut html, view);
     fields(&mut html, view);
     html.push_str("</header><main>");
-    if let Some((action, count)) = view.done {
+    // A link from elsewhere brings no session (SameSite), and says nothing here.
+    if let (Some((action, count)), May::Change(_)) = (view.done, &view.may) {
         let past = action.past();
         let _ = write!(html, "<p class=\"note done\" role=status>{} {past}.</p>", activities(count));
     }
@@ -463,6 +464,14 @@ pub(super) mod tests {
             );
             let typed = again.matches("<input").count() - again.matches("<input type=hidden").count();
             assert_eq!(typed, 0, "{again}");
+        }
+    }
+
+    #[test]
+    fn what_was_done_is_said_to_who_has_done_it() {
+        for (may, is_said) in [(May::Look, false), (May::LogIn, false), (change(), true)] {
+            let html = render(&View { done: Some((Action::Drop, 1000)), ..view(with_held(0, 0), may) });
+            assert_eq!(html.contains("1,000 activities dropped."), is_said);
         }
     }
 
