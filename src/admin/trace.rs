@@ -97,7 +97,8 @@ pub(super) async fn search(
     };
     let mut html = begin("activity-milter: find a mail");
     let form = form(&may, &question.q, &question.since);
-    let _ = write!(html, "<main><p><a href=\"/\">Status</a></p><div class=bar>{form}</div>");
+    let _ =
+        write!(html, "<main><p><a href=\"/\">Status</a></p><h1>Find a mail</h1><div class=bar>{form}</div>");
     let status = match result {
         Err((status, error)) => {
             let _ = write!(html, "<p>{}</p>", escape(&error));

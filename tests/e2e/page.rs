@@ -332,6 +332,12 @@ fn an_administrator_reads_logs_in_retries_and_drops() {
     }
     browser.size(360, 1300);
     browser.picture("narrow-hard.png");
+    // What waits for twenty minutes is amber too.
+    let aged = database.execute("UPDATE item SET accepted_at = accepted_at - 1200000 WHERE state = 0", []);
+    assert_eq!(aged, Ok(1));
+    browser.open(&url);
+    assert_eq!(edge("waiting"), "rgb(224, 138, 0)");
+    assert!(browser.text().contains("20 min") && browser.text().contains("If deliveries are paused"));
 
     // Dropping asks first; cancel changes nothing.
     browser.click("a[href^='/drop?id=']:not([href$=all])");
@@ -408,4 +414,66 @@ fn an_administrator_reads_logs_in_retries_and_drops() {
     assert!(complaints.is_empty(), "{complaints:?}");
     browser.click("form[action='/logout'] button");
     wait_for("the login", || (browser.all("input[name=token]").len() == 1).then_some(()));
+}
+
+#[test]
+fn what_is_wrong_is_seen_first_and_leads_to_what_to_do() {
+    let mut world =
+        World::with(Options { sink: vec!["--status".to_owned(), "401".to_owned()], ..Options::default() });
+    let browser = Browser::start();
+    let url = format!("http://127.0.0.1:{}/", world.admin_port);
+    browser.size(360, 900);
+    browser.open(&url);
+    assert_eq!(browser.title(), "activity-milter: ready");
+    for part in ["Nothing waits, nothing is held.", "None since the start", "s ago", "admin.token_file"] {
+        assert!(browser.text().contains(part), "{part}: {}", browser.text());
+    }
+    assert_eq!(browser.all(".alarm, .warn").len(), 0);
+    // The backend takes no credentials, and a new configuration is wrong.
+    let mail = world.mail("anna@mycompany.test", &["mycompany@severamail.test"], &eml("plain"));
+    assert!(mail.1.starts_with("250"), "{mail:?}");
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    fs::write(world.config_path(), config.replace("[queue]", "[quue]")).unwrap();
+    world.milter().signal("HUP");
+    let headings = || {
+        let headings =
+            browser.run("return [...document.querySelectorAll('.alarm h2')].map(of => of.innerText)");
+        headings.as_array().unwrap().iter().map(|of| of.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    wait_for("two alarms", || {
+        browser.open(&url);
+        (headings() == ["deliveries: not ok", "versions: not ok"]).then_some(())
+    });
+    assert_eq!(browser.title(), "activity-milter: not ready");
+    let text = browser.text();
+    for part in
+        ["Repair backend.url or the credential", "the old one stays in use", "after the pause", "paused:"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // Before everything else but the head of the page, and readable.
+    let top = |what: &str| {
+        let top = format!("return document.querySelector('{what}').getBoundingClientRect().top");
+        browser.run(&top).as_f64().unwrap()
+    };
+    assert!(top(".alarm") < top(".tiles") && top(".tiles") < top("#waiting"));
+    let none: [String; 0] = [];
+    for (scheme, width) in [("light", 360), ("dark", 360), ("dark", 1000), ("light", 1000)] {
+        browser.color_scheme(scheme);
+        browser.size(width, 900);
+        assert_eq!(browser.faults(), none, "{scheme} {width}");
+        browser.picture(&format!("alarm-{scheme}-{width}.png"));
+    }
+    for (place, heading) in [
+        ("#activitymilterbackendrefusesus", "ActivityMilterBackendRefusesUs"),
+        ("#activitymilternewversionrefused", "ActivityMilterNewVersionRefused"),
+    ] {
+        browser.open(&url);
+        browser.click(&format!(".alarm a[href='/docs/operations{place}']"));
+        assert_eq!(browser.run("return document.querySelector(':target').innerText"), heading);
+    }
+    browser.open(&url);
+    let complaints = browser.complaints();
+    let complaints: Vec<_> = complaints.iter().filter(|said| said["level"] != "DEBUG").collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
 }
