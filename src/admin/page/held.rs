@@ -4,7 +4,7 @@ use super::{
     InQueue, May, View, begin,
     remedy::of_held,
     tiles::what_to_do,
-    words::{activities, escape, id, number, short, shown, table, tenant_of, timed, utc, when},
+    words::{activities, escape, id, listed, number, short, shown, table, tenant_of, timed, utc, when},
 };
 use crate::admin::{
     LOOKED_AT,
@@ -121,8 +121,8 @@ fn said(reason: &str) -> String {
 fn one_by_one(html: &mut String, view: &View, queue: &InQueue) {
     let _ = write!(
         html,
-        "<h3>One by one</h3><p class=dim>{}, the oldest first.{}</p>",
-        shown(queue.held.len(), queue.counts.held.max(queue.held.len() as u64)),
+        "<h3>One by one</h3><p class=dim>{}{}</p>",
+        listed(queue.held.len(), queue.counts.held.max(queue.held.len() as u64)),
         if (queue.held.len() as u64) < queue.counts.held {
             " <code>activity-milter queue list --state held</code> has them all."
         } else {

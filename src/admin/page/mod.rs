@@ -360,8 +360,21 @@ pub(super) mod tests {
     fn what_is_cut_is_said_and_large_numbers_can_be_read() {
         for (held, waiting, expected) in [
             (0, 0, &["Nothing waits, nothing is held."][..]),
-            (1, 0, &["1 activity. Nothing", "1, the oldest first.", "nothing waits", "1 held</title>"]),
-            (49, 1, &["49 activities", "49, the oldest first.", "1, the oldest first.", "1 activity waits"]),
+            (
+                1,
+                0,
+                &["1 activity. Nothing", "<p class=dim>1 activity.</p>", "nothing waits", "1 held</title>"],
+            ),
+            (
+                49,
+                1,
+                &[
+                    "49 activities",
+                    "49, the oldest first.",
+                    "<p class=dim>1 activity.</p>",
+                    "1 activity waits",
+                ],
+            ),
             (50, 10, &["50, the oldest first.", "10, the oldest first."]),
             (99, 11, &["50 of 99, the oldest first.", "10 of 11, the oldest first."]),
             (

@@ -8,7 +8,7 @@ pub(super) const STYLE: &str = "\
 *{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:68rem;\
 margin:0 auto;padding:1rem}a{color:var(--link)}h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:1.8rem 0 .4rem}\
 h3{font-size:1rem;margin:1.1rem 0 .3rem}p{margin:.4rem 0}.dim{color:var(--dim)}.bad{color:var(--bad)}ul{padding:0;list-style:none;margin:.8rem 0}\
-.bar{display:flex;flex-wrap:wrap;gap:.4rem 1.5rem;align-items:end;margin:.8rem 0}.bar h2{font-size:1rem;margin:0}.bar label{display:flex;flex-direction:column;color:var(--dim)}.bar label b{color:var(--fg)}\
+.bar{display:flex;flex-wrap:wrap;gap:.4rem 1.5rem;align-items:end;margin:.8rem 0}.bar>p{flex-basis:100%}.bar label{display:flex;flex-direction:column;color:var(--dim)}.bar label b{color:var(--fg)}\
 .bar form{display:flex;flex-wrap:wrap;gap:.4rem .8rem;align-items:end}.bar form[role=search]{flex:1 1 30rem}.bar form[role=search] label:first-child{flex:1 1 18rem}\
 .alarm,.note{border:1px solid var(--edge);border-left-width:.4rem;background:var(--warnbg);border-radius:.3rem;padding:.5rem .8rem;\
 margin:.7rem 0;overflow-wrap:anywhere}.alarm.down{border-color:var(--bad);background:var(--badbg)}.alarm h2{margin:0;font-size:1.05rem}\
@@ -20,7 +20,7 @@ border-top:.35rem solid var(--line);border-radius:.3rem;padding:.5rem .8rem}.til
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;\
 border-bottom:1px solid var(--line);vertical-align:top}th{font-weight:600;white-space:nowrap}.n{text-align:right;font-variant-numeric:tabular-nums}\
 .do,.id,time{white-space:nowrap}.who{min-width:9rem}.who code{display:block;color:var(--dim)}.why{min-width:14rem;overflow-wrap:anywhere}\
-code{font:.88em ui-monospace,monospace;white-space:nowrap}.long{display:block;overflow-x:auto}form{display:inline}\
+code{font:.88em ui-monospace,monospace;white-space:nowrap}.long{display:block;overflow-x:auto}td>div,dd{unicode-bidi:isolate}form{display:inline}\
 button,input,.button{font:inherit;color:inherit;background:var(--soft);border:1px solid var(--line);border-radius:.3rem;padding:.25rem .7rem}\
 input{width:100%;color:var(--fg)}input[name=since]{width:7rem}button,.button{cursor:pointer;text-decoration:none;display:inline-block}button.bad,.button.bad{color:var(--bad)}\
 :focus-visible{outline:3px solid var(--rec);outline-offset:2px}.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}\

@@ -4,7 +4,7 @@ use super::{
     InQueue, View,
     remedy::OLD,
     tiles::{is_old, what_to_do},
-    words::{activities, escape, id, number, short, shown, table, tenant_of, when},
+    words::{activities, escape, id, listed, number, short, shown, table, tenant_of, when},
 };
 use crate::admin::SHOWN;
 use crate::queue::{Entry, State};
@@ -24,7 +24,7 @@ pub(super) fn waiting(html: &mut String, view: &View, queue: &InQueue) {
         return;
     }
     let all = queue.counts.waiting.max(oldest.len() as u64);
-    let _ = write!(html, "<p class=dim>{}, the oldest first.</p>", shown(oldest.len(), all));
+    let _ = write!(html, "<p class=dim>{}</p>", listed(oldest.len(), all));
     if is_old(view, queue) {
         let _ = write!(html, "<p>{}</p>", what_to_do(OLD));
     }

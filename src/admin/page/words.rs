@@ -44,6 +44,14 @@ pub(super) fn utc(at: SystemTime) -> String {
     stamp(at).map_or_else(|| "at no time".to_owned(), |stamp| stamp.replace('T', " ").replace('Z', " UTC"))
 }
 
+/// What a list has: `50 of 99, the oldest first.`, or `1 activity.`
+pub(super) fn listed(seen: usize, all: u64) -> String {
+    match all {
+        0 | 1 => format!("{}.", activities(all)),
+        _ => format!("{}, the oldest first.", shown(seen, all)),
+    }
+}
+
 /// As machines write it; none outside of the years that can be written.
 fn stamp(at: SystemTime) -> Option<String> {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
@@ -163,6 +171,8 @@ mod tests {
             assert_eq!(activities(count), of_them);
             assert_eq!(shown(usize::try_from(count.min(50)).unwrap(), count), cut);
         }
+        assert_eq!([listed(1, 1), listed(2, 2)], ["1 activity.", "2, the oldest first."]);
+        assert_eq!(listed(50, 1_000_000), "50 of 1,000,000, the oldest first.");
         assert_eq!(number(u64::MAX), "18,446,744,073,709,551,615");
     }
 
