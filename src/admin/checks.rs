@@ -67,7 +67,8 @@ impl Check {
     }
 }
 
-pub(super) async fn checks(app: &Admin) -> Vec<Check> {
+/// All checks; `paused`: the pauses as the caller sees them, so that what else is said of them fits.
+pub(super) async fn checks(app: &Admin, paused: &[Paused]) -> Vec<Check> {
     let views = &app.views;
     let doors: Vec<_> = views.doors.iter().map(|(door, place)| format!("{door} {place}")).collect();
     let listening = match views.closing.is_cancelled() {
@@ -89,7 +90,6 @@ pub(super) async fn checks(app: &Admin) -> Vec<Check> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(in_time("directory")),
     };
-    let paused = views.controls.paused();
     let deliveries = match paused.iter().find(|paused| paused.tenant.is_none()) {
         None => Ok("going on".to_owned()),
         Some(paused) => Err(format!("paused: {}", paused.reason)),
@@ -106,7 +106,7 @@ pub(super) async fn checks(app: &Admin) -> Vec<Check> {
     let unwell: Vec<_> = unwell.map(|copy| format!("{}: {}", copy.tenant, copy.standing())).collect();
     // An alarm, and no reason to take no mail.
     let trace = trace::check().map(|how| Check { is_everybodys: false, ..Check::new("trace", how) });
-    let others = [refused, Check::of_tenants(&paused), Check::of_copies(copies.len(), &unwell), trace];
+    let others = [refused, Check::of_tenants(paused), Check::of_copies(copies.len(), &unwell), trace];
     everybodys.into_iter().chain(others.into_iter().flatten()).collect()
 }
 

@@ -173,7 +173,7 @@ async fn metrics_text(Shared(app): Shared<App>) -> Response {
 }
 
 async fn ready(Shared(app): Shared<App>) -> Response {
-    let checks = checks(&app).await;
+    let checks = checks(&app, &app.views.controls.paused()).await;
     let ok = checks.iter().all(|check| check.ok || !check.is_everybodys);
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(serde_json::json!({ "ready": ok, "checks": checks }))).into_response()
@@ -227,7 +227,8 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wan
         standing: copy.standing(),
         tenant: copy.tenant,
     });
-    let (paused, checks) = (app.views.controls.paused(), checks(&app).await);
+    let paused = app.views.controls.paused();
+    let checks = checks(&app, &paused).await;
     let names = names(&app, queue.as_ref(), &paused);
     let view = page::View {
         now: SystemTime::now(),
