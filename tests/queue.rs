@@ -1068,6 +1068,45 @@ async fn a_list_has_what_the_filter_lets_through() {
     .await;
 }
 
+/// Q23: why the newest are held, and what waits longest, within bounds.
+#[tokio::test]
+async fn an_overview_has_the_reasons_and_what_waits_longest() {
+    each(async |desk| {
+        let empty = desk.overview(100, 10).await.unwrap();
+        assert!(empty.held_for.is_empty() && empty.oldest.is_empty());
+        // Ten, a minute apart; then five are held, two and three for one reason.
+        for id in 0..10 {
+            desk.give(id, &[["a", "b", "c"][id % 3]]).await;
+            desk.clock.pass(MINUTE);
+        }
+        let rows = ids(&desk.all().await);
+        let hold = async |which: &[usize], reason: &str| {
+            let which = which.iter().map(|at| rows[*at]).collect();
+            desk.change(which, Change::Hold { reason: reason.to_owned() }).await.unwrap();
+            desk.clock.pass(MINUTE);
+        };
+        hold(&[0, 3], "two").await;
+        hold(&[1, 6, 7], "<three>").await;
+        // Told of or not makes no difference.
+        desk.told(vec![rows[6], rows[3]]).await.unwrap();
+        let leased = desk.leases(1).await[0].item;
+        let seen = desk.overview(100, 3).await.unwrap();
+        let reasons: Vec<_> =
+            seen.held_for.iter().map(|of| (of.reason.as_str(), of.count, of.tenants)).collect();
+        assert_eq!(reasons, [("<three>", 3, 2), ("two", 2, 1)]);
+        assert_eq!((seen.held_for[1].tenant.as_str(), seen.held_for[1].since), ("a", noon() + 10 * MINUTE));
+        // What waits or is being attempted, oldest first, and not more than was asked for.
+        assert_eq!(ids(&seen.oldest), [rows[2], rows[4], rows[5]]);
+        assert!(seen.oldest.iter().all(|one| (one.state == State::InFlight) == (one.id == leased)));
+        // Of what is held only the newest are looked at.
+        let seen = desk.overview(3, 10).await.unwrap();
+        let reasons: Vec<_> = seen.held_for.iter().map(|of| (of.reason.as_str(), of.count)).collect();
+        assert_eq!(reasons, [("<three>", 2), ("two", 1)]);
+        assert_eq!(ids(&seen.oldest), [rows[2], rows[4]], "of three rows, one is held");
+    })
+    .await;
+}
+
 /// Q23: a key by any beginning.
 #[tokio::test]
 async fn a_key_is_found_by_its_beginning() {

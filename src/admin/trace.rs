@@ -6,7 +6,7 @@
 
 use super::{
     App,
-    page::{self, May, begin, escape},
+    page::{self, May, begin, escape, table},
 };
 use crate::observe::{self, Addresses};
 use crate::trace::{self, Found, Mail, Query, Settings, Standing, Term};
@@ -43,18 +43,19 @@ pub(super) fn check() -> Option<Result<String, String>> {
     }
 }
 
-/// The form; empty where nothing is traced.
+/// Whether anything is traced.
+pub(super) fn is_on() -> bool {
+    trace::standing() != Standing::Off
+}
+
+/// The form; empty where nothing is traced, and for who must log in first.
 pub(super) fn form(may: &May, asked: &str, since: &str) -> String {
-    if trace::standing() == Standing::Off {
+    if !is_on() || matches!(may, May::LogIn) {
         return String::new();
     }
-    let heading = "<h2 id=trace>Find a mail</h2>";
-    if matches!(may, May::LogIn) {
-        return format!("{heading}<p class=dim>Log in below to search what became of a mail.</p>");
-    }
     format!(
-        "{heading}<form method=get action=\"/trace\" role=search><label>Queue id, key, Message-ID or address \
-         <input name=q value=\"{}\" size=40 style=\"max-width:100%\" required></label> <label>Since <input name=since value=\"{}\" size=8 \
+        "<form method=get action=\"/trace\" role=search aria-label=\"Find a mail\"><label><span><b>Find a mail</b> by queue id, key, Message-ID or address</span> \
+         <input name=q value=\"{}\" size=36 required></label> <label>Since <input name=since value=\"{}\" size=8 \
          placeholder=2h></label> <button>Search</button></form>",
         escape(asked),
         escape(since)
@@ -96,7 +97,8 @@ pub(super) async fn search(
     };
     let mut html = begin("activity-milter: find a mail");
     let form = form(&may, &question.q, &question.since);
-    let _ = write!(html, "<main><p><a href=\"/\">Status</a></p>{form}");
+    let _ =
+        write!(html, "<main><p><a href=\"/\">Status</a></p><h1>Find a mail</h1><div class=bar>{form}</div>");
     let status = match result {
         Err((status, error)) => {
             let _ = write!(html, "<p>{}</p>", escape(&error));
@@ -147,10 +149,9 @@ fn sentence(text: &str) -> String {
 }
 
 fn mail(html: &mut String, mail: &Mail) {
-    html.push_str("<section><h2>");
     let ids = mail.all(|event| event.queue_id.as_deref());
-    let heading = if ids.is_empty() { "Without a queue id".to_owned() } else { ids.join(", ") };
-    let _ = write!(html, "<code>{}</code></h2><p>", escape(&heading));
+    let heading = if ids.is_empty() { "Without a queue id".to_owned() } else { codes(&ids) };
+    let _ = write!(html, "<section><h2 class=long>{heading}</h2><dl>");
     for (name, values) in [
         ("came by", mail.all(|event| event.door.as_deref())),
         ("client", mail.all(|event| event.client.as_deref())),
@@ -160,23 +161,27 @@ fn mail(html: &mut String, mail: &Mail) {
         ("key", mail.all(|event| event.key.as_deref())),
     ] {
         if !values.is_empty() {
-            let _ =
-                write!(html, "<span class=dim>{name}</span> <code>{}</code><br>", escape(&values.join(", ")));
+            let _ = write!(html, "<dt>{name}</dt><dd>{}</dd>", codes(&values));
         }
     }
-    html.push_str(
-        "</p><div class=wide tabindex=0 role=region aria-label=Events><table><tr><th>When<th>What<th></tr>",
-    );
-    for event in &mail.events {
-        let _ = write!(
-            html,
-            "<tr><td>{}<td>{}<td>{}</tr>",
-            humantime::format_rfc3339_millis(event.at.time()),
+    html.push_str("</dl>");
+    let rows = mail.events.iter().map(|event| {
+        let at = humantime::format_rfc3339_millis(event.at.time()).to_string();
+        let said = at.replace('T', " ").replace('Z', "");
+        vec![
+            format!("<time datetime=\"{at}\">{said}</time>"),
             escape(event.word()),
-            escape(&event.sentence())
-        );
-    }
-    html.push_str("</table></div></section>");
+            escape(&event.sentence()),
+        ]
+    });
+    table(html, "Events", &[("When", ""), ("What", ""), ("Details", "why")], rows);
+    html.push_str("</section>");
+}
+
+/// Values that do not break, one after the other.
+fn codes(values: &[impl AsRef<str>]) -> String {
+    let codes = values.iter().map(|value| format!("<code>{}</code>", escape(value.as_ref())));
+    codes.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

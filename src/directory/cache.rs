@@ -274,6 +274,17 @@ impl Cache {
         (is_past && self.is_usable(&entry)).then_some(entry.answer)
     }
 
+    /// The tenants that are known, fresh or not.
+    pub(super) fn tenants(&self) -> Vec<Tenant> {
+        // Nobody waits while they are walked through.
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let tenant = |entry: Entry| match entry.answer {
+            Answer::Tenant(tenant) => tenant,
+            Answer::Project(_) | Answer::Person(_) => None,
+        };
+        entries.iter().filter_map(|(_, entry)| tenant(entry)).collect()
+    }
+
     fn fresh(&self, entry: &Entry) -> Duration {
         // Other settings make no "there is none" fresh again that was past its time: it would refuse somebody.
         let most = if entry.answer.is_miss() { entry.usual } else { Duration::MAX };

@@ -5,7 +5,7 @@
 //! version, and one that names no tenant any more, is refused as a whole and the old one goes on answering.
 //! Fails: at start, with the line of what is wrong; duplicates name both lines. Never [`Unavailable`] afterwards.
 
-use super::{Directory, People, Unavailable, check_prefix};
+use super::{Directory, People, Unavailable, check_prefix, names_of};
 use crate::mail::Address;
 use crate::observe::{
     events,
@@ -560,6 +560,10 @@ fn changed() -> Unavailable {
 
 #[async_trait]
 impl Directory for FileDirectory {
+    fn names(&self, ids: &HashSet<&str>) -> HashMap<String, String> {
+        names_of(self.index.load().tenants.values().map(|entry| &entry.tenant), ids)
+    }
+
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
         Ok(self.index.load().tenants.get(prefix).map(|entry| entry.tenant.clone()))
     }

@@ -8,6 +8,7 @@
 use super::{
     CacheSettings, Directory, People, Unavailable,
     cache::{Answer, Answers, Cache, Known, Life, Question, Whose},
+    names_of,
     wire::{PersonAnswer, ResolveAnswer, ResolveRequest, TenantAnswer},
 };
 use crate::mail::Address;
@@ -98,6 +99,10 @@ fn person(tenant: &Tenant, address: &Address) -> Question {
 
 #[async_trait]
 impl Directory for HttpDirectory {
+    fn names(&self, ids: &HashSet<&str>) -> HashMap<String, String> {
+        names_of(self.cache.tenants().iter(), ids)
+    }
+
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
         let found = self.tenant_of(std::slice::from_ref(&prefix.to_owned())).await?;
         Ok(found.map(|(_, tenant)| tenant))

@@ -18,6 +18,7 @@ use crate::mail::Address;
 use crate::rules::{Person, Project, Tenant};
 use crate::severa::CopyState;
 use async_trait::async_trait;
+use std::collections::{HashMap, HashSet};
 
 /// The directory cannot answer now. The text is for the log.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -79,6 +80,12 @@ pub trait Directory: Send + Sync {
         "memory".to_owned()
     }
 
+    /// Names of the tenants with these ids, as far as they are known here: nobody is asked for them.
+    fn names(&self, ids: &HashSet<&str>) -> HashMap<String, String> {
+        let _ = ids;
+        HashMap::new()
+    }
+
     /// How the copies are from which it answers, one for each tenant, if it has such.
     fn copies(&self) -> Vec<CopyState> {
         Vec::new()
@@ -96,4 +103,10 @@ pub struct CacheSettings {
     pub stale: std::time::Duration,
     /// Memory for answers, in bytes.
     pub size: u64,
+}
+
+/// The names of those tenants that have one and are asked for.
+fn names_of<'a>(tenants: impl Iterator<Item = &'a Tenant>, ids: &HashSet<&str>) -> HashMap<String, String> {
+    let named = tenants.filter(|tenant| ids.contains(tenant.id.as_str()) && !tenant.name.is_empty());
+    named.map(|tenant| (tenant.id.clone(), tenant.name.clone())).collect()
 }

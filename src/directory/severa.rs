@@ -10,6 +10,7 @@
 use super::{
     CacheSettings, Directory, People, Unavailable,
     cache::{Answer, Answers, Cache, Known, Life, Question, Unanswered, Whose},
+    names_of,
 };
 use crate::mail::Address;
 use crate::observe::events;
@@ -279,6 +280,10 @@ fn number_of(text: &str) -> Option<i64> {
 
 #[async_trait]
 impl Directory for SeveraDirectory {
+    fn names(&self, ids: &HashSet<&str>) -> HashMap<String, String> {
+        names_of(self.companies.values().map(|company| &company.tenant), ids)
+    }
+
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
         Ok(self.companies.get(prefix).map(|company| company.tenant.clone()))
     }

@@ -473,6 +473,30 @@ pub struct TenantCounts {
     pub held: u64,
 }
 
+/// Held activities with the same reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldFor {
+    /// Why they are held.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// Since when the first of them is held.
+    pub since: SystemTime,
+    /// Of how many tenants.
+    pub tenants: u64,
+    /// The id of one of these.
+    pub tenant: String,
+}
+
+/// What a person wants to see first.
+#[derive(Clone, Debug, Default)]
+pub struct Overview {
+    /// The newest of what is held, by reason, the most frequent first.
+    pub held_for: Vec<HeldFor>,
+    /// Those that wait longest, or are being attempted.
+    pub oldest: Vec<Entry>,
+}
+
 /// What was found while cleaning up.
 #[derive(Debug, Default)]
 pub struct Upkeep {
@@ -556,6 +580,12 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StorageError`].
     async fn by_tenant(&self) -> Result<Vec<TenantCounts>, StorageError>;
+
+    /// Why the newest `most` held activities are held, and the first `rows` that wait among as many: quick, however many
+    /// there are.
+    /// # Errors
+    /// [`StorageError`].
+    async fn overview(&self, most: usize, rows: usize) -> Result<Overview, StorageError>;
 
     /// The activities that a filter lets through, oldest first; with keys, in the order of those.
     /// # Errors

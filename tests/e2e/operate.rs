@@ -216,6 +216,12 @@ fn a_large_queue_answers_at_once() {
     assert_eq!(status, 200);
     assert!(metrics.contains("activity_milter_queue_items{state=\"held\"} 1000\n"), "{metrics}");
     assert!(metrics.contains("activity_milter_queue_items{state=\"waiting\"} 99001\n"), "{metrics}");
+    let (status, body) = http_get(world.admin_port, "/");
+    let page = text(body);
+    assert_eq!(status, 200);
+    for part in ["50 of 1,000, the oldest first", "10 of 99,001, the oldest first", "50 of 500 tenants"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     let database = world.root.join("queue/queue.db");
     let page_size: u64 = rusqlite::Connection::open(&database)
         .unwrap()
@@ -238,7 +244,6 @@ fn a_large_queue_answers_at_once() {
         let read = pages_read(&world, args);
         assert!(read < pages / 10, "{args:?} reads {read} pages of {pages}");
     }
-    assert_eq!(http_get(world.admin_port, "/").0, 200);
 }
 
 #[test]
@@ -540,7 +545,10 @@ fn only_who_has_the_token_and_uses_the_page_changes_anything() {
     wait_for("three held", || (list(&world, &["--state", "held"]).len() == 3).then_some(()));
     let page = text(http_get(world.admin_port, "/").1);
     assert!(
-        page.contains("Admin token") && page.contains("backend answered 422") && !page.contains("Retry all")
+        page.contains("Admin token")
+            && page.contains("backend answered 422")
+            && page.contains("My Company Oy")
+            && !page.contains("Retry all")
     );
     // Without a session, with a made-up one, with a wrong token: nothing.
     for cookie in ["", "activity-milter=made-up"] {
@@ -571,9 +579,46 @@ fn only_who_has_the_token_and_uses_the_page_changes_anything() {
     let (status, _) =
         post(&world, "/activities", cookie, &format!("form_token={form_token}&action=drop&id={id}"));
     assert_eq!((status, list(&world, &["--state", "held"]).len()), (303, 2));
-    let (status, _) =
-        post(&world, "/activities", cookie, &format!("form_token={form_token}&action=explode&id=all"));
-    assert_eq!(status, 400);
+    for order in [
+        "action=explode&id=all",
+        "action=drop",
+        "action=drop&id=ALL",
+        "action=drop&group=422",
+        "action=drop&id=all&group=422",
+        "action=drop&id=all&before=soon",
+    ] {
+        let (status, _) = post(&world, "/activities", cookie, &format!("form_token={form_token}&{order}"));
+        assert_eq!(status, 400, "{order}");
+    }
+    // A question is a page, for those who may answer it; asking changes nothing.
+    let get = |path: &str, cookie: &str| {
+        let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n\r\n");
+        let (status, body) = http(world.admin_port, request.as_bytes());
+        (status, text(body))
+    };
+    for (path, cookie, expected, words) in [
+        ("/drop?id=all", "", 403, "Log in with the admin token first"),
+        ("/drop?id=all", "activity-milter=made-up", 403, "Log in with the admin token first"),
+        ("/drop?id=all", cookie, 200, "Drop all that is held: 2 activities?"),
+        ("/drop?id=987654", cookie, 404, "not held any more"),
+        ("/drop?id=-9223372036854775808", cookie, 404, "not held any more"),
+        ("/drop?id=9223372036854775807", cookie, 404, "not held any more"),
+        ("/drop", cookie, 400, "no such button"),
+        ("/drop?group=00", cookie, 400, "no such button"),
+        (&format!("/drop?group={}", "0".repeat(64)), cookie, 404, "not held any more"),
+    ] {
+        let (status, page) = get(path, cookie);
+        assert!(status == expected && page.contains(words), "{path}: {status} {page}");
+    }
+    assert_eq!(list(&world, &["--state", "held"]).len(), 2);
+    // Dropping all takes nothing that was held after the question was asked.
+    let before = "1000";
+    let order = format!("form_token={form_token}&action=drop&id=all&before={before}");
+    assert_eq!(post(&world, "/activities", cookie, &order).0, 303);
+    assert_eq!(list(&world, &["--state", "held"]).len(), 2);
+    // What to do is at hand.
+    assert!(get("/docs/operations", "").1.contains("<h3 id=\"activitymilterheld\">ActivityMilterHeld</h3>"));
+    assert_eq!(get("/docs/nothing", "").0, 404);
     // Nothing on the page comes from a message or from elsewhere.
     for secret in ["Offer for the roll-out", "offer.pdf", "the-admin-token", "http://", "https://", "<script"]
     {

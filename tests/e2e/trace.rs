@@ -195,7 +195,7 @@ fn what_waits_is_held_retried_and_dropped_and_the_page_finds_it_too() {
     };
     let (status, body) = get(&format!("/trace?q={id}"), "");
     assert!(status == 403 && !body.contains(&id), "{status} {body}");
-    assert!(get("/", "").1.contains("Log in below to search"));
+    assert!(get("/", "").1.contains("to search, retry and drop"));
     let cookie = log_in(&world);
     assert!(get("/", &cookie).1.contains("action=\"/trace\""));
     for words in [id.as_str(), &key, "%20ANNA%40mycompany.test"] {

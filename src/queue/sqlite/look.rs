@@ -10,7 +10,7 @@ use super::{
     watch::{Watch, time},
 };
 use crate::activity::{Key, Raw};
-use crate::queue::{Entry, Filter, Item, State, StorageError, Untold};
+use crate::queue::{Entry, Filter, HeldFor, Item, Overview, State, StorageError, Untold};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::{
     collections::HashSet,
@@ -372,6 +372,53 @@ pub(super) fn oldest(
     // Unless somebody has set it back meanwhile.
     let _ = place.compare_exchange(before, next, Ordering::Relaxed, Ordering::Relaxed);
     Ok(first.map(|(_, accepted_at)| time(accepted_at)))
+}
+
+/// Why the newest are held, and which wait longest; `place` as in [`oldest`].
+pub(super) fn overview(
+    database: &mut Connection,
+    place: &AtomicI64,
+    most: usize,
+    rows: usize,
+) -> Result<Overview, StorageError> {
+    oldest(database, place)?;
+    let (most, rows) = (i64::try_from(most).unwrap_or(i64::MAX), i64::try_from(rows).unwrap_or(i64::MAX));
+    let held_for = database
+        .prepare_cached(
+            "SELECT coalesce(reason, '') AS why, count(*) AS items, min(coalesce(held_at, due)), count(DISTINCT tenant),
+                 min(tenant)
+             FROM item NOT INDEXED WHERE id IN (SELECT id FROM (
+                 SELECT id FROM (SELECT id FROM item INDEXED BY item_held
+                     WHERE state = 1 AND notified = 0 ORDER BY id DESC LIMIT ?1)
+                 UNION ALL
+                 SELECT id FROM (SELECT id FROM item INDEXED BY item_held
+                     WHERE state = 1 AND notified = 1 ORDER BY id DESC LIMIT ?1)
+             ) ORDER BY id DESC LIMIT ?1)
+             GROUP BY why ORDER BY items DESC, why",
+        )?
+        .query_map([most], |row| {
+            Ok(HeldFor {
+                reason: row.get(0)?,
+                count: row.get::<_, i64>(1)?.unsigned_abs(),
+                since: time(row.get(2)?),
+                tenants: row.get::<_, i64>(3)?.unsigned_abs(),
+                tenant: row.get(4)?,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    // Held rows may lie between those that wait: no more than `most` are walked over.
+    let sql = format!(
+        "SELECT {COLUMNS} FROM item LEFT JOIN lease ON lease.item = item.id WHERE item.id IN (
+             SELECT id FROM (SELECT id, state FROM item NOT INDEXED WHERE id >= ?1 ORDER BY id LIMIT ?2)
+             WHERE state = 0 ORDER BY id LIMIT ?3
+         ) ORDER BY item.id"
+    );
+    let first = place.load(Ordering::Relaxed);
+    let oldest = database
+        .prepare_cached(&sql)?
+        .query_map(params![first, most, rows], entry)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(Overview { held_for, oldest })
 }
 
 /// A page of rows behind `after` that wait and were accepted before `oldest`; and the last row looked at, if there may be

@@ -29,9 +29,9 @@ mod writer;
 mod proofs;
 
 use super::{
-    Ask, Backup, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Kept, Leased, OpenError, Put,
-    Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Untold, Upkeep, Verified,
-    make_directory,
+    Ask, Backup, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Kept, Leased, OpenError,
+    Overview, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Untold,
+    Upkeep, Verified, make_directory,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::observe::events;
@@ -612,6 +612,11 @@ impl Queue for SqliteQueue {
 
     async fn by_tenant(&self) -> Result<Vec<TenantCounts>, StorageError> {
         Ok(self.0.tally.by_tenant())
+    }
+
+    async fn overview(&self, most: usize, rows: usize) -> Result<Overview, StorageError> {
+        let place = Arc::clone(&self.0.oldest);
+        self.0.lister.look(move |database| look::overview(database, &place, most, rows)).await
     }
 
     async fn list(&self, filter: Filter) -> Result<Vec<Entry>, StorageError> {

@@ -1,0 +1,140 @@
+//! What `/readyz` and the status page say of the service, a line each.
+//!
+//! In: what the door looks at. Out: [`Check`]s.
+//! Promise: an answer within a few seconds, whatever hangs.
+
+use super::{Admin, trace};
+use crate::courier::Paused;
+use crate::observe::versions;
+use serde::Serialize;
+use std::time::{Duration, SystemTime};
+
+/// Time for each check of `/readyz`.
+const CHECK_TIME: Duration = Duration::from_secs(5);
+
+/// A prefix that nobody has, for asking the directory whether it answers.
+const NOBODY: &str = "activity-milter-readyz";
+
+/// Tenants named by a check.
+const TENANTS_SHOWN: usize = 5;
+
+/// One line of `/readyz`: `ok`, or what is wrong.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) ok: bool,
+    pub(super) detail: String,
+    /// It is the service's, not some tenant's alone: without it nobody is served.
+    #[serde(skip)]
+    pub(super) is_everybodys: bool,
+}
+
+impl Check {
+    pub(super) fn new(name: &'static str, outcome: Result<String, String>) -> Self {
+        let ok = outcome.is_ok();
+        Self { name, ok, detail: outcome.unwrap_or_else(|error| error), is_everybodys: true }
+    }
+
+    /// Tenants whose deliveries are paused; an alarm, and no reason to take the service away from the others.
+    fn of_tenants(paused: &[Paused]) -> Option<Self> {
+        let of_tenants: Vec<_> =
+            paused.iter().filter_map(|p| Some(format!("{}: {}", p.tenant.as_ref()?, p.reason))).collect();
+        let (first, rest) = of_tenants.split_at(of_tenants.len().min(TENANTS_SHOWN));
+        let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        let detail = format!("deliveries paused: {}{more}", first.join(", "));
+        (!first.is_empty()).then_some(Self { name: "tenants", ok: false, detail, is_everybodys: false })
+    }
+
+    /// Newer versions of files that were refused; the service goes on with the older ones.
+    fn of_versions(refused: &[versions::Refused], now: SystemTime) -> Option<Self> {
+        let said = refused.iter().map(|refused| {
+            let since = now.duration_since(refused.since).unwrap_or_default().as_secs();
+            let since = humantime::format_duration(Duration::from_secs(since));
+            let what = refused.what.as_str();
+            format!("new {what} refused {since} ago, the old one stays in use: {}", refused.error)
+        });
+        let detail = said.collect::<Vec<_>>().join("; ");
+        (!refused.is_empty()).then_some(Self { name: "versions", ok: false, detail, is_everybodys: false })
+    }
+
+    /// Copies from which the directory answers, and that somebody should look at; none if there are no copies.
+    fn of_copies(copies: usize, unwell: &[String]) -> Option<Self> {
+        let (first, rest) = unwell.split_at(unwell.len().min(TENANTS_SHOWN));
+        let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+        let ok = first.is_empty();
+        let detail = if ok { format!("{copies} up to date") } else { first.join(", ") + &more };
+        (copies > 0).then_some(Self { name: "copies", ok, detail, is_everybodys: false })
+    }
+}
+
+/// All checks; `paused`: the pauses as the caller sees them, so that what else is said of them fits.
+pub(super) async fn checks(app: &Admin, paused: &[Paused]) -> Vec<Check> {
+    let views = &app.views;
+    let doors: Vec<_> = views.doors.iter().map(|(door, place)| format!("{door} {place}")).collect();
+    let listening = match views.closing.is_cancelled() {
+        false => Ok(doors.join(", ")),
+        true => Err("the service is stopping".to_owned()),
+    };
+    let in_time = |name: &str| format!("{name}: no answer within {} s", CHECK_TIME.as_secs());
+    let queue = match &views.queue {
+        None => Ok("direct mode: no queue".to_owned()),
+        Some(queue) => match tokio::time::timeout(CHECK_TIME, queue.check()).await {
+            Ok(Ok(())) => Ok("writable".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(in_time("queue")),
+        },
+    };
+    let service = views.live.now();
+    let directory = match tokio::time::timeout(CHECK_TIME, service.directory.tenant(NOBODY)).await {
+        Ok(Ok(_)) => Ok(service.directory.source()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(in_time("directory")),
+    };
+    let deliveries = match paused.iter().find(|paused| paused.tenant.is_none()) {
+        None => Ok("going on".to_owned()),
+        Some(paused) => Err(format!("paused: {}", paused.reason)),
+    };
+    let everybodys = [
+        Check::new("listeners", listening),
+        Check::new("queue", queue),
+        Check::new("directory", directory),
+        Check::new("deliveries", deliveries),
+    ];
+    let refused = Check::of_versions(&versions::still_refused(), SystemTime::now());
+    let copies = service.directory.copies();
+    let unwell = copies.iter().filter(|copy| !copy.is_well());
+    let unwell: Vec<_> = unwell.map(|copy| format!("{}: {}", copy.tenant, copy.standing())).collect();
+    // An alarm, and no reason to take no mail.
+    let trace = trace::check().map(|how| Check { is_everybodys: false, ..Check::new("trace", how) });
+    let others = [refused, Check::of_tenants(paused), Check::of_copies(copies.len(), &unwell), trace];
+    everybodys.into_iter().chain(others.into_iter().flatten()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_that_are_paused_are_named_and_take_nothing_from_the_others() {
+        let paused = |tenant: Option<&str>| Paused {
+            tenant: tenant.map(Into::into),
+            misconfigured: true,
+            reason: "invalid_client".to_owned(),
+        };
+        assert!(Check::of_tenants(&[]).is_none() && Check::of_tenants(&[paused(None)]).is_none());
+        let check = Check::of_tenants(&[paused(None), paused(Some("t-1"))]).unwrap();
+        assert!(!check.ok && !check.is_everybodys);
+        assert_eq!(check.detail, "deliveries paused: t-1: invalid_client");
+        let check = Check::of_tenants(&vec![paused(Some("t")); 105]).unwrap();
+        assert!(check.detail.ends_with(", and 100 more") && check.detail.len() < 200, "{}", check.detail);
+    }
+
+    #[test]
+    fn copies_that_are_unwell_are_named() {
+        assert!(Check::of_copies(0, &[]).is_none());
+        let check = Check::of_copies(2, &[]).unwrap();
+        assert!(check.ok && check.detail == "2 up to date");
+        let check = Check::of_copies(9, &vec!["t: there is no copy yet".to_owned(); 7]).unwrap();
+        assert!(!check.ok && !check.is_everybodys && check.detail.ends_with("copy yet, and 2 more"));
+    }
+}
