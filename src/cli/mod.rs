@@ -1,6 +1,6 @@
 //! The command line: arguments, exit codes, a file for each command.
 //!
-//! Exit codes: [`EXIT_STATUS`], as sysexits(3) has them.
+//! Exit codes: `EXIT_STATUS`, as sysexits(3) has them.
 
 mod backup;
 mod check;
