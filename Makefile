@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test torture-queue torture-crash contract check bench deb rpm package-test dist install deps
+.PHONY: build demo test torture-queue torture-crash contract check bench deb rpm package-test booted-test dist install deps
 
 build:
 	ACTIVITY_MILTER_COMMIT=$$(git rev-parse --short=10 HEAD 2>/dev/null || sed -n '/^[0-9a-f]*$$/p' packaging/commit) \
@@ -59,6 +59,10 @@ deb rpm:
 # Install, use, upgrade, remove and purge the Debian package in a root of its own; lintian; the RPM's content.
 package-test:
 	packaging/test-packages
+
+# The Debian package on a machine that runs: real systemd and a Postfix that has lived, in namespaces of their own.
+booted-test: deb
+	packaging/test-booted $$(ls -t target/debian/activity-milter_*.deb | head -1)
 
 # target/dist/activity-milter-VERSION.tar.gz, all crates with it: builds without a network.
 dist:
