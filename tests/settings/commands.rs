@@ -189,7 +189,9 @@ fn a_closed_pipe_is_no_panic() {
         drop(reader);
         let output = home.command(arguments).stdout(writer).output().unwrap();
         let (found, _, error) = said(&output);
-        assert!(found == Some(code) && error.is_empty(), "{arguments:?}: {found:?} {error}");
+        // Tests are root's, and so is the queue.
+        let is_quiet = error.lines().all(|line| line.contains("works as root"));
+        assert!(found == Some(code) && is_quiet, "{arguments:?}: {found:?} {error}");
     }
 }
 
