@@ -74,12 +74,11 @@ struct LeftOut {
     path: PathBuf,
 }
 
-pub(super) async fn backup(config: Option<&Config>, path: &Path, args: Args) -> Result<ExitCode, Failure> {
-    let path = path.to_owned();
+pub(super) async fn backup(config: Option<&Config>, args: Args) -> Result<ExitCode, Failure> {
     match config.cloned() {
         None => tokio::task::spawn_blocking(move || verify(&args.directory)).await.map_err(other)?,
         Some(config) => {
-            tokio::task::spawn_blocking(move || make(&config, &path, &args.directory)).await.map_err(other)?
+            tokio::task::spawn_blocking(move || make(&config, &args.directory)).await.map_err(other)?
         }
     }
 }
@@ -91,13 +90,12 @@ impl Args {
     }
 }
 
-fn make(config: &Config, path: &Path, to: &Path) -> Result<ExitCode, Failure> {
+fn make(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
     let made_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let at = |path: &Path, error: io::Error| other(format!("{}: {error}", path.display()));
     make_empty(to)?;
     let mut files = Vec::new();
-    let mut texts = vec![path.to_owned()];
-    texts.extend(drop_ins(path).map_err(|error| at(path, error))?);
+    let mut texts = config.files.clone();
     if let DirectoryKind::File { path } = &config.outside.directory {
         texts.push(path.clone());
     }
@@ -166,23 +164,6 @@ fn make_empty(to: &Path) -> Result<(), Failure> {
         return Err(other(format!("{} is not empty: name a new directory", to.display())));
     }
     fs::DirBuilder::new().mode(0o700).create(to.join(CONFIG)).map_err(wrong)
-}
-
-/// The files in the directory beside the configuration, `FILE.d/*.toml`, if there is one.
-fn drop_ins(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".d");
-    let entries = match fs::read_dir(PathBuf::from(name)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        found.extend(path.extension().is_some_and(|extension| extension == "toml").then_some(path));
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// A name for each: its own, or with a number before it where that is taken.

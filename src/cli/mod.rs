@@ -211,10 +211,8 @@ pub fn run() -> ExitCode {
             Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
             Command::Queue(args) => queue::queue(&Config::read_alone(&cli.config)?, args).await,
             Command::Trace(args) => trace::trace(&Config::read_alone(&cli.config)?, args).await,
-            Command::Backup(args) if args.is_verify() => backup::backup(None, &cli.config, args).await,
-            Command::Backup(args) => {
-                backup::backup(Some(&Config::read_alone(&cli.config)?), &cli.config, args).await
-            }
+            Command::Backup(args) if args.is_verify() => backup::backup(None, args).await,
+            Command::Backup(args) => backup::backup(Some(&Config::read_alone(&cli.config)?), args).await,
             Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
             Command::Config(args) => config::config(&cli.config, &args),
             Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,

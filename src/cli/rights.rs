@@ -4,7 +4,7 @@
 
 use crate::config::{Config, DirectoryKind};
 use crate::directory::SeveraSettings;
-use crate::intake::{Listen, SocketSettings};
+use crate::intake::{BindError, Listen, SocketSettings};
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid, getgroups};
 use std::{
     fs, io,
@@ -59,9 +59,7 @@ pub(super) fn of_group(socket: &SocketSettings) -> Result<(), String> {
     let (Listen::Unix(path), Some(name)) = (&socket.listen, &socket.group) else { return Ok(()) };
     let table = socket.table;
     let group = Group::from_name(name).ok().flatten();
-    let gid = group
-        .ok_or_else(|| format!("there is no group \"{name}\": create it, or change {table}.socket_group"))?
-        .gid;
+    let gid = group.ok_or_else(|| BindError::NoGroup { group: name.clone(), table }.to_string())?.gid;
     let is_in = |gid: Gid| getegid() == gid || getgroups().is_ok_and(|groups| groups.contains(&gid));
     // A directory may hand its group down, as the package's does.
     let handed_down = path.parent().and_then(|directory| fs::metadata(directory).ok());
