@@ -572,20 +572,24 @@ fn enqueue(report: &mut Report) {
     );
 }
 
-/// Integration mail with the log at level info, beside level error: both into a file beside the queue, while what was taken
-/// is delivered. Not a line is lost.
+/// Integration mail with the log at level info, beside level error, and beside no trace: all into a file beside the queue,
+/// while what was taken is delivered. Not a line is lost.
 fn log(report: &mut Report) {
     report.line("\n## Log in a file beside the queue, deliveries going on, 16 connections, 4 KB\n");
     const MESSAGES: u64 = 20_000;
-    let service = |name, level: &str| {
+    let service = |name, level: &str, trace: &str| {
         let (port, taken) = start_backend();
         let url = format!("url = \"http://127.0.0.1:{port}/\"");
-        let filter = Filter { name, ..start_ours(&[("backend", &url), ("log", level)]) };
+        let filter = Filter { name, ..start_ours(&[("backend", &url), ("log", level), ("trace", trace)]) };
         (filter, taken, Measured::new())
     };
-    let mut both = [service("level info", "level = \"info\""), service("level error", "level = \"error\"")];
+    let mut all = [
+        service("level info", "level = \"info\"", ""),
+        service("level error", "level = \"error\"", ""),
+        service("level info, no trace", "level = \"info\"", "keep = \"0\""),
+    ];
     for run in 1..=runs() as u64 {
-        for (filter, taken, measured) in &mut both {
+        for (filter, taken, measured) in &mut all {
             let before = cpu(filter.pid);
             let figures = run_all(&load_for(filter, MY, 16, MESSAGES, 4096), 'd');
             wait_for("the deliveries", || (taken.load(Ordering::Relaxed) == run * MESSAGES).then_some(()));
@@ -593,12 +597,12 @@ fn log(report: &mut Report) {
             measured.push((figures, used));
         }
     }
-    for (filter, _, measured) in &both {
+    for (filter, _, measured) in &all {
         let used = median(measured.iter().map(|(_, used)| *used).collect(), |used| *used);
         let rate = rate(measured);
         report.line(&format!("{:<20} {rate:>10.0}/s {used:>8.0} us CPU with delivery", filter.name));
     }
-    let world = both[0].0.world.as_ref().unwrap();
+    let world = all[0].0.world.as_ref().unwrap();
     let said = |words: &str| {
         let log = fs::read_to_string(world.root.join("milter.log")).unwrap();
         log.lines().filter(|line| line.contains(words)).count() as u64
@@ -606,8 +610,9 @@ fn log(report: &mut Report) {
     for words in [" recorded ", " delivered "] {
         wait_for(words, || (said(words) == MESSAGES * runs() as u64).then_some(()));
     }
-    let ratio = ratio(&both[0].2, &both[1].2);
-    report.reach("integration mail, log level info / error", ratio, "x", Some(0.9), None);
+    let rate_beside = |other: usize| ratio(&all[0].2, &all[other].2);
+    report.reach("integration mail, log level info / error", rate_beside(1), "x", Some(0.9), None);
+    report.reach("integration mail, with the trace / without", rate_beside(2), "x", None, None);
 }
 
 /// Messages of a run through Postfix.
