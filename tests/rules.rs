@@ -7,7 +7,7 @@
 
 use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
-    intake::{Live, Policy, Service, Session, Shadow, Step},
+    intake::{Interest, Live, Policy, Service, Session, Shadow},
     mail::{Address, Budget, Domain, Intake},
     rules::{Addressing, Mixed, Project, Record, Role, Tenant, Texts},
 };
@@ -49,23 +49,22 @@ async fn play(service: Live, sender: &str, recipients: &[&str], head: &str) -> S
     session.mail(sender.as_bytes(), Intake::Milter);
     let mut out = Vec::new();
     for recipient in recipients {
-        let step = session.rcpt(&CString::new(*recipient).unwrap()).await.unwrap();
-        if let Step::Refuse(reply) = step {
+        if let Err(reply) = session.rcpt(&CString::new(*recipient).unwrap()).await {
             out.push(format!("{} {} {}", reply.code, reply.status, reply.reason));
         }
     }
     if !out.is_empty() {
         return out.join("; ");
     }
-    if session.data().unwrap() == Step::Pass {
+    if session.data().unwrap() == Interest::Nothing {
         return "pass".to_owned();
     }
     for line in head.lines() {
         let (name, value) = line.split_once(':').unwrap();
         session.header(name.as_bytes(), value.as_bytes()).unwrap();
     }
-    match session.end_of_header().await.unwrap() {
-        Step::Refuse(reply) => format!("{} {} {}", reply.code, reply.status, reply.reason),
+    match session.end_of_header().await {
+        Err(reply) => format!("{} {} {}", reply.code, reply.status, reply.reason),
         _ => session.records().iter().map(line).collect::<Vec<_>>().join(" | "),
     }
 }
@@ -625,6 +624,17 @@ async fn a_directory_that_cannot_answer_defers_and_never_refuses() {
         let directory = Arc::new(Trouble { inner: file(), at: "people", hangs });
         assert_eq!(play(service(policy(), directory), "", MY, "To: x@y.test").await, "550 5.6.0 no-subject");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_look_ups_of_a_message_have_one_deadline() {
+    // Two tenants and one in shadow mode, and a directory that never answers: five seconds, not five for each.
+    let directory = Arc::new(Trouble { inner: file(), at: "people", hangs: true });
+    let recipients = ["<mycompany@severamail.test>", "<other@severamail.test>", "<trial@severamail.test>"];
+    let started = tokio::time::Instant::now();
+    let found = play(service(policy(), directory), "", &recipients, ANNA).await;
+    assert_eq!(found, "451 4.4.3 directory-unavailable");
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

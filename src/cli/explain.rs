@@ -7,7 +7,7 @@ use super::{
 };
 use crate::activity::Activity;
 use crate::config::Config;
-use crate::intake::{End, Policy, Service, Session, Shadow, Step};
+use crate::intake::{Interest, Policy, Service, Session, Shadow, Then};
 use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply};
 use crate::source::unreadable;
@@ -136,7 +136,7 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     let policy = Policy { shadow: Shadow::Nobody, ..config.policy };
     let service = Service::new(config.addressing, policy, config.texts, directory, budget, spool);
     let mut session = Session::new(service.into());
-    let explanation = run(&mut session, args, &message).await.map_err(other)?;
+    let explanation = run(&mut session, args, &message).await;
     if args.json {
         say_json(&explanation)?;
     } else {
@@ -178,28 +178,24 @@ fn shown_to_milter(name: &[u8], value: &[u8]) -> Vec<u8> {
     shown
 }
 
-async fn run(
-    session: &mut Session,
-    args: &Args,
-    message: &[u8],
-) -> Result<Explanation, crate::intake::Fault> {
+async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation {
     let mut explanation = Explanation::default();
     session.mail(args.sender.as_bytes(), Intake::Explain);
     for address in &args.recipients {
         let before = session.targets().count();
         let path = CString::new(address.as_bytes()).unwrap_or_default();
-        let step = session.rcpt(&path).await?;
+        let answer = session.rcpt(&path).await;
         let target = session.targets().nth(before);
         explanation.recipients.push(RecipientWord {
             address: address.clone(),
-            outcome: match (&step, target) {
-                (Step::Refuse(_), _) => "refused",
+            outcome: match (&answer, target) {
+                (Err(_), _) => "refused",
                 (_, Some(_)) => "target",
                 _ => "other",
             },
             tenant: target.map(|t| t.tenant.id.clone()),
             project: target.and_then(|t| t.project.as_ref()).map(|p| p.number.clone()),
-            reply: if let Step::Refuse(reply) = &step { Some(reply.into()) } else { None },
+            reply: answer.as_ref().err().map(ReplyWord::from),
         });
     }
     if explanation.recipients.iter().all(|recipient| recipient.outcome == "refused") {
@@ -207,11 +203,23 @@ async fn run(
         let deferred = |recipient: &RecipientWord| recipient.reply.as_ref().is_some_and(|r| r.code < 500);
         let any = explanation.recipients.iter().any(deferred);
         explanation.verdict = if any { "defer" } else { "reject" };
-        return Ok(explanation);
+        return explanation;
     }
-    if session.data()? == Step::Pass {
-        explanation.conclude(Step::Pass);
-        return Ok(explanation);
+    match explain_message(session, &mut explanation, message).await {
+        Ok(then) => explanation.conclude(&then),
+        Err(reply) => explanation.refuse(&reply),
+    }
+    explanation
+}
+
+/// What becomes of the message itself.
+async fn explain_message(
+    session: &mut Session,
+    explanation: &mut Explanation,
+    message: &[u8],
+) -> Result<Then, Reply> {
+    if session.data()? == Interest::Nothing {
+        return Ok(Then::Pass);
     }
     let crlf = with_crlf(message);
     let (head, body) = header_end(&crlf);
@@ -219,10 +227,8 @@ async fn run(
     for (name, value) in fields(head) {
         session.header(name, &shown_to_milter(name, value))?;
     }
-    let step = session.end_of_header().await?;
-    if step != Step::Continue {
-        explanation.conclude(step);
-        return Ok(explanation);
+    if session.end_of_header().await? == Interest::Nothing {
+        return Ok(Then::Pass);
     }
     let people: Vec<_> = session.records().iter().map(|record| Arc::clone(&record.people)).collect();
     if let Some(left_out) = session.left_out() {
@@ -231,38 +237,34 @@ async fn run(
         explanation.fields_cut = left_out.cut_fields;
     }
     for piece in body.chunks(64 * 1024) {
-        session.body(piece).await?;
+        session.body(piece).await;
     }
-    let (end, _) = session.end().await?;
+    let end = session.end().await?;
     explanation.parts = session.parts().iter().map(PartWord::from).collect();
-    match end {
-        End::Step(step) => explanation.conclude(step),
-        End::Record { parcel, then, .. } => {
-            let explained = people.into_iter().zip(parcel.activities);
-            explanation.activities =
-                explained.map(|(people, activity)| Explained { people, activity }).collect();
-            explanation.conclude(then);
-            explanation.verdict = "record";
-        }
+    if let Some(pending) = end.pending {
+        let explained = people.into_iter().zip(pending.parcel.activities);
+        explanation.activities = explained.map(|(people, activity)| Explained { people, activity }).collect();
     }
-    Ok(explanation)
+    Ok(end.then)
 }
 
 impl Explanation {
-    fn conclude(&mut self, step: Step) {
-        let (verdict, postfix) = match &step {
-            Step::Refuse(reply) => {
-                self.reply = Some(reply.into());
-                (if reply.is_deferral() { "defer" } else { "reject" }, None)
-            }
-            Step::Continue | Step::Pass => ("pass", Some("deliver the message to all recipients".to_owned())),
-            Step::Discard => ("record", Some("discard the message".to_owned())),
-            Step::DeliverWithout(gone) => {
+    fn refuse(&mut self, reply: &Reply) {
+        self.reply = Some(reply.into());
+        self.verdict = if reply.is_deferral() { "defer" } else { "reject" };
+    }
+
+    fn conclude(&mut self, then: &Then) {
+        let (verdict, postfix) = match then {
+            Then::Pass => ("pass", "deliver the message to all recipients".to_owned()),
+            Then::Discard => ("record", "discard the message".to_owned()),
+            Then::DeliverWithout(gone) => {
                 let gone: Vec<_> = gone.iter().map(|address| address.to_string_lossy()).collect();
-                ("strip", Some(format!("deliver the message to all recipients but {}", gone.join(", "))))
+                ("strip", format!("deliver the message to all recipients but {}", gone.join(", ")))
             }
         };
-        (self.verdict, self.postfix) = (verdict, postfix);
+        self.verdict = if self.activities.is_empty() { verdict } else { "record" };
+        self.postfix = Some(postfix);
     }
 }
 

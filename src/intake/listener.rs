@@ -8,7 +8,7 @@
 use crate::observe::events;
 use indymilter::EitherStream;
 use listenfd::ListenFd;
-use nix::unistd::Group;
+use nix::{errno::Errno, unistd::Group};
 use std::{
     fmt, fs, io,
     net::SocketAddr,
@@ -215,6 +215,7 @@ impl indymilter::Listener for Listener {
             };
             match std::task::ready!(accepted) {
                 Ok(stream) => return Poll::Ready(Ok(stream)),
+                Err(error) if is_the_peers(&error) => {}
                 Err(error) => {
                     events::accept_failed(&error, ACCEPT_PAUSE);
                     self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
@@ -222,6 +223,29 @@ impl indymilter::Listener for Listener {
             }
         }
     }
+}
+
+/// True for an error of the connection that was to be accepted, not of ours: the peer is gone, or its network is
+/// (accept(2), "Error handling"). The next one may be there already.
+fn is_the_peers(error: &io::Error) -> bool {
+    use Errno::*;
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+    matches!(
+        errno,
+        ECONNABORTED
+            | ECONNRESET
+            | EHOSTDOWN
+            | EHOSTUNREACH
+            | EINTR
+            | ENETDOWN
+            | ENETUNREACH
+            | ENONET
+            | ENOPROTOOPT
+            | EOPNOTSUPP
+            | EPERM
+            | EPROTO
+            | ETIMEDOUT
+    )
 }
 
 /// Sockets that systemd opened before it started us. They stay open while we restart, so that nobody is refused.
@@ -386,6 +410,16 @@ mod tests {
             Listener::bind(&grouped, CancellationToken::new()).await,
             Err(BindError::NoGroup { .. })
         ));
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_no_trouble_of_ours() {
+        for errno in [Errno::ECONNABORTED, Errno::EPROTO, Errno::EHOSTUNREACH, Errno::EPERM] {
+            assert!(is_the_peers(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EINVAL] {
+            assert!(!is_the_peers(&errno.into()), "{errno}");
+        }
     }
 
     #[tokio::test]

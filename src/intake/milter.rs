@@ -7,11 +7,11 @@
 //! below Postfix's own (`milter_command_timeout` 30 s, `milter_content_timeout` 300 s).
 //! Fails: [`run`] ends only when it is told to; faults are 451 and a log line.
 
-use super::{END_TIME, Fault, Listener, Live, Session, Step, record};
+use super::{END_TIME, Fault, Interest, Listener, Live, Session, Then, record};
 use crate::courier::Desk;
 use crate::mail::Intake;
 use crate::observe::{events, metrics::OpenSession};
-use crate::rules::{Reason, Reply};
+use crate::rules::Reply;
 use bytes::Bytes;
 use indymilter::{
     Actions, Callbacks, Config, Context, ContextActions, EomActions, EomContext, MacroStage, Macros,
@@ -110,7 +110,7 @@ fn connect(cx: &mut Context<Connection>, from: &SocketInfo) -> Status {
 
 fn mail(cx: &mut Context<Connection>, args: &[CString]) -> Status {
     let Some(connection) = cx.data.as_mut() else {
-        return fault(None, "mail", &Fault::NoSession, &mut cx.reply);
+        return no_session("mail");
     };
     let path = args.first().map_or(&b""[..], |path| path.to_bytes()); // the peer may send none
     connection.session.mail(path, Intake::Milter);
@@ -119,66 +119,67 @@ fn mail(cx: &mut Context<Connection>, args: &[CString]) -> Status {
 
 async fn rcpt(cx: &mut Context<Connection>, args: Vec<CString>) -> Status {
     let Some(connection) = cx.data.as_mut() else {
-        return fault(None, "rcpt", &Fault::NoSession, &mut cx.reply);
+        return no_session("rcpt");
     };
     note_queue_id(&mut connection.session, &cx.macros);
-    let step = connection.session.rcpt(args.first().map_or(c"", CString::as_c_str)).await;
-    answer(connection, "rcpt", step, &mut cx.reply)
+    match connection.session.rcpt(args.first().map_or(c"", CString::as_c_str)).await {
+        Ok(()) => Status::Continue,
+        Err(refusal) => refuse(&refusal, &mut cx.reply),
+    }
 }
 
 fn data(cx: &mut Context<Connection>) -> Status {
     let Some(connection) = cx.data.as_mut() else {
-        return fault(None, "data", &Fault::NoSession, &mut cx.reply);
+        return no_session("data");
     };
-    let step = recipients_complete(connection, &cx.macros);
-    answer(connection, "data", step, &mut cx.reply)
+    answer(recipients_complete(connection, &cx.macros), &mut cx.reply)
 }
 
 /// What DATA means, whether the protocol has that command or not.
-fn recipients_complete(connection: &mut Connection, macros: &Macros) -> Result<Step, Fault> {
+fn recipients_complete(connection: &mut Connection, macros: &Macros) -> Result<Interest, Reply> {
     note_queue_id(&mut connection.session, macros);
-    let step = connection.session.data()?;
-    if step == Step::Continue {
+    let interest = connection.session.data()?;
+    if interest == Interest::Message {
         // Not before: nobody asks who sent other people's mail.
         let client = text(macros, c"{client_addr}").or_else(|| connection.client.clone());
         connection.session.set_client(client, text(macros, c"{auth_authen}"));
     }
-    Ok(step)
+    Ok(interest)
 }
 
 /// The answer to DATA where the protocol lacks it, at the first frame of the header; none if all is well.
-fn without_data(cx: &mut Context<Connection>, stage: &'static str) -> Option<Status> {
+fn without_data(cx: &mut Context<Connection>) -> Option<Status> {
     let connection = cx.data.as_mut().filter(|c| !c.has_data && c.session.awaits_data())?;
     match recipients_complete(connection, &cx.macros) {
-        Ok(Step::Continue) => None,
-        step => Some(answer(connection, stage, step, &mut cx.reply)),
+        Ok(Interest::Message) => None,
+        other => Some(answer(other, &mut cx.reply)),
     }
 }
 
 fn header(cx: &mut Context<Connection>, name: &CStr, value: &CStr) -> Status {
-    if let Some(status) = without_data(cx, "header") {
+    if let Some(status) = without_data(cx) {
         return status;
     }
     let Some(connection) = cx.data.as_mut() else {
-        return fault(None, "header", &Fault::NoSession, &mut cx.reply);
+        return no_session("header");
     };
     match connection.session.header(name.to_bytes(), value.to_bytes()) {
-        // A fault cannot be answered where no reply is wanted; the end of the header will meet it again.
-        Ok(_) | Err(_) if connection.options.contains(ProtoOpts::NOREPLY_HEADER) => Status::Noreply,
-        step => answer(connection, "header", step, &mut cx.reply),
+        Err(refusal) if !connection.options.contains(ProtoOpts::NOREPLY_HEADER) => {
+            refuse(&refusal, &mut cx.reply)
+        }
+        _ => quietly(connection.options, ProtoOpts::NOREPLY_HEADER),
     }
 }
 
 async fn end_of_header(cx: &mut Context<Connection>) -> Status {
-    if let Some(status) = without_data(cx, "end-of-header") {
+    if let Some(status) = without_data(cx) {
         return status;
     }
     let Some(connection) = cx.data.as_mut() else {
-        return fault(None, "header", &Fault::NoSession, &mut cx.reply);
+        return no_session("header");
     };
     note_queue_id(&mut connection.session, &cx.macros);
-    let step = connection.session.end_of_header().await;
-    answer(connection, "end-of-header", step, &mut cx.reply)
+    answer(connection.session.end_of_header().await, &mut cx.reply)
 }
 
 /// Answers `Continue` even where no reply is wanted: indymilter turns that into silence for a body frame, but for an
@@ -186,37 +187,38 @@ async fn end_of_header(cx: &mut Context<Connection>) -> Status {
 /// such frame; the protocol allows it.
 async fn body(cx: &mut Context<Connection>, piece: Bytes) -> Status {
     let Some(connection) = cx.data.as_mut() else {
-        return fault(None, "body", &Fault::NoSession, &mut cx.reply);
+        return no_session("body");
     };
-    let _ = connection.session.body(&piece).await; // a fault here is met again at the end
+    connection.session.body(&piece).await;
     Status::Continue
 }
 
 async fn end_of_message(cx: &mut EomContext<Connection>, desk: Desk) -> Status {
     let EomContext { data, macros, reply, actions } = cx;
     let Some(connection) = data.as_mut() else {
-        return fault(None, "end-of-message", &Fault::NoSession, reply);
+        return no_session("end-of-message");
     };
     note_queue_id(&mut connection.session, macros);
-    let queue_id = connection.session.queue_id().to_owned();
-    let step = within(actions, conclude(&mut connection.session, &desk)).await;
-    let step = match step {
-        Some(Ok(Step::DeliverWithout(recipients))) => take_out(actions, recipients).await,
-        Some(step) => step,
-        None => {
-            events::fault(&queue_id, "end-of-message", &"not done in time");
-            Ok(Step::Refuse(connection.session.service().texts.reply(Reason::DeadlineExceeded, None)))
-        }
+    let concluded = within(actions, conclude(&mut connection.session, &desk)).await;
+    let session = &connection.session;
+    let then = match concluded {
+        Some(Ok(Then::DeliverWithout(recipients))) => match take_out(actions, recipients).await {
+            Ok(()) => Ok(Then::Pass),
+            Err(fault) => Err(session.fault("end-of-message", &fault)),
+        },
+        Some(then) => then,
+        None => Err(session.fault("end-of-message", &Fault::Late)),
     };
-    match step {
-        Ok(step) => translate(step, reply),
-        Err(error) => fault(Some((&connection.session, &queue_id)), "end-of-message", &error, reply),
+    match then {
+        Ok(Then::Pass | Then::DeliverWithout(_)) => Status::Accept,
+        Ok(Then::Discard) => Status::Discard,
+        Err(refusal) => refuse(&refusal, reply),
     }
 }
 
-async fn conclude(session: &mut Session, desk: &Desk) -> Result<Step, Fault> {
-    let (end, _) = session.end().await?;
-    Ok(record(session.service(), desk, end).await.step)
+async fn conclude(session: &mut Session, desk: &Desk) -> Result<Then, Reply> {
+    let end = session.end().await?;
+    record(session.service(), desk, end).await.answer
 }
 
 fn abort(cx: &mut Context<Connection>) -> Status {
@@ -229,47 +231,36 @@ fn abort(cx: &mut Context<Connection>) -> Status {
 /// Waits for the work of an end of message and tells Postfix from time to time that we are at it; none if the
 /// deadline came first.
 async fn within<T>(actions: &EomActions, work: impl Future<Output = T>) -> Option<T> {
-    let deadline = tokio::time::sleep(END_TIME);
-    let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
-    tokio::pin!(work, deadline);
-    loop {
-        tokio::select! {
-            done = &mut work => return Some(done),
-            () = &mut deadline => return None,
-            // If Postfix is gone, the work is finished all the same: it may have the activity on disk already.
-            _ = progress.tick() => drop(actions.progress().await),
+    // A peer that reads nothing holds up this, and neither the work nor the deadline. If Postfix is gone, the work is
+    // finished all the same: it may have the activity on disk already.
+    let telling = async {
+        loop {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            let _ = actions.progress().await;
         }
+    };
+    tokio::select! {
+        done = work => Some(done),
+        () = tokio::time::sleep(END_TIME) => None,
+        never = telling => never,
     }
 }
 
-async fn take_out(actions: &EomActions, recipients: Vec<CString>) -> Result<Step, Fault> {
+async fn take_out(actions: &EomActions, recipients: Vec<CString>) -> Result<(), Fault> {
     for recipient in recipients {
         // The activity is on disk. Should this fail, the client sends again, and the key keeps it from doubling.
         let gone = actions.delete_recipient(recipient).await;
         gone.map_err(|error| Fault::Internal(format!("DELRCPT: {error}")))?;
     }
-    Ok(Step::Pass)
+    Ok(())
 }
 
-/// The place where a step or a fault becomes a status.
-fn answer(
-    connection: &Connection,
-    stage: &'static str,
-    step: Result<Step, Fault>,
-    reply: &mut SmtpReply,
-) -> Status {
-    match step {
-        Ok(step) => translate(step, reply),
-        Err(error) => fault(Some((&connection.session, connection.session.queue_id())), stage, &error, reply),
-    }
-}
-
-fn translate(step: Step, reply: &mut SmtpReply) -> Status {
-    match step {
-        Step::Continue => Status::Continue,
-        Step::Pass | Step::DeliverWithout(_) => Status::Accept,
-        Step::Discard => Status::Discard,
-        Step::Refuse(refusal) => refuse(&refusal, reply),
+/// The place where an answer before the end becomes a status.
+fn answer(interest: Result<Interest, Reply>, reply: &mut SmtpReply) -> Status {
+    match interest {
+        Ok(Interest::Message) => Status::Continue,
+        Ok(Interest::Nothing) => Status::Accept,
+        Err(refusal) => refuse(&refusal, reply),
     }
 }
 
@@ -283,17 +274,10 @@ fn refuse(refusal: &Reply, reply: &mut SmtpReply) -> Status {
     if refusal.is_deferral() { Status::Tempfail } else { Status::Reject }
 }
 
-fn fault(
-    session: Option<(&Session, &str)>,
-    stage: &'static str,
-    error: &Fault,
-    reply: &mut SmtpReply,
-) -> Status {
-    events::fault(session.map_or("", |(_, queue_id)| queue_id), stage, error);
-    match session {
-        Some((session, _)) => refuse(&session.service().texts.reply(Reason::InternalError, None), reply),
-        None => Status::Tempfail,
-    }
+/// There is nobody to say more, and no queue id.
+fn no_session(stage: &'static str) -> Status {
+    events::fault("", stage, &Fault::NoSession);
+    Status::Tempfail
 }
 
 fn quietly(options: ProtoOpts, noreply: ProtoOpts) -> Status {

@@ -1,10 +1,10 @@
-//! What all sessions share: settings, the directory, memory, and the count of messages in flight.
+//! What all sessions share: settings, the directory, memory, and what is under way.
 //!
 //! In: recipients and heads. Out: what they mean, by the directory and the rules.
-//! Promise: the directory has five seconds for each question; a directory that cannot answer defers.
+//! Promise: the directory has five seconds for all questions of a stage; one that cannot answer defers.
 //! Fails: [`Unavailable`], and reasons of the table of replies.
 
-use super::Fault;
+use super::{Fault, flow::Flow};
 use crate::directory::{Directory, Unavailable};
 use crate::mail::{Address, Budget, Head};
 use crate::observe::events;
@@ -12,22 +12,12 @@ use crate::rules::{
     self, Addressing, Case, Correspondents, Mixed, Party, Project, Reason, Target, Tenant, Texts, Verdict,
 };
 use arc_swap::ArcSwap;
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-use tokio::sync::Semaphore;
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// Time for the directory at RCPT and at end of header; Postfix waits 30 s (`milter_command_timeout`).
+/// Time for all look-ups at RCPT, and for all at end of header; Postfix waits 30 s (`milter_command_timeout`).
 pub const LOOK_UP_TIME: Duration = Duration::from_secs(5);
-
-/// How long sessions may stay after the last message in flight, at the end.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What the service does where the design leaves a choice.
 #[derive(Clone, Copy, Debug)]
@@ -79,22 +69,6 @@ pub struct Service {
     flow: Arc<Flow>,
 }
 
-/// Large messages that are parsed at once, each on a thread that may block: as many as leave a core to everybody else.
-fn parsers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
-}
-
-/// What a reload does not touch.
-struct Flow {
-    /// Who may parse a large message.
-    parsers: Arc<Semaphore>,
-    draining: AtomicBool,
-    /// Counts messages with a target; a token lives in each transaction and goes with it.
-    in_flight: TaskTracker,
-    /// Counts sessions, with a message or not.
-    sessions: TaskTracker,
-}
-
 /// The service as it is now. A reload puts another one in its place; each transaction keeps the one it began with.
 #[derive(Clone)]
 pub struct Live(Arc<ArcSwap<Service>>);
@@ -139,12 +113,7 @@ impl Service {
         budget: Budget,
         spool: PathBuf,
     ) -> Self {
-        let flow = Arc::new(Flow {
-            parsers: Arc::new(Semaphore::new(parsers())),
-            draining: AtomicBool::new(false),
-            in_flight: TaskTracker::new(),
-            sessions: TaskTracker::new(),
-        });
+        let flow = Arc::new(Flow::new());
         Self { addressing, policy, texts, directory, budget, spool, flow }
     }
 
@@ -162,14 +131,22 @@ impl Service {
 
     /// Takes no new messages and waits until those in flight are answered. The answer is how many were not.
     pub async fn drain(&self, patience: Duration) -> usize {
-        self.flow.draining.store(true, Ordering::SeqCst);
-        self.flow.in_flight.close();
-        let _ = tokio::time::timeout(patience, self.flow.in_flight.wait()).await;
-        // A session that began a moment ago shall come as far as RCPT and hear our own text: were its connection closed
-        // before, Postfix would say "service unavailable", to other people's mail too.
-        self.flow.sessions.close();
-        let _ = tokio::time::timeout(LINGER, self.flow.sessions.wait()).await;
-        self.flow.in_flight.len()
+        self.flow.drain(patience).await
+    }
+
+    /// Messages with a target that are not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.flow.in_flight()
+    }
+
+    /// Counts a session for as long as the token lives.
+    pub(super) fn session(&self) -> TaskTrackerToken {
+        self.flow.session()
+    }
+
+    /// Shows the drain that a message wants its answer, for as long as the token lives.
+    pub(super) fn hold(&self) -> TaskTrackerToken {
+        self.flow.hold()
     }
 
     /// Does work that takes longer than an async worker may be held, when its turn comes.
@@ -179,27 +156,7 @@ impl Service {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Fault> {
-        let turn = Arc::clone(&self.flow.parsers).acquire_owned().await;
-        let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            work()
-        });
-        done.await.map_err(|error| Fault::Internal(error.to_string()))
-    }
-
-    /// Counts a session for as long as the token lives.
-    pub(super) fn session(&self) -> TaskTrackerToken {
-        self.flow.sessions.token()
-    }
-
-    /// Messages with a target that are not answered yet.
-    pub fn in_flight(&self) -> usize {
-        self.flow.in_flight.len()
-    }
-
-    /// Shows the drain that a message wants its answer, for as long as the token lives.
-    pub(super) fn hold(&self) -> TaskTrackerToken {
-        self.flow.in_flight.token()
+        self.flow.apart(work).await
     }
 
     /// True if what concerns this tenant is only logged; no tenant: a recipient that names none.
@@ -220,13 +177,13 @@ impl Service {
         also: &[Address],
         queue_id: &str,
     ) -> Result<Target, Refusal> {
-        if self.flow.draining.load(Ordering::SeqCst) {
+        if self.flow.is_draining() {
             return Err(Reason::ShuttingDown.into());
         }
         if before >= self.policy.max_recipients {
             return Err(Reason::TooManyRecipients.into());
         }
-        match in_time(self.look_up(address, also)).await {
+        match in_time(look_ups_end(), self.look_up(address, also)).await {
             Ok(resolved) => resolved,
             Err(error) => {
                 events::directory_unavailable(queue_id, &error);
@@ -264,7 +221,7 @@ impl Service {
         Ok(Ok(Target { tenant, project, address: address.clone() }))
     }
 
-    /// Looks the people up and lets the rules decide for these targets.
+    /// Looks the people up until the deadline and lets the rules decide for these targets.
     pub(super) async fn decide(
         &self,
         targets: &[Target],
@@ -272,6 +229,7 @@ impl Service {
         correspondents: &Correspondents,
         other_recipients: bool,
         mixed: Mixed,
+        deadline: Instant,
     ) -> Result<Verdict, Unavailable> {
         let groups = by_tenant(targets);
         let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
@@ -290,7 +248,7 @@ impl Service {
         // A message that fails by its head alone needs no look-up.
         let people = match rules::check_head(head) {
             Some(_) => vec![Vec::new(); groups.len()],
-            None => in_time(ask).await?,
+            None => in_time(deadline, ask).await?,
         };
         let parties: Vec<Party<'_>> =
             groups.iter().zip(&people).map(|(targets, people)| Party { targets, people }).collect();
@@ -317,8 +275,16 @@ fn by_tenant(targets: &[Target]) -> Vec<Vec<Target>> {
     tenants
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
-    match tokio::time::timeout(LOOK_UP_TIME, answer).await {
+/// When the look-ups of a stage that begins now have to be done.
+pub(super) fn look_ups_end() -> Instant {
+    Instant::now() + LOOK_UP_TIME
+}
+
+async fn in_time<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, Unavailable>>,
+) -> Result<T, Unavailable> {
+    match tokio::time::timeout_at(deadline, answer).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(Unavailable("no answer in time".to_owned())),
     }

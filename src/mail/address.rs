@@ -7,6 +7,7 @@
 use super::text::is_invisible;
 use icu_normalizer::ComposingNormalizerBorrowed;
 use std::{
+    ffi::{CStr, CString},
     fmt,
     hash::{Hash, Hasher},
 };
@@ -177,6 +178,18 @@ pub fn parse_path(path: &[u8]) -> Result<Option<Address>, AddressError> {
         inner = rest.strip_suffix(b">").unwrap_or(rest).trim_ascii();
     }
     if inner.is_empty() { Ok(None) } else { parse_addr_spec(inner).map(Some) }
+}
+
+/// A path without its source route, as Postfix delivers it: `<@relay:user@domain>` names `<user@domain>` (RFC 5321,
+/// appendix C). Everything else of it stays as it was sent.
+pub fn without_route(path: &CStr) -> CString {
+    let bytes = path.to_bytes();
+    let start = bytes.iter().position(|&b| b != b'<' && !b.is_ascii_whitespace()).unwrap_or_default();
+    let route =
+        bytes[start..].starts_with(b"@").then(|| bytes[start..].iter().position(|&b| b == b':')).flatten();
+    let Some(colon) = route else { return path.to_owned() };
+    let kept = [&bytes[..start], &bytes[start + colon + 1..]].concat();
+    CString::new(kept).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The domain of a path whose local part may be anything, to tell whose malformed address it is.
@@ -450,6 +463,22 @@ mod tests {
 
     fn path(text: &[u8]) -> Result<Option<String>, AddressError> {
         parse_path(text).map(|address| address.map(|a| a.to_string()))
+    }
+
+    #[test]
+    fn a_source_route_goes_and_nothing_else_does() {
+        for (given, expected) in [
+            (c"<@relay.test:a@x.test>", c"<a@x.test>"),
+            (c"<@one.test,@two.test:a@x.test>", c"<a@x.test>"),
+            (c"@relay.test:a@x.test", c"a@x.test"),
+            (c" <@relay.test:\"a:b\"@x.test>", c" <\"a:b\"@x.test>"),
+            (c"<a@x.test>", c"<a@x.test>"),
+            (c"<\"@a:b\"@x.test>", c"<\"@a:b\"@x.test>"),
+            (c"<@relay.test>", c"<@relay.test>"),
+            (c"", c""),
+        ] {
+            assert_eq!(without_route(given).as_c_str(), expected);
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod spill;
 mod text;
 mod transfer_encoding;
 
-pub use address::{Address, AddressError, Domain, domain_of, parse_path};
+pub use address::{Address, AddressError, Domain, domain_of, parse_path, without_route};
 pub use address_list::{Element, ListReader, Mailbox, is_cut, mailboxes};
 pub use body::{Body, FilePart, Place, ReadPart};
 pub use envelope::{Envelope, Intake, Recipient};

@@ -256,9 +256,10 @@ fn commands_out_of_order_are_a_451_with_a_text_and_a_log_line() {
     let mut milter = Milter::connect(address);
     milter.negotiate(OLD);
     assert_eq!(milter.ask(b'M', b"<anna@mycompany.test>\0").unwrap().0, b'c');
+    milter.send(b'D', b"Ri\x004bXyOrder\0");
     assert_eq!(milter.ask(b'R', &[INTEGRATION, b"\0"].concat()).unwrap().0, b'c');
     // A header field without DATA before it.
     let text = reply(milter.ask(b'L', b"Subject\0 s\0"));
     assert!(text.starts_with("451 4.3.0 ") && text.ends_with("[internal-error]"), "{text}");
-    world.milter.as_ref().unwrap().line_with(&["fault", "header out of order"]);
+    world.milter.as_ref().unwrap().line_with(&["4bXyOrder", "fault", "header out of order"]);
 }

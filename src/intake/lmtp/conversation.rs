@@ -3,7 +3,7 @@
 use super::wire::{Content, Gone, IDLE, Line, Wire};
 use crate::activity::{Activity, Key};
 use crate::courier::Desk;
-use crate::intake::{Concluded, END_TIME, End, Fault, Live, Recall, Session, Step, record};
+use crate::intake::{Concluded, END_TIME, Fault, Live, Recall, Session, record};
 use crate::mail::{Address, Intake, parse_path};
 use crate::observe::{events, metrics::OpenSession};
 use crate::rules::{Reason, Reply, Target};
@@ -249,15 +249,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         // Lines with NUL do not come this far.
         let path = CString::new(path_in(line)).unwrap_or_default();
         match self.session.rcpt(&path).await {
-            Ok(Step::Refuse(reply)) => self.refuse(&reply),
-            Ok(_) => {
+            Ok(()) => {
                 self.recipients += 1;
                 self.say("250 2.1.5 ok")
             }
-            Err(fault) => {
-                let reply = self.fault("rcpt", &fault);
-                self.refuse(&reply)
-            }
+            Err(reply) => self.refuse(&reply),
         }
     }
 
@@ -268,11 +264,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let targets: Vec<Target> = self.session.targets().cloned().collect();
         let started = self.session.data();
         self.wire.reply("354 end the message with a dot on a line of its own");
-        let mut message = Message::default();
-        if let Err(fault) = started {
-            message.failed = Some(self.fault("data", &fault));
-        }
+        let mut message = Message { failed: started.err(), ..Message::default() };
         self.receive(&mut message).await?;
+        let bare = message.bare;
         let answers = self.conclude(message, &targets).await;
         for answer in answers {
             match answer {
@@ -285,6 +279,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 }
             }
         }
+        if bare {
+            // Whoever sends such a line end may mean what follows for a message of its own.
+            return Ok(Next::HangUp);
+        }
         self.reset();
         Ok(Next::Command)
     }
@@ -294,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let mut content = Content::new();
         loop {
             let end = self.wire.content(&mut content).await?;
-            let piece = content.take(end);
+            let piece = content.take();
             if content.bare && !message.bare {
                 message.bare = true;
                 self.session.abort();
@@ -323,25 +321,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             let end = rest.iter().position(|&b| b == b'\n').map_or(rest.len(), |at| at + 1);
             let (line, after) = rest.split_at(end);
             message.at_line_start = line.ends_with(b"\n");
-            if let Err(fault) = self.session.raw_header(line) {
-                message.failed = Some(self.fault("header", &fault));
-            }
+            self.session.raw_header(line);
             rest = after;
         }
-        if message.failed.is_none()
-            && !rest.is_empty()
-            && let Err(fault) = self.session.body(rest).await
-        {
-            message.failed = Some(self.fault("body", &fault));
+        if message.failed.is_none() && !rest.is_empty() {
+            self.session.body(rest).await;
         }
     }
 
     async fn end_of_header(&mut self, message: &mut Message) {
         message.in_head = false;
         match self.session.end_of_header().await {
-            Ok(Step::Refuse(reply)) => message.failed = Some(reply),
             Ok(_) => message.refusals = self.session.refusals(),
-            Err(fault) => message.failed = Some(self.fault("end-of-header", &fault)),
+            Err(reply) => message.failed = Some(reply),
         }
     }
 
@@ -359,10 +351,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             (false, Some(reply)) => Err(reply.reason),
             (false, None) => match tokio::time::timeout(END_TIME, self.store()).await {
                 Ok(stored) => stored,
-                Err(_elapsed) => {
-                    events::fault(self.session.queue_id(), "end-of-message", &"not done in time");
-                    Err(Reason::DeadlineExceeded)
-                }
+                Err(_elapsed) => Err(self.session.fault("end-of-message", &Fault::Late).reason),
             },
         };
         let (outcome, known) = match outcome {
@@ -401,16 +390,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     /// Records the message; its activities, each with its refusal if there is one, and which of the recipients without a
     /// user have got the e-mail already.
     async fn store(&mut self) -> Result<Stored, Reason> {
-        let ended = self.session.end().await.map_err(|fault| self.fault("end-of-message", &fault).reason);
-        let (end, recalls) = ended?;
-        let activities = match &end {
-            End::Record { parcel, .. } => parcel.activities.clone(),
-            End::Step(_) => Vec::new(),
-        };
-        let known =
-            recall(&self.desk, recalls).await.map_err(|fault| self.fault("end-of-message", &fault).reason)?;
-        let Concluded { step, mut refused } = record(self.session.service(), &self.desk, end).await;
-        if let Step::Refuse(reply) = step
+        let mut end = self.session.end().await.map_err(|reply| reply.reason)?;
+        let activities = end.pending.as_ref().map_or_else(Vec::new, |p| p.parcel.activities.clone());
+        let recalls = std::mem::take(&mut end.recalls);
+        let known = recall(&self.desk, recalls).await;
+        let known = known.map_err(|fault| self.session.fault("end-of-message", &fault).reason)?;
+        let Concluded { answer, mut refused } = record(self.session.service(), &self.desk, end).await;
+        if let Err(reply) = answer
             && refused.is_empty()
         {
             return Err(reply.reason);
@@ -442,11 +428,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             message_id: last.message_id.as_deref(),
             ..events::Who::default()
         }
-    }
-
-    fn fault(&self, stage: &'static str, fault: &Fault) -> Reply {
-        events::fault(self.session.queue_id(), stage, fault);
-        self.session.service().texts.reply(Reason::InternalError, None)
     }
 }
 

@@ -6,7 +6,6 @@
 //! Fails: [`Gone`], when there is nobody to answer.
 
 use bytes::{Buf, BytesMut};
-use smtp_proto::request::receiver::DataReceiver;
 use std::{io, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
@@ -108,17 +107,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Reads the next piece of content; true with the last one. A piece is never empty but for the last.
+    /// Reads the next piece of content; true with the last one. A piece is never empty but for the last, and after a bare
+    /// line end.
     /// # Errors
     /// [`Gone`].
     pub(super) async fn content(&mut self, content: &mut Content) -> Result<bool, Gone> {
         loop {
             if !self.incoming.is_empty() {
-                let mut bytes = self.incoming.iter();
-                let end = content.dots.ingest(&mut bytes, &mut content.decoded);
-                let taken = self.incoming.len() - bytes.len();
+                let (taken, end) = content.read(&self.incoming);
                 self.incoming.advance(taken);
-                if end || content.decoded.len() > 1 {
+                if end || content.bare || !content.decoded.is_empty() {
                     return Ok(end);
                 }
             }
@@ -149,40 +147,71 @@ fn read_line(line: &[u8]) -> Line {
     }
 }
 
-/// Message content on its way: undoes transparency dots (RFC 5321, section 4.5.2) and looks for bare CR and LF.
+/// Message content on its way: undoes transparency dots (RFC 5321, section 4.5.2) and knows its end, which is `CRLF . CRLF`
+/// and nothing else. What other readers might take for an end is a bare CR or LF (section 2.3.8): the forms that smuggle a
+/// second message in. With the first of them the content is worth nothing any more, and is only read to its end.
 pub(super) struct Content {
-    dots: DataReceiver,
+    place: Place,
     decoded: Vec<u8>,
-    /// True once a CR or LF was seen that is not part of a CRLF (RFC 5321, section 2.3.8): the forms that smuggle.
+    /// True once a CR or LF was seen that is not part of a CRLF.
     pub(super) bare: bool,
+}
+
+/// What was read last.
+#[derive(Clone, Copy)]
+enum Place {
+    /// The end of a line, or nothing yet: the line of DATA itself ends in CRLF.
+    Start,
+    /// A dot at the start of a line: transparency, or the end.
+    Dot,
+    /// Anything else of a line.
+    Text,
+    /// A CR that waits for its LF. `ends`: only a dot stands before it.
+    Cr { ends: bool },
 }
 
 impl Content {
     pub(super) fn new() -> Self {
-        let mut dots = DataReceiver::new();
-        // The line of DATA itself ends in CRLF, so that a dot may follow at once; the receiver starts without it.
-        let _ = dots.ingest(&mut b"\r\n".iter(), &mut Vec::new());
-        Self { dots, decoded: Vec::new(), bare: false }
+        Self { place: Place::Start, decoded: Vec::new(), bare: false }
     }
 
-    /// Takes what has been decoded; it never cuts a CRLF in two. `end`: it is the last piece.
-    pub(super) fn take(&mut self, end: bool) -> Vec<u8> {
-        // A last CR waits for its LF; the receiver may also want it back, if it belongs to the final dot.
-        let held = if end { None } else { self.decoded.pop_if(|last| *last == b'\r') };
-        let piece = std::mem::replace(&mut self.decoded, held.into_iter().collect());
-        self.bare |= has_bare_line_end(&piece);
-        piece
+    /// Reads on. The answer is how many bytes were of the content; some only if its end is among them.
+    fn read(&mut self, bytes: &[u8]) -> (usize, bool) {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            at += 1;
+            self.place = match (self.place, byte) {
+                (Place::Cr { ends: true }, b'\n') => return (at, true),
+                (Place::Cr { ends: false }, b'\n') => {
+                    self.decoded.extend_from_slice(b"\r\n");
+                    Place::Start
+                }
+                (Place::Start, b'.') => Place::Dot,
+                (place, b'\r') => {
+                    self.bare |= matches!(place, Place::Cr { .. });
+                    Place::Cr { ends: matches!(place, Place::Dot) }
+                }
+                (Place::Cr { .. }, _) | (_, b'\n') => {
+                    self.bare = true;
+                    Place::Text
+                }
+                (Place::Start | Place::Dot | Place::Text, _) => {
+                    let line = &bytes[at - 1..];
+                    let text = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
+                    self.decoded.extend_from_slice(&line[..text]);
+                    at += text - 1;
+                    Place::Text
+                }
+            };
+        }
+        (at, false)
     }
-}
 
-/// True for a CR without LF or a LF without CR; the piece must not begin or end within a CRLF.
-fn has_bare_line_end(piece: &[u8]) -> bool {
-    let at = |index: usize| piece.get(index).copied();
-    piece.iter().enumerate().any(|(i, b)| match b {
-        b'\r' => at(i + 1) != Some(b'\n'),
-        b'\n' => i.checked_sub(1).and_then(at) != Some(b'\r'),
-        _ => false,
-    })
+    /// Takes what has been decoded; it never cuts a CRLF in two, and is nothing once a line end was bare.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        let piece = std::mem::take(&mut self.decoded);
+        if self.bare { Vec::new() } else { piece }
+    }
 }
 
 #[cfg(test)]
@@ -205,7 +234,7 @@ mod tests {
                     Ok(done) => end = done,
                     Err(_) => break,
                 }
-                all.extend(content.take(end));
+                all.extend(content.take());
             }
         }
         end.then_some((all, content.bare))
@@ -235,6 +264,9 @@ mod tests {
                 b"a\r\n.\nb",
                 b"a\r.\rb",
                 b"a\r\n.\rb",
+                b"a\r\n.\r\r\nb",
+                b"a\r\n.\r\r\n.\rb",
+                b".\r\r\nb",
                 b"a\r.\r\nb",
                 b"a\r\r\nb",
                 b"a\r\n\nb",
@@ -247,6 +279,37 @@ mod tests {
                 let sent = [form, b"\r\n.\r\n"].concat();
                 let found = content_of(&sent, size).await;
                 assert!(found.is_some_and(|(_, bare)| bare), "{} by {size}", form.escape_ascii());
+            }
+        }
+    }
+
+    proptest::proptest! {
+        /// Beside the definition: the content ends at the first `CRLF . CRLF`, wherever the pieces are cut.
+        #[test]
+        fn content_is_what_stands_before_the_first_end(
+            sent in proptest::collection::vec(proptest::sample::select(b"\r\n.a".to_vec()), 0..40),
+            size in 1_usize..9,
+        ) {
+            let all = [b"\r\n", &sent[..], b"\r\n.\r\n"].concat();
+            let end = all.windows(5).position(|five| five == b"\r\n.\r\n").unwrap() + 2;
+            let text = std::str::from_utf8(&all[2..end.max(2)]).unwrap();
+            let bare = text.replace("\r\n", "").contains(['\r', '\n']);
+            let lines = text.split_inclusive("\r\n").map(|line| line.strip_prefix('.').unwrap_or(line));
+            let mut content = Content::new();
+            let (mut found, mut read, mut ended) = (Vec::new(), 0, false);
+            for piece in all[2..].chunks(size) {
+                let (taken, end) = content.read(piece);
+                (read, ended) = (read + taken, end);
+                found.extend(content.take());
+                if ended {
+                    break;
+                }
+            }
+            proptest::prop_assert!(ended);
+            proptest::prop_assert_eq!(read + 2, end + 3);
+            proptest::prop_assert_eq!(content.bare, bare);
+            if !bare {
+                proptest::prop_assert_eq!(found, lines.collect::<String>().into_bytes());
             }
         }
     }

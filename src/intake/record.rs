@@ -1,0 +1,184 @@
+//! Recording: what a message came to goes into the queue, or to the backend at once, and the transaction gets its answer.
+//!
+//! In: the [`End`] of a message. Out: the answer, and which of its activities were not recorded.
+//! Promise: an answer that takes the message comes after its activities are on disk (or the backend has them).
+//! Fails: what cannot be stored is a reply of 4xx, and a log line with the queue id.
+
+use super::{Service, fate::Then};
+use crate::activity::{Activity, Key, Parcel};
+use crate::courier::{Desk, Given};
+use crate::mail::{Address, Intake, Reservation};
+use crate::observe::{events, metrics};
+use crate::queue::{Put, Queue, StorageError};
+use crate::rules::{Addressing, Mixed, Reason, Reply};
+use std::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// What a message came to.
+#[derive(Debug)]
+pub struct End {
+    /// What becomes of it in Postfix, if all that is pending is recorded.
+    pub then: Then,
+    /// What is to be recorded; none if nothing is.
+    pub pending: Option<Pending>,
+    /// Recipients that are refused unless the e-mail is known.
+    pub recalls: Vec<Recall>,
+}
+
+/// Activities that wait to be recorded.
+#[derive(Debug)]
+pub struct Pending {
+    /// The activities.
+    pub parcel: Parcel,
+    /// For the log.
+    pub(super) queue_id: String,
+    /// For the trace: which transaction it was.
+    pub(super) transaction: i64,
+    /// Shows the drain that this message still wants its answer.
+    pub(super) in_flight: Option<TaskTrackerToken>,
+    /// Memory that the message has, until it is answered.
+    pub(super) reserved: Reservation,
+}
+
+/// A recipient that the rules refuse, unless the e-mail is known: it may have come by the milter, whose sender had a login.
+#[derive(Clone, Debug)]
+pub struct Recall {
+    /// Index among [`super::Session::targets`].
+    pub target: usize,
+    /// The e-mail's key for this target.
+    pub key: Key,
+}
+
+/// How a message ended.
+#[derive(Debug)]
+pub struct Concluded {
+    /// The answer where there is one for the whole message; an error is the first reply that defers, or else the first that
+    /// refuses.
+    pub answer: Result<Then, Reply>,
+    /// The activities that were not recorded, for a protocol with an answer for each recipient.
+    pub refused: Vec<(Key, Reply)>,
+}
+
+/// What the log says of an activity.
+struct Summary {
+    tenant: String,
+    project: Option<String>,
+    key: Key,
+    address: Option<Address>,
+}
+
+impl Summary {
+    /// The integration address is the recipient that reads as this tenant and project; those of other tenants are not
+    /// in the activity.
+    fn of(activity: &Activity, addressing: &Addressing) -> Self {
+        let number = activity.project.as_ref().map(|project| project.number.to_lowercase());
+        let is_exact = |address: &Address| {
+            let mut readings = addressing.readings(address).into_iter();
+            readings.any(|reading| reading.prefix == activity.tenant.prefix && reading.project == number)
+        };
+        let recipients = activity.envelope.recipients.iter().filter_map(|text| Address::parse(text).ok());
+        let ours: Vec<Address> = recipients.filter(|address| addressing.covers(address)).collect();
+        let address = ours.iter().find(|address| is_exact(address)).or(ours.first()).cloned();
+        Self {
+            tenant: activity.tenant.id.clone(),
+            project: activity.project.as_ref().map(|project| project.number.clone()),
+            key: activity.key.clone(),
+            address,
+        }
+    }
+}
+
+/// Records what a message came to and says how the transaction ends.
+pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
+    let End { then, pending, .. } = end;
+    let Some(pending) = pending else { return Concluded { answer: Ok(then), refused: Vec::new() } };
+    let Pending { parcel, queue_id, transaction, in_flight: _in_flight, reserved: _reserved } = pending;
+    let bytes = parcel.raw.len();
+    let envelope = parcel.activities.first().map(|activity| activity.envelope.clone());
+    let message_id = parcel.activities.first().and_then(|activity| activity.message_id.clone());
+    let sender = envelope.as_ref().and_then(|envelope| envelope.sender.clone()).unwrap_or_default();
+    let started = Instant::now();
+    let summaries: Vec<Summary> =
+        parcel.activities.iter().map(|activity| Summary::of(activity, &service.addressing)).collect();
+    let outcomes = match desk {
+        Desk::Queue(queue) => put(queue.as_ref(), parcel, summaries.len(), &queue_id).await,
+        Desk::Direct(direct) => {
+            direct.give(parcel).await.into_iter().map(|(_, given)| outcome(given)).collect()
+        }
+    };
+    metrics::end_of_message(started.elapsed());
+    let mut refused = Vec::new();
+    for (Summary { tenant, project, key, address }, outcome) in summaries.into_iter().zip(outcomes) {
+        let recipient = address.as_ref().map(Address::to_string);
+        let who = events::Who {
+            queue_id: &queue_id,
+            tenant: Some(&tenant),
+            sender: Some(&sender),
+            recipient: recipient.as_deref(),
+            transaction: Some(transaction),
+            door: envelope.as_ref().map(|envelope| door(&envelope.intake)),
+            client: envelope.as_ref().and_then(|envelope| envelope.client.as_deref()),
+            message_id: message_id.as_deref(),
+            key: Some(key.as_str()),
+            recipients: envelope.as_ref().map_or(&[], |envelope| &envelope.recipients),
+            detail: None,
+        };
+        match outcome {
+            Ok(put) => {
+                metrics::recorded_bytes(bytes);
+                events::recorded(&who, project.as_deref(), key.as_str(), put == Put::Known);
+            }
+            Err((reason, detail)) => {
+                let reply = service.texts.reply_with(reason, address.as_ref(), &detail);
+                let detail = Some(detail.as_str());
+                events::refused(&events::Who { detail, ..who }, "end-of-message", &reply);
+                refused.push((key, reply));
+            }
+        }
+    }
+    let first = refused.iter().find(|(_, reply)| reply.is_deferral()).or(refused.first());
+    let strips = service.policy.mixed == Mixed::Strip && matches!(then, Then::DeliverWithout(_));
+    let answer = match first {
+        Some((_, reply)) if reply.is_deferral() || !strips => Err(reply.clone()),
+        _ => Ok(then),
+    };
+    Concluded { answer, refused }
+}
+
+/// The name of a door, from an activity.
+fn door(intake: &str) -> &'static str {
+    let doors = [Intake::Milter, Intake::Lmtp, Intake::Explain];
+    doors.map(Intake::as_str).into_iter().find(|door| *door == intake).unwrap_or_default()
+}
+
+/// Into the queue, all or none.
+async fn put(
+    queue: &dyn Queue,
+    parcel: Parcel,
+    count: usize,
+    queue_id: &str,
+) -> Vec<Result<Put, (Reason, String)>> {
+    match queue.put(parcel).await {
+        Ok(puts) => puts.into_iter().map(Ok).collect(),
+        Err(error) => {
+            events::fault(queue_id, "end-of-message", &error);
+            let reason = match error {
+                StorageError::Full(_) => Reason::QueueFull,
+                _ => Reason::StorageFailing,
+            };
+            vec![Err((reason, String::new())); count]
+        }
+    }
+}
+
+/// The reply to an outcome of direct mode (DESIGN section 6).
+fn outcome(given: Given) -> Result<Put, (Reason, String)> {
+    let reason = match given {
+        Given::Taken => return Ok(Put::New),
+        Given::Refused(detail) => return Err((Reason::BackendRefused, detail)),
+        Given::Unreachable => Reason::BackendUnreachable,
+        Given::Busy => Reason::BackendBusy,
+        Given::Misconfigured => Reason::BackendMisconfigured,
+    };
+    Err((reason, String::new()))
+}

@@ -1,0 +1,264 @@
+//! One transaction: what MAIL and RCPT said, and what the log and the trace say of it.
+//!
+//! In: the sender, each recipient. Out: a [`Fate`] for each; lines of the log.
+//! Promise: a refusal touches its recipient alone; who is in shadow mode is told nothing.
+//! Fails: never; trouble of the directory is a reply of 4xx.
+
+use super::{
+    fate::{Fate, Recipients},
+    service::{Policy, Refusal, Service},
+};
+use crate::mail::{Address, Envelope, Intake, domain_of, parse_path};
+use crate::observe::{self, events, metrics};
+use crate::rules::{Mixed, Reason, Reply, Target};
+use std::{collections::BTreeMap, ffi::CStr};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// Recipients that the trace is told of.
+const TOLD: usize = 50;
+
+/// What the log and the trace say of a transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Its number.
+    pub transaction: Option<i64>,
+    /// Postfix's queue id, as far as it was known.
+    pub queue_id: String,
+    /// The envelope sender.
+    pub sender: Option<String>,
+    /// The SMTP client's address, as far as it was known.
+    pub client: Option<String>,
+    /// Message-ID without brackets.
+    pub message_id: Option<String>,
+}
+
+/// What MAIL and RCPT said.
+pub(super) struct Transaction {
+    /// For the trace: before the second RCPT it has no queue id.
+    pub(super) id: i64,
+    /// Once the head is read.
+    pub(super) message_id: Option<String>,
+    pub(super) recipients: Recipients,
+    /// Shows the drain that this message wants an answer.
+    pub(super) in_flight: Option<TaskTrackerToken>,
+    sender: Option<Address>,
+    queue_id: Option<String>,
+    client: Option<String>,
+    login: Option<String>,
+    door: Intake,
+}
+
+/// A recipient that the rules refuse, unless the e-mail is known: index among the targets, tenant and project.
+pub(super) type Recalled = (usize, String, Option<String>);
+
+impl Transaction {
+    /// MAIL. An envelope sender that is no address counts as none; it is not ours to refuse.
+    pub(super) fn new(path: &[u8], door: Intake) -> Self {
+        Self {
+            id: observe::transaction(),
+            message_id: None,
+            recipients: Recipients::default(),
+            in_flight: None,
+            sender: parse_path(path).ok().flatten(),
+            queue_id: None,
+            client: None,
+            login: None,
+            door,
+        }
+    }
+
+    pub(super) fn set_client(&mut self, client: Option<String>, login: Option<String>) {
+        (self.client, self.login) = (client, login);
+    }
+
+    pub(super) fn set_queue_id(&mut self, queue_id: Option<String>) {
+        if queue_id.is_some() {
+            self.queue_id = queue_id;
+        }
+    }
+
+    pub(super) fn queue_id(&self) -> &str {
+        self.queue_id.as_deref().unwrap_or_default()
+    }
+
+    /// The envelope as it is so far.
+    pub(super) fn envelope(&self) -> Envelope {
+        Envelope {
+            sender: self.sender.clone(),
+            recipients: self.recipients.named().cloned().collect(),
+            queue_id: self.queue_id.clone(),
+            client: self.client.clone(),
+            login: self.login.clone(),
+            intake: self.door,
+        }
+    }
+
+    /// RCPT: another recipient.
+    /// # Errors
+    /// The reply to one that is refused.
+    pub(super) async fn rcpt(&mut self, service: &Service, path: &CStr) -> Result<(), Reply> {
+        let bytes = path.to_bytes();
+        let (address, fate) = match parse_path(bytes) {
+            Ok(Some(address)) if service.addressing.covers(&address) => {
+                let fate = self.fate_of(service, &address).await;
+                // What shadow mode lets pass without a tenant is nobody's business in another tenant's activity.
+                (Some(address).filter(|_| fate != Fate::Other), fate)
+            }
+            Err(_) if domain_of(bytes).is_some_and(|d| service.addressing.domains.contains(&d)) => {
+                (None, self.refused(service, Reason::BadAddress.into(), None))
+            }
+            parsed => {
+                let address = parsed.ok().flatten();
+                let fate = self.fate_of_other(service, address.as_ref());
+                (address, fate)
+            }
+        };
+        self.recipients.add(path, address, fate)
+    }
+
+    /// What becomes of an integration address.
+    async fn fate_of(&mut self, service: &Service, address: &Address) -> Fate {
+        let before = self.recipients.targets().count() + self.recipients.shadowed().count();
+        let also = self.people_so_far(service);
+        let target = match service.resolve(address, before, &also, self.queue_id()).await {
+            Ok(target) => target,
+            Err(refusal) => return self.refused(service, refusal, Some(address)),
+        };
+        match (service.shadows(Some(&target.tenant)), self.door) {
+            (true, Intake::Lmtp) => self.left_with_postfix(service, &target),
+            (true, Intake::Milter | Intake::Explain) => Fate::Shadowed(target),
+            (false, _) => {
+                metrics::integration_recipient();
+                self.in_flight.get_or_insert_with(|| service.hold());
+                Fate::Target(target)
+            }
+        }
+    }
+
+    /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.
+    fn fate_of_other(&self, service: &Service, address: Option<&Address>) -> Fate {
+        if self.door == Intake::Lmtp {
+            return self.refused(service, Reason::NotIntegrationAddress.into(), address);
+        }
+        metrics::other_recipient();
+        Fate::Other
+    }
+
+    /// Refused or deferred, or only said to be.
+    fn refused(&self, service: &Service, refusal: Refusal, address: Option<&Address>) -> Fate {
+        let mut reply = service.texts.reply(refusal.reason, address);
+        let tenant = refusal.tenant.as_ref();
+        let id = tenant.map(|tenant| tenant.id.as_str());
+        if service.shadows(tenant) {
+            let recipient = address.map(Address::to_string);
+            self.tell(id, recipient.as_deref(), false, |who| events::would_refuse(who, "rcpt", &reply));
+            if self.door != Intake::Lmtp {
+                return Fate::Other;
+            }
+            reply = service.texts.reply(Reason::ShadowMode, address);
+        }
+        self.log_refusal(id, address, "rcpt", &reply);
+        Fate::Refused(reply)
+    }
+
+    /// Shadow mode records nothing, and behind LMTP nobody else would: Postfix keeps the message and tries again.
+    fn left_with_postfix(&self, service: &Service, target: &Target) -> Fate {
+        let reply = service.texts.reply(Reason::ShadowMode, Some(&target.address));
+        self.log_refusal(Some(&target.tenant.id), Some(&target.address), "rcpt", &reply);
+        Fate::Refused(reply)
+    }
+
+    /// Who is known to be in it before the header comes.
+    fn people_so_far(&self, service: &Service) -> Vec<Address> {
+        let recipients = self.recipients.named().map(|recipient| &recipient.address);
+        let all = self.sender.iter().chain(recipients);
+        all.filter(|address| !service.addressing.covers(address)).cloned().collect()
+    }
+
+    /// Whom a failed rule touches.
+    pub(super) fn mixed(&self, policy: &Policy) -> Mixed {
+        if self.door == Intake::Lmtp { Mixed::Each } else { policy.mixed }
+    }
+
+    /// What LMTP's recipients without a user are known by, if they are.
+    pub(super) fn recalled(&self, refused: &BTreeMap<String, Reply>) -> Vec<Recalled> {
+        if self.door != Intake::Lmtp {
+            return Vec::new();
+        }
+        let no_user = |target: &Target| {
+            refused.get(&target.tenant.id).is_some_and(|reply| reply.reason == Reason::NoUser)
+        };
+        let targets = self.recipients.targets().enumerate().filter(|(_, target)| no_user(target));
+        let word = |(index, target): (usize, &Target)| {
+            (index, target.tenant.id.clone(), target.project.as_ref().map(|project| project.id.clone()))
+        };
+        targets.map(word).collect()
+    }
+
+    pub(super) fn log_refusal(
+        &self,
+        tenant: Option<&str>,
+        to: Option<&Address>,
+        stage: &'static str,
+        reply: &Reply,
+    ) {
+        let recipient = to.map(Address::to_string);
+        self.tell(tenant, recipient.as_deref(), stage != "rcpt", |who| events::refused(who, stage, reply));
+    }
+
+    /// Shadow mode: this reply would have been given.
+    pub(super) fn would_refuse(
+        &self,
+        target: Option<&Target>,
+        tenant: &str,
+        stage: &'static str,
+        reply: &Reply,
+    ) {
+        let recipient = target.map(|target| target.address.to_string());
+        let tell = |who: &events::Who<'_>| events::would_refuse(who, stage, reply);
+        self.tell(Some(tenant).filter(|tenant| !tenant.is_empty()), recipient.as_deref(), true, tell);
+    }
+
+    /// Says what became of the message, or of a recipient. `all`: with the other recipients, as far as they are told.
+    pub(super) fn tell(
+        &self,
+        tenant: Option<&str>,
+        recipient: Option<&str>,
+        all: bool,
+        tell: impl FnOnce(&events::Who<'_>),
+    ) {
+        let recipients: Vec<String> = if all {
+            self.recipients.named().take(TOLD).map(|r| r.address.to_string()).collect()
+        } else {
+            Vec::new()
+        };
+        let told = self.told();
+        tell(&events::Who { tenant, recipient, recipients: &recipients, ..told.who(self.door.as_str()) });
+    }
+
+    pub(super) fn told(&self) -> Told {
+        Told {
+            transaction: Some(self.id),
+            queue_id: self.queue_id().to_owned(),
+            // The null sender is shown as such.
+            sender: Some(self.sender.as_ref().map(Address::to_string).unwrap_or_default()),
+            client: self.client.clone(),
+            message_id: self.message_id.clone(),
+        }
+    }
+}
+
+impl Told {
+    /// The same, in the words of the log.
+    pub(super) fn who(&self, door: &'static str) -> events::Who<'_> {
+        events::Who {
+            queue_id: &self.queue_id,
+            sender: self.sender.as_deref(),
+            transaction: self.transaction,
+            door: Some(door),
+            client: self.client.as_deref(),
+            message_id: self.message_id.as_deref(),
+            ..events::Who::default()
+        }
+    }
+}
