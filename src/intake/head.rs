@@ -110,7 +110,7 @@ fn parse(
     let mut head = Head::parse(&bytes).map_err(|_| Reason::UnreadableHead)?;
     let correspondents =
         rules::correspondents(&head, envelope, &service.addressing, service.policy.max_people);
-    head.forget_recipients();
+    head.forget_what_is_read();
     // The empty line goes between.
     let reader = Reader::new(&bytes, bytes.len() as u64 + 2, limits);
     Ok(ReadHead { bytes, head, correspondents, reader, reserved })

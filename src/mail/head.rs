@@ -8,6 +8,7 @@
 
 use super::{
     address_list::{self, Element, Mailbox},
+    authentication_results::AuthenticationFields,
     content_type::Parameters,
     date,
     digest::is_space,
@@ -70,6 +71,8 @@ pub struct Head {
     pub in_reply_to: Vec<String>,
     /// Ids of References.
     pub references: Vec<String>,
+    /// All Authentication-Results fields.
+    pub authentication: AuthenticationFields,
     /// What identifies an e-mail: Message-ID, Date, From, To, Cc, Subject, each without white space and cut at
     /// 30,000 bytes. A To or Cc without any mailbox counts as absent: Postfix may add one.
     pub identity: [Vec<u8>; 6],
@@ -120,8 +123,9 @@ impl Head {
 }
 
 impl Head {
-    /// Drops the lists of recipients, once they are read.
-    pub fn forget_recipients(&mut self) {
+    /// Drops the lists of recipients, and what is said of the sender, once they are read.
+    pub fn forget_what_is_read(&mut self) {
+        self.authentication = AuthenticationFields::default();
         for list in [
             &mut self.to,
             &mut self.cc,
@@ -213,6 +217,8 @@ impl Taking {
         } else if is("Bcc") {
             let bcc = self.recipients(value);
             self.head.bcc.add(bcc, &self.fallback);
+        } else if is("Authentication-Results") {
+            head.authentication.add(value);
         } else if is("Date") && head.identity[1].is_empty() {
             head.date = date::parse(value);
             identify(&mut head.identity[1], value);

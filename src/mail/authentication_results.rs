@@ -1,0 +1,282 @@
+//! The Authentication-Results field (RFC 8601): what a filter before us found out about a message.
+//!
+//! In: a field's value. Out: who says so, and the result of each method with its properties.
+//! Promise: linear; comments, folds, quoted strings, versions and casing are read as the grammar has them; what does not fit
+//! is no result, so that nothing passes by a reading of ours.
+//! Fails: a field without a readable authserv-id, or of a version that is not ours, is none.
+
+use super::comment::Comments;
+
+/// The version that RFC 8601, section 2.2 defines, for the field and for its methods.
+const VERSION: &str = "1";
+
+/// Fields as they were received, unread: whom they are from is known only to who trusts some.
+#[derive(Clone, Debug, Default)]
+pub struct AuthenticationFields(Vec<Vec<u8>>);
+
+impl AuthenticationFields {
+    pub(super) fn add(&mut self, value: &[u8]) {
+        self.0.push(value.to_vec());
+    }
+
+    /// Those that can be read, in the order of the head.
+    pub fn read(&self) -> impl Iterator<Item = AuthenticationResults> {
+        self.0.iter().filter_map(|value| AuthenticationResults::parse(value))
+    }
+}
+
+/// One field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticationResults {
+    /// The service that says so, in lower case.
+    pub authserv_id: String,
+    /// What each method found; nothing for `none`.
+    pub results: Vec<MethodResult>,
+}
+
+/// What one method found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MethodResult {
+    /// `dkim`, `spf`, `dmarc`, …, in lower case.
+    pub method: String,
+    /// `pass`, `fail`, `none`, …, in lower case.
+    pub result: String,
+    /// `header.from`, `smtp.mailfrom`, …, in lower case, and the value as it was written, without quotes.
+    properties: Vec<(String, String)>,
+}
+
+impl MethodResult {
+    /// The value of a property; none if it is said twice, and not the same.
+    pub fn property(&self, name: &str) -> Option<&str> {
+        let mut values =
+            self.properties.iter().filter(|(property, _)| property == name).map(|(_, value)| value);
+        let first = values.next()?;
+        values.all(|value| value == first).then_some(first)
+    }
+}
+
+impl AuthenticationResults {
+    /// Reads a value.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let mut clauses = clauses(value)?.into_iter();
+        let mut who = clauses.next()?.into_iter();
+        let authserv_id = match who.next()? {
+            Token::Word(word) | Token::Quoted(word) if !word.is_empty() => word.to_lowercase(),
+            _ => return None,
+        };
+        match (who.next(), who.next()) {
+            (None, _) => {}
+            (Some(Token::Word(version)), None) if version == VERSION => {}
+            _ => return None,
+        }
+        Some(Self { authserv_id, results: clauses.filter_map(|clause| result(&clause)).collect() })
+    }
+}
+
+/// A piece of a clause; white space and comments lie between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    /// Anything up to white space, a comment or a sign.
+    Word(String),
+    /// A quoted string, without its quotes.
+    Quoted(String),
+    /// `=`, or `/` of a method's version, or `.` of a property.
+    Sign(u8),
+}
+
+/// The tokens between semicolons; none if a comment or a quoted string never ends, or it is not UTF-8.
+fn clauses(value: &[u8]) -> Option<Vec<Vec<Token>>> {
+    let mut comments = Comments::of(value);
+    let mut all = vec![Vec::new()];
+    let mut at = 0;
+    while let Some(&b) = value.get(at) {
+        // The authserv-id has dots; the names of methods and properties end at them, and a value at no sign at all.
+        let in_result = all.len() > 1;
+        let clause = all.last_mut()?;
+        let in_value = match clause.last() {
+            Some(Token::Sign(b'=')) => true,
+            // An address whose local part is quoted goes on.
+            Some(Token::Quoted(_)) => b == b'@',
+            _ => false,
+        };
+        at = match b {
+            b' ' | b'\t' | b'\r' | b'\n' => at + 1,
+            b'(' => comments.end(at)?,
+            b';' => {
+                all.push(Vec::new());
+                at + 1
+            }
+            b'"' => {
+                let (text, end) = quoted(value, at)?;
+                clause.push(Token::Quoted(text));
+                end
+            }
+            b'=' | b'/' | b'.' if in_result && !in_value => {
+                clause.push(Token::Sign(b));
+                at + 1
+            }
+            _ => {
+                let end = word_end(value, at, in_result && !in_value);
+                clause.push(Token::Word(str::from_utf8(&value[at..end]).ok()?.to_owned()));
+                end
+            }
+        };
+    }
+    Some(all)
+}
+
+/// Where the word ends that begins at `at`; a name ends at signs too.
+fn word_end(value: &[u8], at: usize, is_name: bool) -> usize {
+    let ends = |b: &u8| match b {
+        b' ' | b'\t' | b'\r' | b'\n' | b';' | b'(' | b'"' => true,
+        b'=' | b'/' | b'.' => is_name,
+        _ => false,
+    };
+    // The first byte belongs to it, whatever it is: somebody has looked.
+    value[at + 1..].iter().position(ends).map_or(value.len(), |length| at + 1 + length)
+}
+
+/// The text of a quoted string that opens at `at`, and the offset behind it.
+fn quoted(value: &[u8], at: usize) -> Option<(String, usize)> {
+    let (mut text, mut i) = (Vec::new(), at + 1);
+    loop {
+        match value.get(i)? {
+            b'"' => return Some((String::from_utf8(text).ok()?, i + 1)),
+            b'\\' => text.push(*value.get(i + 1)?),
+            b => text.push(*b),
+        }
+        i += if value[i] == b'\\' { 2 } else { 1 };
+    }
+}
+
+/// `method [/ version] = result [reason = …] [ptype . property = …]`; none for `none`, and for what does not fit.
+fn result(clause: &[Token]) -> Option<MethodResult> {
+    use Token::{Quoted, Sign, Word};
+    let (method, result, mut rest) = match clause {
+        [Word(method), Sign(b'='), Word(result), rest @ ..] => (method, result, rest),
+        [Word(method), Sign(b'/'), Word(version), Sign(b'='), Word(result), rest @ ..]
+            if version == VERSION =>
+        {
+            (method, result, rest)
+        }
+        _ => return None,
+    };
+    let mut properties = Vec::new();
+    loop {
+        rest = match rest {
+            [] => break,
+            [Word(reason), Sign(b'='), Word(_) | Quoted(_), rest @ ..]
+                if reason.eq_ignore_ascii_case("reason") =>
+            {
+                rest
+            }
+            // An address whose local part is quoted.
+            [Word(kind), Sign(b'.'), Word(name), Sign(b'='), Quoted(local), Word(domain), rest @ ..]
+                if domain.starts_with('@') =>
+            {
+                properties.push((property(kind, name), format!("{local}{domain}")));
+                rest
+            }
+            [Word(kind), Sign(b'.'), Word(name), Sign(b'='), Word(value) | Quoted(value), rest @ ..] => {
+                properties.push((property(kind, name), value.clone()));
+                rest
+            }
+            _ => return None,
+        };
+    }
+    let lower = |word: &str| word.to_ascii_lowercase();
+    Some(MethodResult { method: lower(method), result: lower(result), properties })
+}
+
+fn property(kind: &str, name: &str) -> String {
+    format!("{kind}.{name}").to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `id: method=result property=value …; …`, or nothing.
+    fn read(value: &str) -> String {
+        let Some(AuthenticationResults { authserv_id, results }) =
+            AuthenticationResults::parse(value.as_bytes())
+        else {
+            return String::new();
+        };
+        let word = |r: &MethodResult| {
+            let properties: String =
+                r.properties.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+            format!("{}={}{properties}", r.method, r.result)
+        };
+        format!("{authserv_id}: {}", results.iter().map(word).collect::<Vec<_>>().join("; "))
+    }
+
+    #[test]
+    fn fields_are_read_as_the_grammar_has_them() {
+        for (value, expected) in [
+            // RFC 8601, appendix B.
+            ("example.org 1; none", "example.org: "),
+            (
+                "example.com;\r\n spf=pass smtp.mailfrom=example.net",
+                "example.com: spf=pass smtp.mailfrom=example.net",
+            ),
+            (
+                "example.com; auth=pass (cram-md5) smtp.auth=sender@example.net; spf=pass smtp.mailfrom=example.net",
+                "example.com: auth=pass smtp.auth=sender@example.net; spf=pass smtp.mailfrom=example.net",
+            ),
+            (
+                "example.com; dkim=pass reason=\"good signature\"\r\n header.i=@mail-router.example.net",
+                "example.com: dkim=pass header.i=@mail-router.example.net",
+            ),
+            (
+                "foo.example.net (foobar) 1 (baz);\r\n dkim (Because I like it) / 1 (One yay) = (wait for it) fail\r\n policy \
+                 (A dot can go here) . (like that) expired\r\n (this surprised me) = (as I wasn't expecting it) 1362471462",
+                "foo.example.net: dkim=fail policy.expired=1362471462",
+            ),
+            // opendkim, opendmarc, rspamd.
+            (
+                "MX.Test; dkim=pass (2048-bit key; unprotected) header.d=x.test header.i=@x.test header.a=rsa-sha256 \
+                 header.s=s header.b=\"a+b/c=\"",
+                "mx.test: dkim=pass header.d=x.test header.i=@x.test header.a=rsa-sha256 header.s=s header.b=a+b/c=",
+            ),
+            (
+                "mx.test;\r\n\tdkim=pass header.d=x.test header.s=s header.b=AbC=;\r\n\tdmarc=pass (policy=none) \
+                 header.from=x.test;\r\n\tspf=pass (mx: domain of \"a@x\" is ok) smtp.mailfrom=anna@x.test",
+                "mx.test: dkim=pass header.d=x.test header.s=s header.b=AbC=; dmarc=pass header.from=x.test; spf=pass \
+                 smtp.mailfrom=anna@x.test",
+            ),
+            ("mx.test; SPF=Pass SMTP.MailFrom=X.test", "mx.test: spf=pass smtp.mailfrom=X.test"),
+            ("\"mx.test\"; spf=none", "mx.test: spf=none"),
+            ("mx.test; spf=pass smtp.mailfrom=\"a b\"@x.test", "mx.test: spf=pass smtp.mailfrom=a b@x.test"),
+            ("mx.test", "mx.test: "),
+            ("mx.test;", "mx.test: "),
+            // Other versions are other languages.
+            ("mx.test 2; spf=pass", ""),
+            ("mx.test; dkim/2=pass header.d=x.test; spf=pass", "mx.test: spf=pass"),
+            // What does not fit is no result.
+            ("", ""),
+            ("; spf=pass", ""),
+            ("mx.test spf=pass", ""),
+            ("mx.test; spf pass", "mx.test: "),
+            ("mx.test; dmarc=pass header.from", "mx.test: "),
+            ("mx.test; dmarc=pass header.from=", "mx.test: "),
+            ("mx.test; dmarc=pass and more", "mx.test: "),
+            ("mx.test; dmarc=pass (never closed", ""),
+            ("mx.test; dmarc=pass header.from=\"x.test", ""),
+            ("(mx.test; spf=pass) other.test; spf=fail", "other.test: spf=fail"),
+        ] {
+            assert_eq!(read(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_property_said_twice_is_said_once_or_not_at_all() {
+        let of = |value: &str| {
+            let parsed = AuthenticationResults::parse(value.as_bytes()).unwrap();
+            parsed.results[0].property("header.from").map(str::to_owned)
+        };
+        assert_eq!(of("m; dmarc=pass header.from=x.test header.from=x.test").as_deref(), Some("x.test"));
+        assert_eq!(of("m; dmarc=pass header.from=x.test header.from=y.test"), None);
+        assert_eq!(of("m; dmarc=pass"), None);
+    }
+}
