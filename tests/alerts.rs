@@ -52,7 +52,13 @@ fn each_alert_is_seen_to_fire_and_to_be_quiet() {
 fn what_alerts_look_at_is_there_from_the_start() {
     metrics::start();
     // Gauges of the queue are counted when somebody asks; Severa's are there where Severa is.
-    metrics::snapshot(&metrics::Snapshot { waiting: 0, held: 0, oldest: Default::default(), in_flight: 0 });
+    metrics::snapshot(&metrics::Snapshot {
+        waiting: 0,
+        held: 0,
+        oldest: Default::default(),
+        in_flight: 0,
+        is_emergency: false,
+    });
     let page = metrics::render();
     let rules = read("alerts.yml");
     let mut looked_at = 0;

@@ -7,9 +7,9 @@
 
 use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
-    intake::{Interest, Live, Policy, Service, Session, Shadow},
+    intake::{Client, Interest, Live, Policy, Service, Session, Shadow},
     mail::{Address, Budget, Domain, Intake},
-    rules::{Addressing, Mixed, Project, Record, Role, Tenant, Texts},
+    rules::{Addressing, Emergency, Mixed, Project, Record, Role, Tenant, Texts},
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
 
@@ -23,6 +23,7 @@ fn policy() -> Policy {
         keep_after_accept: false,
         unlinked_projects: false,
         shadow: Shadow::Marked,
+        emergency: Emergency::default(),
     }
 }
 
@@ -49,7 +50,7 @@ async fn play(service: Live, sender: &str, recipients: &[&str], head: &str) -> S
     session.mail(sender.as_bytes(), Intake::Milter);
     let mut out = Vec::new();
     for recipient in recipients {
-        if let Err(reply) = session.rcpt(&CString::new(*recipient).unwrap()).await {
+        if let Err(reply) = session.rcpt(&CString::new(*recipient).unwrap(), Client::default).await {
             out.push(format!("{} {} {}", reply.code, reply.status, reply.reason));
         }
     }
@@ -523,25 +524,25 @@ async fn choices_of_the_configuration() {
     let strip = Policy { mixed: Mixed::Strip, ..policy() };
     let two = &["<mycompany@severamail.test>", "<other@severamail.test>"];
     assert_eq!(
-        play(service(strip, file()), "", two, ANNA).await,
+        play(service(strip.clone(), file()), "", two, ANNA).await,
         "u-anna(from): ",
         "strip: the other tenant's is taken out"
     );
     let mixed = &["<mycompany@severamail.test>", "<x@y.test>"];
     assert_eq!(
-        play(service(strip, file()), "", mixed, NOBODY).await,
+        play(service(strip.clone(), file()), "", mixed, NOBODY).await,
         "",
         "strip: nothing is recorded, the rest goes on"
     );
     assert_eq!(
-        play(service(strip, file()), "", MY, NOBODY).await,
+        play(service(strip.clone(), file()), "", MY, NOBODY).await,
         "550 5.7.1 no-user",
         "strip: with no rest, refuse"
     );
 
     let few = Policy { max_recipients: 1, ..policy() };
-    assert_eq!(play(service(few, file()), "", MY, ANNA).await, "u-anna(from): ");
-    assert_eq!(play(service(few, file()), "", two, ANNA).await, "452 4.5.3 too-many-recipients");
+    assert_eq!(play(service(few.clone(), file()), "", MY, ANNA).await, "u-anna(from): ");
+    assert_eq!(play(service(few.clone(), file()), "", two, ANNA).await, "452 4.5.3 too-many-recipients");
 }
 
 #[tokio::test]

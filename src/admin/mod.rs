@@ -163,6 +163,7 @@ async fn metrics_text(Shared(app): Shared<App>) -> Response {
         held: counts.held,
         oldest: counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default(),
         in_flight: app.views.live.now().in_flight(),
+        is_emergency: app.views.live.now().policy.emergency.pulled().is_some(),
     });
     // A company that has no copy yet waits for it since we began.
     let copies = app.views.live.now().directory.copies();
@@ -236,6 +237,7 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wan
         checks,
         queue,
         is_shadow: service.policy.shadow == Shadow::Everybody,
+        emergency: service.policy.emergency.pulled(),
         paused,
         copies: copies.collect(),
         names,

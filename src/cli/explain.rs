@@ -7,7 +7,7 @@ use super::{
 };
 use crate::activity::Activity;
 use crate::config::Config;
-use crate::intake::{Interest, Policy, Service, Session, Shadow, Then};
+use crate::intake::{Client, Interest, Policy, Service, Session, Shadow, Then};
 use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply};
 use crate::source::unreadable;
@@ -133,7 +133,7 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     let spool = std::env::temp_dir();
     let budget = Budget::new(config.memory_limit);
     // What the rules say, also of mail that shadow mode would let pass.
-    let policy = Policy { shadow: Shadow::Nobody, ..config.policy };
+    let policy = Policy { shadow: Shadow::Nobody, ..config.policy.clone() };
     let service = Service::new(config.addressing, policy, config.texts, directory, budget, spool);
     let mut session = Session::new(service.into());
     let explanation = run(&mut session, args, &message).await;
@@ -184,7 +184,7 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
     for address in &args.recipients {
         let before = session.targets().count();
         let path = CString::new(address.as_bytes()).unwrap_or_default();
-        let answer = session.rcpt(&path).await;
+        let answer = session.rcpt(&path, Client::default).await;
         let target = session.targets().nth(before);
         explanation.recipients.push(RecipientWord {
             address: address.clone(),

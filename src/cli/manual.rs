@@ -9,6 +9,7 @@ use std::{fmt::Write as _, fs, io, path::Path, process::ExitCode};
 /// The source of the configuration's keys: a doc comment each.
 const CONFIG: &str = concat!(
     include_str!("../config/mod.rs"),
+    include_str!("../config/emergency.rs"),
     include_str!("../config/outside.rs"),
     include_str!("../config/severa.rs")
 );
@@ -23,6 +24,8 @@ const TABLES: &[(&str, &str)] = &[
     ("backend", "BackendText"),
     ("backend.oauth", "OAuthText"),
     ("[severa]", "SeveraText"),
+    ("emergency", "EmergencyText"),
+    ("emergency.block", "BlockText"),
     ("queue", "QueueText"),
     ("trace", "TraceText"),
     ("notify", "NotifyText"),

@@ -10,6 +10,7 @@
 //!
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
 
+mod emergency;
 mod outside;
 mod range;
 mod reading;
@@ -32,6 +33,7 @@ use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
 use crate::source::{Source, SourceError, meant};
 use crate::trace;
+use emergency::EmergencyText;
 use outside::{BackendText, DirectoryText};
 use reading::Reading;
 use serde::{Deserialize, Serialize};
@@ -163,6 +165,9 @@ struct ConfigText {
     lmtp: Option<SocketText>,
     #[serde(default)]
     message: MessageText,
+    /// Levers for the night, taken over at a reload.
+    #[serde(default)]
+    emergency: EmergencyText,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     replies: BTreeMap<Spanned<String>, Spanned<String>>,
     directory: DirectoryText,
@@ -606,6 +611,7 @@ impl ConfigText {
             keep_after_accept: self.message.after_accept == AfterAcceptText::Keep,
             unlinked_projects: self.message.unknown_project == UnknownProjectText::Unlinked,
             shadow: if self.mode == ModeText::Shadow { Shadow::Everybody } else { Shadow::Marked },
+            emergency: self.emergency.validate(source)?,
         };
         let delivery = self.backend.delivery;
         let (retry_first, retry_max) = (self.backend.retry_first.0.0, self.backend.retry_max.0.0);

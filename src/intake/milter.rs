@@ -7,7 +7,7 @@
 //! below Postfix's own (`milter_command_timeout` 30 s, `milter_content_timeout` 300 s).
 //! Fails: [`run`] ends only when it is told to; faults are 451 and a log line.
 
-use super::{END_TIME, Fault, Interest, Listener, Live, Session, Then, record};
+use super::{Client, END_TIME, Fault, Interest, Listener, Live, Session, Then, record};
 use crate::courier::Desk;
 use crate::mail::Intake;
 use crate::observe::{events, metrics::OpenSession};
@@ -122,7 +122,12 @@ async fn rcpt(cx: &mut Context<Connection>, args: Vec<CString>) -> Status {
         return no_session("rcpt");
     };
     note_queue_id(&mut connection.session, &cx.macros);
-    match connection.session.rcpt(args.first().map_or(c"", CString::as_c_str)).await {
+    let (macros, address) = (&cx.macros, &connection.client);
+    let client = || Client {
+        address: text(macros, c"{client_addr}").or_else(|| address.clone()),
+        login: text(macros, c"{auth_authen}"),
+    };
+    match connection.session.rcpt(args.first().map_or(c"", CString::as_c_str), client).await {
         Ok(()) => Status::Continue,
         Err(refusal) => refuse(&refusal, &mut cx.reply),
     }
@@ -138,13 +143,7 @@ fn data(cx: &mut Context<Connection>) -> Status {
 /// What DATA means, whether the protocol has that command or not.
 fn recipients_complete(connection: &mut Connection, macros: &Macros) -> Result<Interest, Reply> {
     note_queue_id(&mut connection.session, macros);
-    let interest = connection.session.data()?;
-    if interest == Interest::Message {
-        // Not before: nobody asks who sent other people's mail.
-        let client = text(macros, c"{client_addr}").or_else(|| connection.client.clone());
-        connection.session.set_client(client, text(macros, c"{auth_authen}"));
-    }
-    Ok(interest)
+    connection.session.data()
 }
 
 /// The answer to DATA where the protocol lacks it, at the first frame of the header; none if all is well.

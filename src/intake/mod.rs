@@ -21,7 +21,7 @@ pub use listener::{BindError, Listen, Listener, SocketSettings, default_socket};
 pub use record::{Concluded, End, Pending, Recall, record};
 pub use service::{LOOK_UP_TIME, Live, Policy, Service, Shadow};
 pub use session::{LeftOut, Session};
-pub use transaction::Told;
+pub use transaction::{Client, Told};
 
 use std::time::Duration;
 

@@ -9,7 +9,8 @@ use crate::directory::{Directory, Unavailable};
 use crate::mail::{Address, Budget, Head};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Correspondents, Mixed, Party, Project, Reason, Target, Tenant, Texts, Verdict,
+    self, Addressing, Case, Correspondents, Emergency, Mixed, Party, Project, Reason, Target, Tenant, Texts,
+    Verdict,
 };
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -20,7 +21,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 pub const LOOK_UP_TIME: Duration = Duration::from_secs(5);
 
 /// What the service does where the design leaves a choice.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// Largest message, in bytes.
     pub max_size: u64,
@@ -38,6 +39,8 @@ pub struct Policy {
     pub unlinked_projects: bool,
     /// For whom everything is only decided and logged.
     pub shadow: Shadow,
+    /// What is not taken for now.
+    pub emergency: Emergency,
 }
 
 /// `mode = "shadow"`: everything is decided and logged as `would …`; nothing is refused, recorded or deleted.

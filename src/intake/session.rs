@@ -10,7 +10,7 @@ use super::{
     head::{PARSED_INLINE, RawHead, ReadHead},
     record::{End, Pending, Recall},
     service::{Live, Service, look_ups_end},
-    transaction::{Recalled, Told, Transaction},
+    transaction::{Client, Recalled, Told, Transaction},
 };
 use crate::activity::{Key, Parcel, Participant};
 use crate::mail::{Head, Intake, ReadPart, Reader, Spill, SpillError};
@@ -124,13 +124,6 @@ impl Session {
         self.stage = Stage::Envelope(transaction);
     }
 
-    /// The SMTP client's address and login name, of this transaction.
-    pub fn set_client(&mut self, client: Option<String>, login: Option<String>) {
-        if let Some(transaction) = self.stage.transaction_mut() {
-            transaction.set_client(client, login);
-        }
-    }
-
     /// Postfix has a queue id from the second RCPT on.
     pub fn set_queue_id(&mut self, queue_id: Option<String>) {
         if let Some(transaction) = self.stage.transaction_mut() {
@@ -138,12 +131,12 @@ impl Session {
         }
     }
 
-    /// RCPT: another recipient. Refusals touch this recipient alone.
+    /// RCPT: another recipient. Refusals touch this recipient alone. Who is connected is asked if it is of interest.
     /// # Errors
     /// The reply to it, if it is not taken.
-    pub async fn rcpt(&mut self, path: &CStr) -> Result<(), Reply> {
+    pub async fn rcpt(&mut self, path: &CStr, client: impl FnOnce() -> Client) -> Result<(), Reply> {
         match &mut self.stage {
-            Stage::Envelope(transaction) => transaction.rcpt(&self.service, path).await,
+            Stage::Envelope(transaction) => transaction.rcpt(&self.service, path, client).await,
             _ => Err(self.fault("rcpt", &Fault::OutOfOrder("RCPT"))),
         }
     }

@@ -43,9 +43,17 @@ pub(super) struct Transaction {
     pub(super) in_flight: Option<TaskTrackerToken>,
     sender: Option<Address>,
     queue_id: Option<String>,
-    client: Option<String>,
-    login: Option<String>,
+    client: Option<Client>,
     door: Intake,
+}
+
+/// Who is connected to Postfix, as far as the door knows.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    /// IP address.
+    pub address: Option<String>,
+    /// SASL login name.
+    pub login: Option<String>,
 }
 
 /// A recipient that the rules refuse, unless the e-mail is known: index among the targets, tenant and project.
@@ -62,13 +70,8 @@ impl Transaction {
             sender: parse_path(path).ok().flatten(),
             queue_id: None,
             client: None,
-            login: None,
             door,
         }
-    }
-
-    pub(super) fn set_client(&mut self, client: Option<String>, login: Option<String>) {
-        (self.client, self.login) = (client, login);
     }
 
     pub(super) fn set_queue_id(&mut self, queue_id: Option<String>) {
@@ -81,33 +84,47 @@ impl Transaction {
         self.queue_id.as_deref().unwrap_or_default()
     }
 
+    fn client(&self) -> Option<&str> {
+        self.client.as_ref().and_then(|client| client.address.as_deref())
+    }
+
     /// The envelope as it is so far.
     pub(super) fn envelope(&self) -> Envelope {
         Envelope {
             sender: self.sender.clone(),
             recipients: self.recipients.named().cloned().collect(),
             queue_id: self.queue_id.clone(),
-            client: self.client.clone(),
-            login: self.login.clone(),
+            client: self.client().map(str::to_owned),
+            login: self.client.as_ref().and_then(|client| client.login.clone()),
             intake: self.door,
         }
     }
 
-    /// RCPT: another recipient.
+    /// RCPT: another recipient. Who is connected is asked only where it is of interest: other people's mail pays nothing.
     /// # Errors
     /// The reply to one that is refused.
-    pub(super) async fn rcpt(&mut self, service: &Service, path: &CStr) -> Result<(), Reply> {
+    pub(super) async fn rcpt(
+        &mut self,
+        service: &Service,
+        path: &CStr,
+        client: impl FnOnce() -> Client,
+    ) -> Result<(), Reply> {
         let bytes = path.to_bytes();
         let (address, fate) = match parse_path(bytes) {
             Ok(Some(address)) if service.addressing.covers(&address) => {
+                self.client.get_or_insert_with(client);
                 let fate = self.fate_of(service, &address).await;
                 // What shadow mode lets pass without a tenant is nobody's business in another tenant's activity.
                 (Some(address).filter(|_| fate != Fate::Other), fate)
             }
             Err(_) if domain_of(bytes).is_some_and(|d| service.addressing.domains.contains(&d)) => {
+                self.client.get_or_insert_with(client);
                 (None, self.refused(service, Reason::BadAddress.into(), None))
             }
             parsed => {
+                if self.door == Intake::Lmtp {
+                    self.client.get_or_insert_with(client);
+                }
                 let address = parsed.ok().flatten();
                 let fate = self.fate_of_other(service, address.as_ref());
                 (address, fate)
@@ -118,12 +135,20 @@ impl Transaction {
 
     /// What becomes of an integration address.
     async fn fate_of(&mut self, service: &Service, address: &Address) -> Fate {
+        let emergency = &service.policy.emergency;
+        if let Some(reason) = emergency.stops(self.sender.as_ref(), self.client()) {
+            return self.refused(service, reason.into(), Some(address));
+        }
         let before = self.recipients.targets().count() + self.recipients.shadowed().count();
         let also = self.people_so_far(service);
         let target = match service.resolve(address, before, &also, self.queue_id()).await {
             Ok(target) => target,
             Err(refusal) => return self.refused(service, refusal, Some(address)),
         };
+        if let Some(reason) = emergency.stops_tenant(&target.tenant.id, &target.tenant.prefix) {
+            let refusal = Refusal { reason, tenant: Some(target.tenant) };
+            return self.refused(service, refusal, Some(address));
+        }
         match (service.shadows(Some(&target.tenant)), self.door) {
             (true, Intake::Lmtp) => self.left_with_postfix(service, &target),
             (true, Intake::Milter | Intake::Explain) => Fate::Shadowed(target),
@@ -242,7 +267,7 @@ impl Transaction {
             queue_id: self.queue_id().to_owned(),
             // The null sender is shown as such.
             sender: Some(self.sender.as_ref().map(Address::to_string).unwrap_or_default()),
-            client: self.client.clone(),
+            client: self.client().map(str::to_owned),
             message_id: self.message_id.clone(),
         }
     }

@@ -43,6 +43,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ),
     (BYTES, Kind::Counter, "Bytes of messages that were recorded"),
     (SESSIONS, Kind::Gauge, "Open connections by door"),
+    (EMERGENCY, Kind::Gauge, "1 while a lever of [emergency] is pulled"),
     (IN_FLIGHT, Kind::Gauge, "Messages with an integration recipient that are not answered yet"),
     (LOOK_UPS, Kind::Counter, "Questions to the directory by where the answer came from"),
     (DELIVERIES, Kind::Counter, "Attempts at the backend by outcome"),
@@ -93,6 +94,7 @@ const FAULTS: &str = "activity_milter_faults_total";
 const LAST_RELOAD: &str = "activity_milter_last_reload_successful";
 const LOG_LINES_LOST: &str = "activity_milter_log_lines_lost_total";
 const TRACE_LOST: &str = "activity_milter_trace_lost_total";
+const EMERGENCY: &str = "activity_milter_emergency";
 const BUILD: &str = "activity_milter_build_info";
 
 /// Where something of ours can fail.
@@ -296,6 +298,8 @@ pub struct Snapshot {
     pub oldest: Duration,
     /// Messages in flight.
     pub in_flight: usize,
+    /// A lever is pulled.
+    pub is_emergency: bool,
 }
 
 /// Sets what is counted when somebody asks.
@@ -305,6 +309,7 @@ pub fn snapshot(snapshot: &Snapshot) {
     set("held", snapshot.held);
     gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
     gauge!(IN_FLIGHT).set(snapshot.in_flight as f64);
+    gauge!(EMERGENCY).set(f64::from(u8::from(snapshot.is_emergency)));
 }
 
 /// An open connection, counted for as long as this lives.

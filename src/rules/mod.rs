@@ -10,12 +10,14 @@
 mod addressing;
 mod correspondents;
 mod decide;
+mod emergency;
 mod reply;
 mod words;
 
 pub use addressing::{Addressing, Reading};
 pub use correspondents::correspondents;
 pub use decide::{check_head, decide, no_user_reply};
+pub use emergency::{Block, Emergency, Who, contains};
 pub use reply::{MAX_TEXT_BYTES, Reason, Reply, Texts, check_text};
 pub use words::{
     Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Project, Record, Role,

@@ -54,6 +54,12 @@ reasons! {
     /// LMTP RCPT: an address outside the integration domains, which nobody here can deliver to.
     NotIntegrationAddress = 451, 4 . 3 . 5, "not-an-integration-address",
         "<{address}>: Postfix delivers this address to activity-milter, but its domain is not in integration_domains";
+    /// RCPT: an administrator has pulled a lever (`[emergency]`).
+    Emergency = 451, 4 . 3 . 2, "emergency",
+        "<{address}>: the service takes no messages at the moment. The message will be tried again";
+    /// RCPT: an administrator has blocked the sender, the client or the tenant.
+    Blocked = 550, 5 . 7 . 1, "blocked",
+        "<{address}>: the service does not take this message. Ask the company's administrator";
     /// RCPT: more integration recipients than one message may have.
     TooManyRecipients = 452, 4 . 5 . 3, "too-many-recipients",
         "<{address}>: too many integration addresses in one message. Send to the others separately";

@@ -15,6 +15,7 @@ mod faults;
 mod frames;
 mod identity;
 mod journal;
+mod levers;
 mod life;
 mod limits;
 mod lived;

@@ -45,6 +45,8 @@ pub(super) struct View {
     /// None in direct mode.
     pub(super) queue: Option<InQueue>,
     pub(super) is_shadow: bool,
+    /// The lever that is pulled.
+    pub(super) emergency: Option<String>,
     pub(super) paused: Vec<Paused>,
     pub(super) copies: Vec<Copied>,
     /// Names of tenants by their ids.
@@ -266,6 +268,7 @@ pub(super) mod tests {
             checks: vec![Check::new("queue", Ok("writable".to_owned()))],
             queue: Some(queue),
             is_shadow: false,
+            emergency: None,
             paused: Vec::new(),
             copies: Vec::new(),
             names: HashMap::new(),

@@ -58,6 +58,13 @@ pub(super) fn checks(html: &mut String, checks: &[Check]) {
 
 /// What else changes what the numbers mean.
 pub(super) fn modes(html: &mut String, view: &View) {
+    if let Some(pulled) = &view.emergency {
+        let _ = write!(
+            html,
+            "<p class=note><b>A lever is pulled:</b> {}. <a href=\"/docs/operations#levers\">What it does</a></p>",
+            escape(pulled)
+        );
+    }
     if view.is_shadow {
         html.push_str(
             "<p class=note><b>Shadow mode:</b> everything is decided and logged; nothing is refused, recorded or deleted \

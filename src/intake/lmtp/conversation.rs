@@ -3,7 +3,7 @@
 use super::wire::{Content, Gone, IDLE, Line, Wire};
 use crate::activity::{Activity, Key};
 use crate::courier::Desk;
-use crate::intake::{Concluded, END_TIME, Fault, Live, Recall, Session, record};
+use crate::intake::{Client, Concluded, END_TIME, Fault, Live, Recall, Session, record};
 use crate::mail::{Address, Intake, parse_path};
 use crate::observe::{events, metrics::OpenSession};
 use crate::rules::{Reason, Reply, Target};
@@ -233,7 +233,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             return self.refuse(&reply);
         }
         self.session.mail(path_in(line), Intake::Lmtp);
-        self.session.set_client(self.forwarded.client.clone(), None);
         self.session.set_queue_id(self.forwarded.queue_id.clone());
         self.stage = Stage::Transaction;
         self.say("250 2.1.0 ok")
@@ -248,7 +247,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         }
         // Lines with NUL do not come this far.
         let path = CString::new(path_in(line)).unwrap_or_default();
-        match self.session.rcpt(&path).await {
+        let client = || Client { address: self.forwarded.client.clone(), login: None };
+        match self.session.rcpt(&path, client).await {
             Ok(()) => {
                 self.recipients += 1;
                 self.say("250 2.1.5 ok")

@@ -1,0 +1,81 @@
+//! Levers for the night (`[emergency]`): pulled and put back by a reload, told to both doors, shown to whoever looks.
+
+use crate::support::{
+    http::http_get,
+    smtp::matches,
+    wait_for,
+    world::{Options, World, eml},
+};
+use std::fs;
+
+const ANNA: &str = "anna@mycompany.test";
+const MY: &str = "mycompany@severamail.test";
+const DEFERRED: &str = "451 4.3.2 <mycompany@severamail.test>: *[emergency]";
+const BLOCKED: &str = "550 5.7.1 <mycompany@severamail.test>: *[blocked]";
+
+/// Puts the lines into a drop-in file, reloads, and waits until they count.
+fn pull(world: &mut World, lines: &str) {
+    let folder = world.config_path().with_file_name("activity-milter.toml.d");
+    fs::create_dir_all(&folder).unwrap();
+    let log = || world.milter.as_ref().unwrap().log().matches("configuration read again").count();
+    let before = log();
+    fs::write(folder.join("levers.toml"), lines).unwrap();
+    world.milter.as_ref().unwrap().signal("HUP");
+    wait_for("the reload", || (log() > before).then_some(()));
+}
+
+/// What a recipient is told at each door.
+fn at_each_door(world: &World) -> [String; 2] {
+    let (answers, _) = world.mail(ANNA, &[MY], &eml("plain"));
+    let mut lmtp = world.lmtp();
+    lmtp.command("XFORWARD ADDR=192.0.2.7");
+    lmtp.command(&format!("MAIL FROM:<{ANNA}>"));
+    [answers[0].clone(), lmtp.command(&format!("RCPT TO:<{MY}>"))]
+}
+
+#[test]
+fn each_lever_is_pulled_and_put_back() {
+    let mut world = World::with(Options { lmtp: true, ..Options::default() });
+    let metric = |world: &World| {
+        let text = String::from_utf8(http_get(world.admin_port, "/metrics").1).unwrap();
+        text.lines()
+            .find_map(|line| line.strip_prefix("activity_milter_emergency ").map(str::to_owned))
+            .unwrap()
+    };
+    assert_eq!(metric(&world), "0");
+    for (lines, milter, lmtp) in [
+        ("[emergency]\ndefer = true\n", DEFERRED, DEFERRED),
+        ("[emergency.block]\nsenders = [\"Anna@MyCompany.test\"]\n", DEFERRED, DEFERRED),
+        ("[emergency.block]\nsenders = [\"mycompany.test\"]\nanswer = \"refuse\"\n", BLOCKED, BLOCKED),
+        ("[emergency.block]\nnetworks = [\"192.0.2.0/24\"]\n", "250*", DEFERRED),
+        ("[emergency.block]\nnetworks = [\"127.0.0.1\"]\nanswer = \"refuse\"\n", BLOCKED, "250*"),
+        ("[emergency.block]\ntenants = [\"MyCompany\"]\nanswer = \"refuse\"\n", BLOCKED, BLOCKED),
+        ("[emergency.block]\ntenants = [\"other\"]\nsenders = [\"else.test\"]\n", "250*", "250*"),
+    ] {
+        pull(&mut world, lines);
+        let told = at_each_door(&world);
+        assert!(matches(&told[0], milter) && matches(&told[1], lmtp), "{lines}{told:?}");
+        // Whoever looks sees it.
+        assert_eq!(metric(&world), "1", "{lines}");
+        let page = String::from_utf8(http_get(world.admin_port, "/").1).unwrap();
+        assert!(page.contains("A lever is pulled:</b> emergency."), "{lines}");
+        let (code, said, _) = world.command(&["check"]);
+        assert!(code == Some(0) && said.contains("warn") && said.contains("emergency."), "{said}");
+    }
+    // Other people's mail passes, beside a recipient that does not.
+    pull(&mut world, "[emergency]\ndefer = true\n");
+    let (answers, end) = world.mail(ANNA, &["bo@acme.test", MY], &eml("plain"));
+    assert!(
+        answers[0].starts_with("250") && matches(&answers[1], DEFERRED) && end.starts_with("250"),
+        "{answers:?}"
+    );
+    wait_for("a delivery", || (world.postfix.delivered().len() == 1).then_some(()));
+    // The log names the client, who is known at RCPT already.
+    world.milter.as_ref().unwrap().line_with(&["refused 451 4.3.2 [emergency]", "client=127.0.0.1"]);
+    pull(&mut world, "");
+    assert_eq!(metric(&world), "0");
+    let (answers, end) = world.mail(ANNA, &[MY], &eml("plain"));
+    assert!(answers[0].starts_with("250") && end.starts_with("250"), "{answers:?} {end}");
+    // The same e-mail each time.
+    world.wait_for_activities(1);
+}
