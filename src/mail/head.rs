@@ -9,6 +9,7 @@
 use super::{
     address_list::{self, Element, Mailbox},
     authentication_results::AuthenticationFields,
+    automatic::Signs,
     content_type::Parameters,
     date,
     digest::is_space,
@@ -73,6 +74,8 @@ pub struct Head {
     pub references: Vec<String>,
     /// All Authentication-Results fields.
     pub authentication: AuthenticationFields,
+    /// What says that no person wrote it.
+    pub automatic: Signs,
     /// What identifies an e-mail: Message-ID, Date, From, To, Cc, Subject, each without white space and cut at
     /// 30,000 bytes. A To or Cc without any mailbox counts as absent: Postfix may add one.
     pub identity: [Vec<u8>; 6],
@@ -188,6 +191,7 @@ impl Taking {
             self.seen.block = Block::Behind;
         }
         let head = &mut self.head;
+        head.automatic.field(name, value);
         if is("Subject") {
             if head.subject.is_none() {
                 head.subject = Some(decode_unstructured(value, self.fallback.as_deref()));

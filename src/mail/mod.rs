@@ -9,6 +9,7 @@
 mod address;
 mod address_list;
 mod authentication_results;
+mod automatic;
 mod body;
 mod charset;
 mod comment;
@@ -36,6 +37,7 @@ mod transfer_encoding;
 pub use address::{Address, AddressError, Domain, domain_of, parse_path, without_route};
 pub use address_list::{Element, ListReader, Mailbox, is_cut, mailboxes};
 pub use authentication_results::{AuthenticationFields, AuthenticationResults, MethodResult};
+pub use automatic::{Automatic, Signs};
 pub use body::{Body, FilePart, Place, ReadPart};
 pub use envelope::{Envelope, Intake, Recipient};
 pub use field::{fields, header_end};
