@@ -129,6 +129,19 @@ const BOXES: &[Lived] = &[
     },
 ];
 
+const DEBIANS: &[Lived] = &[Lived {
+    name: "as Debian's installer leaves it: the Bcc field is shown to us",
+    deployment: &["mx"],
+    main: "mydestination = $myhostname, mx.test, localhost.test, localhost\n\
+           mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128\n\
+           mailbox_size_limit = 0\n\
+           recipient_delimiter = +\n\
+           relayhost =\n",
+    others: &["frida@third.test"],
+    dedicated: true,
+    ..PLAIN
+}];
+
 const MILTERS: &[Lived] = &[
     Lived {
         name: "OpenDKIM after an old recipe, for local mail too",
@@ -195,6 +208,11 @@ const MILTERS: &[Lived] = &[
 #[test]
 fn relays() {
     RELAYS.iter().for_each(lives_on);
+}
+
+#[test]
+fn debians() {
+    DEBIANS.iter().for_each(lives_on);
 }
 
 #[test]
