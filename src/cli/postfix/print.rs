@@ -209,7 +209,10 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
     let mut adding = Adding::new(&existing.settings, config, &existing.record)?;
     match wish.shadow {
         true => adding.shadow()?,
-        false => adding.refuse_shadow()?,
+        false => {
+            adding.refuse_shadow()?;
+            adding.give_back();
+        }
     }
     for line in main.lines() {
         match setting(line) {
