@@ -168,6 +168,18 @@ const MILTERS: &[Lived] = &[
         ..PLAIN
     },
     Lived {
+        name: "an old one of ours where no milter is wanted",
+        deployment: &["lmtp-only"],
+        main: "relay_domains = elsewhere.test\nrelay_transport = kept:\n\
+               milter_default_action = accept\n\
+               smtpd_milters = unix:activity-milter/old.sock, inet:127.0.0.1:PORT\n\
+               non_smtpd_milters = $smtpd_milters\n",
+        service: &["smtpd_milters=unix:activity-milter/old.sock,inet:127.0.0.1:PORT"],
+        others: &["dora@elsewhere.test"],
+        kept: &["relay_transport", "milter_default_action", "non_smtpd_milters"],
+        ..PLAIN
+    },
+    Lived {
         name: "ours by a path that the chroot hides",
         deployment: &["shared-mx"],
         main: "relay_domains = elsewhere.test\nrelay_transport = kept:\n\
@@ -391,7 +403,8 @@ fn lives_on(case: &Lived) {
     piped(&removal);
     // Dead entries of ours do not come back.
     let without_old = |line: &String| {
-        let line = line.replace("unix:activity-milter/old.sock, ", "");
+        let line =
+            line.replace("unix:activity-milter/old.sock, ", "").replace("unix:activity-milter/old.sock,", "");
         let line = line.replace(", unix:activity-milter/lmtp.sock", "");
         let by_path = line.starts_with("smtpd_milters = { unix:/");
         if by_path { "smtpd_milters =".to_owned() } else { line }

@@ -349,7 +349,7 @@ impl<'a> Adding<'a> {
         if new != here {
             self.change("smtpd_milters", &new);
         }
-        self.not_local(&here);
+        self.not_local(&here, &new);
         let services: Vec<_> = self.settings.overrides_of("smtpd_milters").collect();
         for (parameter, value) in services {
             let service = parameter.trim_end_matches("/smtpd_milters");
@@ -365,27 +365,65 @@ impl<'a> Adding<'a> {
 
     /// `non_smtpd_milters = $smtpd_milters`, as many recipes have it, must not get ours too: a milter that refuses a
     /// recipient there counts as a server error. Local mail comes by LMTP. Dead ones of ours go, for local mail waits for them.
-    fn not_local(&mut self, before: &str) {
+    fn not_local(&mut self, before: &str, after: &str) {
         let name = "non_smtpd_milters";
         let Some(value) = self.settings.written(name).map(str::to_owned) else { return };
         let references = ["${smtpd_milters}", "$(smtpd_milters)", "$smtpd_milters"];
         let is_reference = |element: &String| references.contains(&element.as_str());
         let elements = split(&value);
-        let meant = elements.iter().flat_map(|element| match is_reference(element) {
+        let brings_ours = split(after).iter().any(|element| self.is_of_ours(element));
+        let meant = elements.iter().flat_map(|element| match is_reference(element) && brings_ours {
             true => split(before),
             false => vec![element.clone()],
         });
-        let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
-        let of_ours = |element: &String| {
-            MilterEntry::list(element)
-                .iter()
-                .any(|entry| self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded))
-        };
-        let kept: Vec<String> = meant.filter(|element| !of_ours(element)).collect();
+        let kept: Vec<String> = meant.filter(|element| !self.is_of_ours(element)).collect();
         if kept != elements {
             self.plan.note("Local mail keeps the milters it has, but ours: that is for smtpd.");
             self.change(name, &kept.join(", "));
         }
+    }
+
+    /// True if an element of a list of milters is our milter, or was.
+    fn is_of_ours(&self, element: &str) -> bool {
+        let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
+        MilterEntry::list(element)
+            .iter()
+            .any(|entry| self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded))
+    }
+
+    /// Dead entries of ours, where a deployment does not set the list: all mail waits for them. `but`: a list that is set
+    /// all the same.
+    pub(super) fn without_dead(&mut self, but: &str) {
+        let here = self.settings.base("smtpd_milters").unwrap_or_default();
+        let main = ("smtpd_milters".to_owned(), here.clone());
+        let of_services =
+            self.settings.overrides_of("smtpd_milters").filter(|(parameter, _)| *parameter != but);
+        let of_services = of_services.map(|(parameter, value)| (parameter.to_owned(), value.to_owned()));
+        let mut after = here.clone();
+        for (parameter, value) in std::iter::once(main).chain(of_services).collect::<Vec<_>>() {
+            let is_alive = |element: &String| {
+                let entries = MilterEntry::list(element);
+                let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
+                !entries.iter().any(|entry| is_old(self.settings, self.config, entry, &recorded))
+            };
+            let elements = split(&value);
+            let alive: Vec<String> = elements.iter().filter(|element| is_alive(element)).cloned().collect();
+            if alive == elements {
+                continue;
+            }
+            self.plan.note("Nobody answers there any more: an old entry of ours.");
+            match parameter.contains('/') {
+                false => {
+                    after = alive.join(", ");
+                    self.change(&parameter, &after);
+                }
+                true => {
+                    let new = dense(&alive.join(", "));
+                    self.plan.change(Name::Service(parameter), Some(value), Some(new));
+                }
+            }
+        }
+        self.not_local(&here, &after);
     }
 
     fn service_milters(&mut self, parameter: &str, value: &str, ours: &str) {

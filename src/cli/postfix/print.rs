@@ -220,6 +220,10 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
             None => adding.plan.say(line),
         }
     }
+    if !main.lines().filter_map(setting).any(|(name, _)| name == "smtpd_milters") {
+        let set = wish.deployment.master_cf().map(|_| format!("{}/inet/smtpd_milters", wish.service));
+        adding.without_dead(&set.unwrap_or_default());
+    }
     Ok(adding.plan)
 }
 
