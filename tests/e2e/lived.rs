@@ -327,11 +327,9 @@ fn lives_on(case: &Lived) {
             world.postfix.tool("postmap", &[&format!("hash:{}", maps.join(file).display())]);
         }
     }
-    // Later lines of main.cf win: the administrator's.
-    let main = fs::read_to_string(conf.join("main.cf")).unwrap();
+    // The administrator's.
     let script = conf.join("keep.sh").display().to_string();
-    fs::write(conf.join("main.cf"), main + "kept_destination_recipient_limit = 1\n" + &filled(case.main))
-        .unwrap();
+    world.postfix.overwrite(&("kept_destination_recipient_limit = 1\n".to_owned() + &filled(case.main)));
     let entry = format!("kept/unix=kept unix - n n - - pipe flags= user=nobody argv={script} ${{recipient}}");
     world.postfix.tool("postconf", &["-M", &entry]);
     for setting in case.service {
