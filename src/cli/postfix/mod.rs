@@ -83,8 +83,11 @@ struct Instance {
 }
 
 impl Instance {
+    /// What `MAIL_CONFIG` says is said to the script too: `sudo sh` does not know it.
     fn tools(self) -> Tools {
-        Tools { directory: self.postfix_config }
+        let of_environment =
+            || std::env::var_os("MAIL_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        Tools { directory: self.postfix_config.or_else(of_environment) }
     }
 }
 
@@ -125,7 +128,7 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
 fn broken(error: SettingsError) -> Failure {
     match error {
         SettingsError::Missing { .. } => other(error),
-        SettingsError::Failed { .. } | SettingsError::Record { .. } => {
+        SettingsError::Failed { .. } | SettingsError::Record { .. } | SettingsError::Table(_) => {
             Failure::Configuration(miette::Report::msg(error.to_string()))
         }
     }
