@@ -1,7 +1,7 @@
 //! `check`: is everything there that the service needs? One line each.
 
 use super::{
-    Failure,
+    Failure, credentials,
     out::{say, say_json},
     rights,
 };
@@ -58,23 +58,31 @@ fn files(config: &Config, path: &Path) -> String {
     }
 }
 
-pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<ExitCode, Failure> {
+pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure> {
+    let (config, faults) = Config::look(path, &credentials::instead())?;
     let mut lines = Vec::new();
     let mut add = |name: &str, outcome: Result<String, String>| {
         let ok = outcome.is_ok();
         let detail = outcome.unwrap_or_else(|error| super::without_numbers(&error));
+        let detail = credentials::explained(&detail);
         lines.push(Line { name: name.to_owned(), ok, warning: false, detail });
     };
     add("configuration", Ok(files(&config, path)));
+    for fault in &faults {
+        add("named file", Err(fault.to_string()));
+    }
     let backend = config.outside.open_backend();
     match &backend {
+        // That was said.
+        Err(_) if !faults.is_empty() => {}
         Err(error) => add("backend", Err(error.to_string())),
         Ok(_) if args.offline => {
             add("backend", Ok(format!("{} (not asked)", config.outside.client.connection.url)))
         }
         Ok(backend) => backend.check(PATIENCE).await.into_iter().for_each(|c| add(&c.name, c.outcome)),
     }
-    if backend.is_ok() {
+    let is_file = matches!(config.outside.directory, DirectoryKind::File { .. });
+    if backend.is_ok() || is_file {
         let (directory, copies) = look_up(&config, args.offline).await;
         add("directory", directory);
         for copy in copies {
@@ -124,8 +132,8 @@ async fn look_up(config: &Config, offline: bool) -> (Result<String, String>, Vec
     if offline && matches!(config.outside.directory, DirectoryKind::Http(_)) {
         return (Ok("the backend's look-ups (not asked)".to_owned()), Vec::new());
     }
-    let directory = match config.outside.open() {
-        Ok(outside) => outside.directory(),
+    let directory = match config.outside.open_directory() {
+        Ok(directory) => directory,
         Err(error) => return (Err(error.to_string()), Vec::new()),
     };
     let answer = tokio::time::timeout(PATIENCE, directory.tenant("activity-milter-check")).await;

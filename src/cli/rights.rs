@@ -2,6 +2,7 @@
 //!
 //! In: paths, groups, ports of the configuration. Out: what the service could not do with them, and the remedy.
 
+use super::identity;
 use crate::config::{Config, DirectoryKind};
 use crate::directory::SeveraSettings;
 use crate::intake::{BindError, Listen, SocketSettings};
@@ -15,6 +16,9 @@ use std::{
 
 /// What a database has beside it.
 const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
+
+/// Directories as near to the root as that are the system's: `/`, `/var`, `/var/lib`.
+const MOST_OF_SYSTEM: usize = 3;
 
 /// How the user is called.
 fn user() -> String {
@@ -50,8 +54,18 @@ pub(super) fn to_write(path: &Path) -> Result<(), String> {
     if access(path, needed).is_ok() {
         return Ok(());
     }
-    let (owner, user, path) = (name_of(Uid::from_raw(meta.uid())), user(), path.display());
-    Err(format!("{path} is {owner}'s, and user {user} may not write it: chown {user}: {path}"))
+    let (owner, user) = (name_of(Uid::from_raw(meta.uid())), user());
+    // `/var/lib` or `/root` is more than ours.
+    let is_everybodys = meta.is_dir() && path.components().count() <= MOST_OF_SYSTEM;
+    let path = path.display();
+    let remedy = if is_everybodys {
+        format!("name a directory of its own: install -d -o {user} {path}/activity-milter")
+    } else if Uid::from_raw(identity::caller()).is_root() {
+        format!("chown {user}: {path}")
+    } else {
+        format!("chown {user}: {path}, if that is whom the service works as; else start check as root")
+    };
+    Err(format!("{path} is {owner}'s, and user {user} may not write it: {remedy}"))
 }
 
 /// That a socket can be given to its group: only root may give to a group that it is not in.
