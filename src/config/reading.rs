@@ -139,6 +139,13 @@ impl<'a> Reading<'a> {
             }
             return Ok(());
         }
+        let text = path.get_ref().to_string_lossy().into_owned();
+        if text.starts_with(['$', '~', '%']) {
+            let remedy =
+                "write the whole path, of a credential /run/credentials/activity-milter.service/NAME";
+            let message = format!("\"{text}\": nothing is put in the place of variables here: {remedy}");
+            return Err(self.error(path.span(), message));
+        }
         let whole = self.source.path().parent().unwrap_or(Path::new("")).join(path.get_ref());
         let whole = std::path::absolute(&whole).unwrap_or(whole);
         let message = format!(
