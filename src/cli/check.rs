@@ -101,7 +101,7 @@ pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure>
     if let Some(admin) = &config.admin.socket {
         add("admin", place(admin, args.offline));
     }
-    add("files", rights::of_files(&config));
+    add("files", rights::of_files(&config, path));
     add("queue", queue(&config).await);
     if !args.offline {
         add("trace", traced(&config)); // not before a reload either: a broken trace stops nobody

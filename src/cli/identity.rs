@@ -33,6 +33,8 @@ static CALLER: OnceLock<u32> = OnceLock::new();
 
 static ROOTS: OnceLock<PathBuf> = OnceLock::new();
 
+static UNIT: OnceLock<Unit> = OnceLock::new();
+
 /// The directory of `queue.path`, if this works as root because that is root's.
 pub(super) fn roots() -> Option<&'static Path> {
     ROOTS.get().map(PathBuf::as_path)
@@ -41,6 +43,11 @@ pub(super) fn roots() -> Option<&'static Path> {
 /// Whoever started the command.
 pub(super) fn caller() -> u32 {
     *CALLER.get_or_init(|| getuid().as_raw())
+}
+
+/// The unit with whose eyes this looks, if root has started it.
+pub(super) fn unit() -> Option<&'static Unit> {
+    UNIT.get()
 }
 
 /// Becomes the user that the role asks for, if root is who started us.
@@ -60,9 +67,10 @@ pub(super) fn assume(role: Role, config: &Path) -> Result<(), Failure> {
     if let Some(unit) = &unit {
         credentials::take(unit);
     }
-    let user = unit.as_ref().and_then(|unit| Some((unit.user?, unit.group.unwrap_or(getegid()))));
+    let unit = unit.map(|unit| UNIT.get_or_init(|| unit));
+    let user = unit.and_then(|unit| Some((unit.user?, unit.group.unwrap_or(getegid()))));
     match user.or(owner) {
-        Some((uid, gid)) if !uid.is_root() => become_user(uid, gid, unit.as_ref()).map_err(|error| {
+        Some((uid, gid)) if !uid.is_root() => become_user(uid, gid, unit).map_err(|error| {
             other(format!(
                 "cannot become user {uid}, as whom the service works: {error}: start this as that user"
             ))

@@ -30,10 +30,26 @@ fn name_of(uid: Uid) -> String {
 }
 
 /// All that the service writes, as far as it is there, and the directories in which it makes the rest.
-pub(super) fn of_files(config: &Config) -> Result<String, String> {
+pub(super) fn of_files(config: &Config, path: &Path) -> Result<String, String> {
     let mut databases = vec![config.queue.path.clone(), config.trace.path.clone()];
     if let DirectoryKind::Severa(SeveraSettings { path, .. }) = &config.outside.directory {
         databases.push(path.clone());
+    }
+    let unit = identity::unit();
+    let sockets = [Some(&config.milter), config.lmtp.as_ref(), config.admin.socket.as_ref()];
+    let sockets = sockets.into_iter().flatten().filter_map(|socket| match &socket.listen {
+        Listen::Unix(path) => Some(path),
+        Listen::Inet(_) | Listen::Systemd => None,
+    });
+    for written in databases.iter().chain([&config.queue.spool]).chain(sockets) {
+        unit.and_then(|unit| unit.forbids_writing(path, written)).map_or(Ok(()), Err)?;
+    }
+    let read = match &config.outside.directory {
+        DirectoryKind::File { path } => vec![path],
+        _ => Vec::new(),
+    };
+    for read in read {
+        unit.and_then(|unit| unit.forbids_reading(path, read)).map_or(Ok(()), Err)?;
     }
     for database in databases {
         for beside in BESIDE {

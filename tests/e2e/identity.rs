@@ -203,8 +203,19 @@ fn check_of_root_knows_what_systemd_hands_over() {
     let (code, out) = check("token", &bin);
     let source = format!("(from {}) holds no secret in its first line", secret.display());
     assert!(code == Some(1) && out.contains(&source), "{out}");
-    // A group of the unit is one of the service's.
+    // What the unit forbids, no user may.
     fs::write(&secret, "s3cret\n").unwrap();
+    let fence = format!(
+        "{shown}\nProtectSystem=strict\nReadWritePaths={}\nExecStart=x -c {} serve",
+        world.root.join("sockets").display(),
+        world.config_path().display()
+    );
+    let (code, out) = check("token", &unit(&world, &fence, &files));
+    let words = format!("write ReadWritePaths={}", world.root.join("queue").display());
+    assert!(code == Some(1) && out.contains("NOT OK files") && out.contains(&words), "{out}");
+    let open = fence.replace("/sockets", "");
+    assert_eq!(check("token", &unit(&world, &open, &files)).0, Some(0));
+    // A group of the unit is one of the service's.
     let config = config.replace("[lmtp]\n", "[lmtp]\nsocket_group = \"adm\"\n");
     let check = |shown: &str| {
         fs::write(world.config_path(), &config).unwrap();
