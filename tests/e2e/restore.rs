@@ -378,6 +378,15 @@ fn what_is_not_whole_is_no_back_up() {
         fs::write(&path, &good).unwrap();
     }
     assert_eq!(verify().0, Some(0));
+    // None is begun that would take the room which is kept for mail.
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    assert!(config.contains("[queue]\n"), "{config}");
+    let kept = "[queue]\nmin_free = \"1 EiB\"\n";
+    fs::write(world.config_path(), config.replace("[queue]\n", kept)).unwrap();
+    let full = world.root.join("full");
+    let (code, _, error) = world.command(&["backup", full.to_str().unwrap()]);
+    let words = "of which queue.min_free keeps 1.0 EiB for mail: name a directory on another disk";
+    assert!(code == Some(69) && error.contains(words) && !full.exists(), "{error}");
 }
 
 /// Ends a thread's work when it is dropped, also by a panic.
