@@ -5,7 +5,10 @@
 //! Promise: who `check` becomes can read them, nobody else learns of them, and nothing is written to a disk.
 //! Fails: a source that cannot be read; the text of [`explained`] says which.
 
-use super::unit::{Credential, UNIT, Unit};
+use super::{
+    identity::caller,
+    unit::{Credential, UNIT, Unit},
+};
 use crate::source::{read_regular, said, unreadable};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::{
@@ -113,6 +116,7 @@ pub(super) fn explained(text: &str) -> String {
         Some(_) => format!(
             "{before}{here}{name}: the unit has no credential {name}: write LoadCredential={name}:/path/of/the/secret below [Service] with `systemctl edit {UNIT}`"
         ),
+        None if caller() == 0 => format!("{text}; there is no unit {UNIT} here that could have it"),
         None => format!(
             "{text}; systemd gives it to the service alone: start check as root, which knows its source"
         ),

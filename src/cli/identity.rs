@@ -7,9 +7,7 @@
 
 use super::{Failure, credentials, other, unit::Unit};
 use crate::config::Config;
-use nix::unistd::{
-    Gid, Uid, User, getegid, geteuid, getgroups, getuid, initgroups, setgid, setgroups, setuid,
-};
+use nix::unistd::{Gid, Uid, User, geteuid, getgroups, getuid, initgroups, setgid, setgroups, setuid};
 use std::{
     ffi::CString,
     fs,
@@ -68,7 +66,8 @@ pub(super) fn assume(role: Role, config: &Path) -> Result<(), Failure> {
         credentials::take(unit);
     }
     let unit = unit.map(|unit| UNIT.get_or_init(|| unit));
-    let user = unit.and_then(|unit| Some((unit.user?, unit.group.unwrap_or(getegid()))));
+    let user =
+        unit.and_then(|unit| Some((unit.user?, unit.group.unwrap_or(Gid::from_raw(unit.user?.as_raw())))));
     match user.or(owner) {
         Some((uid, gid)) if !uid.is_root() => become_user(uid, gid, unit).map_err(|error| {
             other(format!(

@@ -51,7 +51,9 @@ impl Unit {
     pub(super) fn ask() -> Option<Self> {
         let shown = systemctl(&["show", &format!("--property={PROPERTIES}"), UNIT])?;
         let files = systemctl(&["cat", UNIT]).unwrap_or_default();
-        (!shown.lines().any(|line| line == "LoadState=not-found")).then(|| Self::read(&shown, &files))
+        // Where systemd does not run, systemctl says so on standard error alone.
+        let is_there = shown.contains('=') && !shown.lines().any(|line| line == "LoadState=not-found");
+        is_there.then(|| Self::read(&shown, &files))
     }
 
     /// Reads what `show` and `cat` say.

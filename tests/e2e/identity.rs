@@ -203,6 +203,11 @@ fn check_of_root_knows_what_systemd_hands_over() {
     let (code, out) = check("token", &bin);
     let source = format!("(from {}) holds no secret in its first line", secret.display());
     assert!(code == Some(1) && out.contains(&source), "{out}");
+    // No systemd, or no such unit: nothing is said about one.
+    for none in ["", "LoadState=not-found"] {
+        let (code, out) = check("token", &unit(&world, none, ""));
+        assert!(code == Some(1) && out.contains("there is no unit activity-milter.service here"), "{out}");
+    }
     // What the unit forbids, no user may.
     fs::write(&secret, "s3cret\n").unwrap();
     let fence = format!(
