@@ -39,6 +39,19 @@ struct Line {
 }
 
 impl Line {
+    fn said(name: &str, outcome: Result<String, String>) -> Self {
+        let ok = outcome.is_ok();
+        let detail = outcome.unwrap_or_else(|error| super::without_numbers(&error));
+        Self { name: name.to_owned(), ok, warning: false, detail: credentials::explained(&detail) }
+    }
+
+    /// Of a file that the configuration names. What this user cannot see at all may well be in order.
+    fn about(fault: &str) -> Self {
+        let line = Self::said("named file", Err(fault.to_owned()));
+        let is_unseen = credentials::is_out_of_sight(fault);
+        Self { ok: is_unseen, warning: is_unseen, ..line }
+    }
+
     fn text(&self) -> String {
         let word = match (self.ok, self.warning) {
             (true, false) => "ok",
@@ -60,17 +73,11 @@ fn files(config: &Config, path: &Path) -> String {
 
 pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure> {
     let (config, faults) = Config::look(path, &credentials::instead())?;
-    let mut lines = Vec::new();
+    let mut lines = vec![Line::said("configuration", Ok(files(&config, path)))];
+    lines.extend(faults.iter().map(|fault| Line::about(&fault.to_string())));
     let mut add = |name: &str, outcome: Result<String, String>| {
-        let ok = outcome.is_ok();
-        let detail = outcome.unwrap_or_else(|error| super::without_numbers(&error));
-        let detail = credentials::explained(&detail);
-        lines.push(Line { name: name.to_owned(), ok, warning: false, detail });
+        lines.push(Line::said(name, outcome));
     };
-    add("configuration", Ok(files(&config, path)));
-    for fault in &faults {
-        add("named file", Err(fault.to_string()));
-    }
     let backend = config.outside.open_backend();
     match &backend {
         // That was said.

@@ -8,7 +8,10 @@ use crate::support::{
 };
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -203,6 +206,22 @@ fn check_of_root_knows_what_systemd_hands_over() {
     let (code, out) = check("token", &bin);
     let source = format!("(from {}) holds no secret in its first line", secret.display());
     assert!(code == Some(1) && out.contains(&source), "{out}");
+    // The unit's own `ExecReload=… check --offline` is shown no credentials, and must not make each reload fail.
+    let (aside, here) = (world.root.join("program"), world.root.display());
+    fs::copy(program(), &aside).unwrap();
+    fs::set_permissions(world.config_path(), fs::Permissions::from_mode(0o644)).unwrap();
+    let offline = || {
+        let mut command = Command::new(&aside);
+        command.arg("-c").arg(world.config_path()).args(["check", "--offline"]).uid(NOBODY).gid(NOBODY);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, out) = offline();
+    assert_eq!(code, Some(0), "{here}: {out}");
+    assert!(out.contains("warn   named file") && out.contains("start check as root"), "{out}");
+    let other = fs::read_to_string(world.config_path()).unwrap();
+    fs::write(world.config_path(), other.replace("/run/credentials/", "/run/others/")).unwrap();
+    assert_eq!(offline().0, Some(1), "any other file is looked at");
     // No systemd, or no such unit: nothing is said about one.
     for none in ["", "LoadState=not-found"] {
         let (code, out) = check("token", &unit(&world, none, ""));
