@@ -50,7 +50,7 @@ impl Source {
     /// # Errors
     /// A [`SourceError`] without a line, if the file cannot be read or is not UTF-8.
     pub fn read(path: &Path) -> Result<Self, SourceError> {
-        Ok(Self::from_text(path, text_of(path, fs::read(path))?))
+        Ok(Self::from_text(path, text_of(path, read_configuration(path))?))
     }
 
     /// Wraps a text that is already in memory; `path` is what errors call it.
@@ -73,7 +73,7 @@ impl Source {
     /// A [`SourceError`], if one of them, or their directory, cannot be read.
     pub fn with_drop_ins(mut self) -> Result<Self, SourceError> {
         for path in drop_ins(self.path())? {
-            let text = text_of(&path, read_regular(&path))?;
+            let text = text_of(&path, bytes_of(&path, LONGEST_CONFIGURATION))?;
             self = self.with(&path, text);
         }
         Ok(self)
@@ -219,6 +219,9 @@ fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
 /// That it could not be read, or is not UTF-8: in which line.
 pub fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<String, SourceError> {
     let bytes = read.map_err(|error| SourceError::about(path, unreadable(&error)))?;
+    if is_utf16(&bytes) {
+        return Err(SourceError::about(path, "cannot be read: it is UTF-16: save the file as UTF-8"));
+    }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|&&b| b == b'\n').count() + 1;
@@ -230,6 +233,15 @@ pub fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<String, SourceE
     })
 }
 
+/// What Windows saves as "Unicode": with a mark at its beginning, or text in which every second byte is zero.
+fn is_utf16(bytes: &[u8]) -> bool {
+    let is_letter = |pair: &[u8]| matches!(pair, [0, b' '..=b'~'] | [b' '..=b'~', 0]);
+    let begin = bytes.get(..8).unwrap_or_default();
+    bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        || !begin.is_empty() && begin.chunks(2).all(is_letter)
+}
+
 /// Why a file cannot be read, and what would do.
 pub fn unreadable(error: &io::Error) -> String {
     let remedy = match error.kind() {
@@ -237,6 +249,10 @@ pub fn unreadable(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => ": let the user read it that activity-milter runs as",
         io::ErrorKind::IsADirectory => ": name a file",
         io::ErrorKind::NotADirectory => ": a part of its path is a file",
+        io::ErrorKind::Other => ": name a file",
+        _ if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            ": a link leads back to itself: put the file in its place"
+        }
         _ => "",
     };
     format!("cannot be read: {}{remedy}", said(error))
@@ -244,11 +260,18 @@ pub fn unreadable(error: &io::Error) -> String {
 
 /// What the system says, without its number.
 pub fn said(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error ") {
-        Some((text, _)) => text.to_owned(),
-        None => text,
+    without_numbers(&error.to_string())
+}
+
+/// A text without the numbers that the system's words have: ` (os error 2)`.
+pub fn without_numbers(text: &str) -> String {
+    let mut rest = text;
+    let mut plain = String::new();
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        plain += before;
+        rest = after.split_once(')').map_or("", |(_, after)| after);
     }
+    plain + rest
 }
 
 /// Opens a regular file. A pipe, a device or a directory in its place is an error, and nobody waits for it: for files that
@@ -264,14 +287,40 @@ pub fn open_regular(path: &Path) -> io::Result<fs::File> {
 /// Longest file of people that is read: a million addresses.
 const LONGEST_FILE: u64 = 128 << 20;
 
+/// Longest configuration that is read: ten thousand companies.
+const LONGEST_CONFIGURATION: u64 = 8 << 20;
+
+/// Where a shell puts what it hands over: `-c <(…)`, `-c /dev/stdin`.
+const HANDED: [&str; 3] = ["/dev/fd", "/dev/stdin", "/proc/self/fd"];
+
 /// The bytes of a regular file.
 /// # Errors
 /// As [`open_regular`], and what is too long.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    bytes_of(path, LONGEST_FILE)
+}
+
+/// The bytes of a configuration: a regular file's, or what is handed over.
+fn read_configuration(path: &Path) -> io::Result<Vec<u8>> {
+    if path.is_dir() {
+        return Err(io::Error::from_raw_os_error(nix::libc::EISDIR));
+    }
+    match HANDED.iter().any(|place| path.starts_with(place)) {
+        true => bounded(fs::File::open(path)?, LONGEST_CONFIGURATION),
+        false => bytes_of(path, LONGEST_CONFIGURATION),
+    }
+}
+
+fn bytes_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    bounded(open_regular(path)?, most)
+}
+
+fn bounded(file: fs::File, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_regular(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(io::Error::other(format!("it is longer than {} MiB", LONGEST_FILE >> 20)));
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        let message = format!("it is longer than {} MiB, and so none of ours", most >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     Ok(bytes)
 }

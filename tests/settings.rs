@@ -9,6 +9,8 @@ mod commands;
 mod directory;
 #[path = "settings/layers.rs"]
 mod layers;
+#[path = "settings/odd.rs"]
+mod odd;
 #[path = "settings/sheet.rs"]
 mod sheet;
 

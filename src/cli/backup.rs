@@ -2,24 +2,32 @@
 //!
 //! In: a new directory, or one of before. Out: the files, and `manifest.json` last: a directory without it is no back-up.
 //! Promise: the queue is that of one moment (`queue::copy`). Secrets are not copied but named: files that `…_file` keys
-//! name, and passwords within addresses.
+//! name, and passwords within addresses. What was begun and cannot be completed is removed again. The manifest says of each
+//! byte whether it is as it was written, its own too.
 
 use super::{
     Failure, other,
     out::{say, tell},
 };
-use crate::config::{Config, DirectoryKind};
-use crate::queue;
+use crate::config::{Config, DirectoryKind, without_passwords};
+use crate::queue::{self, OpenError};
+use crate::source::said;
 use clap::Args as ClapArgs;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    ops::Range,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
     time::SystemTime,
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
 };
 
 /// Prints a line.
@@ -31,6 +39,11 @@ const MANIFEST: &str = "manifest.json";
 
 /// The folder of the configuration.
 const CONFIG: &str = "config";
+
+/// What the queue's copy consists of (`queue::copy`), and what is beside it while it is written.
+const DATABASE: &str = "queue.db";
+const SPOOL: &str = "spool";
+const JOURNAL: &str = "queue.db-journal";
 
 /// What stands in place of a password.
 const REDACTED: &str = "REDACTED";
@@ -55,6 +68,8 @@ struct Manifest {
     version: String,
     files: Vec<Entry>,
     left_out: Vec<LeftOut>,
+    /// The digest of this text without it.
+    blake3: String,
 }
 
 /// A file of it.
@@ -91,9 +106,60 @@ impl Args {
 }
 
 fn make(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
-    let made_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let at = |path: &Path, error: io::Error| other(format!("{}: {error}", path.display()));
+    let is_new = !to.exists();
+    has_room(config, to)?;
     make_empty(to)?;
+    fill(config, to).inspect_err(|_| {
+        // What is not whole helps nobody, and may be what has filled the disk.
+        for place in [CONFIG, SPOOL] {
+            let _ = fs::remove_dir_all(to.join(place));
+        }
+        for place in [DATABASE, JOURNAL, MANIFEST] {
+            let _ = fs::remove_file(to.join(place));
+        }
+        if is_new {
+            let _ = fs::remove_dir(to);
+        }
+    })
+}
+
+/// That the copy takes no room that is kept for mail.
+fn has_room(config: &Config, to: &Path) -> Result<(), Failure> {
+    let settings = &config.queue;
+    let Some(disk) = to.ancestors().find(|place| place.is_dir()).filter(|_| settings.path.exists()) else {
+        return Ok(());
+    };
+    let device = |path: &Path| fs::metadata(path).ok().map(|meta| meta.dev());
+    let is_shared = [Some(settings.path.as_path()), Some(&settings.spool)]
+        .into_iter()
+        .flatten()
+        .any(|place| device(place).is_some() && device(place) == device(disk));
+    let size = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
+    let mut large = Vec::new();
+    below(&settings.spool, Path::new(""), &mut large);
+    let needed =
+        large.iter().map(|file| size(&settings.spool.join(file))).sum::<u64>() + size(&settings.path);
+    let free = queue::free_bytes(disk).unwrap_or(u64::MAX);
+    let kept = if is_shared { settings.min_free } else { 0 };
+    if free >= needed.saturating_add(kept) {
+        return Ok(());
+    }
+    let (needed, free) = (bytesize::ByteSize(needed), bytesize::ByteSize(free));
+    let why = if is_shared {
+        let kept = bytesize::ByteSize(kept);
+        format!(", and it is the queue's own disk, of which queue.min_free keeps {kept} for mail")
+    } else {
+        String::new()
+    };
+    Err(other(format!(
+        "{}: the copy takes up to {needed}, and {free} are free{why}: name a directory on another disk",
+        to.display()
+    )))
+}
+
+fn fill(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
+    let made_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let at = |path: &Path, error: io::Error| other(format!("{}: {}", path.display(), said(&error)));
     let mut files = Vec::new();
     let mut texts = config.files.clone();
     if let DirectoryKind::File { path } = &config.outside.directory {
@@ -101,6 +167,8 @@ fn make(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
     }
     let mut left_out = Vec::new();
     for (from, name) in texts.iter().zip(names(&texts)) {
+        // Wherever it is read later.
+        let from = &std::path::absolute(from).map_err(|error| at(from, error))?;
         let text = fs::read_to_string(from).map_err(|error| at(from, error))?;
         let (text, secrets) = without_secrets(&text);
         left_out.extend(secrets.into_iter().map(|secret| match secret {
@@ -113,28 +181,29 @@ fn make(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
         write(&place, text.as_bytes()).map_err(|error| at(&place, error))?;
         files.push((Path::new(CONFIG).join(name), from.clone()));
     }
-    let queue = if config.queue.path.exists() {
-        let queue = queue::copy(&config.queue, to).map_err(other)?;
-        files.extend(queue.files.iter().map(|file| {
-            let place = match file.strip_prefix("spool") {
-                Ok(below) => config.queue.spool.join(below),
-                Err(_) => config.queue.path.clone(),
-            };
-            (file.clone(), place)
-        }));
-        Some(queue)
-    } else {
-        None
+    let queue = match queue::copy(&config.queue, to) {
+        Ok(queue) => Some(queue),
+        Err(OpenError::Missing(_)) => None,
+        Err(error) => return Err(other(error)),
     };
+    for file in queue.iter().flat_map(|queue| &queue.files) {
+        let place = match file.strip_prefix(SPOOL) {
+            Ok(below) => config.queue.spool.join(below),
+            Err(_) => config.queue.path.clone(),
+        };
+        files.push((file.clone(), place));
+    }
     let entry = |(path, from): (PathBuf, PathBuf)| {
         let (size, blake3) = digest(&to.join(&path))?;
         Ok(Entry { path, from, size, blake3 })
     };
     let files =
         files.into_iter().map(entry).collect::<io::Result<Vec<_>>>().map_err(|error| at(to, error))?;
-    let manifest = Manifest { made_at, version: env!("CARGO_PKG_VERSION").to_owned(), files, left_out };
-    let text = serde_json::to_vec_pretty(&manifest).map_err(other)?;
-    write(&to.join(MANIFEST), &text).map_err(|error| at(&to.join(MANIFEST), error))?;
+    let blake3 = String::new();
+    let manifest =
+        Manifest { made_at, version: env!("CARGO_PKG_VERSION").to_owned(), files, left_out, blake3 };
+    let text = sealed(&manifest).map_err(other)?;
+    write(&to.join(MANIFEST), text.as_bytes()).map_err(|error| at(&to.join(MANIFEST), error))?;
     File::open(to).and_then(|directory| directory.sync_all()).map_err(|error| at(to, error))?;
     let files = manifest.files.len();
     match &queue {
@@ -144,7 +213,11 @@ fn make(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
             queue.activities,
             queue.kept
         ),
-        None => say!("{files} files in {}: configuration; there is no queue", to.display()),
+        None => say!(
+            "{files} files in {}: configuration; there is no queue at {} (queue.path)",
+            to.display(),
+            config.queue.path.display()
+        ),
     }
     for LeftOut { key, path } in &manifest.left_out {
         say!("left out, keep it elsewhere: {} ({key})", path.display());
@@ -158,10 +231,21 @@ fn make(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
 
 /// A directory for us alone, with nothing in it.
 fn make_empty(to: &Path) -> Result<(), Failure> {
-    let wrong = |error| other(format!("{}: {error}: name a directory that can be made", to.display()));
+    let wrong = |error: io::Error| {
+        other(format!("{}: {}: name a directory that can be made", to.display(), said(&error)))
+    };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(wrong)?;
-    if fs::read_dir(to).map_err(wrong)?.next().is_some() {
-        return Err(other(format!("{} is not empty: name a new directory", to.display())));
+    let mut there = fs::read_dir(to).map_err(wrong)?.flatten().map(|entry| entry.file_name());
+    let is_ours = |name: &OsString| [CONFIG, SPOOL, DATABASE, JOURNAL].iter().any(|ours| name == ours);
+    match there.next() {
+        None => {}
+        Some(first) if is_ours(&first) && there.all(|name| is_ours(&name)) => {
+            return Err(other(format!(
+                "{} has a back-up that was not completed: remove it, or name a new directory",
+                to.display()
+            )));
+        }
+        Some(_) => return Err(other(format!("{} is not empty: name a new directory", to.display()))),
     }
     fs::DirBuilder::new().mode(0o700).create(to.join(CONFIG)).map_err(wrong)
 }
@@ -190,12 +274,23 @@ enum Secret {
 fn without_secrets(text: &str) -> (String, Vec<Secret>) {
     let mut secrets = Vec::new();
     let mut clean = String::with_capacity(text.len());
+    // Line by line, comments too, so that the rest stays as it was written.
     for (at, line) in text.split_inclusive('\n').enumerate() {
-        let redacted = without_password(line);
+        let redacted = without_passwords(line, REDACTED);
         if redacted != line {
             secrets.push(Secret::Password { line: at + 1 });
         }
         clean += &redacted;
+    }
+    // What a line does not show: text over several lines, or with escapes.
+    let mut hidden = Vec::new();
+    if let Ok(tree) = DeTable::parse(&clean) {
+        tree.get_ref().values().for_each(|value| passwords(value, &mut hidden));
+    }
+    hidden.sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
+    for (span, redacted) in hidden {
+        secrets.push(Secret::Password { line: clean[..span.start].matches('\n').count() + 1 });
+        clean.replace_range(span, &toml::Value::String(redacted).to_string());
     }
     if let Ok(table) = text.parse::<toml::Table>() {
         files_of("", &toml::Value::Table(table), &mut secrets);
@@ -203,24 +298,19 @@ fn without_secrets(text: &str) -> (String, Vec<Secret>) {
     (clean, secrets)
 }
 
-/// A line whose addresses have no password (`scheme://user:password@host`; RFC 3986, section 3.2: the authority ends at the
-/// first of `/`, `?` and `#`).
-fn without_password(line: &str) -> String {
-    let mut clean = String::new();
-    let mut rest = line;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        clean += before;
-        let end = after.find(['/', '?', '#', '"', '\'', ' ', '\n']).unwrap_or(after.len());
-        let (authority, behind) = after.split_at(end);
-        let named = authority.rsplit_once('@').and_then(|(who, host)| Some((who.split_once(':')?.0, host)));
-        clean += &match named {
-            Some((user, host)) => format!("{user}:{REDACTED}@{host}"),
-            None => authority.to_owned(),
-        };
-        rest = behind;
+/// Texts with a password, each with its place and what it is without.
+fn passwords(value: &Spanned<DeValue<'_>>, found: &mut Vec<(Range<usize>, String)>) {
+    match value.get_ref() {
+        DeValue::String(text) => {
+            let redacted = without_passwords(text, REDACTED);
+            if redacted != *text {
+                found.push((value.span(), redacted));
+            }
+        }
+        DeValue::Array(list) => list.iter().for_each(|value| passwords(value, found)),
+        DeValue::Table(table) => table.values().for_each(|value| passwords(value, found)),
+        _ => {}
     }
-    clean + rest
 }
 
 /// Keys whose files hold secrets, with these files.
@@ -253,19 +343,52 @@ fn digest(path: &Path) -> io::Result<(u64, String)> {
     Ok((size, hasher.finalize().to_hex().to_string()))
 }
 
+/// The manifest's text, with its own digest at its end: that of the same text without it.
+fn sealed(manifest: &Manifest) -> serde_json::Result<String> {
+    let text = serde_json::to_string_pretty(manifest)?;
+    let seal = blake3::hash(text.as_bytes()).to_hex();
+    Ok(match text.rsplit_once("\"\"") {
+        Some((before, after)) => format!("{before}\"{seal}\"{after}"),
+        None => text,
+    })
+}
+
+/// Reads a manifest, if it is as it was written.
+fn unsealed(text: &str) -> Result<Manifest, String> {
+    let wrong = |error: serde_json::Error| format!("the back-up is damaged in line {}", error.line());
+    let manifest: Manifest = serde_json::from_str(text).map_err(wrong)?;
+    let begun = text.rsplit_once(&manifest.blake3).map(|(before, after)| format!("{before}{after}"));
+    match begun {
+        Some(text) if blake3::hash(text.as_bytes()).to_hex().as_str() == manifest.blake3 => Ok(manifest),
+        _ => Err("the back-up is damaged: it is not as it was written".to_owned()),
+    }
+}
+
 fn verify(directory: &Path) -> Result<ExitCode, Failure> {
     let place = directory.join(MANIFEST);
     let text = fs::read(&place).map_err(|error| {
+        let error = said(&error);
         other(format!("{}: {error}: this is no back-up, or one that was not completed", place.display()))
     })?;
-    let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|error| other(format!("{}: {error}: the back-up is damaged", place.display())))?;
+    let text = String::from_utf8_lossy(&text);
+    let manifest = unsealed(&text).map_err(|error| other(format!("{}: {error}", place.display())))?;
     let mut problems = differences(directory, &manifest);
-    if manifest.files.iter().any(|file| file.path == Path::new("queue.db")) {
+    let database = Path::new(DATABASE);
+    if manifest.files.iter().any(|file| file.path == database) && directory.join(database).exists() {
         match queue::verify(directory) {
             Ok(queue) => {
                 problems.extend(queue.problems);
                 say!("{} activities, {} kept after their delivery", queue.activities, queue.kept);
+            }
+            // What helps a queue in use does not help a copy.
+            Err(OpenError::Damaged { message, .. }) => {
+                problems.push(format!("{DATABASE}: the database is damaged: {message}"));
+            }
+            Err(OpenError::Older { found, known, .. } | OpenError::Newer { found, known, .. }) => {
+                let version = &manifest.version;
+                problems.push(format!(
+                    "{DATABASE}: it has schema {found}, and this version knows {known}: look with version {version}, which made it"
+                ));
             }
             Err(error) => problems.push(error.to_string()),
         }
@@ -297,7 +420,7 @@ fn differences(directory: &Path, manifest: &Manifest) -> Vec<String> {
                 problems.push(format!("{}: other bytes than were written", path.display()));
             }
             Ok(_) => {}
-            Err(error) => problems.push(format!("{}: {error}", path.display())),
+            Err(error) => problems.push(format!("{}: {}", path.display(), said(&error))),
         }
     }
     let expected: BTreeSet<&Path> = manifest.files.iter().map(|file| file.path.as_path()).collect();
@@ -331,10 +454,34 @@ mod tests {
             ("url = \"https://x.test:8443/a@b\"\n", "url = \"https://x.test:8443/a@b\"\n"),
             ("a = \"http://x/\" # http://a:b@c/\n", "a = \"http://x/\" # http://a:REDACTED@c/\n"),
             ("from = \"a@x.test\"\n", "from = \"a@x.test\"\n"),
+            // What no line shows.
+            ("a = \"\"\"http://us:\\\n  secret@x/\"\"\" # b\n", "a = \"http://us:REDACTED@x/\" # b\n"),
+            ("a = [\"http\\u003a//us:secret@x/\"]\n", "a = [\"http://us:REDACTED@x/\"]\n"),
+            ("a = 'http://us:se\"cret@x/'\n", "a = \"http://us:REDACTED@x/\"\n"),
         ] {
             let (clean, secrets) = without_secrets(line);
             assert_eq!(clean, expected);
             assert_eq!(secrets.contains(&Secret::Password { line: 1 }), clean != line);
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_only_as_it_was_written() {
+        let entry = Entry { path: "a".into(), from: "/a".into(), size: 1, blake3: "\"\"".to_owned() };
+        let manifest = Manifest {
+            made_at: "2026-11-29T18:00:00Z".to_owned(),
+            version: "0".to_owned(),
+            files: vec![entry],
+            left_out: Vec::new(),
+            blake3: String::new(),
+        };
+        let text = sealed(&manifest).unwrap();
+        assert_eq!(unsealed(&text).unwrap().files.len(), 1);
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            let error = unsealed(&String::from_utf8(bytes).unwrap()).err();
+            assert!(error.is_some_and(|error| error.contains("damaged")), "byte {at} of {text}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! `check`: is everything there that the service needs? One line each.
 
 use super::{
-    Failure,
+    Failure, credentials,
     out::{say, say_json},
     rights,
 };
@@ -39,6 +39,19 @@ struct Line {
 }
 
 impl Line {
+    fn said(name: &str, outcome: Result<String, String>) -> Self {
+        let ok = outcome.is_ok();
+        let detail = outcome.unwrap_or_else(|error| super::without_numbers(&error));
+        Self { name: name.to_owned(), ok, warning: false, detail: credentials::explained(&detail) }
+    }
+
+    /// Of a file that the configuration names. What this user cannot see at all may well be in order.
+    fn about(fault: &str) -> Self {
+        let line = Self::said("named file", Err(fault.to_owned()));
+        let is_unseen = credentials::is_out_of_sight(fault);
+        Self { ok: is_unseen, warning: is_unseen, ..line }
+    }
+
     fn text(&self) -> String {
         let word = match (self.ok, self.warning) {
             (true, false) => "ok",
@@ -58,23 +71,25 @@ fn files(config: &Config, path: &Path) -> String {
     }
 }
 
-pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<ExitCode, Failure> {
-    let mut lines = Vec::new();
+pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure> {
+    let (config, faults) = Config::look(path, &credentials::instead())?;
+    let mut lines = vec![Line::said("configuration", Ok(files(&config, path)))];
+    lines.extend(faults.iter().map(|fault| Line::about(&fault.to_string())));
     let mut add = |name: &str, outcome: Result<String, String>| {
-        let ok = outcome.is_ok();
-        let detail = outcome.unwrap_or_else(|error| super::without_numbers(&error));
-        lines.push(Line { name: name.to_owned(), ok, warning: false, detail });
+        lines.push(Line::said(name, outcome));
     };
-    add("configuration", Ok(files(&config, path)));
     let backend = config.outside.open_backend();
     match &backend {
+        // That was said.
+        Err(_) if !faults.is_empty() => {}
         Err(error) => add("backend", Err(error.to_string())),
         Ok(_) if args.offline => {
             add("backend", Ok(format!("{} (not asked)", config.outside.client.connection.url)))
         }
         Ok(backend) => backend.check(PATIENCE).await.into_iter().for_each(|c| add(&c.name, c.outcome)),
     }
-    if backend.is_ok() {
+    let is_file = matches!(config.outside.directory, DirectoryKind::File { .. });
+    if backend.is_ok() || is_file {
         let (directory, copies) = look_up(&config, args.offline).await;
         add("directory", directory);
         for copy in copies {
@@ -93,7 +108,7 @@ pub(super) async fn check(config: Config, path: &Path, args: &Args) -> Result<Ex
     if let Some(admin) = &config.admin.socket {
         add("admin", place(admin, args.offline));
     }
-    add("files", rights::of_files(&config));
+    add("files", rights::of_files(&config, path));
     add("queue", queue(&config).await);
     if !args.offline {
         add("trace", traced(&config)); // not before a reload either: a broken trace stops nobody
@@ -124,8 +139,8 @@ async fn look_up(config: &Config, offline: bool) -> (Result<String, String>, Vec
     if offline && matches!(config.outside.directory, DirectoryKind::Http(_)) {
         return (Ok("the backend's look-ups (not asked)".to_owned()), Vec::new());
     }
-    let directory = match config.outside.open() {
-        Ok(outside) => outside.directory(),
+    let directory = match config.outside.open_directory() {
+        Ok(directory) => directory,
         Err(error) => return (Err(error.to_string()), Vec::new()),
     };
     let answer = tokio::time::timeout(PATIENCE, directory.tenant("activity-milter-check")).await;

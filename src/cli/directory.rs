@@ -95,7 +95,7 @@ impl From<&Tenant> for TenantWord {
     }
 }
 
-pub(super) async fn directory(config: Config, args: Args) -> Result<ExitCode, Failure> {
+pub(super) async fn directory(config: &Config, args: Args) -> Result<ExitCode, Failure> {
     let Command::Lookup(args) = args.command;
     let parse = |text: &String| {
         Address::parse(text).map_err(|error| {
@@ -104,7 +104,7 @@ pub(super) async fn directory(config: Config, args: Args) -> Result<ExitCode, Fa
         })
     };
     let addresses = args.addresses.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    let directory = config.outside.open()?.directory();
+    let directory = config.outside.open_directory()?;
     let started = Instant::now();
     let found = look_up(&directory, &config.addressing, &addresses, &args.tenants).await;
     let cannot =

@@ -128,7 +128,7 @@ impl From<&Reply> for ReplyWord {
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
     let message = read(&args.message)
         .map_err(|error| other(format!("{} {}", args.message.display(), unreadable(&error))))?;
-    let directory = config.outside.open()?.directory();
+    let directory = config.outside.open_directory()?;
     // Large messages go where any temporary file goes: explain must work without the rights of the service.
     let spool = std::env::temp_dir();
     let budget = Budget::new(config.memory_limit);

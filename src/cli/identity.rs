@@ -5,15 +5,14 @@
 //! sees what the unit's user sees. Who started it is remembered, for the log.
 //! Fails: where root may not become somebody else, as in some containers.
 
-use super::{Failure, other};
+use super::{Failure, credentials, other, unit::Unit};
 use crate::config::Config;
-use nix::unistd::{Gid, Uid, User, geteuid, getuid, initgroups, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Uid, User, geteuid, getgroups, getuid, initgroups, setgid, setgroups, setuid};
 use std::{
     ffi::CString,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::OnceLock,
 };
 
@@ -28,12 +27,11 @@ pub(super) enum Role {
     Caller,
 }
 
-/// The unit whose user `check` looks as.
-const UNIT: &str = "activity-milter.service";
-
 static CALLER: OnceLock<u32> = OnceLock::new();
 
 static ROOTS: OnceLock<PathBuf> = OnceLock::new();
+
+static UNIT: OnceLock<Unit> = OnceLock::new();
 
 /// The directory of `queue.path`, if this works as root because that is root's.
 pub(super) fn roots() -> Option<&'static Path> {
@@ -43,6 +41,11 @@ pub(super) fn roots() -> Option<&'static Path> {
 /// Whoever started the command.
 pub(super) fn caller() -> u32 {
     *CALLER.get_or_init(|| getuid().as_raw())
+}
+
+/// The unit with whose eyes this looks, if root has started it.
+pub(super) fn unit() -> Option<&'static Unit> {
+    UNIT.get()
 }
 
 /// Becomes the user that the role asks for, if root is who started us.
@@ -58,12 +61,17 @@ pub(super) fn assume(role: Role, config: &Path) -> Result<(), Failure> {
     let directory = config.queue.path.parent().unwrap_or(Path::new("/"));
     let owner =
         fs::metadata(directory).ok().map(|meta| (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid())));
-    let unit = if role == Role::Look { unit_user() } else { None };
-    match unit.or(owner) {
-        Some((uid, gid)) if !uid.is_root() => become_user(uid, gid).map_err(|error| {
+    let unit = if role == Role::Look { Unit::ask() } else { None };
+    if let Some(unit) = &unit {
+        credentials::take(unit);
+    }
+    let unit = unit.map(|unit| UNIT.get_or_init(|| unit));
+    let user =
+        unit.and_then(|unit| Some((unit.user?, unit.group.unwrap_or(Gid::from_raw(unit.user?.as_raw())))));
+    match user.or(owner) {
+        Some((uid, gid)) if !uid.is_root() => become_user(uid, gid, unit).map_err(|error| {
             other(format!(
-                "cannot become user {uid}, whose {} is: {error}: start this as that user",
-                directory.display()
+                "cannot become user {uid}, as whom the service works: {error}: start this as that user"
             ))
         }),
         // What is not there yet would be root's.
@@ -75,26 +83,22 @@ pub(super) fn assume(role: Role, config: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The user of the unit, if systemd knows it.
-fn unit_user() -> Option<(Uid, Gid)> {
-    let mut show = Command::new("systemctl");
-    show.args(["show", "--property=User", "--value", UNIT]).stdin(Stdio::null()).stderr(Stdio::null());
-    let name = String::from_utf8(show.output().ok()?.stdout).ok()?;
-    let user = User::from_name(name.trim()).ok()??;
-    Some((user.uid, user.gid))
-}
-
 /// For good: nothing that root left open is open to it afterwards.
-fn become_user(uid: Uid, gid: Gid) -> nix::Result<()> {
+fn become_user(uid: Uid, gid: Gid, unit: Option<&Unit>) -> nix::Result<()> {
+    let also = unit.map(|unit| unit.groups.as_slice()).unwrap_or_default();
     match User::from_uid(uid)?.and_then(|user| Some((CString::new(user.name).ok()?, user.gid))) {
-        Some((name, gid)) => {
+        Some((name, own)) => {
+            let gid = unit.and_then(|unit| unit.group).unwrap_or(own);
             initgroups(&name, gid)?;
+            if !also.is_empty() {
+                setgroups(&[&getgroups()?, also].concat())?;
+            }
             setgid(gid)?;
         }
         // A number without a name, as in containers.
         None => {
-            setgroups(&[])?;
-            setgid(gid)?;
+            setgroups(also)?;
+            setgid(unit.and_then(|unit| unit.group).unwrap_or(gid))?;
         }
     }
     setuid(uid)

@@ -6,6 +6,7 @@ mod backup;
 mod check;
 mod complete;
 mod config;
+mod credentials;
 mod directory;
 mod explain;
 mod identity;
@@ -17,10 +18,11 @@ mod rights;
 mod serve;
 mod sink;
 mod trace;
+mod unit;
 
 use crate::config::{Config, DEFAULT_PATH, OutsideError};
 use crate::observe::{self, events};
-use crate::source::{SourceError, said};
+use crate::source::{SourceError, said, without_numbers};
 use clap::{Parser, Subcommand, ValueHint};
 use miette::Report;
 use std::{
@@ -208,14 +210,14 @@ pub fn run() -> ExitCode {
     let outcome = runtime.block_on(async {
         match cli.command {
             Command::Serve => serve::serve(load(&cli.config)?, &cli.config).await,
-            Command::Check(args) => check::check(load(&cli.config)?, &cli.config, &args).await,
+            Command::Check(args) => check::check(&cli.config, &args).await,
             Command::Queue(args) => queue::queue(&Config::read_alone(&cli.config)?, args).await,
             Command::Trace(args) => trace::trace(&Config::read_alone(&cli.config)?, args).await,
             Command::Backup(args) if args.is_verify() => backup::backup(None, args).await,
             Command::Backup(args) => backup::backup(Some(&Config::read_alone(&cli.config)?), args).await,
-            Command::Explain(args) => explain::explain(load(&cli.config)?, &args).await,
+            Command::Explain(args) => explain::explain(Config::read_alone(&cli.config)?, &args).await,
             Command::Config(args) => config::config(&cli.config, &args),
-            Command::Directory(args) => directory::directory(load(&cli.config)?, args).await,
+            Command::Directory(args) => directory::directory(&Config::read_alone(&cli.config)?, args).await,
             Command::Postfix(args) => postfix::postfix(&cli.config, args).await,
             Command::Sink(args) => sink::serve(args).await,
             Command::Completions { shell } => out::say(&complete::script(shell)).map(|()| ExitCode::SUCCESS),
@@ -281,15 +283,4 @@ fn load(path: &Path) -> Result<Config, Failure> {
 /// Any failure that is not the configuration's.
 fn other(error: impl std::fmt::Display) -> Failure {
     Failure::Other(Report::msg(without_numbers(&error.to_string())))
-}
-
-/// What the system says, without its numbers: ` (os error 2)`.
-fn without_numbers(text: &str) -> String {
-    let mut rest = text;
-    let mut plain = String::new();
-    while let Some((before, after)) = rest.split_once(" (os error ") {
-        plain += before;
-        rest = after.split_once(')').map_or("", |(_, after)| after);
-    }
-    plain + rest
 }

@@ -5,7 +5,10 @@
 
 use super::Failure;
 use serde::Serialize;
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+};
 
 /// Prints.
 pub(super) fn say(text: &str) -> Result<(), Failure> {
@@ -28,11 +31,18 @@ pub(super) fn tell(text: &str) {
 
 /// Asks a person; where nobody sits, nobody is asked.
 pub(super) fn agreed(question: &str) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !io::stdin().is_terminal() {
         return Ok(true);
     }
-    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
+    // The terminal itself: who sits there is asked although the output goes elsewhere.
+    let question = format!("{question} [y/N] ");
+    let terminal = fs::OpenOptions::new().write(true).open("/dev/tty");
+    let asked = terminal.and_then(|mut terminal| terminal.write_all(question.as_bytes()));
+    if asked.is_err() {
+        let _ = io::stderr().lock().write_all(question.as_bytes());
+    }
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(super::other)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    // What is no text is no yes.
+    let is_read = io::stdin().read_line(&mut answer).is_ok();
+    Ok(is_read && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

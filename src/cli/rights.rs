@@ -2,6 +2,7 @@
 //!
 //! In: paths, groups, ports of the configuration. Out: what the service could not do with them, and the remedy.
 
+use super::identity;
 use crate::config::{Config, DirectoryKind};
 use crate::directory::SeveraSettings;
 use crate::intake::{BindError, Listen, SocketSettings};
@@ -16,6 +17,9 @@ use std::{
 /// What a database has beside it.
 const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
 
+/// Directories as near to the root as that are the system's: `/`, `/var`, `/var/lib`.
+const MOST_OF_SYSTEM: usize = 3;
+
 /// How the user is called.
 fn user() -> String {
     name_of(geteuid())
@@ -26,10 +30,26 @@ fn name_of(uid: Uid) -> String {
 }
 
 /// All that the service writes, as far as it is there, and the directories in which it makes the rest.
-pub(super) fn of_files(config: &Config) -> Result<String, String> {
+pub(super) fn of_files(config: &Config, path: &Path) -> Result<String, String> {
     let mut databases = vec![config.queue.path.clone(), config.trace.path.clone()];
     if let DirectoryKind::Severa(SeveraSettings { path, .. }) = &config.outside.directory {
         databases.push(path.clone());
+    }
+    let unit = identity::unit();
+    let sockets = [Some(&config.milter), config.lmtp.as_ref(), config.admin.socket.as_ref()];
+    let sockets = sockets.into_iter().flatten().filter_map(|socket| match &socket.listen {
+        Listen::Unix(path) => Some(path),
+        Listen::Inet(_) | Listen::Systemd => None,
+    });
+    for written in databases.iter().chain([&config.queue.spool]).chain(sockets) {
+        unit.and_then(|unit| unit.forbids_writing(path, written)).map_or(Ok(()), Err)?;
+    }
+    let read = match &config.outside.directory {
+        DirectoryKind::File { path } => vec![path],
+        _ => Vec::new(),
+    };
+    for read in read {
+        unit.and_then(|unit| unit.forbids_reading(path, read)).map_or(Ok(()), Err)?;
     }
     for database in databases {
         for beside in BESIDE {
@@ -50,8 +70,18 @@ pub(super) fn to_write(path: &Path) -> Result<(), String> {
     if access(path, needed).is_ok() {
         return Ok(());
     }
-    let (owner, user, path) = (name_of(Uid::from_raw(meta.uid())), user(), path.display());
-    Err(format!("{path} is {owner}'s, and user {user} may not write it: chown {user}: {path}"))
+    let (owner, user) = (name_of(Uid::from_raw(meta.uid())), user());
+    // `/var/lib` or `/root` is more than ours.
+    let is_everybodys = meta.is_dir() && path.components().count() <= MOST_OF_SYSTEM;
+    let path = path.display();
+    let remedy = if is_everybodys {
+        format!("name a directory of its own: install -d -o {user} {path}/activity-milter")
+    } else if Uid::from_raw(identity::caller()).is_root() {
+        format!("chown {user}: {path}")
+    } else {
+        format!("chown {user}: {path}, if that is whom the service works as; else start check as root")
+    };
+    Err(format!("{path} is {owner}'s, and user {user} may not write it: {remedy}"))
 }
 
 /// That a socket can be given to its group: only root may give to a group that it is not in.

@@ -61,8 +61,9 @@ pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
     let signing_secrets = secrets(&args.signing_secret_file)?;
     let listener = TcpListener::bind(args.listen)
         .await
-        .map_err(|error| other(format!("cannot listen on {}: {error}", args.listen)))?;
+        .map_err(|error| other(format!("cannot listen on {}: {error}: set another --listen", args.listen)))?;
     say(&format!("sink: listening on http://{}/\n", listener.local_addr().map_err(other)?))?;
+    let place = args.data.display().to_string();
     let settings = Settings {
         data: args.data,
         token,
@@ -82,6 +83,6 @@ pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
             _ = interrupt.recv() => {}
         }
     };
-    run(listener, settings, stop).await.map_err(other)?;
+    run(listener, settings, stop).await.map_err(|error| other(format!("{place}: {error}")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -20,6 +20,7 @@ mod units;
 
 pub use outside::{BackendKind, DirectoryKind, Outside, OutsideError, OutsideSettings};
 pub use severa::Company;
+pub use show::without_passwords;
 pub use units::time_span;
 
 use crate::admin;
@@ -35,7 +36,7 @@ use crate::source::{Source, SourceError, meant};
 use crate::trace;
 use emergency::EmergencyText;
 use outside::{BackendText, DirectoryText};
-use reading::Reading;
+use reading::{Look, Reading};
 use serde::{Deserialize, Serialize};
 use severa::SeveraText;
 use std::{
@@ -102,7 +103,23 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn read_alone(path: &Path) -> Result<Self, SourceError> {
-        Self::validated(&Source::read(path)?.with_drop_ins()?, false)
+        Self::alone(&Source::read(path)?.with_drop_ins()?)
+    }
+
+    /// The same of a text.
+    fn alone(source: &Source) -> Result<Self, SourceError> {
+        Self::validated(source, Look::Away).map(|(config, _)| config)
+    }
+
+    /// The same, and each file is looked at that it names; what is wrong with them is told beside it.
+    /// `instead`: files that are read in place of others.
+    /// # Errors
+    /// As [`Config::read_alone`].
+    pub fn look(
+        path: &Path,
+        instead: &BTreeMap<PathBuf, PathBuf>,
+    ) -> Result<(Self, Vec<SourceError>), SourceError> {
+        Self::validated(&Source::read(path)?.with_drop_ins()?, Look::Throughout(instead))
     }
 
     /// The keys in which a new configuration differs from the running one, and which count only after a restart.
@@ -128,14 +145,15 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn from_source(source: &Source) -> Result<Self, SourceError> {
-        Self::validated(source, true)
+        Self::validated(source, Look::Strictly).map(|(config, _)| config)
     }
 
-    fn validated(source: &Source, looks: bool) -> Result<Self, SourceError> {
-        let reading = Reading::new(source, looks)?;
+    fn validated(source: &Source, look: Look<'_>) -> Result<(Self, Vec<SourceError>), SourceError> {
+        let reading = Reading::new(source, look)?;
         let config = ConfigText::read(source, &reading)?.validate(&reading)?;
-        let (files, warnings) = (source.paths().map(Path::to_owned).collect(), reading.into_warnings());
-        Ok(Self { files, warnings, ..config })
+        let files = source.paths().map(Path::to_owned).collect();
+        let (warnings, faults) = reading.into_doubts();
+        Ok((Self { files, warnings, ..config }, faults))
     }
 }
 
@@ -194,6 +212,22 @@ enum ModeText {
     Live,
     Shadow,
 }
+
+/// What must be tables: the library takes a list for one, value by value in the order of our keys.
+const TABLES: &[&str] = &[
+    "milter",
+    "lmtp",
+    "message",
+    "replies",
+    "directory",
+    "backend",
+    "backend.oauth",
+    "admin",
+    "queue",
+    "trace",
+    "notify",
+    "log",
+];
 
 /// `[milter]` and `[lmtp]`.
 #[derive(Debug, Deserialize, Serialize)]
@@ -698,6 +732,7 @@ impl ConfigText {
 
     /// Reads the text; what has a default that depends on other keys gets it, and paths become whole.
     fn read(source: &Source, reading: &Reading) -> Result<Self, SourceError> {
+        reading.tables(TABLES)?;
         range::check(reading)?;
         let mut text: Self = source.parse()?;
         text.milter.complete("milter");
@@ -722,6 +757,11 @@ impl ConfigText {
     }
 }
 
+/// A text as it may be repeated in a line.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// What starts a tag must stand in no address otherwise.
 fn delimiter(source: &Reading, text: &str) -> Result<(), SourceError> {
     let key = "message.recipient_delimiter";
@@ -731,10 +771,11 @@ fn delimiter(source: &Reading, text: &str) -> Result<(), SourceError> {
         let why = match bad {
             '.' => "cuts project numbers from their company: mail to 1001.company@ would be that of a company 1001".to_owned(),
             '@' => "ends every address".to_owned(),
-            bad => format!("stands in addresses that are no tags, or in none ('{}')", bad.escape_default()),
+            bad => format!("stands in addresses that are no tags, or in none ('{}')", printable(&bad.to_string())),
         };
-        return Err(source
-            .error_at(key, format!("\"{}\" {why}: write \"+\", or \"\" for none", text.escape_default())));
+        return Err(
+            source.error_at(key, format!("\"{}\" {why}: write \"+\", or \"\" for none", printable(text)))
+        );
     }
     if let Some(doubtful) = text.chars().find(|c| "-_".contains(*c)) {
         let why = format!("cuts integration addresses in which a {doubtful} stands");
@@ -947,7 +988,7 @@ mod tests {
             (
                 "url =",
                 "ca_file = \"tests/directory.toml\"\nurl =",
-                "am.toml:5:11: ca_file: backend: tests/directory.toml holds no certificate",
+                "/tests/directory.toml holds no certificate",
             ),
             (
                 "url =",
@@ -957,7 +998,7 @@ mod tests {
             (
                 "url =",
                 "signing_secret_file = \"tests/directory.toml\"\nurl =",
-                "am.toml:5:23: signing_secret_file: tests/directory.toml holds no secret",
+                "/tests/directory.toml holds no secret",
             ),
             ("url =", "proxy = \"squid\"\nurl =", "am.toml:5:9: proxy: \"squid\" is no URL"),
             (

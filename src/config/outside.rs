@@ -118,6 +118,16 @@ impl OutsideSettings {
         Ok(Outside { backend: self.backend(client, &accounts)?, directory, accounts })
     }
 
+    /// Makes the directory alone. A file needs no connection, and so no secret. For commands.
+    /// # Errors
+    /// [`OutsideError`].
+    pub fn open_directory(&self) -> Result<Arc<dyn Directory>, OutsideError> {
+        match &self.directory {
+            DirectoryKind::File { path } => Ok(Arc::new(FileDirectory::open(path)?)),
+            DirectoryKind::Http(_) | DirectoryKind::Severa(_) => Ok(self.open()?.directory()),
+        }
+    }
+
     /// Makes the business system alone.
     /// # Errors
     /// Settings that cannot work.
@@ -485,8 +495,10 @@ impl BackendText {
         let mut spans =
             [&self.ca_file, &self.client_certificate_file].into_iter().flatten().map(Spanned::span);
         let place = spans.next_back().or(self.url.as_ref().map(Spanned::span)).unwrap_or_default();
-        if source.looks() {
-            Client::new(&client).map_err(|error| source.error(place, error))?;
+        // Where one of the files is amiss, that was said.
+        if source.looks() && source.is_faultless() {
+            let made = Client::new(&client).map(drop).map_err(|error| source.error(place, error));
+            made.or_else(|error| source.told(error))?;
         }
         let kind = match self.kind {
             BackendType::Severa => {
@@ -587,7 +599,7 @@ impl BackendText {
             for text in source.secret(file)?.iter().flat_map(|file| file.all().to_vec()) {
                 let wrong =
                     |error| source.error(file.span(), format!("{}: {error}", file.get_ref().display()));
-                signing_key_of(&text).map_err(wrong)?;
+                signing_key_of(&text).map(drop).map_err(wrong).or_else(|error| source.told(error))?;
             }
         }
         match (&self.token_file, &self.oauth) {
@@ -712,9 +724,15 @@ fn without_password(
     Err(source.error(text.span(), message))
 }
 
+/// Written as people read it. The library takes much more for a URL: `https:host`, `https:///host`, blanks, backslashes.
+fn is_whole(text: &str) -> bool {
+    let begins = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with('/'));
+    begins && !text.chars().any(|c| c.is_whitespace() || c.is_control() || "\\{}<>\"".contains(c))
+}
+
 /// An URL that we send mail or secrets to: encrypted, unless it stays on this machine or somebody said otherwise.
 fn web_address(source: &Reading, text: &Spanned<String>, plain: bool) -> Result<reqwest::Url, SourceError> {
-    let url = reqwest::Url::parse(text.get_ref()).ok();
+    let url = reqwest::Url::parse(text.get_ref()).ok().filter(|_| is_whole(text.get_ref()));
     let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) else {
         // What may hold a password is not repeated.
         let shown = match text.get_ref() {

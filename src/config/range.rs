@@ -148,6 +148,10 @@ impl Range {
                 format!("{shown} is too {}: at most {}", self.large(), self.shown(*self.sane.end()));
             return Err(reading.error(value.span(), message));
         }
+        if self.kind == Time && least == 0 && (1..i128::from(SECOND)).contains(&found) {
+            let message = format!("{shown} is too short: at least \"1s\", or \"0\" for not at all");
+            return Err(reading.error(value.span(), message));
+        }
         for unusual in self.unusual {
             let (is_unusual, edge, word, why) = match unusual {
                 Below(edge, why) => (found < i128::from(*edge), edge, "at least", why),
@@ -182,8 +186,10 @@ impl Range {
                 } else {
                     text.parse::<Span>().ok()?.0
                 };
-                // Less than a millisecond is less than anything here.
-                Some((i128::try_from(span.as_millis()).ok()?, format!("\"{text}\"")))
+                // Less than a millisecond is less than anything here, and more than nothing.
+                let millis = i128::try_from(span.as_millis()).ok()?;
+                let is_some = self.sane.contains(&0) && !span.is_zero();
+                Some((if is_some { millis.max(1) } else { millis }, format!("\"{text}\"")))
             }
             _ => None,
         }

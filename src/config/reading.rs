@@ -1,12 +1,14 @@
 //! One reading of the configuration: its text, the places of its values, and what is doubtful in it.
 //!
 //! In: a [`Source`]. Out: errors and warnings at the place of a key, and paths that are whole.
-//! Promise: files are looked at only if that was asked for: who only needs the queue needs no secret.
+//! Promise: files are looked at only if that was asked for: who only needs the queue needs no secret. Who asks what is
+//! wrong learns of all of them at once.
 
 use crate::source::{Source, SourceError, open_regular, unreadable, value_at};
 use crate::web::SecretFile;
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     fmt::Display,
     ops::Range,
     path::{Path, PathBuf},
@@ -16,24 +18,58 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+/// Whether the files are looked at that a configuration names.
+#[derive(Clone, Copy)]
+pub(super) enum Look<'a> {
+    /// They need not be there.
+    Away,
+    /// The first that is not as it should be is an error.
+    Strictly,
+    /// All of them; what is wrong is told beside the configuration. Some are read in place of others.
+    Throughout(&'a BTreeMap<PathBuf, PathBuf>),
+}
+
 /// A configuration that is being read.
 pub(super) struct Reading<'a> {
     source: &'a Source,
     tree: Spanned<DeTable<'a>>,
-    /// Whether the files are looked at that it names.
-    looks: bool,
+    look: Look<'a>,
+    /// Files that are not as they should be, where that ends nothing.
+    faults: RefCell<Vec<SourceError>>,
     warnings: RefCell<Vec<String>>,
 }
 
 impl<'a> Reading<'a> {
     /// Begins one.
-    pub(super) fn new(source: &'a Source, looks: bool) -> Result<Self, SourceError> {
-        Ok(Self { source, tree: source.tree()?, looks, warnings: RefCell::default() })
+    pub(super) fn new(source: &'a Source, look: Look<'a>) -> Result<Self, SourceError> {
+        Ok(Self {
+            source,
+            tree: source.tree()?,
+            look,
+            faults: RefCell::default(),
+            warnings: RefCell::default(),
+        })
     }
 
     /// True if the files are looked at that the configuration names.
     pub(super) fn looks(&self) -> bool {
-        self.looks
+        !matches!(self.look, Look::Away)
+    }
+
+    /// True if no file was found amiss so far.
+    pub(super) fn is_faultless(&self) -> bool {
+        self.faults.borrow().is_empty()
+    }
+
+    /// A fault of a file: an error, or told beside the configuration.
+    pub(super) fn told(&self, fault: SourceError) -> Result<(), SourceError> {
+        match self.look {
+            Look::Throughout(_) => {
+                self.faults.borrow_mut().push(fault);
+                Ok(())
+            }
+            Look::Away | Look::Strictly => Err(fault),
+        }
     }
 
     pub(super) fn error(&self, span: Range<usize>, message: impl Display) -> SourceError {
@@ -51,9 +87,9 @@ impl<'a> Reading<'a> {
         self.warnings.borrow_mut().push(warning);
     }
 
-    /// All warnings, in their order.
-    pub(super) fn into_warnings(self) -> Vec<String> {
-        self.warnings.into_inner()
+    /// All warnings, in their order, and all faults of files.
+    pub(super) fn into_doubts(self) -> (Vec<String>, Vec<SourceError>) {
+        (self.warnings.into_inner(), self.faults.into_inner())
     }
 
     /// The value of a dotted key, if it is written.
@@ -70,15 +106,48 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// That these are tables, if they are there, and that each company is one.
+    pub(super) fn tables(&self, names: &[&str]) -> Result<(), SourceError> {
+        for name in names {
+            if let Some(list) = self.value(name).filter(|value| value.get_ref().is_array()) {
+                let message = format!(
+                    "{name} is there as a list: write [{name}] once, in a line of its own, and its keys below"
+                );
+                return Err(self.error(list.span(), message));
+            }
+        }
+        let companies = self.value("severa").and_then(|value| value.get_ref().as_array());
+        match companies.into_iter().flatten().find(|company| !company.get_ref().is_table()) {
+            Some(other) => {
+                let message = "no company: write [[severa]] in a line of its own, and its keys below";
+                Err(self.error(other.span(), message))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// A path as it counts: what is relative is relative to the file, wherever we were started.
     pub(super) fn complete(&self, path: &mut Spanned<PathBuf>) -> Result<(), SourceError> {
         if path.get_ref().as_os_str().is_empty() {
             return Err(self.error(path.span(), "the path is empty: write the whole path of a file"));
         }
         if path.get_ref().is_absolute() {
+            if let Look::Throughout(instead) = self.look
+                && let Some(other) = instead.get(path.get_ref())
+            {
+                other.clone_into(path.get_mut());
+            }
             return Ok(());
         }
+        let text = path.get_ref().to_string_lossy().into_owned();
+        if text.starts_with(['$', '~', '%']) {
+            let remedy =
+                "write the whole path, of a credential /run/credentials/activity-milter.service/NAME";
+            let message = format!("\"{text}\": nothing is put in the place of variables here: {remedy}");
+            return Err(self.error(path.span(), message));
+        }
         let whole = self.source.path().parent().unwrap_or(Path::new("")).join(path.get_ref());
+        let whole = std::path::absolute(&whole).unwrap_or(whole);
         let message = format!(
             "\"{}\" is relative, and taken as {}: write the whole path",
             path.get_ref().display(),
@@ -91,24 +160,27 @@ impl<'a> Reading<'a> {
 
     /// A file that must be there.
     pub(super) fn readable(&self, path: &Spanned<PathBuf>) -> Result<(), SourceError> {
-        if !self.looks {
+        if !self.looks() {
             return Ok(());
         }
         match open_regular(path.get_ref()) {
             Ok(_) => Ok(()),
             Err(error) => {
                 let message = format!("{} {}", path.get_ref().display(), unreadable(&error));
-                Err(self.error(path.span(), message))
+                self.told(self.error(path.span(), message))
             }
         }
     }
 
     /// A file with a secret, which must be there and hold one.
     pub(super) fn secret(&self, path: &Spanned<PathBuf>) -> Result<Option<SecretFile>, SourceError> {
-        if !self.looks {
+        if !self.looks() {
             return Ok(None);
         }
-        SecretFile::open(path.get_ref()).map(Some).map_err(|error| self.error(path.span(), error))
+        match SecretFile::open(path.get_ref()) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) => self.told(self.error(path.span(), error)).map(|()| None),
+        }
     }
 
     /// A text that must say something, in one line.

@@ -4,7 +4,10 @@
 //! Promise: what is shown is read back as the same configuration; a password in a URL is not shown (then only the proxy
 //! is another one), and of files with secrets only their paths.
 
-use super::{Config, ConfigText, reading::Reading};
+use super::{
+    Config, ConfigText,
+    reading::{Look, Reading},
+};
 use crate::source::{Source, SourceError};
 use std::{fmt::Write as _, path::Path};
 use toml::{Table, Value};
@@ -21,8 +24,8 @@ impl Config {
     /// # Errors
     /// What is wrong with it.
     pub fn shown(source: &Source) -> Result<String, SourceError> {
-        let reading = Reading::new(source, false)?;
-        let config = Self::validated(source, false)?;
+        let reading = Reading::new(source, Look::Away)?;
+        let config = Self::alone(source)?;
         let text = ConfigText::read(source, &reading)?;
         let table = Table::try_from(&text)
             .map_err(|error| SourceError::about(source.path(), format!("cannot be shown: {error}")))?;
@@ -109,18 +112,38 @@ fn line(page: &mut String, key: &str, value: &Value, origin: &str) {
     let _ = writeln!(page, "{} = {value}  # {origin}{note}", if bare { key } else { &name });
 }
 
-/// A URL without its password.
+/// A value without the passwords in it.
 fn masked(value: &Value) -> (Value, bool) {
-    let Some(text) = value.as_str().filter(|text| text.contains("://")) else {
-        return (value.clone(), false);
-    };
-    match reqwest::Url::parse(text) {
-        Ok(mut url) if url.password().is_some() => {
-            let masked = url.set_password(Some("***")).is_ok();
-            (Value::String(if masked { url.to_string() } else { "***".to_owned() }), true)
-        }
+    match value.as_str().map(|text| (text, without_passwords(text, "***"))) {
+        Some((text, masked)) if text != masked => (Value::String(masked), true),
         _ => (value.clone(), false),
     }
+}
+
+/// A text whose URLs have a mask for a password: the whole text, if it is one, and each that stands in it
+/// (`scheme://user:password@host`; RFC 3986, section 3.2: the authority ends at the first of `/`, `?` and `#`).
+pub fn without_passwords(text: &str, mask: &str) -> String {
+    if let Ok(mut url) = reqwest::Url::parse(text)
+        && url.password().is_some_and(|password| password != mask)
+    {
+        let is_masked = url.set_password(Some(mask)).is_ok();
+        return if is_masked { url.to_string() } else { mask.to_owned() };
+    }
+    let mut clean = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        clean += before;
+        let end = after.find(['/', '?', '#', '"', '\'', ' ', '\n']).unwrap_or(after.len());
+        let (authority, behind) = after.split_at(end);
+        let named = authority.rsplit_once('@').and_then(|(who, host)| Some((who.split_once(':')?.0, host)));
+        clean += &match named {
+            Some((user, host)) => format!("{user}:{mask}@{host}"),
+            None => authority.to_owned(),
+        };
+        rest = behind;
+    }
+    clean + rest
 }
 
 /// A comment ends with its line.

@@ -163,7 +163,11 @@ impl Listener {
                 if error.kind() == io::ErrorKind::AddrInUse {
                     return settings.in_use();
                 }
-                settings.failed(error, format!("Set {}.listen to an address of this machine", settings.table))
+                let remedy = match error.kind() {
+                    io::ErrorKind::PermissionDenied => "a port above 1023: those below are root's",
+                    _ => "an address of this machine",
+                };
+                settings.failed(error, format!("Set {}.listen to {remedy}", settings.table))
             })?),
             Listen::Unix(path) => bind_unix(path, settings).await?,
             Listen::Systemd => {

@@ -153,6 +153,16 @@ pub enum OpenError {
     /// No file, where one was expected.
     #[error("there is no queue at {0}: has the service run with this configuration?")]
     Missing(PathBuf),
+    /// It is there, or may be, and this user may not look.
+    #[error(
+        "queue {path} may not be read by this user ({error}): say it as root, or as the user whose the queue's directory is"
+    )]
+    NotAllowed {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        error: String,
+    },
     /// A file without tables, and nobody at work on it.
     #[error("queue {0} is empty so far: the service makes it when it starts")]
     Empty(PathBuf),

@@ -209,16 +209,17 @@ impl Texts {
 /// Checks a text from the configuration; the error says what is wrong with it.
 pub fn check_text(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
-        return Err("the text is empty".to_owned());
+        return Err("the text is empty: write one, or remove the key".to_owned());
     }
     if let Some(bad) = text.chars().find(|c| !c.is_ascii() || c.is_ascii_control()) {
-        return Err(format!(
-            "SMTP replies are printable ASCII, and this text has '{}'",
-            bad.escape_default()
-        ));
+        let shown = if bad.is_control() { format!("U+{:04X}", u32::from(bad)) } else { bad.to_string() };
+        return Err(format!("SMTP replies are printable ASCII, and this text has '{shown}': leave it out"));
     }
     if text.len() > MAX_TEXT_BYTES / 2 {
-        return Err(format!("the text is longer than {} characters", MAX_TEXT_BYTES / 2));
+        return Err(format!(
+            "the text is longer than {} characters: write a shorter one",
+            MAX_TEXT_BYTES / 2
+        ));
     }
     Ok(())
 }

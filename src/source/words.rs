@@ -36,6 +36,7 @@ const SYNTAX: &[(&str, &str)] = &[
         "a carriage return without a line feed: save the file with Unix line ends",
     ),
     ("invalid comment character", "a comment has a control character: remove it"),
+    ("integers with a radix cannot be signed", "a number with a sign is written with digits alone, like -1"),
     ("integer number overflowed", "the number is too large"),
     ("floating-point number overflowed", "the number is too large"),
 ];

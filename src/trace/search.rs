@@ -181,8 +181,15 @@ pub fn look_at(path: &Path) -> Result<Reach, SearchError> {
 }
 
 fn open(path: &Path) -> Result<Connection, SearchError> {
-    if !path.exists() {
-        return Err(SearchError::Missing(path.to_owned()));
+    match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(SearchError::Unusable {
+                path: path.to_owned(),
+                message: "permission denied".to_owned(),
+            });
+        }
+        Err(_) => return Err(SearchError::Missing(path.to_owned())),
+        Ok(_) => {}
     }
     let wrong = |error: rusqlite::Error| SearchError::new(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

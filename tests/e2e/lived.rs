@@ -129,6 +129,19 @@ const BOXES: &[Lived] = &[
     },
 ];
 
+const DEBIANS: &[Lived] = &[Lived {
+    name: "as Debian's installer leaves it: the Bcc field is shown to us",
+    deployment: &["mx"],
+    main: "mydestination = $myhostname, mx.test, localhost.test, localhost\n\
+           mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128\n\
+           mailbox_size_limit = 0\n\
+           recipient_delimiter = +\n\
+           relayhost =\n",
+    others: &["frida@third.test"],
+    dedicated: true,
+    ..PLAIN
+}];
+
 const MILTERS: &[Lived] = &[
     Lived {
         name: "OpenDKIM after an old recipe, for local mail too",
@@ -141,6 +154,29 @@ const MILTERS: &[Lived] = &[
         kept: &["milter_protocol", "milter_default_action"],
         chroot: true,
         dedicated: true,
+        ..PLAIN
+    },
+    Lived {
+        name: "ours and an old one of ours, for local mail too",
+        deployment: &["shared-mx"],
+        main: "relay_domains = elsewhere.test\nrelay_transport = kept:\n\
+               milter_default_action = accept\n\
+               smtpd_milters = unix:activity-milter/old.sock, inet:127.0.0.1:PORT\n\
+               non_smtpd_milters = $smtpd_milters\n",
+        others: &["dora@elsewhere.test"],
+        kept: &["relay_transport", "milter_default_action"],
+        ..PLAIN
+    },
+    Lived {
+        name: "an old one of ours where no milter is wanted",
+        deployment: &["lmtp-only"],
+        main: "relay_domains = elsewhere.test\nrelay_transport = kept:\n\
+               milter_default_action = accept\n\
+               smtpd_milters = unix:activity-milter/old.sock, inet:127.0.0.1:PORT\n\
+               non_smtpd_milters = $smtpd_milters\n",
+        service: &["smtpd_milters=unix:activity-milter/old.sock,inet:127.0.0.1:PORT"],
+        others: &["dora@elsewhere.test"],
+        kept: &["relay_transport", "milter_default_action", "non_smtpd_milters"],
         ..PLAIN
     },
     Lived {
@@ -195,6 +231,11 @@ const MILTERS: &[Lived] = &[
 #[test]
 fn relays() {
     RELAYS.iter().for_each(lives_on);
+}
+
+#[test]
+fn debians() {
+    DEBIANS.iter().for_each(lives_on);
 }
 
 #[test]
@@ -286,11 +327,9 @@ fn lives_on(case: &Lived) {
             world.postfix.tool("postmap", &[&format!("hash:{}", maps.join(file).display())]);
         }
     }
-    // Later lines of main.cf win: the administrator's.
-    let main = fs::read_to_string(conf.join("main.cf")).unwrap();
+    // The administrator's.
     let script = conf.join("keep.sh").display().to_string();
-    fs::write(conf.join("main.cf"), main + "kept_destination_recipient_limit = 1\n" + &filled(case.main))
-        .unwrap();
+    world.postfix.overwrite(&("kept_destination_recipient_limit = 1\n".to_owned() + &filled(case.main)));
     let entry = format!("kept/unix=kept unix - n n - - pipe flags= user=nobody argv={script} ${{recipient}}");
     world.postfix.tool("postconf", &["-M", &entry]);
     for setting in case.service {
@@ -323,6 +362,7 @@ fn lives_on(case: &Lived) {
         };
         assert_eq!(of(&now), of(&original), "{name}\n{script}");
     }
+    assert!(!now.iter().any(|line| line.contains("old.sock")), "{name}: {now:#?}");
     world.postfix.reload();
 
     // Everybody's mail goes where it went, ours comes.
@@ -361,7 +401,8 @@ fn lives_on(case: &Lived) {
     piped(&removal);
     // Dead entries of ours do not come back.
     let without_old = |line: &String| {
-        let line = line.replace("unix:activity-milter/old.sock, ", "");
+        let line =
+            line.replace("unix:activity-milter/old.sock, ", "").replace("unix:activity-milter/old.sock,", "");
         let line = line.replace(", unix:activity-milter/lmtp.sock", "");
         let by_path = line.starts_with("smtpd_milters = { unix:/");
         if by_path { "smtpd_milters =".to_owned() } else { line }
@@ -413,6 +454,27 @@ fn what_came_later_stays_when_ours_goes() {
     ] {
         assert_eq!(value(name), expected);
     }
+    // What somebody writes between two prints stays too, also where main.cf was put back by hand.
+    let untouched = files(&world);
+    piped(&printed(&world, &["shared-mx"]));
+    fs::write(world.postfix.conf().join("main.cf"), &untouched[0]).unwrap();
+    world.postfix.set("relay_domains", "elsewhere.test, later.test, last.test");
+    piped(&printed(&world, &["shared-mx"]));
+    let more = value("smtpd_milters") + ", { inet:127.0.0.1:11, default_action=accept }";
+    world.postfix.set("smtpd_milters", &more);
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    let changed = config.replace("milter.sock", "moved.sock").replace("\"severamail.test\"", "\"new.test\"");
+    fs::write(world.config_path(), changed).unwrap();
+    piped(&printed(&world, &["shared-mx"]));
+    assert!(value("smtpd_milters").contains("moved.sock"), "{}", value("smtpd_milters"));
+    piped(&printed(&world, &["--remove"]));
+    assert_eq!(value("relay_domains"), "elsewhere.test, later.test, last.test");
+    assert_eq!(
+        value("smtpd_milters"),
+        "{ inet:127.0.0.1:9, default_action=accept }, { inet:127.0.0.1:10, default_action=accept }, \
+         { inet:127.0.0.1:11, default_action=accept }"
+    );
+    fs::write(world.config_path(), config).unwrap();
     // A script that somebody kept while the settings changed does nothing.
     let script = printed(&world, &["shared-mx"]);
     world.postfix.set("relay_domains", "other.test");
@@ -422,6 +484,53 @@ fn what_came_later_stays_when_ours_goes() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("relay_domains has changed since"), "{error}");
     assert_eq!(files(&world), before);
+}
+
+/// A Postfix of ours alone that gets other domains: what was changed for ours is given back by the next print.
+#[test]
+fn others_who_come_later() {
+    for deployment in ["mx", "shared-mx"] {
+        let world = World::with(Options { bare: true, lmtp: true, ..Options::default() });
+        let value = |name: &str| world.postfix.tool("postconf", &["-h", name]).trim().to_owned();
+        let bcc = value("message_drop_headers");
+        piped(&printed(&world, &["mx"]));
+        let domains = value("relay_domains") + ", elsewhere.test";
+        world.postfix.set("relay_domains", &domains);
+        let (code, findings) = world.findings();
+        let of = |check: &str| findings.iter().find(|finding| finding["check"] == check).expect("a finding");
+        assert_eq!(code, Some(1));
+        assert!(of("others")["remedy"].as_str().unwrap().contains("print shared-mx"), "{findings:#?}");
+        let script = printed(&world, &[deployment]);
+        assert!(script.contains("As it was before us"), "{script}");
+        piped(&script);
+        assert_eq!((value("relay_transport"), value("message_drop_headers")), ("relay".to_owned(), bcc));
+        assert_eq!(world.findings(), (Some(0), Vec::new()));
+        assert!(printed(&world, &[deployment]).contains("# Nothing to change."));
+        piped(&printed(&world, &["--remove"]));
+        assert_eq!(
+            (value("relay_domains"), value("transport_maps")),
+            ("elsewhere.test".to_owned(), String::new())
+        );
+    }
+}
+
+/// The script says which Postfix it is for, also if only the environment said it to us.
+#[test]
+fn an_instance_by_the_environment() {
+    let world = World::with(Options { bare: true, lmtp: true, ..Options::default() });
+    let conf = world.postfix.conf();
+    let mut command = Command::new(crate::support::world::program());
+    command
+        .env("MAIL_CONFIG", &conf)
+        .arg("--config")
+        .arg(world.config_path())
+        .args(["postfix", "print", "mx"]);
+    let output = command.output().unwrap();
+    let script = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{script}");
+    let commands: Vec<&str> = script.lines().filter(|line| line.starts_with("postconf")).collect();
+    let named = format!("postconf -c {} ", conf.display());
+    assert!(!commands.is_empty() && commands.iter().all(|line| line.starts_with(&named)), "{script}");
 }
 
 #[test]
@@ -474,6 +583,9 @@ fn a_refusal_prints_nothing() {
     let patterns = world.root.join("patterns");
     fs::write(&patterns, "/./ smtp:[127.0.0.1]\n").unwrap();
     let table = format!("transport_maps = regexp:{}", patterns.display());
+    let projects = world.root.join("projects");
+    fs::write(&projects, "/^[0-9]+\\./ keep:\n").unwrap();
+    let projects = format!("relay_domains = severamail.test\ntransport_maps = regexp:{}", projects.display());
     let config = fs::read_to_string(world.config_path()).unwrap();
     let shadow = format!("mode = \"shadow\"\n{config}");
     let socket = |name: &str| format!("{}/postfix/queue/activity-milter/{name}.sock", world.root.display());
@@ -517,7 +629,20 @@ fn a_refusal_prints_nothing() {
             &["mx"],
             "relay_domains = hash:/nonexistent/table",
             &config,
-            &["postmap fails", "/nonexistent/table"],
+            &["relay_domains has hash:/nonexistent/table", "cannot be read", "take it out"],
+        ),
+        (
+            &["mx"],
+            "relay_domains = /nonexistent",
+            &config,
+            &["relay_domains has /nonexistent", "cannot be read"],
+        ),
+        (&["mx"], &projects, &config, &["which says keep:", "put this line first"]),
+        (
+            &["mx", "--shadow"],
+            "relay_domains = severamail.test\ntransport_maps = inline:{ { mycompany@severamail.test = lmtp:unix:activity-milter/lmtp.sock } }",
+            &config,
+            &["brings mycompany@severamail.test to", "pile up", "out of that table"],
         ),
     ];
     for (args, lines, text, words) in cases {

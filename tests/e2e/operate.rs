@@ -183,6 +183,12 @@ fn a_queue_id_names_all_of_its_message_and_a_person_is_asked() {
         "{said}"
     );
     assert_eq!(list(&world, &[]).len(), 5);
+    // Whoever sits there is asked, wherever the output goes.
+    for (answer, elsewhere) in [("n\n", "2>/dev/null"), ("\n", ">/dev/null 2>&1"), ("", "2>&1 | cat")] {
+        let said = at_terminal(answer, elsewhere);
+        assert!(said.contains("Drop 2 activities of 2 tenants?"), "{elsewhere}: {said}");
+        assert_eq!(list(&world, &[]).len(), 5, "{elsewhere}");
+    }
     let said = at_terminal("y\n", "");
     assert!(said.contains("2 dropped"), "{said}");
     assert_eq!(list(&world, &[]).len(), 3);

@@ -160,10 +160,85 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
             "inet:127.0.0.1:9",
         ),
         (&[("non_smtpd_milters", "inet:127.0.0.1:9")], "milter", "must", "non_smtpd_milters has inet:"),
+        // Entries that end smtpd, and values that it does not know.
+        (
+            &[("smtpd_milters", "{ unix:activity-milter/milter.sock, default_action = accept }")],
+            "milter",
+            "must",
+            "has unix:activity-milter/milter.sock",
+        ),
+        (
+            &[("smtpd_milters", "{ unix:activity-milter/milter.sock, default_acton=accept }")],
+            "milter",
+            "must",
+            "has unix:activity-milter/milter.sock",
+        ),
+        (
+            &[("smtpd_milters", "{ unix:activity-milter/milter.sock, connect_timeout=1x }")],
+            "milter",
+            "must",
+            "has unix:activity-milter/milter.sock",
+        ),
+        (
+            &[("smtpd_milters", "{unix:activity-milter/milter.sock")],
+            "milter",
+            "must",
+            "has unix:activity-milter/milter.sock",
+        ),
+        (&[("smtpd_milters", "unix:activity-milter/milter.sock }")], "milter", "must", "smtpd_milters has }"),
+        (
+            &[("@smtpd_milters", "{unix:activity-milter/milter.sock,default_acton=accept}")],
+            "milter",
+            "must",
+            "has unix:activity-milter/milter.sock",
+        ),
+        (
+            &[("smtpd_milters", "{ unix:activity-milter/milter.sock, protocol=5 }")],
+            "milter-setting",
+            "must",
+            "its protocol is 5",
+        ),
+        (&[("milter_protocol", "7")], "milter-setting", "must", "its protocol is 7"),
+        (
+            &[("smtpd_milters", "{ unix:activity-milter/milter.sock, default_action=acept }")],
+            "milter-setting",
+            "should",
+            "its default_action is acept",
+        ),
+        // Whoever's mail by a detour to us.
+        (
+            &[("content_filter", "lmtp:unix:activity-milter/lmtp.sock")],
+            "others",
+            "must",
+            "content_filter = lmtp:",
+        ),
+        (
+            &[("@content_filter", "lmtp:unix:activity-milter/lmtp.sock")],
+            "others",
+            "must",
+            "/inet: content_filter",
+        ),
+        (
+            &[("mailbox_transport", "lmtp:unix:activity-milter/lmtp.sock")],
+            "others",
+            "must",
+            "mailbox_transport",
+        ),
+        (
+            &[("fallback_transport", "lmtp:unix:activity-milter/lmtp.sock")],
+            "others",
+            "must",
+            "fallback_transport",
+        ),
+        // Nothing comes to us, or something else becomes of it.
+        (&[("lmtp_tls_security_level", "encrypt")], "lmtp-tls", "must", "lmtp_tls_security_level = encrypt"),
+        (&[("defer_transports", "smtp, lmtp")], "deferred", "must", "defer_transports = smtp, lmtp"),
+        (&[("soft_bounce", "yes")], "soft-bounce", "should", "soft_bounce = yes"),
         // Bcc is for us alone.
         (&[("relay_domains", "severamail.test, other.test")], "bcc-shown", "must", "content-length"),
         (&[("mydestination", "mx.test, other.test")], "bcc-shown", "must", "content-length"),
         (&[("mynetworks", "127.0.0.0/8 10.0.0.0/8")], "bcc-shown", "must", "content-length"),
+        (&[("mynetworks", "127.0.0.0/8 192.0.2.25/32")], "bcc-shown", "must", "content-length"),
         (&[("always_bcc", "archive@mx.test")], "bcc-shown", "must", "content-length"),
         (&[("@smtpd_sasl_auth_enable", "yes")], "bcc-shown", "must", "content-length"),
         (&[("smtp_header_checks", "")], "bcc-sent", "should", "content-length"),
@@ -351,6 +426,121 @@ fn mail_of_others_that_comes_to_us_is_named() {
     world.postfix.set("message_drop_headers", "bcc, resent-bcc, content-length");
     let (_, findings) = world.findings();
     assert!(findings.iter().all(|finding| finding["check"] != "others"), "{findings:#?}");
+}
+
+/// (settings, check, severity, parts of the setting named): what a person must do, no command can.
+type ByHand<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str, &'a [&'a str]);
+
+#[test]
+fn tables_and_patterns_are_asked_as_postfix_asks_them() {
+    let world = deployed("mx", Options::default());
+    let saved = Saved::of(&world.postfix);
+    let us = "lmtp:unix:activity-milter/lmtp.sock";
+    let file = |name: &str, text: &str| {
+        let path = world.root.join(name);
+        fs::write(&path, text).unwrap();
+        format!("regexp:{}", path.display())
+    };
+    // Postfix asks a pattern for whole addresses alone.
+    let domain = file("domain", &format!("/^severamail\\.test$/ {us}\n"));
+    let recipients = file("recipients", "/^@severamail\\.test$/ OK\n");
+    let projects = file("projects", "/^[0-9]+\\..*@severamail\\.test$/ keep:\n");
+    let people = file("people", "/^[a-z-]+@severamail\\.test$/ OK\n");
+    let alias = file("alias", "/@severamail/ dora@elsewhere.test\n");
+    let detour = format!("inline:{{ {{ @x.test = {us} }} }}");
+    let cases: &[ByHand] = &[
+        (
+            &[("transport_maps", &domain), ("relay_transport", "keep:")],
+            "lmtp-transport",
+            "should",
+            &["is keep:"],
+        ),
+        (&[("relay_recipient_maps", &recipients)], "recipients", "must", &["relay_recipient_maps"]),
+        (&[("relay_recipient_maps", &people)], "recipients", "must", &["relay_recipient_maps"]),
+        (&[("transport_maps", &projects)], "transport", "must", &["of 1.", "is keep:"]),
+        (
+            &[("virtual_alias_maps", &alias)],
+            "alias",
+            "must",
+            &["virtual_alias_maps makes dora@elsewhere.test"],
+        ),
+        (
+            &[("canonical_maps", "inline:{ { @severamail.test = dora@elsewhere.test } }")],
+            "alias",
+            "must",
+            &["canonical_maps makes dora@elsewhere.test"],
+        ),
+        (
+            &[("fallback_transport_maps", &detour)],
+            "others",
+            "must",
+            &["in fallback_transport_maps has @x.test"],
+        ),
+        (
+            &[("sender_dependent_default_transport_maps", &detour)],
+            "others",
+            "must",
+            &["in sender_dependent_default_transport_maps has @x.test"],
+        ),
+        // What cannot be read is named with its setting, and the rest is looked at all the same.
+        (
+            &[("transport_maps", "hash:/nonexistent/table")],
+            "table",
+            "must",
+            &["transport_maps has hash:/nonexistent"],
+        ),
+        (
+            &[("relay_domains", "severamail.test, /nonexistent")],
+            "table",
+            "must",
+            &["relay_domains has /nonexistent"],
+        ),
+        (&[("relay_recipient_maps", "ldop:/x")], "table", "must", &["relay_recipient_maps has ldop:/x"]),
+        (
+            &[("transport_maps", "hash:/nonexistent/table"), ("smtpd_milters", "inet:127.0.0.1:9")],
+            "milter",
+            "must",
+            &["inet:127.0.0.1:9"],
+        ),
+    ];
+    for (settings, check, severity, parts) in cases {
+        settings.iter().for_each(|(name, value)| world.postfix.set(name, value));
+        let (code, findings) = world.findings();
+        let finding = found(code, &findings, check, severity);
+        for part in *parts {
+            assert!(finding["setting"].as_str().unwrap().contains(part), "{part}: {finding:#}");
+        }
+        saved.restore();
+        world.postfix.cool();
+    }
+    // An alias of somebody else's is no domain, and one address of our own that leads to us is fine.
+    world.postfix.set("virtual_alias_maps", "inline:{ { root@mx.test = mycompany@severamail.test } }");
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+    saved.restore();
+    // proxymap(8) answers only while Postfix runs; nobody waits for it.
+    world.postfix.tool("postfix", &["stop"]);
+    world.postfix.set("transport_maps", "proxy:inline:{ { elsewhere.test = keep: } }");
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+}
+
+#[test]
+fn who_is_not_root_is_not_told_what_postfix_may_do() {
+    let world = deployed("mx", Options::default());
+    // A copy that everybody may run: where the tests are built is nobody's business.
+    let program = world.root.join("activity-milter");
+    fs::copy(crate::support::world::program(), &program).unwrap();
+    let mode = |path: PathBuf| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    mode(program.clone());
+    mode(world.config_path());
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]).arg(&program);
+    command.arg("--config").arg(world.config_path()).args(["postfix", "check", "--json", "--postfix-config"]);
+    let output = command.arg(world.postfix.conf()).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let findings = report["findings"].as_array().unwrap();
+    let finding = found(output.status.code(), findings, "socket", "note");
+    assert!(finding["reason"].as_str().unwrap().contains("only root can try"), "{finding:#}");
+    assert!(findings.iter().all(|finding| finding["severity"] != "must"), "{findings:#?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::{
     free_port, has_system_log, wait_for,
-    world::{Options, World, eml},
+    world::{Options, World, eml, program},
 };
 use serde_json::Value;
 use std::{
@@ -10,8 +10,9 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -158,6 +159,15 @@ fn a_business_system_restored_from_a_back_up_gets_what_it_lost() {
     let (code, out, error) = world.command(&["queue", "redeliver", "--since", "1h", "--dry-run"]);
     assert_eq!((code, out.as_str()), (Some(0), "4 would be sent again; nothing was changed\n"), "{error}");
     assert!(error.contains("kept since"), "the service has not run for an hour: {error}");
+    for (tenant, expected) in [
+        ("mycompany", "4 would be sent again"),
+        ("MyCompany", "4 would be sent again"),
+        ("mycompani", "nothing that is kept of tenant mycompani was delivered then: 0 would be sent again"),
+    ] {
+        let args = ["queue", "redeliver", "--since", "1h", "--dry-run", "--tenant", tenant];
+        let (code, out, _) = world.command(&args);
+        assert!(code == Some(0) && out.starts_with(expected), "{tenant}: {out}");
+    }
     let (code, out, error) = world.command(&["queue", "redeliver", "--since", "1h"]);
     assert_eq!((code, out.as_str()), (Some(0), "4 wait to be sent again\n"), "{error}");
     let is_logged = error.contains("what=redelivered") && error.contains("activities=4");
@@ -188,6 +198,9 @@ fn nothing_is_kept_unasked() {
     for (args, expected) in [
         (&["--since", "1h"][..], "nothing is kept after its delivery: queue.keep_delivered is \"0\""),
         (&["--since", "1h", "--until", "2h"], "--until is not after --since"),
+        (&["--since", "1M"], "would be months: write \"1min\""),
+        (&["--since", "2h", "--until", "1 M"], "would be months"),
+        (&["--since", "2099-01-01T00:00:00Z"], "--since lies ahead: here it is "),
         (
             &["--since", "yesterday"],
             "is no time: write one like 2h, for two hours ago, or 2026-11-29T18:00:00Z",
@@ -295,6 +308,85 @@ fn a_back_up_under_load_goes_on_elsewhere() {
         code == Some(69) && error.contains("this is no back-up, or one that was not completed"),
         "{error}"
     );
+}
+
+/// A user who may not look, a disk that is full, a byte that is another one: none of them looks like a back-up.
+#[test]
+fn what_is_not_whole_is_no_back_up() {
+    let mut world = World::start();
+    fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
+    world.sink.as_mut().unwrap().kill();
+    assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
+    // Where the queue is as private as the package makes it, others are told so.
+    let aside = world.root.join("program");
+    fs::copy(program(), &aside).unwrap();
+    fs::set_permissions(world.root.join("queue"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(world.config_path(), fs::Permissions::from_mode(0o644)).unwrap();
+    let theirs = world.root.join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
+    let to = theirs.join("back-up");
+    for args in [&["backup", to.to_str().unwrap()][..], &["queue", "list"], &["trace", ANNA]] {
+        let mut command = Command::new(&aside);
+        command.arg("-c").arg(world.config_path()).args(args).uid(65534).gid(65534);
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{args:?}: {error}");
+        assert!(error.contains("ermission denied") && error.contains("root"), "{args:?}: {error}");
+    }
+    assert!(!to.exists(), "what was begun is removed");
+    // No room: a limit on the length of files, as a full disk has it.
+    let limited = |to: &Path| {
+        let mut command = Command::new("sh");
+        let script = "trap '' XFSZ; ulimit -f 16; exec \"$@\""; // in blocks of 512 bytes; the signal would end it
+        command.args(["-c", script, "sh"]).arg(program()).arg("-c").arg(world.config_path());
+        let output = command.arg("backup").arg(to).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let to = world.root.join("back-up");
+    let error = limited(&to);
+    assert!(error.contains("back-up/queue.db") && !to.exists(), "{error}");
+    // One that was interrupted.
+    fs::create_dir_all(to.join("config")).unwrap();
+    let (code, _, error) = world.command(&["backup", to.to_str().unwrap()]);
+    assert!(code == Some(69) && error.contains("has a back-up that was not completed: remove it"), "{error}");
+    fs::remove_dir_all(&to).unwrap();
+    let (code, _, error) = world.command(&["backup", to.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{error}");
+    // Every byte counts, those that say what there is as well.
+    let verify = || world.command(&["backup", "--verify", to.to_str().unwrap()]);
+    assert_eq!(verify().0, Some(0));
+    let manifest = to.join("manifest.json");
+    let good = fs::read(&manifest).unwrap();
+    for at in (0..good.len()).step_by(good.len() / 40) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&manifest, bad).unwrap();
+        let (code, out, error) = verify();
+        assert!(code == Some(69) && error.contains("the back-up is damaged"), "byte {at}: {out}{error}");
+    }
+    fs::write(&manifest, &good).unwrap();
+    for file in ["queue.db", "config/directory.toml", "config/activity-milter.toml"] {
+        let (path, good) = (to.join(file), fs::read(to.join(file)).unwrap());
+        fs::write(&path, &good[..good.len() / 2]).unwrap();
+        let (code, out, _) = verify();
+        assert!(code == Some(1) && out.contains(&format!("WRONG: {file}: ")), "{out}");
+        fs::remove_file(&path).unwrap();
+        let (code, out, _) = verify();
+        let words = format!("WRONG: {file}: No such file or directory\n");
+        assert!(code == Some(1) && out.contains(&words) && !out.contains("has the service run"), "{out}");
+        fs::write(&path, &good).unwrap();
+    }
+    assert_eq!(verify().0, Some(0));
+    // None is begun that would take the room which is kept for mail.
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    assert!(config.contains("[queue]\n"), "{config}");
+    let kept = "[queue]\nmin_free = \"1 EiB\"\n";
+    fs::write(world.config_path(), config.replace("[queue]\n", kept)).unwrap();
+    let full = world.root.join("full");
+    let (code, _, error) = world.command(&["backup", full.to_str().unwrap()]);
+    let words = "of which queue.min_free keeps 1.0 EiB for mail: name a directory on another disk";
+    assert!(code == Some(69) && error.contains(words) && !full.exists(), "{error}");
 }
 
 /// Ends a thread's work when it is dropped, also by a panic.

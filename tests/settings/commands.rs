@@ -218,8 +218,19 @@ fn queue_commands_need_no_secret() {
         let (code, out, error) = home.run(arguments);
         assert_eq!(code, Some(0), "{arguments:?}: {out}{error}");
     }
-    let (code, _, error) = home.run(&["check", "--offline"]);
-    assert!(code == Some(78) && error.contains("cannot be read"), "{code:?} {error}");
+    // Who asks what is missing learns all of it, a line each, and how the rest is.
+    let (code, out, error) = home.run(&["check", "--offline"]);
+    assert_eq!(code, Some(1), "{error}");
+    for file in ["token", "signing", "ca", "c", "k", "admin"] {
+        let there = out.lines().filter(|line| line.contains(&format!("/nonexistent/{file} cannot be read")));
+        let there: Vec<&str> = there.collect();
+        assert!(matches!(there.as_slice(), [line] if line.starts_with("NOT OK named file")), "{file}: {out}");
+    }
+    assert!(out.contains("ok     files") && out.contains("ok     queue"), "{out}");
+    assert!(out.contains("nonexistent.toml cannot be read"), "{out}");
+    // What is wrong in the file itself ends it, as before.
+    fs::write(home.at("am.toml"), text + "[qeueu]\n").unwrap();
+    assert_eq!(home.run(&["check", "--offline"]).0, Some(78));
 }
 
 #[test]

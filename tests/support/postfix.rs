@@ -87,7 +87,7 @@ impl Postfix {
             main.push_str(line);
             main.push('\n');
         }
-        fs::write(directory.join("conf/main.cf"), main).unwrap();
+        fs::write(directory.join("conf/main.cf"), said_once(&main)).unwrap();
         fs::write(directory.join("conf/master.cf"), master(directory, port, setup.chroot)).unwrap();
         let postfix = Self { directory: directory.to_owned(), port, chroot: setup.chroot, keep: false };
         postfix.cool();
@@ -125,6 +125,13 @@ impl Postfix {
             let file = fs::File::options().write(true).open(self.conf().join(name)).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
         }
+    }
+
+    /// Puts lines of `main.cf` in the place of those there are; a reload makes them true.
+    pub fn overwrite(&self, lines: &str) {
+        let path = self.conf().join("main.cf");
+        let text = fs::read_to_string(&path).unwrap() + lines;
+        fs::write(path, said_once(&text)).unwrap();
     }
 
     /// Reads the configuration again; new sessions are under the new one.
@@ -212,6 +219,25 @@ fn master(directory: &Path, port: u16, chroot: bool) -> String {
          keep unix - n n - - pipe flags= user=nobody argv={} ${{recipient}}\n",
         script.display()
     )
+}
+
+/// Settings of which the last counts, each once. Each program of Postfix warns of one that stands there twice, by a datagram
+/// to postlogd(8), which does so itself when it starts; where ten are waiting (`net.unix.max_dgram_qlen`) it waits for itself,
+/// and `postfix reload` for it, for ever.
+fn said_once(main: &str) -> String {
+    let mut settings: Vec<(&str, String)> = Vec::new();
+    for line in main.lines() {
+        let goes_on = line.starts_with([' ', '\t', '#']);
+        match settings.last_mut().filter(|_| goes_on) {
+            Some((_, text)) => *text += &format!("{line}\n"),
+            None => {
+                let name = line.split('=').next().unwrap_or_default().trim();
+                settings.retain(|(known, _)| *known != name);
+                settings.push((name, format!("{line}\n")));
+            }
+        }
+    }
+    settings.into_iter().map(|(_, text)| text).collect()
 }
 
 fn chown_postfix(path: &Path) {

@@ -10,10 +10,10 @@ use super::{
     probe::Endpoint,
     record::{Name, Record},
     script::{Plan, command, dense, quoted},
-    settings::{MilterEntry, Settings, SettingsError, inline, split},
+    settings::{MilterEntry, Settings, SettingsError, WAYS, inline, split},
     ways::{
-        Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, sample, shadowed,
-        takes_utf8, transport_of,
+        Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
+        sample_project, shadowed, takes_utf8, transport_of,
     },
 };
 use crate::config::Config;
@@ -41,6 +41,10 @@ pub(super) struct Adding<'a> {
     others: Others,
     /// Whose other mail passes, in words.
     passing: Option<String>,
+    /// Nothing of ours may make mail wait.
+    shadow: bool,
+    /// `relay_transport` is for other domains again.
+    gave_back: bool,
     pub(super) plan: Plan,
 }
 
@@ -58,13 +62,26 @@ impl<'a> Adding<'a> {
                  --format main.cf prints on another machine, or upgrade it to 3.0"
             )));
         }
+        if let Some(broken) = settings.broken(&WAYS).first() {
+            return Err(Refusal::No(format!("{broken}, then print again")));
+        }
         let others = Others::of(settings, config)?;
         let passing = passes_on(settings, config)?;
-        Ok(Self { settings, config, record, others, passing, plan: Plan::default() })
+        let (shadow, gave_back, plan) = (false, false, Plan::default());
+        Ok(Self { settings, config, record, others, passing, shadow, gave_back, plan })
     }
 
     /// Says where mail goes in shadow mode; refuses what would pile up.
     pub(super) fn shadow(&mut self) -> Result<(), Refusal> {
+        self.shadow = true;
+        if let Some((table, key)) =
+            routed_to_us(self.settings, self.config)?.into_iter().find(|(_, key)| key.contains('@'))
+        {
+            return Err(Refusal::No(format!(
+                "transport_maps has {table}, which brings {key} to activity-milter's LMTP listener, and that keeps nothing in \
+                 shadow mode: mail would pile up. Take {key} out of that table, then print again"
+            )));
+        }
         for (form, class) in self.forms()? {
             let transport = transport_of(self.settings, &sample(&form), class)?;
             if is_to_us(self.settings, self.config, &transport) {
@@ -93,6 +110,30 @@ impl<'a> Adding<'a> {
             )),
             Shadowed::Tenants(_) => Ok(()),
         }
+    }
+
+    /// What we changed while nobody else was here is given back when others have come.
+    pub(super) fn give_back(&mut self) {
+        let Some(why) = self.passing.clone() else { return };
+        let mut names = vec!["message_drop_headers"];
+        names.extend(self.has_other_relays().then_some("relay_transport"));
+        for name in names {
+            let place = Name::Main(name.to_owned());
+            let Some(value) = self.settings.written(name).map(str::to_owned) else { continue };
+            let Some(changed) = self.record.of(&place).filter(|_| self.record.is_from_us(&place, &value))
+            else {
+                continue;
+            };
+            self.gave_back |= name == "relay_transport";
+            self.plan.note(&format!("As it was before us, for other mail passes here now ({why})."));
+            self.plan.change(place, Some(value), changed.was.clone());
+        }
+    }
+
+    /// True if `relay_domains` has, or may have, domains of others.
+    fn has_other_relays(&self) -> bool {
+        self.others.named.iter().any(|(_, class)| *class == Class::Relay)
+            || self.others.hidden.contains(&"relay_domains")
     }
 
     /// One setting of the deployment.
@@ -180,8 +221,14 @@ impl<'a> Adding<'a> {
         for (form, class) in self.forms()? {
             // What is in no list yet will be in relay_domains.
             let class = if class == Class::Other { Class::Relay } else { class };
-            let transport = transport_of(self.settings, &sample(&form), class)?;
-            if !is_to_us(self.settings, self.config, &transport) {
+            let mut comes = true;
+            for address in [sample(&form), sample_project(&form)] {
+                let transport = transport_of(self.settings, &address, class)?;
+                let by_default = transport == self.settings.main(class.transport());
+                let given_back = self.gave_back && class == Class::Relay && by_default;
+                comes &= !given_back && is_to_us(self.settings, self.config, &transport);
+            }
+            if !comes {
                 astray.push((form, class));
             }
         }
@@ -192,8 +239,7 @@ impl<'a> Adding<'a> {
         let name = Name::Main("relay_transport".to_owned());
         let there = self.settings.written("relay_transport").unwrap_or_default();
         let nobodys = there.is_empty() || self.record.is_from_us(&name, there);
-        let others = self.others.named.iter().any(|(_, class)| *class == Class::Relay)
-            || self.others.hidden.contains(&"relay_domains");
+        let others = self.has_other_relays();
         let maps = self.settings.base("transport_maps");
         if by_relay_transport
             && nobodys
@@ -233,10 +279,12 @@ impl<'a> Adding<'a> {
                     "transport_maps has {table}, where {key} has a way of its own, {to}: take that line out, then print again"
                 )));
             }
-            let Some(found) = self.settings.ask(&sample(form), table)? else { continue };
+            let asked =
+                |address: String| self.settings.ask(&address, table).map(|to| to.filter(|to| elsewhere(to)));
+            let Some(found) = asked(sample(form))?.or(asked(sample_project(form))?) else { continue };
             let escaped = form.replace('.', r"\.");
             return Err(Refusal::No(format!(
-                "transport_maps has {table}, which says {found} for every address of {form}, before our own table is asked for \
+                "transport_maps has {table}, which says {found} for addresses of {form}, before our own table is asked for \
                  the domain: put this line first in it, then print again: /@{escaped}$/ {}",
                 self.lmtp()
             )));
@@ -260,8 +308,11 @@ impl<'a> Adding<'a> {
             let mut missing = Vec::new();
             for (form, class) in self.forms()? {
                 let class = if class == Class::Other { Class::Relay } else { class };
-                let keys = [sample(&form), format!("@{form}")];
-                if class.recipients() == Some(list) && self.settings.look_up(list, &keys)?.is_none() {
+                let mut known =
+                    class.recipients() != Some(list) || self.is_known(list, &form, sample(&form))?;
+                known &=
+                    class.recipients() != Some(list) || self.is_known(list, &form, sample_project(&form))?;
+                if !known {
                     missing.push(format!("{{ @{form} = OK }}"));
                 }
             }
@@ -273,6 +324,10 @@ impl<'a> Adding<'a> {
             }
         }
         Ok(())
+    }
+
+    fn is_known(&self, list: &str, form: &str, address: String) -> Result<bool, SettingsError> {
+        Ok(self.settings.look_up(list, &[address, format!("@{form}")])?.is_some())
     }
 
     /// Our milter, for every smtpd that asks milters of its own too.
@@ -293,8 +348,8 @@ impl<'a> Adding<'a> {
         let new = self.with_ours(&here, &ours, &name);
         if new != here {
             self.change("smtpd_milters", &new);
-            self.not_local(&here);
         }
+        self.not_local(&here, &new);
         let services: Vec<_> = self.settings.overrides_of("smtpd_milters").collect();
         for (parameter, value) in services {
             let service = parameter.trim_end_matches("/smtpd_milters");
@@ -309,18 +364,66 @@ impl<'a> Adding<'a> {
     }
 
     /// `non_smtpd_milters = $smtpd_milters`, as many recipes have it, must not get ours too: a milter that refuses a
-    /// recipient there counts as a server error. Local mail comes by LMTP.
-    fn not_local(&mut self, before: &str) {
+    /// recipient there counts as a server error. Local mail comes by LMTP. Dead ones of ours go, for local mail waits for them.
+    fn not_local(&mut self, before: &str, after: &str) {
         let name = "non_smtpd_milters";
         let Some(value) = self.settings.written(name).map(str::to_owned) else { return };
-        let mut new = value.clone();
-        for reference in ["${smtpd_milters}", "$(smtpd_milters)", "$smtpd_milters"] {
-            new = new.replace(reference, before);
+        let references = ["${smtpd_milters}", "$(smtpd_milters)", "$smtpd_milters"];
+        let is_reference = |element: &String| references.contains(&element.as_str());
+        let elements = split(&value);
+        let brings_ours = split(after).iter().any(|element| self.is_of_ours(element));
+        let meant = elements.iter().flat_map(|element| match is_reference(element) && brings_ours {
+            true => split(before),
+            false => vec![element.clone()],
+        });
+        let kept: Vec<String> = meant.filter(|element| !self.is_of_ours(element)).collect();
+        if kept != elements {
+            self.plan.note("Local mail keeps the milters it has, but ours: that is for smtpd.");
+            self.change(name, &kept.join(", "));
         }
-        if new != value {
-            self.plan.note("Local mail keeps the milters it has; ours is for smtpd.");
-            self.change(name, &new);
+    }
+
+    /// True if an element of a list of milters is our milter, or was.
+    fn is_of_ours(&self, element: &str) -> bool {
+        let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
+        MilterEntry::list(element)
+            .iter()
+            .any(|entry| self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded))
+    }
+
+    /// Dead entries of ours, where a deployment does not set the list: all mail waits for them. `but`: a list that is set
+    /// all the same.
+    pub(super) fn without_dead(&mut self, but: &str) {
+        let here = self.settings.base("smtpd_milters").unwrap_or_default();
+        let main = ("smtpd_milters".to_owned(), here.clone());
+        let of_services =
+            self.settings.overrides_of("smtpd_milters").filter(|(parameter, _)| *parameter != but);
+        let of_services = of_services.map(|(parameter, value)| (parameter.to_owned(), value.to_owned()));
+        let mut after = here.clone();
+        for (parameter, value) in std::iter::once(main).chain(of_services).collect::<Vec<_>>() {
+            let is_alive = |element: &String| {
+                let entries = MilterEntry::list(element);
+                let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
+                !entries.iter().any(|entry| is_old(self.settings, self.config, entry, &recorded))
+            };
+            let elements = split(&value);
+            let alive: Vec<String> = elements.iter().filter(|element| is_alive(element)).cloned().collect();
+            if alive == elements {
+                continue;
+            }
+            self.plan.note("Nobody answers there any more: an old entry of ours.");
+            match parameter.contains('/') {
+                false => {
+                    after = alive.join(", ");
+                    self.change(&parameter, &after);
+                }
+                true => {
+                    let new = dense(&alive.join(", "));
+                    self.plan.change(Name::Service(parameter), Some(value), Some(new));
+                }
+            }
         }
+        self.not_local(&here, &after);
     }
 
     fn service_milters(&mut self, parameter: &str, value: &str, ours: &str) {
@@ -387,6 +490,13 @@ impl<'a> Adding<'a> {
                 continue;
             };
             if self.is_current(&entry) {
+                let waits = self.shadow && self.action_of(&entry, name) != "accept";
+                if waits || entry.flaw.is_some() {
+                    changed = true;
+                    elements.extend((!found).then(|| ours.to_owned()));
+                    found = true;
+                    continue;
+                }
                 // What we wrote follows the deployment; what somebody else wrote is his choice.
                 let from_us = entry.has_only("default_action") && MilterEntry::list(&now).contains(&entry);
                 // By a path that only those outside of the chroot see, it is nobody's choice.
@@ -412,6 +522,17 @@ impl<'a> Adding<'a> {
             changed = true;
         }
         if changed { elements.join(", ") } else { list.to_owned() }
+    }
+
+    /// What happens to mail while the milter is down.
+    fn action_of(&self, entry: &MilterEntry, name: &Name) -> String {
+        let services = || self.settings.services("smtpd");
+        let service =
+            services().find(|s| matches!(name, Name::Service(n) if n.starts_with(&format!("{}/", s.name))));
+        let found = service.or_else(|| services().next());
+        found.map_or(String::new(), |service| {
+            entry.setting("default_action", self.settings, service).to_owned()
+        })
     }
 
     fn expands_to_ours(&self, element: &str) -> bool {

@@ -9,16 +9,18 @@ use super::{
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
     record::Record,
     script::{bare, command, quoted, quoted_for_service},
-    settings::{MilterEntry, Service, Settings, SettingsError, Tools, split},
+    settings::{
+        ALIASES, Broken, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version, seconds,
+        split,
+    },
     ways::{
-        Class, Others, Shadowed, forms, is_ours, is_to_us, passes_on, sample, shadowed, takes_utf8,
-        transport_of,
+        Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
+        sample_project, shadowed, takes_utf8, transport_of,
     },
 };
 use crate::config::Config;
 use crate::intake::{END_TIME, LOOK_UP_TIME, Listen, SocketSettings};
 use serde::Serialize;
-use std::time::Duration;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,7 +70,10 @@ impl Report {
 
 /// Looks at everything.
 pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsError> {
-    let settings = Settings::read(tools.clone())?;
+    let mut settings = Settings::read(tools.clone())?;
+    // What cannot be read is said, and the rest is looked at without it.
+    let broken = settings.broken(&[&WAYS[..], &ALIASES[..]].concat());
+    settings.ignore(&broken);
     let report = Report {
         postfix: settings.main("mail_version").to_owned(),
         config_directory: settings.main("config_directory").to_owned(),
@@ -79,6 +84,8 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     let record = Record::read(settings.directory())?;
     let shadowed = shadowed(config);
     let mut checks = Checks { tools, settings: &settings, config, doors, passing, record, shadowed, report };
+    checks.tables(&broken);
+    checks.instances();
     let mut delivered = true;
     let utf8 = takes_utf8(&settings);
     for domain in config.addressing.domains.iter().flat_map(|domain| forms(domain, utf8)) {
@@ -88,7 +95,9 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     checks.strangers();
     checks.cleanup()?;
     checks.size_limits();
+    checks.soft_bounce();
     checks.others()?;
+    checks.detours()?;
     let Checks { mut report, .. } = checks;
     report.findings.sort_by_key(|finding| finding.severity);
     Ok(report)
@@ -164,12 +173,60 @@ impl Checks<'_> {
 
     /// A command that sets a parameter of our milter for one service.
     fn set_milter(&self, door: &Door, name: &str, value: &str) -> String {
-        let here = self.settings.of(door.service, "smtpd_milters");
-        let list = split(here).into_iter().map(|element| match MilterEntry::list(&element).pop() {
-            Some(entry) if entry == door.entry => entry.with(name, value),
-            _ => element,
+        self.set_entry(door.service, "smtpd_milters", &door.entry, name, value)
+    }
+
+    /// A command that sets a parameter of one milter, where the service reads the list of them.
+    pub(super) fn set_entry(
+        &self,
+        service: &Service,
+        list: &str,
+        entry: &MilterEntry,
+        name: &str,
+        value: &str,
+    ) -> String {
+        let elements = split(self.settings.of(service, list)).into_iter().map(|element| {
+            match MilterEntry::list(&element).pop() {
+                Some(found) if found == *entry => entry.with(name, value),
+                _ => element,
+            }
         });
-        self.set_for(door.service, "smtpd_milters", &list.collect::<Vec<_>>().join(", "))
+        self.set_for(service, list, &elements.collect::<Vec<_>>().join(", "))
+    }
+
+    /// Tables that Postfix cannot read either.
+    fn tables(&mut self, broken: &[Broken]) {
+        for Broken { parameter, table, why } in broken {
+            let setting = format!("{parameter} has {table}");
+            if !is_possible() && why.contains("ermission denied") {
+                let remedy = "run the check as root".to_owned();
+                self.find(
+                    Severity::Note,
+                    "table",
+                    setting,
+                    "you may not read it, so it was not looked at",
+                    remedy,
+                );
+                continue;
+            }
+            let reason =
+                format!("it cannot be read ({why}): while that is so, Postfix answers 451 or lets mail wait");
+            let remedy = format!(
+                "repair it (`postmap {table}`, if it is made by that), or take it out of {parameter}"
+            );
+            self.find(Severity::Must, "table", setting, &reason, remedy);
+        }
+    }
+
+    /// A machine may have more than one Postfix.
+    fn instances(&mut self) {
+        let others = split(self.settings.main("multi_instance_directories"));
+        if !others.is_empty() {
+            let others = others.join(", ");
+            self.see(format!(
+                "other instances of Postfix, not looked at here (--postfix-config DIR does): {others}"
+            ));
+        }
     }
 
     fn all_shadowed(&self) -> bool {
@@ -193,10 +250,10 @@ impl Checks<'_> {
                 "Postfix takes no mail for its integration addresses, and the milter is not asked about them";
             self.find(Severity::Must, "domain", format!("{domain} is in {place}"), reason, remedy);
         }
-        let address = sample(domain);
+        let (address, project) = (sample(domain), sample_project(domain));
         if let Some(parameter) = class.recipients()
             && !self.settings.main(parameter).is_empty()
-            && self.settings.look_up(parameter, &[address.clone(), format!("@{domain}")])?.is_none()
+            && !self.are_recipients(parameter, domain, [&address, &project])?
         {
             let reason = "integration addresses that are not in that list are refused before the milter is asked; \
                           activity-milter knows which there are";
@@ -212,9 +269,59 @@ impl Checks<'_> {
         }
         let delivered = self.transport(domain, class, &transport)?;
         if delivered {
+            self.projects(domain, class, &project)?;
+            self.aliases(domain)?;
             self.tenants_in_shadow(domain, class)?;
         }
         Ok(delivered)
+    }
+
+    fn are_recipients(
+        &self,
+        parameter: &str,
+        domain: &str,
+        addresses: [&String; 2],
+    ) -> Result<bool, SettingsError> {
+        for address in addresses {
+            if self.settings.look_up(parameter, &[address.clone(), format!("@{domain}")])?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A pattern may send addresses with a project another way.
+    fn projects(&mut self, domain: &str, class: Class, project: &str) -> Result<(), SettingsError> {
+        let transport = transport_of(self.settings, project, class)?;
+        if !is_to_us(self.settings, self.config, &transport) {
+            let setting = format!("the transport of {project} is {transport}");
+            let reason = "addresses with a project go another way than those without";
+            let escaped = domain.replace('.', r"\.");
+            let us =
+                self.config.lmtp.as_ref().map(|lmtp| print_endpoint(lmtp, self.settings)).unwrap_or_default();
+            let remedy = format!(
+                "put this line first in the pattern of transport_maps that has it: /@{escaped}$/ lmtp:{us}"
+            );
+            self.find(Severity::Must, "transport", setting, reason, remedy);
+        }
+        Ok(())
+    }
+
+    /// What rewrites integration addresses takes from us what misses the milter.
+    fn aliases(&mut self, domain: &str) -> Result<(), SettingsError> {
+        for parameter in ALIASES {
+            let keys = [sample(domain), format!("@{domain}")];
+            let Some(to) = self.settings.look_up(parameter, &keys)? else { continue };
+            let to_us =
+                split(&to).iter().all(|to| is_integration(self.config, to.rsplit('@').next().unwrap_or(to)));
+            if !to_us {
+                let setting = format!("{parameter} makes {to} of every address of {domain}");
+                let reason = "what misses the milter (automatic BCC, aliases, sendmail, milter down) goes there, and not to us";
+                let remedy = format!("take @{domain}, or the pattern that matches it, out of {parameter}");
+                self.find(Severity::Must, "alias", setting, reason, remedy);
+            }
+        }
+        Ok(())
     }
 
     /// In shadow mode nothing is recorded, and our LMTP listener keeps nothing: mail must go where it goes without us.
@@ -225,6 +332,15 @@ impl Checks<'_> {
             let reason = "smtpd refuses its mail, and the milter is not asked: there is nothing to judge";
             let remedy = "nothing, if no mail is expected yet; set mode = \"live\" to attach it".to_owned();
             self.find(Severity::Note, "shadow", format!("{domain} is in {}", class.list()), reason, remedy);
+        }
+        let one = routed_to_us(self.settings, self.config)?
+            .into_iter()
+            .find(|(_, key)| key.ends_with(&format!("@{domain}")));
+        if let Some((table, key)) = one {
+            let reason = "mode is \"shadow\": our LMTP listener keeps nothing and answers 451, so mail piles up in Postfix";
+            let remedy = format!("take {key} out of that table, or set mode = \"live\" and restart");
+            let setting = format!("{table} in transport_maps brings {key} to us");
+            self.find(Severity::Must, "shadow", setting, reason, remedy);
         }
         if is_to_us(self.settings, self.config, &transport) {
             let reason = "mode is \"shadow\": our LMTP listener keeps nothing and answers 451, so mail piles up in Postfix";
@@ -298,6 +414,7 @@ impl Checks<'_> {
                     return Ok(false);
                 }
                 self.try_socket(service, Protocol::Lmtp, nexthop, MILTER_VERSION);
+                self.lmtp_stopped(service, name);
                 self.lmtp_times(service);
                 self.lmtp_lines(service);
                 self.lmtp_rewriting(service);
@@ -335,6 +452,45 @@ impl Checks<'_> {
         let entry = format!("inline:{{ {{ {domain} = lmtp:{endpoint} }} }}");
         let existing = self.settings.base("transport_maps");
         Ok(self.set("transport_maps", &with_existing("transport_maps", &entry, existing)))
+    }
+
+    /// Settings by which nothing ever comes to our LMTP listener.
+    fn lmtp_stopped(&mut self, service: &Service, name: &str) {
+        let parameter = "lmtp_tls_security_level";
+        let level = self.settings.of(service, parameter).to_owned();
+        if !["", "none", "may", "dane"].contains(&level.as_str()) {
+            let setting = format!("{}: {parameter} = {level}", service.name);
+            let reason = "our LMTP listener has no TLS, so nothing is delivered to it: mail waits, and bounces after days";
+            let remedy = format!(
+                "{} -P '{}/{parameter}=may', or say what it is in lmtp_tls_policy_maps, for other servers alone",
+                command(Some(&self.tools)),
+                service.name
+            );
+            self.find(Severity::Must, "lmtp-tls", setting, reason, remedy);
+        }
+        let deferred = split(self.settings.main("defer_transports"));
+        if deferred.iter().any(|transport| transport == name) {
+            let rest: Vec<String> = deferred.iter().filter(|transport| *transport != name).cloned().collect();
+            let setting = format!("defer_transports = {}", deferred.join(", "));
+            let reason = "what comes to us by LMTP waits until somebody flushes the queue";
+            self.find(
+                Severity::Must,
+                "deferred",
+                setting,
+                reason,
+                self.set("defer_transports", &rest.join(", ")),
+            );
+        }
+    }
+
+    /// Refusals that nobody reads.
+    fn soft_bounce(&mut self) {
+        if self.settings.main("soft_bounce") == "yes" {
+            let reason =
+                "each refusal becomes \"come again\": who sends without a subject learns it after days";
+            let remedy = self.set("soft_bounce", "no");
+            self.find(Severity::Should, "soft-bounce", "soft_bounce = yes".to_owned(), reason, remedy);
+        }
     }
 
     fn lmtp_times(&mut self, service: &Service) {
@@ -444,7 +600,7 @@ impl Checks<'_> {
                 self.find(Severity::Must, "default-action", setting, reason, remedy);
             }
             let protocol = setting("protocol");
-            if version(&protocol) < MILTER_VERSION {
+            if is_version(&protocol) && version(&protocol) < MILTER_VERSION {
                 let reason = "that works, but each header field waits for an answer of ours";
                 let remedy = self.set_milter(&door, "protocol", "6");
                 let setting = format!("{service}: milter protocol is {protocol}");
@@ -479,13 +635,17 @@ impl Checks<'_> {
         let user = self.settings.main("mail_owner").to_owned();
         let directory = self.settings.queue_directory().to_owned();
         let Err(why) = self.reach(service, protocol, &endpoint, version) else { return };
+        if !is_possible() && why.contains("Permission denied") {
+            return; // what user postfix may, is not known
+        }
         let (socket, table) = match protocol {
             Protocol::Milter => (Some(&self.config.milter), "milter"),
             Protocol::Lmtp => (self.config.lmtp.as_ref(), "lmtp"),
         };
         let where_from = if service.chroot { ", chrooted," } else { "" };
         let setting = format!("{}: {text}", service.name);
-        let reason = format!("user {user}{where_from} cannot reach it: {why}");
+        let who = if is_possible() { format!("user {user}") } else { "you".to_owned() };
+        let reason = format!("{who}{where_from} cannot reach it: {why}");
         let remedy = match socket.map(|socket| (socket.place(), self.below_queue(socket))) {
             Some((Listen::Unix(path), false)) if service.chroot => format!(
                 "chrooted services see only what lies below {directory}: set {table}.listen to a path there instead of {path}, \
@@ -641,37 +801,4 @@ fn print_endpoint(socket: &SocketSettings, settings: &Settings) -> String {
 /// The version in `milter_protocol`, which may have words behind it.
 pub(super) fn version(protocol: &str) -> u8 {
     protocol.split([' ', ',']).next().and_then(|version| version.parse().ok()).unwrap_or(MILTER_VERSION)
-}
-
-/// A time as Postfix writes it: a number, and a unit of s, m, h, d or w.
-fn seconds(value: &str) -> Option<Duration> {
-    let number = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &value[number.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        "w" => 7 * 24 * 3600,
-        _ => return None,
-    };
-    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).map(Duration::from_secs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_as_postfix_writes_them() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("5", Some(5)),
-            ("30s", Some(30)),
-            ("2m", Some(120)),
-            ("1h", Some(3600)),
-            ("x", None),
-        ] {
-            assert_eq!(seconds(text).map(|time| time.as_secs()), expected);
-        }
-    }
 }

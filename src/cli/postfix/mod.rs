@@ -12,9 +12,10 @@ mod strangers;
 mod ways;
 
 use super::{
-    Failure, load, other,
+    Failure, other,
     out::{say, say_json},
 };
+use crate::config::Config;
 use add::Refusal;
 use check::{Report, Severity};
 use clap::{Args as ClapArgs, Subcommand};
@@ -83,15 +84,18 @@ struct Instance {
 }
 
 impl Instance {
+    /// What `MAIL_CONFIG` says is said to the script too: `sudo sh` does not know it.
     fn tools(self) -> Tools {
-        Tools { directory: self.postfix_config }
+        let of_environment =
+            || std::env::var_os("MAIL_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        Tools { directory: self.postfix_config.or_else(of_environment) }
     }
 }
 
 pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Print { deployment: None, instance, .. } => {
-            let config = load(config)?;
+            let config = Config::read_alone(config)?;
             let nobody =
                 || Failure::Configuration(miette::Report::msg("there is no Postfix to take anything out of"));
             let existing = Existing::ask(instance.tools()).map_err(broken)?.ok_or_else(nobody)?;
@@ -99,7 +103,7 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             Ok(ExitCode::SUCCESS)
         }
         Command::Print { deployment: Some(deployment), format, shadow, service, instance, .. } => {
-            let config = load(config)?;
+            let config = Config::read_alone(config)?;
             if config.lmtp.is_none() && !shadow {
                 let remedy = "every deployment delivers to our LMTP listener, and the configuration has none: add the table [lmtp] to it";
                 return Err(Failure::Configuration(miette::Report::msg(remedy)));
@@ -110,7 +114,7 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { json, instance } => {
-            let report = check::check(instance.tools(), &load(config)?).map_err(other)?;
+            let report = check::check(instance.tools(), &Config::read_alone(config)?).map_err(other)?;
             match json {
                 true => say_json(&report)?,
                 false => say(&text(&report))?,
@@ -125,7 +129,7 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
 fn broken(error: SettingsError) -> Failure {
     match error {
         SettingsError::Missing { .. } => other(error),
-        SettingsError::Failed { .. } | SettingsError::Record { .. } => {
+        SettingsError::Failed { .. } | SettingsError::Record { .. } | SettingsError::Table(_) => {
             Failure::Configuration(miette::Report::msg(error.to_string()))
         }
     }

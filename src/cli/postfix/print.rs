@@ -209,13 +209,20 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
     let mut adding = Adding::new(&existing.settings, config, &existing.record)?;
     match wish.shadow {
         true => adding.shadow()?,
-        false => adding.refuse_shadow()?,
+        false => {
+            adding.refuse_shadow()?;
+            adding.give_back();
+        }
     }
     for line in main.lines() {
         match setting(line) {
             Some((name, value)) => adding.setting(name, value)?,
             None => adding.plan.say(line),
         }
+    }
+    if !main.lines().filter_map(setting).any(|(name, _)| name == "smtpd_milters") {
+        let set = wish.deployment.master_cf().map(|_| format!("{}/inet/smtpd_milters", wish.service));
+        adding.without_dead(&set.unwrap_or_default());
     }
     Ok(adding.plan)
 }

@@ -2,6 +2,7 @@
 //! and by `--remove`.
 //!
 //! In: `activity-milter.saved/changes` beside `main.cf`. Out: for each setting its oldest value and the one we gave it.
+//! What somebody else wrote between two prints counts as what was there before, without what we had put in.
 //! Promise: a line is never taken for another; what is not understood counts as not there.
 
 use super::{
@@ -9,7 +10,7 @@ use super::{
     settings::{SettingsError, split},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fmt, fs, io,
     path::{Path, PathBuf},
 };
@@ -75,10 +76,23 @@ pub(super) fn line(word: &str, name: &Name, value: &Value) -> String {
     format!("{word} {}: {}", name.file(), said(name, value))
 }
 
+/// Settings that are lists, whose elements tell whether they are ours.
+pub(super) const LISTS: [&str; 9] = [
+    "smtpd_milters",
+    "non_smtpd_milters",
+    "transport_maps",
+    "sender_bcc_maps",
+    "recipient_bcc_maps",
+    "relay_recipient_maps",
+    "virtual_mailbox_maps",
+    "relay_domains",
+    "smtp_header_checks",
+];
+
 /// What the file says of one setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changed {
-    /// Before our first change.
+    /// Before our first change, or as somebody else wrote it after that.
     pub(super) was: Value,
     /// After our last one.
     pub(super) now: Value,
@@ -124,11 +138,7 @@ impl Record {
 
     /// The elements of a list that we put in, as a list.
     pub(super) fn added(&self, name: &Name) -> String {
-        let Some(Changed { was, now }) = self.of(name) else { return String::new() };
-        // A service's list is written without blanks.
-        let elements = |value: &Value| split(&dense(value.as_deref().unwrap_or_default()));
-        let before = elements(was);
-        elements(now).into_iter().filter(|element| !before.contains(element)).collect::<Vec<_>>().join(", ")
+        self.of(name).map_or(String::new(), |changed| changed.added().join(", "))
     }
 
     /// True if we gave a setting this value.
@@ -137,13 +147,52 @@ impl Record {
     }
 }
 
+impl Changed {
+    /// The elements that we put in. A `$name` is never ours: it comes from a default.
+    fn added(&self) -> Vec<String> {
+        // A service's list is written without blanks.
+        let elements = |value: &Value| split(&dense(value.as_deref().unwrap_or_default()));
+        let before = elements(&self.was);
+        let new = elements(&self.now).into_iter();
+        new.filter(|element| !element.starts_with('$') && !before.contains(element)).collect()
+    }
+
+    /// The next print found this: what it was before all of ours.
+    fn found(&mut self, name: &Name, value: Value) {
+        // Ours, or a script that was cut off and runs again.
+        if value == self.now || value == self.was {
+            return;
+        }
+        self.was = match value {
+            Some(value) if LISTS.contains(&name.parameter()) => self.without_ours(value),
+            value => value,
+        };
+    }
+
+    fn without_ours(&self, value: String) -> Value {
+        let ours = self.added();
+        let is_ours = |element: &String| ours.contains(&dense(element));
+        let elements = split(&value);
+        let kept: Vec<String> = elements.iter().filter(|element| !is_ours(element)).cloned().collect();
+        match kept.len() {
+            all if all == elements.len() => Some(value),
+            0 if self.was.is_none() => None,
+            _ => Some(kept.join(", ")),
+        }
+    }
+}
+
 fn changes(text: &str) -> BTreeMap<Name, Changed> {
     let mut changes = BTreeMap::<Name, Changed>::new();
     for line in text.lines() {
         let Some((word, name, value)) = parse(line) else { continue };
-        match word {
-            "was" => drop(changes.entry(name).or_insert(Changed { was: value, now: None })),
-            _ => changes.entry(name).or_default().now = value,
+        match (word, changes.entry(name)) {
+            ("was", Entry::Vacant(entry)) => drop(entry.insert(Changed { was: value, now: None })),
+            ("was", Entry::Occupied(mut entry)) => {
+                let name = entry.key().clone();
+                entry.get_mut().found(&name, value);
+            }
+            (_, entry) => entry.or_default().now = value,
         }
     }
     changes
@@ -191,5 +240,53 @@ mod tests {
         assert_eq!((record.added(&list), record.added(&name)), ("{unix:a,x=y}".to_owned(), String::new()));
         assert_eq!(found[&of_service], Changed { was: None, now: some("{unix:a}") });
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn what_somebody_wrote_between_two_prints_was_there_before() {
+        let list = "{ inet:h:1, x=y }, { unix:a, x=y }";
+        for (parameter, lines, expected) in [
+            // Two lists that grew, one that was put back, one that was taken away, and a script that ran twice.
+            (
+                "relay_domains",
+                [Some("a"), Some("a, ours"), Some("a, ours, b"), Some("a, ours, b, two")],
+                Some("a, b"),
+            ),
+            ("relay_domains", [Some("a"), Some("a, ours"), Some("a, b"), Some("a, b, ours")], Some("a, b")),
+            (
+                "relay_domains",
+                [None, Some("$mydestination, ours"), Some("$mydestination, ours, b"), Some("x")],
+                Some("$mydestination, b"),
+            ),
+            (
+                "transport_maps",
+                [Some("hash:/t"), Some("inline:{ { o = x } }, hash:/t"), None, Some("inline:{ { o = x } }")],
+                None,
+            ),
+            ("relay_domains", [Some("a"), Some("a, ours"), Some("a"), Some("a, ours")], Some("a")),
+            ("relay_domains", [Some("a"), Some("a, ours"), Some("a, ours"), Some("a, ours, two")], Some("a")),
+            (
+                "smtpd_milters",
+                [None, Some("{ unix:a, x=y }"), Some(list), Some("inet:h:2")],
+                Some("{ inet:h:1, x=y }"),
+            ),
+            // What is no list is what it is.
+            (
+                "message_drop_headers",
+                [None, Some("content-length"), Some("bcc, content-length"), Some("content-length")],
+                Some("bcc, content-length"),
+            ),
+            ("in_flow_delay", [None, Some("0"), Some("3s"), Some("0")], Some("3s")),
+        ] {
+            let name = Name::Main(parameter.to_owned());
+            let value = |text: Option<&str>| text.map(str::to_owned);
+            let text: Vec<String> = lines
+                .iter()
+                .zip(["was", "now", "was", "now"])
+                .map(|(v, word)| line(word, &name, &value(*v)))
+                .collect();
+            let found = changes(&text.join("\n"));
+            assert_eq!(found[&name], Changed { was: value(expected), now: value(lines[3]) }, "{text:?}");
+        }
     }
 }

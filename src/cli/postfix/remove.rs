@@ -6,26 +6,13 @@
 
 use super::{
     add::{NO_BCC, is_old},
-    record::{Name, Record, Value, said},
+    record::{LISTS, Name, Record, Value, said},
     script::{Plan, dense},
     settings::{MilterEntry, Settings, SettingsError, inline, split},
     ways::{Class, is_integration, is_ours, is_to_us},
 };
 use crate::config::Config;
 use crate::mail::parse_path;
-
-/// Lists, whose elements tell whether they are ours.
-const LISTS: [&str; 9] = [
-    "smtpd_milters",
-    "non_smtpd_milters",
-    "transport_maps",
-    "sender_bcc_maps",
-    "recipient_bcc_maps",
-    "relay_recipient_maps",
-    "virtual_mailbox_maps",
-    "relay_domains",
-    "smtp_header_checks",
-];
 
 /// Settings that may lead to our LMTP listener.
 const TRANSPORTS: [Class; 4] = [Class::Relay, Class::VirtualMailbox, Class::Local, Class::Other];
@@ -146,7 +133,10 @@ fn is_our_element(settings: &Settings, config: &Config, list: &str, element: &st
             let ours = is_ours(settings, &config.milter, &entry.endpoint);
             ours || is_old(settings, config, &entry, recorded)
         }),
-        "relay_domains" => is_integration(config, element),
+        // Also one of ours from before integration_domains changed.
+        "relay_domains" => {
+            is_integration(config, element) || split(recorded).iter().any(|ours| ours == element)
+        }
         "smtp_header_checks" => element == NO_BCC,
         _ => {
             let domain_of = |text: &str| text.rsplit('@').next().unwrap_or(text).to_owned();

@@ -5,10 +5,11 @@
 //! Fails: [`SettingsError`] if the tools are missing or do not like the configuration.
 
 use std::{
-    collections::BTreeMap,
-    io,
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 /// Why the settings cannot be read.
@@ -20,6 +21,9 @@ pub(super) enum SettingsError {
     /// The program said no.
     #[error("{program} fails: {message}")]
     Failed { program: &'static str, message: String },
+    /// A table, or a file with a list.
+    #[error("{0}")]
+    Table(Broken),
     /// Our own record of what we changed.
     #[error("{} cannot be read: {error}", path.display())]
     Record { path: PathBuf, error: io::Error },
@@ -31,10 +35,40 @@ impl SettingsError {
         match self {
             Self::Missing { .. } => true,
             Self::Failed { message, .. } => message.contains("main.cf: No such file"),
-            Self::Record { .. } => false,
+            Self::Record { .. } | Self::Table(_) => false,
         }
     }
 }
+
+/// A table, or a file with a list, that cannot be read: what is in it, nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) parameter: String,
+    pub(super) table: String,
+    pub(super) why: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { parameter, table, why } = self;
+        write!(f, "{parameter} has {table}, which cannot be read ({why}): repair it, or take it out")
+    }
+}
+
+/// Parameters whose tables say which way mail goes.
+pub(super) const WAYS: [&str; 8] = [
+    "mydestination",
+    "virtual_alias_domains",
+    "virtual_mailbox_domains",
+    "relay_domains",
+    "transport_maps",
+    "relay_recipient_maps",
+    "virtual_mailbox_maps",
+    "smtp_header_checks",
+];
+
+/// Parameters whose tables make other addresses of ours, after the milter was asked.
+pub(super) const ALIASES: [&str; 3] = ["canonical_maps", "recipient_canonical_maps", "virtual_alias_maps"];
 
 /// Runs Postfix's tools for one instance.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +110,7 @@ impl Tools {
 
     /// All entries of a table; none if its kind cannot list them.
     fn list(&self, table: &str) -> Result<Option<Vec<(String, String)>>, SettingsError> {
-        let output = self.run("postmap", &["-s", table])?;
+        let output = self.run("postmap", &["-s", unproxied(table)])?;
         let text = String::from_utf8_lossy(&output.stdout);
         let entry =
             |line: &str| line.split_once('\t').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
@@ -85,7 +119,7 @@ impl Tools {
 
     /// What a table has for a key.
     fn look_up(&self, key: &str, table: &str) -> Result<Option<String>, SettingsError> {
-        let output = self.run("postmap", &["-q", key, table])?;
+        let output = self.run("postmap", &["-q", key, unproxied(table)])?;
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         match output.status.code() {
             Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())),
@@ -121,6 +155,8 @@ pub(super) struct Settings {
     overrides: BTreeMap<String, String>,
     /// The same as it is written.
     raw_overrides: BTreeMap<String, String>,
+    /// Tables and files that are not asked, because they cannot be read.
+    ignored: BTreeSet<String>,
 }
 
 impl Settings {
@@ -144,7 +180,8 @@ impl Settings {
             Some(Service { name: format!("{name}/{kind}"), chroot, command: command.to_owned() })
         };
         let services = tools.lines(&["-M"])?.iter().filter_map(service).collect();
-        Ok(Self { tools, main, raw, written, services, overrides, raw_overrides })
+        let ignored = BTreeSet::new();
+        Ok(Self { tools, main, raw, written, services, overrides, raw_overrides, ignored })
     }
 
     /// A parameter of `main.cf`, or its default; empty if this Postfix does not have it.
@@ -211,11 +248,45 @@ impl Settings {
         Path::new(self.main("queue_directory"))
     }
 
-    /// The first of `keys` that one of the tables in a parameter has, tables in order as Postfix asks them.
+    /// What of these parameters cannot be read.
+    pub(super) fn broken(&self, parameters: &[&str]) -> Vec<Broken> {
+        let of = |parameter: &&str| {
+            let why = |table: &String| self.unreadable(table.trim_start_matches('!'));
+            let found =
+                split(self.main(parameter)).into_iter().filter_map(|table| Some((why(&table)?, table)));
+            let parameter = (*parameter).to_owned();
+            let broken = move |(why, table)| Broken { parameter: parameter.clone(), table, why };
+            found.map(broken).collect::<Vec<_>>()
+        };
+        parameters.iter().flat_map(of).collect()
+    }
+
+    /// Why an element of a list cannot be read; none if it can, or names itself.
+    fn unreadable(&self, element: &str) -> Option<String> {
+        if element.starts_with('/') {
+            return std::fs::read_to_string(element).err().map(|error| error.to_string());
+        }
+        let asked =
+            element.contains(':').then(|| self.tools.look_up("activity-milter-check@invalid", element));
+        match asked?.err()? {
+            SettingsError::Failed { message, .. } => Some(last_words(&message)),
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// Goes on without them.
+    pub(super) fn ignore(&mut self, broken: &[Broken]) {
+        self.ignored.extend(broken.iter().map(|broken| broken.table.trim_start_matches('!').to_owned()));
+    }
+
+    /// The first of `keys` that one of the tables in a parameter has, tables in order as Postfix asks them. The first key is
+    /// the whole address; what comes after it, patterns are not asked for.
     pub(super) fn look_up(&self, parameter: &str, keys: &[String]) -> Result<Option<String>, SettingsError> {
         let tables = split(self.main(parameter));
-        for key in keys {
-            for table in tables.iter().filter(|table| table.contains(':')) {
+        let tables = || tables.iter().filter(|table| table.contains(':') && !self.ignored.contains(*table));
+        for (at, key) in keys.iter().enumerate() {
+            let whole = at == 0 || key == "*";
+            for table in tables().filter(|table| whole || !is_pattern(table)) {
                 if let Some(value) = self.tools.look_up(key, table)? {
                     return Ok(Some(value));
                 }
@@ -241,17 +312,28 @@ impl Settings {
                 Some(rest) => (true, rest),
                 None => (false, pattern.as_str()),
             };
-            let matched = if pattern.starts_with('/') {
-                let text = std::fs::read_to_string(pattern).unwrap_or_default();
-                let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-                self.list_has(&lines.flat_map(split).collect::<Vec<_>>(), domain, parents)?
+            let matched = if self.ignored.contains(pattern) {
+                false
+            } else if pattern.starts_with('/') {
+                self.list_has(&in_file(pattern)?, domain, parents)?
             } else if pattern.contains(':') {
-                self.tools.look_up(domain, pattern)?.is_some()
+                self.table_has(pattern, domain, parents)?
             } else {
                 matches(pattern, domain, parents)
             };
             if matched {
                 return Ok(!negated);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Postfix asks for the domain, and a table that is no pattern for its parents as well.
+    fn table_has(&self, table: &str, domain: &str, parents: bool) -> Result<bool, SettingsError> {
+        let above = domain.match_indices('.').map(|(at, _)| &domain[at + usize::from(parents)..]);
+        for key in std::iter::once(domain).chain(above.filter(|_| !is_pattern(table))) {
+            if self.tools.look_up(key, table)?.is_some() {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -271,13 +353,16 @@ impl Settings {
         hidden: &mut bool,
     ) -> Result<(), SettingsError> {
         for pattern in list.iter().filter(|pattern| !pattern.starts_with('!')) {
-            if pattern.starts_with('/') {
-                let text = std::fs::read_to_string(pattern).unwrap_or_default();
-                let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-                self.gather(&lines.flat_map(split).collect::<Vec<_>>(), named, hidden)?;
+            if self.ignored.contains(pattern) {
+                *hidden = true;
+            } else if pattern.starts_with('/') {
+                self.gather(&in_file(pattern)?, named, hidden)?;
             } else if pattern.contains(':') {
                 match self.entries(pattern)? {
-                    Some(entries) => named.extend(entries.into_iter().map(|(key, _)| key)),
+                    // An address is no domain: `virtual_alias_domains` is `$virtual_alias_maps`, unless it is set.
+                    Some(entries) => {
+                        named.extend(entries.into_iter().map(|(key, _)| key).filter(|key| !key.contains('@')))
+                    }
                     None => *hidden = true,
                 }
             } else {
@@ -291,9 +376,38 @@ impl Settings {
     pub(super) fn entries(&self, table: &str) -> Result<Option<Vec<(String, String)>>, SettingsError> {
         match inline(table) {
             Some(entries) => Ok(Some(entries)),
-            None => self.tools.list(table.strip_prefix("proxy:").unwrap_or(table)),
+            None => self.tools.list(table),
         }
     }
+}
+
+/// What stands in a file that is part of a list.
+fn in_file(path: &str) -> Result<Vec<String>, SettingsError> {
+    let broken = |error: io::Error| {
+        let (parameter, table) = ("a list".to_owned(), path.to_owned());
+        SettingsError::Table(Broken { parameter, table, why: error.to_string() })
+    };
+    let text = std::fs::read_to_string(path).map_err(broken)?;
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    Ok(lines.flat_map(split).collect())
+}
+
+/// A table without the detour by proxymap(8), which answers only while Postfix runs, and to Postfix alone.
+fn unproxied(table: &str) -> &str {
+    table.strip_prefix("proxy:").unwrap_or(table)
+}
+
+/// True for tables that Postfix asks for whole addresses alone, never for a part of one.
+fn is_pattern(table: &str) -> bool {
+    let kind = unproxied(table).split(':').next().unwrap_or_default();
+    ["regexp", "pcre", "cidr", "tcp"].contains(&kind)
+}
+
+/// What a tool of Postfix's says at the end, after its own name: the reason.
+fn last_words(message: &str) -> String {
+    let last = message.lines().next_back().unwrap_or_default();
+    let start = ["fatal: ", "warning: "].iter().find_map(|word| last.find(word).map(|at| at + word.len()));
+    last[start.unwrap_or(0)..].to_owned()
 }
 
 /// True if a pattern without table or file is that domain, or a parent of it. An IDN's two forms are two names: Postfix
@@ -338,11 +452,13 @@ pub(super) fn split(list: &str) -> Vec<String> {
     elements
 }
 
-/// A milter in `smtpd_milters`: where it is, and settings of its own (`{ endpoint, name=value, … }`).
+/// A milter in `smtpd_milters`: where it is, and settings of its own (`{ endpoint, name=value, { name = value } … }`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MilterEntry {
     /// `unix:path` or `inet:host:port`.
     pub(super) endpoint: String,
+    /// Why Postfix does not take the entry: whoever reads it ends at once, and with it all mail.
+    pub(super) flaw: Option<String>,
     own: BTreeMap<String, String>,
 }
 
@@ -353,12 +469,27 @@ impl MilterEntry {
     }
 
     fn parse(element: &str) -> Option<Self> {
-        let inner = element.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(element);
+        let open = element.strip_prefix('{');
+        let inner = match open {
+            Some(open) => open.strip_suffix('}').unwrap_or(open),
+            None => element,
+        };
         let mut words = split(inner).into_iter();
         let endpoint = words.next()?;
-        let own =
-            words.filter_map(|w| w.split_once('=').map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned())));
-        Some(Self { endpoint, own: own.collect() })
+        let (mut own, mut flaw) = (BTreeMap::new(), None);
+        for word in words {
+            let bare = word.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(&word);
+            match bare.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
+                Some((name, value)) if !name.is_empty() => {
+                    flaw = flaw.or(flaw_of(name, value));
+                    own.insert(name.to_owned(), value.to_owned());
+                }
+                _ => flaw = flaw.or(Some(format!("\"{bare}\" is no name=value; no blanks around the \"=\""))),
+            }
+        }
+        let unclosed = open.is_some() && !element.ends_with('}');
+        let flaw = if unclosed { Some("the closing brace is missing".to_owned()) } else { flaw };
+        Some(Self { endpoint, flaw, own })
     }
 
     /// True if it is written with settings of its own, and these only.
@@ -381,6 +512,42 @@ impl MilterEntry {
             None => settings.of(service, &format!("milter_{name}")),
         }
     }
+}
+
+/// Why Postfix does not take a setting of one milter.
+fn flaw_of(name: &str, value: &str) -> Option<String> {
+    let ok = match name {
+        "connect_timeout" | "command_timeout" | "content_timeout" => {
+            seconds(value).is_some_and(|time| !time.is_zero())
+        }
+        "protocol" | "default_action" => true, // looked at when they are used
+        _ => return Some(format!("there is no setting {name} for one milter")),
+    };
+    (!ok).then(|| format!("{name} cannot be \"{value}\""))
+}
+
+/// What `milter_protocol` may be: a version, and words behind it.
+pub(super) fn is_version(value: &str) -> bool {
+    ["2", "3", "4", "6"].contains(&value.split([' ', ',']).next().unwrap_or_default())
+}
+
+/// What `milter_default_action` may be.
+pub(super) fn is_action(value: &str) -> bool {
+    ["accept", "reject", "tempfail", "quarantine", "shutdown"].contains(&value)
+}
+
+/// A time as Postfix writes it: a number, and a unit of s, m, h, d or w.
+pub(super) fn seconds(value: &str) -> Option<Duration> {
+    let number = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &value[number.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "w" => 7 * 24 * 3600,
+        _ => return None,
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -421,6 +588,51 @@ mod tests {
         assert_eq!(all[0].own["command_timeout"], "3s");
         assert!(all[1].own.is_empty());
         assert_eq!(MilterEntry::list("{}"), []);
+        let braces = MilterEntry::list("{ unix:a, { default_action = accept } }").remove(0);
+        assert_eq!((braces.own["default_action"].as_str(), braces.flaw), ("accept", None));
+    }
+
+    #[test]
+    fn entries_that_postfix_does_not_take() {
+        for (entry, flaw) in [
+            ("{ unix:a, default_action = accept }", "is no name=value"),
+            ("{ unix:a, default_acton=accept }", "no setting default_acton"),
+            ("{ unix:a, content_timeout=0 }", "content_timeout cannot be \"0\""),
+            ("{ unix:a, connect_timeout=1x }", "connect_timeout cannot be \"1x\""),
+            ("{ unix:a, accept }", "is no name=value"),
+            ("{ unix:a, default_action=accept", "brace is missing"),
+        ] {
+            let found = MilterEntry::list(entry).remove(0).flaw.expect(entry);
+            assert!(found.contains(flaw), "{entry}: {found}");
+        }
+    }
+
+    #[test]
+    fn times_as_postfix_writes_them() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("5", Some(5)),
+            ("30s", Some(30)),
+            ("2m", Some(120)),
+            ("1h", Some(3600)),
+            ("x", None),
+        ] {
+            assert_eq!(seconds(text).map(|time| time.as_secs()), expected);
+        }
+    }
+
+    #[test]
+    fn a_tool_gives_its_reason_last() {
+        for (message, expected) in [
+            (
+                "postmap: warning: connect: no\npostmap: fatal: open database /x.db: No such file",
+                "open database /x.db: No such file",
+            ),
+            ("postmap: warning: table tcp:h:1 lookup error", "table tcp:h:1 lookup error"),
+            ("odd", "odd"),
+        ] {
+            assert_eq!(last_words(message), expected);
+        }
     }
 
     #[test]

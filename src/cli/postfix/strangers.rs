@@ -9,10 +9,20 @@ use super::{
     check::{Checks, Severity, version},
     print::endpoint,
     probe::{Endpoint, Protocol, is_possible},
-    record::Name,
-    settings::{MilterEntry, Service, SettingsError, split},
+    record::{Changed, Name},
+    settings::{MilterEntry, Service, SettingsError, is_action, is_version, split},
     ways::{Class, Others, is_integration, is_ours, is_to_us, sample, transport_of},
 };
+
+/// Why other domains' mail must not come to us.
+const NOT_OURS: &str = "activity-milter takes no mail of other domains: it is answered 451, waits in Postfix, and bounces after days";
+
+/// Settings with a transport that count beside those of the domain, for whoever's mail it is.
+const DETOURS: [&str; 3] = ["content_filter", "mailbox_transport", "fallback_transport"];
+
+/// The same as tables, by address.
+const DETOUR_TABLES: [&str; 3] =
+    ["mailbox_transport_maps", "fallback_transport_maps", "sender_dependent_default_transport_maps"];
 
 /// An address of nobody's, to see where mail to the rest of the world goes.
 const ELSEWHERE: &str = "activity-milter-check.invalid";
@@ -55,6 +65,17 @@ impl Checks<'_> {
         };
         let severity = if action == "accept" { Severity::Should } else { Severity::Must };
         let setting = format!("{}: {list} has {}", service.name, entry.endpoint);
+        if let Some(flaw) = &entry.flaw {
+            let program = if list == "smtpd_milters" { "smtpd" } else { "cleanup" };
+            let reason = format!(
+                "Postfix does not take this entry ({flaw}): {program} ends at once, and no mail passes"
+            );
+            let ours = is_ours(settings, &config.milter, &entry.endpoint);
+            let hint = if ours { "" } else { "write it right, or take it out: " };
+            let remedy = self.without(service, list, entry, hint);
+            return self.find(Severity::Must, "milter", setting, &reason, remedy);
+        }
+        self.unknown_values(service, list, entry);
         let Some(endpoint) = Endpoint::of_milter(&entry.endpoint) else {
             let reason =
                 format!("Postfix does not understand it (unix:PATH or inet:HOST:PORT), and {consequence}");
@@ -90,6 +111,27 @@ impl Checks<'_> {
         self.find(severity, "milter", setting, &reason, remedy);
     }
 
+    /// Values that Postfix does not know, of the entry or for all milters.
+    fn unknown_values(&mut self, service: &Service, list: &str, entry: &MilterEntry) {
+        let value = |name| entry.setting(name, self.settings, service).to_owned();
+        let (action, protocol) = (value("default_action"), value("protocol"));
+        let mut unknown = Vec::new();
+        if !is_action(&action) {
+            let reason = "Postfix does not know that action: while the milter is down, mail is answered 451";
+            unknown.push((Severity::Should, "default_action", action, reason, "tempfail"));
+        }
+        if !is_version(&protocol) {
+            let reason = "Postfix does not know that version: all mail of this service is answered 451";
+            unknown.push((Severity::Must, "protocol", protocol, reason, "6"));
+        }
+        for (severity, name, value, reason, better) in unknown {
+            let setting =
+                format!("{}: {list} has {}, and its {name} is {value}", service.name, entry.endpoint);
+            let remedy = self.set_entry(service, list, entry, name, better);
+            self.find(severity, "milter-setting", setting, reason, remedy);
+        }
+    }
+
     /// A command that takes an entry out; ours comes in its place if it was meant and is not there.
     fn without(&self, service: &Service, list: &str, entry: &MilterEntry, hint: &str) -> String {
         let (settings, config) = (self.settings, self.config);
@@ -119,7 +161,7 @@ impl Checks<'_> {
         let (settings, config) = (self.settings, self.config);
         let is_to_us = |transport: &str| is_to_us(settings, config, transport);
         let others = Others::of(settings, config)?;
-        let reason = "activity-milter takes no mail of other domains: it is bounced with 550";
+        let reason = NOT_OURS;
         for (domain, class) in &others.named {
             let (domain, pattern) = match domain.strip_prefix('.') {
                 Some(parent) => (format!("activity-milter-check.{parent}"), domain.as_str()),
@@ -136,7 +178,8 @@ impl Checks<'_> {
             let parameter = class.map_or("relay_transport", Class::transport);
             if is_to_us(settings.main(parameter)) {
                 let setting = format!("{list} has a table, and {parameter} is {}", settings.main(parameter));
-                let reason = "domains of the table that transport_maps does not have come to activity-milter, and are bounced with 550";
+                let reason = "domains of the table that transport_maps does not have come to activity-milter, which takes none of their \
+                              mail: it waits in Postfix, and bounces after days";
                 let remedy = format!(
                     "set {parameter} to what it was, and route ours by transport_maps: {}",
                     self.print("shared-mx")
@@ -163,14 +206,55 @@ impl Checks<'_> {
         Ok(())
     }
 
+    /// Settings that bring whoever's mail to our LMTP listener, past its domain's transport.
+    pub(super) fn detours(&mut self) -> Result<(), SettingsError> {
+        let settings = self.settings;
+        for name in DETOURS {
+            let filters = settings.services("smtpd").chain(settings.services("pickup"));
+            let own = filters.filter(|service| settings.is_overridden(service, name));
+            let of_services =
+                own.map(|service| (service.name.as_str(), settings.of(service, name), Some(service)));
+            let all: Vec<_> =
+                std::iter::once(("main.cf", settings.main(name), None)).chain(of_services).collect();
+            for (place, transport, service) in all {
+                if is_to_us(settings, self.config, transport) {
+                    let remedy = match service {
+                        Some(service) => self.set_for(service, name, ""),
+                        None => self.set(name, ""),
+                    };
+                    let setting = format!("{place}: {name} = {transport}");
+                    self.find(Severity::Must, "others", setting, NOT_OURS, remedy);
+                }
+            }
+        }
+        for name in DETOUR_TABLES {
+            for table in split(settings.main(name)).iter().filter(|table| table.contains(':')) {
+                let entries = settings.entries(table)?.unwrap_or_default();
+                let to_us = entries.iter().find(|(_, transport)| is_to_us(settings, self.config, transport));
+                if let Some((key, transport)) = to_us {
+                    let setting = format!("{table} in {name} has {key}, which goes to {transport}");
+                    let remedy = format!("take {key} out of that table");
+                    self.find(Severity::Must, "others", setting, NOT_OURS, remedy);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// How other domains get their way back.
     fn elsewhere(&self, what: &str, class: Class) -> String {
         let parameter = class.transport();
-        let was = self.record.of(&Name::Main(parameter.to_owned())).and_then(|changed| changed.was.clone());
         let print = self.print("shared-mx");
-        match was {
-            Some(was) => format!("{}, then {print} | sh", self.set(parameter, &was)),
-            None => format!(
+        let name = Name::Main(parameter.to_owned());
+        let is_from_us =
+            self.settings.written(parameter).is_some_and(|value| self.record.is_from_us(&name, value));
+        match self.record.of(&name).filter(|_| is_from_us) {
+            // Print gives it back.
+            Some(_) if class == Class::Relay => format!("{print} | sh"),
+            Some(Changed { was: Some(was), .. }) => {
+                format!("{}, then {print} | sh", self.set(parameter, was))
+            }
+            _ => format!(
                 "set {parameter}, or the entry for {what} in transport_maps, to what it was (saved copies: \
                  activity-milter.saved beside main.cf), then route ours apart: {print} | sh"
             ),

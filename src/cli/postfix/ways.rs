@@ -12,7 +12,7 @@ use crate::directory::FileDirectory;
 use crate::intake::{Listen, Shadow, SocketSettings};
 use crate::mail::Domain;
 use std::{
-    net::{IpAddr, ToSocketAddrs},
+    net::{IpAddr, ToSocketAddrs, UdpSocket},
     path::PathBuf,
 };
 
@@ -76,6 +76,11 @@ pub(super) fn sample(domain: &str) -> String {
     format!("activity-milter-check@{domain}")
 }
 
+/// The same with a project, for a pattern may tell them apart.
+pub(super) fn sample_project(domain: &str) -> String {
+    format!("1.{}", sample(domain))
+}
+
 /// The transport of an address whose domain is in that class.
 pub(super) fn transport_of(
     settings: &Settings,
@@ -94,6 +99,23 @@ pub(super) fn transport_of(
         Some(entry) => entry,
         None => default,
     })
+}
+
+/// Keys of `transport_maps` for integration addresses, whole or part, that come to us: `(table, key)`.
+pub(super) fn routed_to_us(
+    settings: &Settings,
+    config: &Config,
+) -> Result<Vec<(String, String)>, SettingsError> {
+    let mut found = Vec::new();
+    for table in split(settings.main("transport_maps")).into_iter().filter(|table| table.contains(':')) {
+        for (key, transport) in settings.entries(&table)?.unwrap_or_default() {
+            let domain = key.rsplit('@').next().unwrap_or(&key);
+            if is_integration(config, domain) && is_to_us(settings, config, &transport) {
+                found.push((table.clone(), key));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// True if a transport is an LMTP client that comes to us.
@@ -192,11 +214,16 @@ pub(super) fn passes_on(settings: &Settings, config: &Config) -> Result<Option<S
     Ok(relays.map(|network| format!("{network} in mynetworks may relay")))
 }
 
-/// True if a network of `mynetworks` is this machine alone: loopback, as Debian writes it too, or one address.
+/// True if a network of `mynetworks` is this machine alone: loopback, as Debian writes it too, or one address of ours.
 fn is_this_machine(network: &str) -> bool {
     let bare = network.trim_start_matches('[');
     let loopback = ["127.", "::1]", "::ffff:127."].iter().any(|start| bare.starts_with(start));
-    loopback || network.ends_with("/32") || network.ends_with("/128")
+    let (address, length) = network.split_once('/').unwrap_or((network, ""));
+    let address = address.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let whole = |address: IpAddr| length.is_empty() || length == if address.is_ipv4() { "32" } else { "128" };
+    // Nobody can have a socket at the address of another machine.
+    let is_here = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    loopback || address.is_ok_and(|address| whole(address) && is_here(address))
 }
 
 /// Who is only judged and logged.
@@ -232,14 +259,19 @@ mod tests {
     #[test]
     fn this_machine_is_nobody_who_relays() {
         // Debian's default is the first three.
-        for network in
-            ["127.0.0.0/8", "[::ffff:127.0.0.0]/104", "[::1]/128", "192.0.2.7/32", "[2001:db8::7]/128"]
-        {
+        for network in ["127.0.0.0/8", "[::ffff:127.0.0.0]/104", "[::1]/128", "127.0.0.1", "127.0.0.1/32"] {
             assert!(is_this_machine(network), "{network}");
         }
-        for network in
-            ["10.0.0.0/8", "192.0.2.0/24", "[2001:db8::]/64", "hash:/etc/postfix/networks", "192.0.2.7"]
-        {
+        // One address is another machine's, unless we have it.
+        for network in [
+            "10.0.0.0/8",
+            "192.0.2.0/24",
+            "[2001:db8::]/64",
+            "hash:/etc/postfix/networks",
+            "192.0.2.7",
+            "192.0.2.7/32",
+            "[2001:db8::7]/128",
+        ] {
             assert!(!is_this_machine(network), "{network}");
         }
     }

@@ -1,9 +1,10 @@
 //! `queue export`: messages, activities and files, as files for our user alone.
 
-use super::{Failure, Which, change::bar, meant, say, tell};
+use super::{Failure, Which, change::bar, meant, other, say, tell};
 use crate::activity::Cut;
 use crate::mail::Raw;
 use crate::queue::{Item, Queue};
+use crate::source::said;
 use std::{
     fs,
     io::{self, Write},
@@ -14,16 +15,24 @@ use std::{
 
 pub(super) async fn export(queue: &dyn Queue, which: &Which, to: &Path) -> Result<ExitCode, Failure> {
     let entries = meant(queue, which, None).await?;
+    make(to).map_err(|error| {
+        other(format!("{}: {}: name a directory that can be made", to.display(), said(&error)))
+    })?;
     let bar = bar(entries.len());
     let mut failed = 0;
-    for entry in &entries {
+    for (at, entry) in entries.iter().enumerate() {
         let directory = to.join(entry.key.as_str().replace(':', "-"));
-        let written = queue.open(entry.id).await.map_err(|error| error.to_string());
-        if let Err(error) =
-            written.and_then(|item| write(&item, &directory).map_err(|error| error.to_string()))
-        {
-            failed += 1;
-            tell(&format!("{}: {error}", entry.key));
+        match queue.open(entry.id).await {
+            // Where one cannot be written, the next cannot either.
+            Ok(item) => write(&item, &directory).map_err(|error| {
+                bar.finish_and_clear();
+                let (place, error) = (directory.display(), said(&error));
+                other(format!("{place}: {error}: {} of {} are written", at - failed, entries.len()))
+            })?,
+            Err(error) => {
+                failed += 1;
+                tell(&format!("{}: {error}", entry.key));
+            }
         }
         bar.inc(1);
     }
@@ -32,8 +41,12 @@ pub(super) async fn export(queue: &dyn Queue, which: &Which, to: &Path) -> Resul
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
+fn make(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 fn write(item: &Item, directory: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    make(directory)?;
     create(&directory.join("activity.json"))?.write_all(&item.json)?;
     decode(&item.raw, item.raw.whole(), &directory.join("message.eml"))?;
     for (file, cut) in item.activity.files.iter().zip(&item.cuts) {

@@ -1,7 +1,7 @@
 //! `queue redeliver`: delivered activities once more, for a business system restored from a back-up.
 
 use super::{Failure, agreed, identity, other, say, tell, text::rfc3339};
-use crate::config::Config;
+use crate::config::{Config, time_span};
 use crate::observe::{self, events};
 use crate::queue::{Queue, Replay, Replayed};
 use clap::Args as ClapArgs;
@@ -34,20 +34,36 @@ pub(super) struct Args {
 fn moment(text: &str) -> Result<SystemTime, String> {
     let wrong =
         || format!("\"{text}\" is no time: write one like 2h, for two hours ago, or 2026-11-29T18:00:00Z");
-    if let Ok(ago) = humantime::parse_duration(text) {
-        return Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
+    match time_span(text) {
+        Ok(ago) => return Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)),
+        // What is a span to the library, and not to us: months or minutes?
+        Err(error) if humantime::parse_duration(text).is_ok() => return Err(error),
+        Err(_) => {}
     }
     let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| wrong())?;
     let since = time.unix_timestamp_nanos().try_into().map_err(|_| wrong())?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_nanos(since))
 }
 
+/// Times between which something can have been delivered.
+fn is_order(since: SystemTime, until: Option<SystemTime>, now: SystemTime) -> Result<(), String> {
+    if since > now {
+        return Err(format!(
+            "--since lies ahead: here it is {}. Write Z only behind a time of UTC, and +02:00, say, behind one of your clock",
+            rfc3339(now)
+        ));
+    }
+    if until
+        .is_some_and(|until| rfc3339(until) <= rfc3339(since) && until <= since + Duration::from_millis(1))
+    {
+        return Err("--until is not after --since: nothing was delivered between them".to_owned());
+    }
+    Ok(())
+}
+
 pub(super) async fn redeliver(config: &Config, queue: &dyn Queue, args: &Args) -> Result<ExitCode, Failure> {
     let Args { since, until, tenant, dry_run, yes } = args;
-    if until.is_some_and(|until| until <= *since) {
-        let message = "--until is not after --since: nothing was delivered between them";
-        return Err(Failure::CommandLine(message.to_owned()));
-    }
+    is_order(*since, *until, SystemTime::now()).map_err(Failure::CommandLine)?;
     let kept = queue.kept().await.map_err(other)?;
     match kept.since {
         None => {
@@ -63,7 +79,14 @@ pub(super) async fn redeliver(config: &Config, queue: &dyn Queue, args: &Args) -
     }
     let replay = Replay { since: *since, until: *until, tenant: tenant.clone(), dry: true };
     let count = queue.redeliver(replay.clone()).await.map_err(other)?.again;
-    if *dry_run || count == 0 {
+    if count == 0 {
+        let of = tenant.as_deref().map(|tenant| format!(" of tenant {tenant}")).unwrap_or_default();
+        say(&format!(
+            "nothing that is kept{of} was delivered then: 0 would be sent again; nothing was changed\n"
+        ))?;
+        return Ok(ExitCode::from(u8::from(!dry_run)));
+    }
+    if *dry_run {
         say(&format!("{count} would be sent again; nothing was changed\n"))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -97,10 +97,26 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn take(&mut self, name: &str, value: &str) {
+        if matches!(name, "error" | "reason") && value.contains(NUMBER) {
+            return self.take(name, &without_numbers(value));
+        }
         if name != "message" {
             (self.each)(name, value);
         }
         self.line.take(name, value);
+    }
+}
+
+/// How the library shows the number of what the system says; people know it by its words.
+const NUMBER: &str = " (os error ";
+
+fn without_numbers(value: &str) -> String {
+    let (before, after) = value.split_once(NUMBER).unwrap_or((value, ""));
+    let rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    if rest.contains(NUMBER) {
+        format!("{before}{}", without_numbers(rest))
+    } else {
+        format!("{before}{rest}")
     }
 }
 

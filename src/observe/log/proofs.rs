@@ -187,7 +187,7 @@ const CASES: &[Case] = &[
     ),
     (
         "ACCEPT_FAILED",
-        || events::accept_failed(&"Too many open files", MS),
+        || events::accept_failed(&"Too many open files (os error 24)", MS),
         " WARN accept failed pause_ms=7 error=\"Too many open files\"",
     ),
     (

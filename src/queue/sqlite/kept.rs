@@ -131,7 +131,7 @@ pub(super) fn page(
     let mut rows = database.prepare_cached(
         "SELECT delivered_at, id FROM kept INDEXED BY kept_time
          WHERE delivered_at >= ?1 AND delivered_at < ?2 AND (delivered_at, id) > (?3, ?4)
-             AND (?5 IS NULL OR tenant = ?5 OR json_extract(activity, '$.tenant.prefix') = ?5)
+             AND (?5 IS NULL OR tenant = ?5 OR json_extract(activity, '$.tenant.prefix') = lower(?5))
          ORDER BY delivered_at, id LIMIT ?6",
     )?;
     let rows = rows

@@ -112,7 +112,7 @@ fn list_of(
                              ON of_tenant.state = 0 AND of_tenant.tenant = meant.value
                          UNION ALL SELECT id FROM item INDEXED BY item_held WHERE state = 1)",
         );
-        conditions.push("(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = :tenant)");
+        conditions.push("(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = lower(:tenant))");
     }
     let bare = range.is_none()
         && filter.tenant.is_none()
@@ -160,7 +160,7 @@ fn list_of(
 /// activity has this prefix.
 fn tenants_of(database: &Connection, name: &str) -> rusqlite::Result<String> {
     let is_id = "SELECT json_group_array(id) FROM tenant WHERE id = :name";
-    let by_prefix = "SELECT json_group_array(id) FROM tenant WHERE waiting > 0 AND :name IN (
+    let by_prefix = "SELECT json_group_array(id) FROM tenant WHERE waiting > 0 AND lower(:name) IN (
         (SELECT json_extract(activity, '$.tenant.prefix') FROM item INDEXED BY item_turn
             WHERE item.state = 0 AND item.tenant = tenant.id ORDER BY due LIMIT 1),
         (SELECT json_extract(activity, '$.tenant.prefix') FROM item INDEXED BY item_turn
@@ -191,7 +191,7 @@ pub(super) fn delivered(database: &Connection, filter: &Filter) -> Result<Vec<En
         filter
             .tenant
             .as_ref()
-            .map(|_| "(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = :tenant)"),
+            .map(|_| "(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = lower(:tenant))"),
     );
     conditions.extend(filter.before.map(|_| "accepted_at < :before"));
     let ranges: Vec<_> = filter.keys.iter().filter_map(|key| range(key)).collect();

@@ -224,8 +224,13 @@ impl SqliteQueue {
 /// A connection beside a service that may be running, and whether one is.
 fn connect_beside(path: &Path) -> Result<(Connection, Holder), OpenError> {
     let place = path.to_owned();
-    if !path.exists() {
-        return Err(OpenError::Missing(place));
+    // SQLite says of what may not be read that it cannot be opened.
+    match std::fs::OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OpenError::Missing(place)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(OpenError::NotAllowed { path: place, error: "permission denied".to_owned() });
+        }
+        _ => {}
     }
     let wrong = |error: rusqlite::Error| open_error(path, &error);
     let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
