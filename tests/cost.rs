@@ -126,6 +126,7 @@ fn envelope() -> Envelope {
         recipients: Vec::new(),
         queue_id: None,
         client: None,
+        is_local: false,
         login: None,
         intake: Intake::Explain,
     }

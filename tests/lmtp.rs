@@ -8,7 +8,7 @@ use activity_milter::{
     intake::{Listener, Policy, Service, Shadow, SocketSettings, lmtp},
     mail::{Address, Budget, Domain},
     queue::{self, SystemClock},
-    rules::{Addressing, Emergency, Mixed, Project, Tenant, Texts},
+    rules::{Addressing, Emergency, Mixed, Project, Tenant, Texts, Trust},
 };
 use async_trait::async_trait;
 use std::sync::{
@@ -76,6 +76,7 @@ async fn a_directory_that_cannot_answer_defers() {
             unlinked_projects: false,
             shadow: Shadow::Marked,
             emergency: Emergency::default(),
+            trust: Trust::default(),
         },
         Texts::default(),
         Arc::clone(&moody) as Arc<dyn Directory>,

@@ -9,7 +9,7 @@ use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
     intake::{Client, Interest, Live, Policy, Service, Session, Shadow},
     mail::{Address, Budget, Domain, Intake},
-    rules::{Addressing, Emergency, Mixed, Project, Record, Role, Tenant, Texts},
+    rules::{Addressing, Emergency, Mixed, Project, Record, Role, Tenant, Texts, Trust},
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
 
@@ -24,6 +24,7 @@ fn policy() -> Policy {
         unlinked_projects: false,
         shadow: Shadow::Marked,
         emergency: Emergency::default(),
+        trust: Trust::default(),
     }
 }
 

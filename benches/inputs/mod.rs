@@ -5,8 +5,8 @@ use activity_milter::{
     directory::{Directory, FileDirectory},
     mail::{Address, Domain, Envelope, Head, Intake, LIMITS, Reader, Recipient},
     rules::{
-        Addressing, Case, Correspondents, Mixed, Party, Person, Target, Texts, Verdict, correspondents,
-        decide,
+        Addressing, Case, Correspondents, Evidence, Mixed, Party, Person, Target, Texts, Verdict,
+        correspondents, decide,
     },
 };
 use base64::Engine;
@@ -114,6 +114,7 @@ impl Mail {
             }],
             queue_id: Some("4XyQID".to_owned()),
             client: Some("192.0.2.7".to_owned()),
+            is_local: false,
             login: None,
             intake: Intake::Milter,
         };
@@ -141,6 +142,7 @@ impl Mail {
     /// The rules' verdict.
     pub fn decide(&self) -> Verdict {
         decide(&Case {
+            evidence: &Evidence::default(),
             head: &self.head,
             correspondents: &self.correspondents,
             parties: &[Party { targets: &self.targets, people: &self.people }],

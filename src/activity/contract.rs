@@ -20,6 +20,8 @@ pub struct Parties {
     pub participants: Arc<[Participant]>,
     /// How many more people the message names than were looked at.
     pub people_omitted: usize,
+    /// Whether the sender is proven to be who he says; none if nobody asked.
+    pub sender_authenticated: Option<bool>,
     /// The customer it is linked to.
     pub customer: Option<CustomerRef>,
     /// The project it is linked to.
@@ -51,6 +53,9 @@ pub struct Activity {
     /// How many more people the message names than were looked up and listed; 0 but for messages to a great many.
     #[serde(default)]
     pub people_omitted: usize,
+    /// Whether the sender is proven to be who he says; null if the tenant's policy does not ask.
+    #[serde(default)]
+    pub sender_authenticated: Option<bool>,
     /// The customer it is linked to, or null.
     pub customer: Option<CustomerRef>,
     /// The project it is linked to, or null.

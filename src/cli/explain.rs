@@ -17,6 +17,7 @@ use std::{
     ffi::CString,
     fmt::Write as _,
     io::{self, Read},
+    net::IpAddr,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -36,6 +37,12 @@ pub(super) struct Args {
     /// An envelope recipient; give one for each
     #[arg(long = "recipient", value_name = "ADDRESS", required = true)]
     recipients: Vec<String>,
+    /// The IP address of the SMTP client, for `sender.trusted_networks`
+    #[arg(long, value_name = "IP")]
+    client: Option<IpAddr>,
+    /// The SASL login of the SMTP client
+    #[arg(long, value_name = "NAME")]
+    login: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -184,7 +191,12 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
     for address in &args.recipients {
         let before = session.targets().count();
         let path = CString::new(address.as_bytes()).unwrap_or_default();
-        let answer = session.rcpt(&path, Client::default).await;
+        let client = || Client {
+            address: args.client.map(|client| client.to_string()),
+            is_local: false,
+            login: args.login.clone(),
+        };
+        let answer = session.rcpt(&path, client).await;
         let target = session.targets().nth(before);
         explanation.recipients.push(RecipientWord {
             address: address.clone(),

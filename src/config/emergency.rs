@@ -7,7 +7,6 @@ use super::reading::Reading;
 use crate::rules::{Block, Emergency, Who};
 use crate::source::SourceError;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
 use toml::Spanned;
 
 /// `[emergency]`
@@ -53,14 +52,6 @@ impl EmergencyText {
             };
             sender.get_ref().trim().parse::<Who>().map_err(wrong)
         };
-        let network = |network: &Spanned<String>| {
-            let text = network.get_ref().trim();
-            let alone = || text.parse::<IpAddr>().map(Into::into);
-            text.parse().or_else(|_| alone()).map_err(|_| {
-                let expected = "write one like \"192.0.2.0/24\", \"192.0.2.1\" or \"2001:db8::/32\"";
-                source.error(network.span(), format!("\"{text}\" is no network: {expected}"))
-            })
-        };
         if let Some(blank) = tenants.iter().find(|tenant| tenant.get_ref().trim().is_empty()) {
             return Err(source.error(blank.span(), "a tenant without a name: write its prefix or its id"));
         }
@@ -72,7 +63,7 @@ impl EmergencyText {
             defer: self.defer,
             block: Block {
                 senders: senders.iter().map(who).collect::<Result<_, _>>()?,
-                networks: networks.iter().map(network).collect::<Result<_, _>>()?,
+                networks: networks.iter().map(|network| source.network(network)).collect::<Result<_, _>>()?,
                 // Prefixes are lower case, ids are what they are.
                 tenants: tenants.into_iter().flat_map(lower).collect(),
                 refuse: answer == AnswerText::Refuse,

@@ -14,6 +14,7 @@ mod emergency;
 mod outside;
 mod range;
 mod reading;
+mod sender;
 mod severa;
 mod show;
 mod units;
@@ -37,6 +38,7 @@ use crate::trace;
 use emergency::EmergencyText;
 use outside::{BackendText, DirectoryText};
 use reading::{Look, Reading};
+use sender::SenderText;
 use serde::{Deserialize, Serialize};
 use severa::SeveraText;
 use std::{
@@ -186,6 +188,9 @@ struct ConfigText {
     /// Levers for the night, taken over at a reload.
     #[serde(default)]
     emergency: EmergencyText,
+    /// Whom the service believes about who sent a message.
+    #[serde(default)]
+    sender: SenderText,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     replies: BTreeMap<Spanned<String>, Spanned<String>>,
     directory: DirectoryText,
@@ -218,6 +223,7 @@ const TABLES: &[&str] = &[
     "milter",
     "lmtp",
     "message",
+    "sender",
     "replies",
     "directory",
     "backend",
@@ -646,6 +652,7 @@ impl ConfigText {
             unlinked_projects: self.message.unknown_project == UnknownProjectText::Unlinked,
             shadow: if self.mode == ModeText::Shadow { Shadow::Everybody } else { Shadow::Marked },
             emergency: self.emergency.validate(source)?,
+            trust: self.sender.validate(source)?,
         };
         let delivery = self.backend.delivery;
         let (retry_first, retry_max) = (self.backend.retry_first.0.0, self.backend.retry_max.0.0);

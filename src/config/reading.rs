@@ -6,10 +6,12 @@
 
 use crate::source::{Source, SourceError, open_regular, unreadable, value_at};
 use crate::web::SecretFile;
+use ipnet::IpNet;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
     fmt::Display,
+    net::IpAddr,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -181,6 +183,16 @@ impl<'a> Reading<'a> {
             Ok(file) => Ok(Some(file)),
             Err(error) => self.told(self.error(path.span(), error)).map(|()| None),
         }
+    }
+
+    /// A network, or one address.
+    pub(super) fn network(&self, network: &Spanned<String>) -> Result<IpNet, SourceError> {
+        let text = network.get_ref().trim();
+        let alone = || text.parse::<IpAddr>().map(Into::into);
+        text.parse().or_else(|_| alone()).map_err(|_| {
+            let expected = "write one like \"192.0.2.0/24\", \"192.0.2.1\" or \"2001:db8::/32\"";
+            self.error(network.span(), format!("\"{text}\" is no network: {expected}"))
+        })
     }
 
     /// A text that must say something, in one line.

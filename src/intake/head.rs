@@ -5,8 +5,10 @@
 //! Fails: a [`Reason`] of the table of replies.
 
 use super::{Fault, service::Service, transaction::Transaction};
-use crate::mail::{Envelope, Head, LIMITS, Limits, MAX_HEAD_BYTES, Reader, Reservation};
-use crate::rules::{self, Correspondents, Reason};
+use crate::mail::{
+    Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, Reader, Reservation, authenticated_sender,
+};
+use crate::rules::{self, Correspondents, Evidence, Reason};
 use std::sync::Arc;
 
 /// Largest head, and most text, that is parsed where it arrives; more goes to a thread that may block.
@@ -82,10 +84,10 @@ impl RawHead {
         let limits = limits_for(transaction.recipients.targets().count());
         let envelope = transaction.envelope();
         if !large {
-            return Ok(parse(service, &envelope, bytes, limits, reserved));
+            return Ok(parse(service, envelope, bytes, limits, reserved));
         }
         let of = Arc::clone(service);
-        service.apart(move || parse(&of, &envelope, bytes, limits, reserved)).await
+        service.apart(move || parse(&of, envelope, bytes, limits, reserved)).await
     }
 }
 
@@ -94,6 +96,10 @@ pub(super) struct ReadHead {
     pub(super) bytes: Vec<u8>,
     pub(super) head: Head,
     pub(super) correspondents: Correspondents,
+    /// What proves who sent it.
+    pub(super) evidence: Evidence,
+    /// The SASL login, as the door or the head says it.
+    pub(super) login: Option<String>,
     /// Reads the body that follows.
     pub(super) reader: Reader,
     /// Memory for all this, until the buffer of the message has its own.
@@ -102,18 +108,25 @@ pub(super) struct ReadHead {
 
 fn parse(
     service: &Service,
-    envelope: &Envelope,
+    mut envelope: Envelope,
     bytes: Vec<u8>,
     limits: Limits,
     reserved: Reservation,
 ) -> Result<ReadHead, Reason> {
     let mut head = Head::parse(&bytes).map_err(|_| Reason::UnreadableHead)?;
+    let trust = &service.policy.trust;
+    // LMTP says nothing of logins; the host that took the message by SMTP does, if it is believed.
+    if let (Intake::Lmtp, Some(host), Some(received)) = (envelope.intake, &trust.received_by, &head.received)
+    {
+        envelope.login = authenticated_sender(received, host);
+    }
     let correspondents =
-        rules::correspondents(&head, envelope, &service.addressing, service.policy.max_people);
+        rules::correspondents(&head, &envelope, &service.addressing, service.policy.max_people);
+    let evidence = Evidence::of(&head, &envelope, trust);
     head.forget_what_is_read();
     // The empty line goes between.
     let reader = Reader::new(&bytes, bytes.len() as u64 + 2, limits);
-    Ok(ReadHead { bytes, head, correspondents, reader, reserved })
+    Ok(ReadHead { bytes, head, correspondents, evidence, login: envelope.login, reader, reserved })
 }
 
 /// The text of all activities of a message together has a limit too; what is longer is a file all the same.

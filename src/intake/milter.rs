@@ -125,6 +125,7 @@ async fn rcpt(cx: &mut Context<Connection>, args: Vec<CString>) -> Status {
     let (macros, address) = (&cx.macros, &connection.client);
     let client = || Client {
         address: text(macros, c"{client_addr}").or_else(|| address.clone()),
+        is_local: false,
         login: text(macros, c"{auth_authen}"),
     };
     match connection.session.rcpt(args.first().map_or(c"", CString::as_c_str), client).await {

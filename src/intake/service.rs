@@ -4,13 +4,12 @@
 //! Promise: the directory has five seconds for all questions of a stage; one that cannot answer defers.
 //! Fails: [`Unavailable`], and reasons of the table of replies.
 
-use super::{Fault, flow::Flow};
+use super::{Fault, flow::Flow, head::ReadHead};
 use crate::directory::{Directory, Unavailable};
-use crate::mail::{Address, Budget, Head};
+use crate::mail::{Address, Budget};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Correspondents, Emergency, Mixed, Party, Project, Reason, Target, Tenant, Texts,
-    Verdict,
+    self, Addressing, Case, Emergency, Mixed, Party, Project, Reason, Target, Tenant, Texts, Trust, Verdict,
 };
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -41,6 +40,8 @@ pub struct Policy {
     pub shadow: Shadow,
     /// What is not taken for now.
     pub emergency: Emergency,
+    /// Whom we believe about senders.
+    pub trust: Trust,
 }
 
 /// `mode = "shadow"`: everything is decided and logged as `would …`; nothing is refused, recorded or deleted.
@@ -228,12 +229,12 @@ impl Service {
     pub(super) async fn decide(
         &self,
         targets: &[Target],
-        head: &Head,
-        correspondents: &Correspondents,
+        read: &ReadHead,
         other_recipients: bool,
         mixed: Mixed,
         deadline: Instant,
     ) -> Result<Verdict, Unavailable> {
+        let ReadHead { head, correspondents, evidence, .. } = read;
         let groups = by_tenant(targets);
         let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
         let ask = async {
@@ -258,6 +259,7 @@ impl Service {
         Ok(rules::decide(&Case {
             head,
             correspondents,
+            evidence,
             parties: &parties,
             other_recipients,
             mixed,

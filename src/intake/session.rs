@@ -15,7 +15,7 @@ use super::{
 use crate::activity::{Key, Parcel, Participant};
 use crate::mail::{Head, Intake, ReadPart, Reader, Spill, SpillError};
 use crate::observe::events;
-use crate::rules::{self, Correspondents, Mixed, Reason, Record, Reply, Target, Verdict};
+use crate::rules::{self, Mixed, Reason, Record, Reply, Target, Verdict};
 use std::{collections::BTreeMap, ffi::CStr, sync::Arc, time::SystemTime};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -208,10 +208,10 @@ impl Session {
             Err(fault) => return Err(self.fault(STAGE, &fault)),
         };
         transaction.message_id.clone_from(&read.head.message_id);
+        transaction.set_login(read.login.clone());
         self.last = transaction.told();
         self.note_left_out(&transaction, &read);
-        let Some((records, refused)) = self.judge(&transaction, &read.head, &read.correspondents).await?
-        else {
+        let Some((records, refused)) = self.judge(&transaction, &read).await? else {
             return Ok(Interest::Nothing);
         };
         let decided = Box::new(Decided::new(&self.service, read, records, refused).await);
@@ -235,8 +235,7 @@ impl Session {
     async fn judge(
         &self,
         transaction: &Transaction,
-        head: &Head,
-        correspondents: &Correspondents,
+        read: &ReadHead,
     ) -> Result<Option<(Vec<Record>, BTreeMap<String, Reply>)>, Reply> {
         const STAGE: &str = "end-of-header";
         let targets: Vec<Target> = transaction.recipients.targets().cloned().collect();
@@ -249,11 +248,11 @@ impl Session {
                 true => None,
                 false => {
                     let service = &self.service;
-                    Some(service.decide(&targets, head, correspondents, others, mixed, deadline).await)
+                    Some(service.decide(&targets, read, others, mixed, deadline).await)
                 }
             }
         };
-        let shadowed = self.judge_shadowed(transaction, head, correspondents, deadline);
+        let shadowed = self.judge_shadowed(transaction, read, deadline);
         let (decided, ()) = tokio::join!(decide, shadowed);
         let (records, refused) = match decided {
             None => return Ok(None),
@@ -273,7 +272,7 @@ impl Session {
         for (tenant, reply) in &refused {
             match mixed {
                 // Whether the e-mail is known shows at its end.
-                Mixed::Each if reply.reason == Reason::NoUser => {}
+                Mixed::Each if reply.reason.may_be_known() => {}
                 Mixed::Each => transaction.log_refusal(Some(tenant), None, STAGE, reply),
                 Mixed::Strip | Mixed::Reject => {
                     transaction.tell(Some(tenant), None, true, |who| events::stripped(who, reply))
@@ -284,18 +283,12 @@ impl Session {
     }
 
     /// Logs what would become of the message for tenants in shadow mode.
-    async fn judge_shadowed(
-        &self,
-        transaction: &Transaction,
-        head: &Head,
-        correspondents: &Correspondents,
-        deadline: Instant,
-    ) {
+    async fn judge_shadowed(&self, transaction: &Transaction, read: &ReadHead, deadline: Instant) {
         let shadowed: Vec<Target> = transaction.recipients.shadowed().cloned().collect();
         let Some(first) = shadowed.first() else { return };
         let others = transaction.recipients.has_others();
         let mixed = self.service.policy.mixed;
-        match self.service.decide(&shadowed, head, correspondents, others, mixed, deadline).await {
+        match self.service.decide(&shadowed, read, others, mixed, deadline).await {
             Err(error) => events::directory_unavailable(transaction.queue_id(), &error),
             Ok(Verdict::Refuse(reply)) => {
                 transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)

@@ -52,6 +52,8 @@ pub(super) struct Transaction {
 pub struct Client {
     /// IP address.
     pub address: Option<String>,
+    /// Postfix says that its own machine submitted the message.
+    pub is_local: bool,
     /// SASL login name.
     pub login: Option<String>,
 }
@@ -84,6 +86,13 @@ impl Transaction {
         self.queue_id.as_deref().unwrap_or_default()
     }
 
+    /// The login, as the head says it.
+    pub(super) fn set_login(&mut self, login: Option<String>) {
+        if let Some(client) = &mut self.client {
+            client.login = login;
+        }
+    }
+
     fn client(&self) -> Option<&str> {
         self.client.as_ref().and_then(|client| client.address.as_deref())
     }
@@ -95,6 +104,7 @@ impl Transaction {
             recipients: self.recipients.named().cloned().collect(),
             queue_id: self.queue_id.clone(),
             client: self.client().map(str::to_owned),
+            is_local: self.client.as_ref().is_some_and(|client| client.is_local),
             login: self.client.as_ref().and_then(|client| client.login.clone()),
             intake: self.door,
         }
@@ -205,15 +215,14 @@ impl Transaction {
         if self.door == Intake::Lmtp { Mixed::Each } else { policy.mixed }
     }
 
-    /// What LMTP's recipients without a user are known by, if they are.
+    /// What LMTP's recipients are known by who have no user, or nobody who is proven to have sent it, if they are.
     pub(super) fn recalled(&self, refused: &BTreeMap<String, Reply>) -> Vec<Recalled> {
         if self.door != Intake::Lmtp {
             return Vec::new();
         }
-        let no_user = |target: &Target| {
-            refused.get(&target.tenant.id).is_some_and(|reply| reply.reason == Reason::NoUser)
-        };
-        let targets = self.recipients.targets().enumerate().filter(|(_, target)| no_user(target));
+        let may_be_known =
+            |target: &Target| refused.get(&target.tenant.id).is_some_and(|reply| reply.reason.may_be_known());
+        let targets = self.recipients.targets().enumerate().filter(|(_, target)| may_be_known(target));
         let word = |(index, target): (usize, &Target)| {
             (index, target.tenant.id.clone(), target.project.as_ref().map(|project| project.id.clone()))
         };

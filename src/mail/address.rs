@@ -133,6 +133,15 @@ impl Domain {
         &self.0
     }
 
+    /// The organisational domain (RFC 7489, section 3.2): one label below the public suffix; none for a public suffix
+    /// itself, and for an address literal.
+    pub fn organisational(&self) -> Option<Self> {
+        if self.0.starts_with('[') {
+            return None;
+        }
+        psl::domain_str(&self.0).map(|domain| Self(domain.to_owned()))
+    }
+
     /// An IDN as people write it (U-labels); none if that is the same.
     pub fn unicode(&self) -> Option<String> {
         let (unicode, result) = idna::domain_to_unicode(&self.0);
@@ -463,6 +472,24 @@ mod tests {
 
     fn path(text: &[u8]) -> Result<Option<String>, AddressError> {
         parse_path(text).map(|address| address.map(|a| a.to_string()))
+    }
+
+    #[test]
+    fn organisational_domains() {
+        for (domain, expected) in [
+            ("mail.x.test", Some("x.test")),
+            ("x.test", Some("x.test")),
+            ("a.b.example.co.uk", Some("example.co.uk")),
+            ("co.uk", None),
+            ("test", None),
+            ("a.someone.github.io", Some("someone.github.io")),
+            ("www.食狮.公司.cn", Some("xn--85x722f.xn--55qx5d.cn")),
+            ("公司.cn", None),
+            ("[192.0.2.1]", None),
+        ] {
+            let found = Domain::parse(domain).unwrap().organisational();
+            assert_eq!(found.as_ref().map(Domain::as_str), expected, "{domain}");
+        }
     }
 
     #[test]

@@ -19,9 +19,9 @@ impl AuthenticationFields {
         self.0.push(value.to_vec());
     }
 
-    /// Those that can be read, in the order of the head.
-    pub fn read(&self) -> impl Iterator<Item = AuthenticationResults> {
-        self.0.iter().filter_map(|value| AuthenticationResults::parse(value))
+    /// The values, in the order of the head.
+    pub fn values(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(Vec::as_slice)
     }
 }
 
@@ -53,23 +53,40 @@ impl MethodResult {
         let first = values.next()?;
         values.all(|value| value == first).then_some(first)
     }
+
+    /// True if the property is there, whatever it says, and however often.
+    pub fn has(&self, name: &str) -> bool {
+        self.properties.iter().any(|(property, _)| property == name)
+    }
 }
 
 impl AuthenticationResults {
     /// Reads a value.
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let mut clauses = clauses(value)?.into_iter();
+        let mut clauses = clauses(value, usize::MAX)?.into_iter();
         let mut who = clauses.next()?.into_iter();
-        let authserv_id = match who.next()? {
-            Token::Word(word) | Token::Quoted(word) if !word.is_empty() => word.to_lowercase(),
-            _ => return None,
-        };
+        let authserv_id = authserv_id(who.next()?)?;
         match (who.next(), who.next()) {
             (None, _) => {}
             (Some(Token::Word(version)), None) if version == VERSION => {}
             _ => return None,
         }
         Some(Self { authserv_id, results: clauses.filter_map(|clause| result(&clause)).collect() })
+    }
+}
+
+/// The service that a field is from, in lower case, also where the rest cannot be read.
+///
+/// Written so that Postfix's `header_checks` do not see it, by a quoted pair or behind a NUL, it is none: that line is
+/// what keeps strangers from writing it.
+pub fn authserv_id_of(value: &[u8]) -> Option<String> {
+    authserv_id(clauses(value, 1)?.into_iter().next()?.into_iter().next()?)
+}
+
+fn authserv_id(token: Token) -> Option<String> {
+    match token {
+        Token::Word(word) | Token::Quoted(word) if !word.is_empty() => Some(word.to_lowercase()),
+        _ => None,
     }
 }
 
@@ -84,14 +101,19 @@ enum Token {
     Sign(u8),
 }
 
-/// The tokens between semicolons; none if a comment or a quoted string never ends, or it is not UTF-8.
-fn clauses(value: &[u8]) -> Option<Vec<Vec<Token>>> {
+/// The tokens between semicolons, of the first `most` clauses; none if a comment or a quoted string never ends, it is not
+/// UTF-8, or somebody hides something.
+fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
+    if value.contains(&0) {
+        return None;
+    }
     let mut comments = Comments::of(value);
     let mut all = vec![Vec::new()];
     let mut at = 0;
     while let Some(&b) = value.get(at) {
         // The authserv-id has dots; the names of methods and properties end at them, and a value at no sign at all.
-        let in_result = all.len() > 1;
+        let count = all.len();
+        let in_result = count > 1;
         let clause = all.last_mut()?;
         let in_value = match clause.last() {
             Some(Token::Sign(b'=')) => true,
@@ -102,12 +124,16 @@ fn clauses(value: &[u8]) -> Option<Vec<Vec<Token>>> {
         at = match b {
             b' ' | b'\t' | b'\r' | b'\n' => at + 1,
             b'(' => comments.end(at)?,
+            b';' if count >= most => return Some(all),
             b';' => {
                 all.push(Vec::new());
                 at + 1
             }
             b'"' => {
                 let (text, end) = quoted(value, at)?;
+                if !in_result && value[at..end].contains(&b'\\') {
+                    return None;
+                }
                 clause.push(Token::Quoted(text));
                 end
             }
@@ -266,6 +292,24 @@ mod tests {
             ("(mx.test; spf=pass) other.test; spf=fail", "other.test: spf=fail"),
         ] {
             assert_eq!(read(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn whose_field_it_is_is_known_where_the_rest_cannot_be_read() {
+        for (value, expected) in [
+            ("mx.test; dmarc=pass (never closed", Some("mx.test")),
+            ("(a; b) MX.Test 1 ; spf", Some("mx.test")),
+            ("\"mx.test\"", Some("mx.test")),
+            ("(never closed mx.test; spf=pass", None),
+            ("\"mx.\\test\"; spf=pass", None),
+            ("(\0) mx.test; spf=pass", None),
+            ("mx.test\0", None),
+            ("mx.te\r\n st; spf=pass", Some("mx.te")),
+            ("; spf=pass", None),
+            ("", None),
+        ] {
+            assert_eq!(authserv_id_of(value.as_bytes()).as_deref(), expected, "{value}");
         }
     }
 

@@ -14,6 +14,8 @@ pub struct Envelope {
     pub queue_id: Option<String>,
     /// The SMTP client's IP address.
     pub client: Option<String>,
+    /// Postfix says that its own machine submitted the message (`SOURCE=LOCAL` of XFORWARD).
+    pub is_local: bool,
     /// The SASL login name.
     pub login: Option<String>,
     /// Which door the message came through.

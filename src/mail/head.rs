@@ -72,6 +72,8 @@ pub struct Head {
     pub in_reply_to: Vec<String>,
     /// Ids of References.
     pub references: Vec<String>,
+    /// The topmost Received field: the host that had the message last.
+    pub received: Option<Vec<u8>>,
     /// All Authentication-Results fields.
     pub authentication: AuthenticationFields,
     /// What says that no person wrote it.
@@ -120,6 +122,7 @@ impl Head {
             // They lie in one line of `raw`.
             let before = value.as_ptr() as usize - name.as_ptr() as usize;
             taking.field(name, &unbroken(value, before));
+            taking.trace(name, value);
         }
         if any { Ok(taking.head) } else { Err(HeadError::NoField) }
     }
@@ -129,6 +132,7 @@ impl Head {
     /// Drops the lists of recipients, and what is said of the sender, once they are read.
     pub fn forget_what_is_read(&mut self) {
         self.authentication = AuthenticationFields::default();
+        self.received = None;
         for list in [
             &mut self.to,
             &mut self.cc,
@@ -221,8 +225,6 @@ impl Taking {
         } else if is("Bcc") {
             let bcc = self.recipients(value);
             self.head.bcc.add(bcc, &self.fallback);
-        } else if is("Authentication-Results") {
-            head.authentication.add(value);
         } else if is("Date") && head.identity[1].is_empty() {
             head.date = date::parse(value);
             identify(&mut head.identity[1], value);
@@ -235,6 +237,16 @@ impl Taking {
             }
         } else if is("References") && !std::mem::replace(&mut self.seen.references, true) {
             head.references = message_id::parse(value);
+        }
+    }
+
+    /// What hosts on the way say. As it came: a fold in the middle of a word stays one, because Postfix's `header_checks`
+    /// have seen it so.
+    fn trace(&mut self, name: &[u8], value: &[u8]) {
+        if name.eq_ignore_ascii_case(b"Authentication-Results") {
+            self.head.authentication.add(value);
+        } else if name.eq_ignore_ascii_case(b"Received") {
+            self.head.received.get_or_insert_with(|| value.to_vec());
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::{
     addressing::Addressing,
-    words::{Correspondent, Correspondents, Standing},
+    evidence::Place,
+    words::{Candidate, Correspondent, Correspondents, Standing},
 };
 use crate::activity::Field;
 use crate::mail::{Address, AddressFields, Element, Envelope, Head, Mailbox};
@@ -30,18 +31,20 @@ pub fn correspondents(
         omitted: HashSet::new(),
         found: Correspondents { skipped: head.skipped, ..Correspondents::default() },
     };
-    gathering.mailboxes(&head.from, Standing::Sender, Field::From);
+    gathering.mailboxes(&head.from, Standing::Sender, Field::From, Place::From);
     for list in [&head.sender, &head.resent_from, &head.resent_sender] {
-        gathering.mailboxes(list, Standing::SenderIfKnown, Field::Sender);
+        gathering.mailboxes(list, Standing::SenderIfKnown, Field::Sender, Place::Sender);
     }
     if let Some(login) = envelope.login.as_deref().and_then(|login| Address::parse(login).ok()) {
-        gathering.add(&login, None, Standing::SenderIfUser, Field::Envelope);
+        let person = gathering.add(&login, None, Standing::SenderIfUser, Field::Envelope);
+        gathering.may_be_sender(person, Place::Login);
     }
     if let Some(sender) = &envelope.sender {
-        match head.from.is_empty() && head.sender.is_empty() {
+        let person = match head.from.is_empty() && head.sender.is_empty() {
             true => gathering.add(sender, None, Standing::Sender, Field::From),
             false => gathering.add(sender, None, Standing::SenderIfUser, Field::Envelope),
-        }
+        };
+        gathering.may_be_sender(person, Place::Envelope);
     }
     for (fields, field) in [
         (&head.to, Field::To),
@@ -71,10 +74,15 @@ struct Gathering<'a> {
 }
 
 impl Gathering<'_> {
-    fn mailboxes(&mut self, list: &[Mailbox], standing: Standing, field: Field) {
+    fn mailboxes(&mut self, list: &[Mailbox], standing: Standing, field: Field, place: Place) {
         for mailbox in list {
-            self.add(&mailbox.address, mailbox.name.as_deref(), standing, field);
+            let person = self.add(&mailbox.address, mailbox.name.as_deref(), standing, field);
+            self.may_be_sender(person, place);
         }
+    }
+
+    fn may_be_sender(&mut self, person: Option<usize>, place: Place) {
+        self.found.senders.extend(person.map(|person| Candidate { person, place }));
     }
 
     fn fields(&mut self, fields: &AddressFields, field: Field) {
@@ -88,9 +96,16 @@ impl Gathering<'_> {
         }
     }
 
-    fn add(&mut self, address: &Address, name: Option<&str>, standing: Standing, field: Field) {
+    /// The index of the person; none of an integration address, and of one too many.
+    fn add(
+        &mut self,
+        address: &Address,
+        name: Option<&str>,
+        standing: Standing,
+        field: Field,
+    ) -> Option<usize> {
         if self.addressing.covers(address) {
-            return;
+            return None;
         }
         let is_listed = matches!(standing, Standing::Sender | Standing::Recipient);
         if let Some(&index) = self.known.get(address.folded()) {
@@ -105,13 +120,13 @@ impl Gathering<'_> {
             if standing == Standing::SenderIfKnown && before.standing == Standing::SenderIfUser {
                 before.standing = standing;
             }
-            return;
+            return Some(index);
         }
         if self.found.people.len() >= self.max {
             let mut hasher = DefaultHasher::new();
             address.folded().hash(&mut hasher);
             self.omitted.insert(hasher.finish());
-            return;
+            return None;
         }
         self.known.insert(address.folded().to_owned(), self.found.people.len());
         self.found.people.push(Correspondent {
@@ -121,5 +136,6 @@ impl Gathering<'_> {
             field,
             listed: is_listed.then_some(field),
         });
+        Some(self.found.people.len() - 1)
     }
 }

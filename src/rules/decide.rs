@@ -1,10 +1,11 @@
 //! The decision.
 
 use super::{
+    evidence::{Claim, Evidence, Place, Proof},
     reply::{Reason, Reply, Texts},
     words::{
-        Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role, Standing,
-        Target, User, Verdict,
+        Candidate, Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role,
+        Standing, Target, User, Verdict,
     },
 };
 use crate::activity::{CustomerRef, Field, Kind, Owner, Participant, Parties, ProjectRef, TenantRef};
@@ -54,8 +55,13 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>) -> Result<Vec<Record>, (String
     if let Some(reason) = check_head(case.head) {
         return Err(refuse(case.texts.reply(reason, Some(&first.address))));
     }
-    let owner =
-        owner_of(case.correspondents, party.people).ok_or_else(|| refuse(no_user(case, &first.address)))?;
+    let owner = match owner_of(case, party) {
+        Ok(owner) => owner,
+        Err(Ownerless::NoUser) => return Err(refuse(no_user(case, &first.address))),
+        Err(Ownerless::NotAuthenticated) => {
+            return Err(refuse(case.texts.reply(Reason::NotAuthenticated, Some(&first.address))));
+        }
+    };
     // Made once, however many projects there are.
     let cast = Cast::of(case, party, &owner);
     Ok(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
@@ -91,15 +97,127 @@ fn distinct(targets: &[Target]) -> Vec<&Target> {
 struct OwningUser<'a> {
     correspondent: &'a Correspondent,
     user: &'a User,
+    sender: Sender,
+    /// Users who may be the sender, before him: indexes among the people.
+    passed_over: Vec<usize>,
 }
 
-/// The first user in the order of [`super::correspondents()`]: who may be the sender comes first in it, so the first of
-/// them who is a user counts as the sender, and else the first user among the recipients owns.
-fn owner_of<'a>(correspondents: &'a Correspondents, people: &'a [Person]) -> Option<OwningUser<'a>> {
-    let mut both = correspondents.people.iter().zip(people);
-    both.find_map(|(correspondent, person)| {
-        person.user.as_ref().map(|user| OwningUser { correspondent, user })
+/// What is known of who sent it.
+enum Sender {
+    /// Nobody asked.
+    Unasked,
+    /// Proven to be who he says.
+    Proven(Proof),
+    /// No user, and nothing proves who he is.
+    Unproven,
+}
+
+impl Sender {
+    /// For `explain`.
+    fn in_words(&self) -> String {
+        match self {
+            Self::Unasked => String::new(),
+            Self::Proven(proof) => format!("; the sender is authenticated: {proof}"),
+            Self::Unproven => "; nothing proves who the sender is".to_owned(),
+        }
+    }
+
+    fn is_authenticated(&self) -> Option<bool> {
+        match self {
+            Self::Unasked => None,
+            Self::Proven(_) => Some(true),
+            Self::Unproven => Some(false),
+        }
+    }
+}
+
+impl OwningUser<'_> {
+    /// What a user is told who was passed over as the sender.
+    fn note_on(&self, index: usize, role: Role) -> &'static str {
+        match role != Role::Owner && self.passed_over.contains(&index) {
+            true => "; nothing proves that he sent it, so he does not count as the sender",
+            false => "",
+        }
+    }
+}
+
+/// Why nobody owns.
+enum Ownerless {
+    NoUser,
+    /// Who may be the sender is a user, if it is him.
+    NotAuthenticated,
+}
+
+/// Who may be the sender is asked first, in the order of [`super::correspondents()`]: the first of them who is a user
+/// counts as the sender, and else the first user among the recipients owns. Where the tenant asks for it, a user who may
+/// be the sender is passed over unless it is proven to be him.
+fn owner_of<'a>(case: &Case<'a>, party: &Party<'a>) -> Result<OwningUser<'a>, Ownerless> {
+    let people = case.correspondents.people.iter().zip(party.people);
+    let first = people.clone().find_map(|(c, person)| person.user.as_ref().map(|user| (c, user)));
+    if !asks_for_proof(party) {
+        let (correspondent, user) = first.ok_or(Ownerless::NoUser)?;
+        return Ok(OwningUser { correspondent, user, sender: Sender::Unasked, passed_over: Vec::new() });
+    }
+    let proofs = Proofs::of(case, party);
+    let (mut passed_over, senders) = (Vec::new(), &case.correspondents.senders);
+    for candidate in senders {
+        let found = case.correspondents.people.get(candidate.person).zip(party.people.get(candidate.person));
+        let Some((correspondent, Person { user: Some(user), .. })) = found else { continue };
+        if let Some(proof) = proofs.of_candidate(candidate) {
+            return Ok(OwningUser { correspondent, user, sender: Sender::Proven(proof), passed_over });
+        }
+        passed_over.push(candidate.person);
+    }
+    if !passed_over.is_empty() {
+        return Err(Ownerless::NotAuthenticated);
+    }
+    let (correspondent, user) = first.ok_or(Ownerless::NoUser)?;
+    // Who sent it is the first who is named so, and no user.
+    let proof = senders.first().and_then(|candidate| proofs.of_candidate(candidate));
+    Ok(OwningUser {
+        correspondent,
+        user,
+        sender: proof.map_or(Sender::Unproven, Sender::Proven),
+        passed_over,
     })
+}
+
+/// Whether this tenant wants to know that a user as sender is himself.
+fn asks_for_proof(party: &Party<'_>) -> bool {
+    party.targets.first().is_some_and(|_target| false)
+}
+
+/// What is proven of the senders, as one tenant sees it.
+struct Proofs<'a> {
+    evidence: &'a Evidence,
+    correspondents: &'a Correspondents,
+    people: &'a [Person],
+    /// The user who is logged in.
+    login: Option<&'a str>,
+}
+
+impl<'a> Proofs<'a> {
+    fn of(case: &Case<'a>, party: &Party<'a>) -> Self {
+        let Correspondents { people, senders, .. } = case.correspondents;
+        let is_login = |candidate: &&Candidate| {
+            let named = people.get(candidate.person).map(|correspondent| &correspondent.address);
+            candidate.place == Place::Login && named == case.evidence.login_address()
+        };
+        let login = senders.iter().find(is_login);
+        let (correspondents, people) = (case.correspondents, party.people);
+        let login = login.and_then(|candidate| user_id(people, candidate.person));
+        Self { evidence: case.evidence, correspondents, people, login }
+    }
+
+    fn of_candidate(&self, candidate: &Candidate) -> Option<Proof> {
+        let Candidate { person, place } = *candidate;
+        let address = &self.correspondents.people.get(person)?.address;
+        self.evidence.proof(&Claim { place, address, user: user_id(self.people, person), login: self.login })
+    }
+}
+
+fn user_id(people: &[Person], index: usize) -> Option<&str> {
+    people.get(index)?.user.as_ref().map(|user| user.id.as_str())
 }
 
 /// Everybody's place in the activities of one tenant.
@@ -122,7 +240,12 @@ impl<'a> Cast<'a> {
             Seats { customers: &customers, omitted, owner, taken: HashSet::new(), participants: Vec::new() };
         // The owner sits first, so that a second address of the same user finds the seat taken.
         seats.taken.insert(format!("user {}", owner.user.id));
-        let parts = people().map(|(correspondent, person)| seats.place(correspondent, person)).collect();
+        let mut parts: Vec<Part> =
+            people().map(|(correspondent, person)| seats.place(correspondent, person)).collect();
+        for (index, part) in parts.iter_mut().enumerate() {
+            part.why += owner.note_on(index, part.role);
+        }
+        let parts = parts.into();
         let participants = seats.participants.into();
         Self { customers, people_omitted: omitted, participants, parts }
     }
@@ -146,6 +269,7 @@ impl<'a> Cast<'a> {
             },
             participants: Arc::clone(&self.participants),
             people_omitted: self.people_omitted,
+            sender_authenticated: owner.sender.is_authenticated(),
             customer: customer.map(|id| CustomerRef { id }),
             project: target
                 .project
@@ -202,7 +326,8 @@ impl Seats<'_> {
                 (Standing::SenderIfKnown, _) => "From is no user, and who sent it for him is",
                 (Standing::SenderIfUser, _) => "From is no user, and the login or envelope sender is",
             };
-            return (field, Role::Owner, format!("user {}: {why}{also}", user.id));
+            let proof = self.owner.sender.in_words();
+            return (field, Role::Owner, format!("user {}: {why}{also}{proof}", user.id));
         }
         if !self.taken.insert(format!("user {}", user.id)) {
             return (field, Role::None, format!("user {} is listed already, by another address", user.id));

@@ -11,6 +11,7 @@ mod addressing;
 mod correspondents;
 mod decide;
 mod emergency;
+mod evidence;
 mod reply;
 mod words;
 
@@ -18,8 +19,9 @@ pub use addressing::{Addressing, Reading};
 pub use correspondents::correspondents;
 pub use decide::{check_head, decide, no_user_reply};
 pub use emergency::{Block, Emergency, Who, contains};
+pub use evidence::{Claim, Evidence, Logins, Method, Place, Proof, Trust};
 pub use reply::{MAX_TEXT_BYTES, Reason, Reply, Texts, check_text};
 pub use words::{
-    Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Project, Record, Role,
-    Standing, Target, Tenant, User, Verdict,
+    Candidate, Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Project, Record,
+    Role, Standing, Target, Tenant, User, Verdict,
 };

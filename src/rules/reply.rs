@@ -72,6 +72,9 @@ reasons! {
     /// End of header: neither the sender nor a recipient is a user.
     NoUser = 550, 5 . 7 . 1, "no-user",
         "<{address}>: neither the sender nor any recipient is a user of this company's system. Send from a registered address";
+    /// End of header: who is named as sender is a user, and nothing proves that it is him.
+    NotAuthenticated = 550, 5 . 7 . 26, "not-authenticated",
+        "<{address}>: the sender is a user of this company's system, and nothing proves that it was he who sent the message. Log in to your mail server to send, or ask its administrator";
     /// End of header: several From fields.
     AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
         "<{address}>: the From field of the message can be read in several ways, or is there several times, so its sender is not clear";
@@ -117,6 +120,14 @@ reasons! {
     /// A fault of ours.
     InternalError = 451, 4 . 3 . 0, "internal-error",
         "<{address}>: internal error. The message will be tried again";
+}
+
+impl Reason {
+    /// True where a message is refused for lack of what the milter may have seen (a login): the same e-mail may be known by
+    /// its key, and then another copy of it is not refused.
+    pub fn may_be_known(self) -> bool {
+        matches!(self, Self::NoUser | Self::NotAuthenticated)
+    }
 }
 
 impl fmt::Display for Reason {

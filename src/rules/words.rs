@@ -1,6 +1,9 @@
 //! The words the rules decide with.
 
-use super::reply::{Reply, Texts};
+use super::{
+    evidence::{Evidence, Place},
+    reply::{Reply, Texts},
+};
 use crate::activity::{Field, Parties};
 use crate::mail::{Address, Head};
 use serde::Serialize;
@@ -102,9 +105,20 @@ pub enum Standing {
     Recipient,
 }
 
+/// Somebody who may be the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Index among the people.
+    pub person: usize,
+    /// Where he is named so. Who is named in two places is two candidates.
+    pub place: Place,
+}
+
 /// Everybody whom a message names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Correspondents {
+    /// Who may be the sender, in the order in which they are asked for.
+    pub senders: Vec<Candidate>,
     /// Those who are looked up, senders first.
     pub people: Vec<Correspondent>,
     /// How many more there are.
@@ -141,6 +155,8 @@ pub struct Case<'a> {
     pub head: &'a Head,
     /// Who is named, as [`super::correspondents()`] gives them.
     pub correspondents: &'a Correspondents,
+    /// What proves who sent it.
+    pub evidence: &'a Evidence,
     /// One entry for each tenant.
     pub parties: &'a [Party<'a>],
     /// True if the transaction has recipients that are no integration addresses.

@@ -262,6 +262,7 @@ async fn odd_files() {
             owner: d.activity.owner.clone(),
             participants: Arc::default(),
             people_omitted: 0,
+            sender_authenticated: None,
             customer: None,
             project: d.activity.project.clone(),
         }
@@ -411,6 +412,7 @@ async fn two_reloads_keep_the_limit() {
                     })
                     .collect(),
                 people_omitted: 0,
+                sender_authenticated: None,
                 customer: None,
                 project: None,
             };
@@ -710,6 +712,7 @@ fn the_service_is_ended_again_and_again() {
                                 },
                                 participants: [one(Kind::User, "u-esa"), one(Kind::Contact, "k-bo")].into(),
                                 people_omitted: 0,
+                                sender_authenticated: None,
                                 customer: Some(CustomerRef { id: guid("c-acme") }),
                                 project: Some(ProjectRef { id: guid("p-1001"), number: "1001".to_owned() }),
                             };
@@ -836,14 +839,14 @@ fn large_files_from_the_spool() {
                 tenant: TenantRef { id: "mycompany".to_owned(), prefix: "mycompany".to_owned() },
                 activity_type: "E-mail".to_owned(),
                 owner: Owner { user_id: guid("u-anna"), address: "anna@mycompany.test".to_owned(), name: None },
-                participants: Arc::default(), people_omitted: 0, customer: None,
+                participants: Arc::default(), people_omitted: 0, sender_authenticated: None, customer: None,
                 project: Some(ProjectRef { id: guid("p-1001"), number: "1001".to_owned() }),
             };
             let big = "YWJj".repeat(19);
             let body: String = (1..=3).map(|n| format!("--b\r\nContent-Type: application/octet-stream\r\nContent-Disposition: attachment; filename=f{n}.bin\r\nContent-Transfer-Encoding: base64\r\n\r\n{}", format!("{big}\r\n").repeat(20_000))).collect();
             let text = format!("Subject: L\r\nMessage-ID: <l@x>\r\nDate: Mon, 23 Nov 2026 18:00:00 +0000\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n{body}--b--\r\n");
             let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
-            let envelope = Envelope { sender: None, recipients: Vec::new(), queue_id: None, client: None, login: None, intake: Intake::Milter };
+            let envelope = Envelope { sender: None, recipients: Vec::new(), queue_id: None, client: None, is_local: false, login: None, intake: Intake::Milter };
             std::fs::create_dir_all(&spool).unwrap();
             let mut spill = activity_milter::mail::Spill::new(&spool, u64::MAX, &activity_milter::mail::Budget::new(u64::MAX));
             spill.push(text.as_bytes()).await.unwrap();

@@ -167,6 +167,7 @@ fn parcel_of(tenant: &str, text: String) -> Parcel {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        sender_authenticated: None,
         customer: None,
         project: None,
     };
@@ -181,6 +182,7 @@ pub fn parcel_with(parties: Parties, text: String) -> Parcel {
         recipients: Vec::new(),
         queue_id: None,
         client: None,
+        is_local: false,
         login: None,
         intake: Intake::Milter,
     };

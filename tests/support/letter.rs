@@ -48,6 +48,7 @@ pub async fn whole(spool: &Path, head: &str, rest: &[u8], targets: &[&str]) -> P
         recipients: Vec::new(),
         queue_id: Some("4bQ".to_owned()),
         client: None,
+        is_local: false,
         login: None,
         intake: Intake::Milter,
     };
@@ -62,6 +63,7 @@ fn parties(target: &str) -> Parties {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        sender_authenticated: None,
         customer: None,
         project: (!project.is_empty())
             .then(|| ProjectRef { id: project.to_owned(), number: project.to_owned() }),

@@ -132,6 +132,7 @@ impl Letter {
             owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
             participants: Arc::default(),
             people_omitted: 0,
+            sender_authenticated: None,
             customer: None,
             project: None,
         };
@@ -140,6 +141,7 @@ impl Letter {
             recipients: Vec::new(),
             queue_id: None,
             client: None,
+            is_local: false,
             login: None,
             intake: Intake::Milter,
         };

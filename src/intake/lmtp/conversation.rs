@@ -34,6 +34,8 @@ enum Stage {
 #[derive(Clone, Debug, Default)]
 struct Forwarded {
     client: Option<String>,
+    /// `SOURCE=LOCAL`.
+    is_local: bool,
     queue_id: Option<String>,
 }
 
@@ -205,6 +207,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             let value = value.filter(|v| !v.eq_ignore_ascii_case("[UNAVAILABLE]") && !v.is_empty());
             match attribute[..at].to_ascii_uppercase().as_slice() {
                 b"ADDR" => self.forwarded.client = value.map(|v| v.trim_start_matches("IPV6:").to_owned()),
+                b"SOURCE" => {
+                    self.forwarded.is_local = value.is_some_and(|v| v.eq_ignore_ascii_case("LOCAL"));
+                }
                 b"IDENT" => self.forwarded.queue_id = value,
                 _ => {}
             }
@@ -247,7 +252,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         }
         // Lines with NUL do not come this far.
         let path = CString::new(path_in(line)).unwrap_or_default();
-        let client = || Client { address: self.forwarded.client.clone(), login: None };
+        let Forwarded { client, is_local, .. } = &self.forwarded;
+        let client = || Client { address: client.clone(), is_local: *is_local, login: None };
         match self.session.rcpt(&path, client).await {
             Ok(()) => {
                 self.recipients += 1;
@@ -367,11 +373,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             .map(|(index, target)| match (refusal(index), &outcome) {
                 (Some(_), Ok(_)) if let Some(recall) = known(index) => Ok(recall.key.clone()),
                 // Whether the milter has recorded it could not be found out, so Postfix asks again.
-                (Some(reply), Err(reason)) if reply.reason == Reason::NoUser && reason.code() < 500 => {
+                (Some(reply), Err(reason)) if reply.reason.may_be_known() && reason.code() < 500 => {
                     Err(about(*reason, target))
                 }
                 (Some(reply), _) => {
-                    if reply.reason == Reason::NoUser {
+                    if reply.reason.may_be_known() {
                         // Only now is it known that the milter has not recorded the e-mail.
                         self.log_refusal(target, reply);
                     }

@@ -84,6 +84,7 @@ fn parcel(tenant: &str, id: usize) -> Parcel {
         recipients: Vec::new(),
         queue_id: None,
         client: None,
+        is_local: false,
         login: None,
         intake: Intake::Milter,
     };
@@ -93,6 +94,7 @@ fn parcel(tenant: &str, id: usize) -> Parcel {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        sender_authenticated: None,
         customer: None,
         project: None,
     };

@@ -1,0 +1,76 @@
+//! `[sender]`: whom the service believes about who sent a message.
+//!
+//! In: the table, as written. Out: [`Trust`], validated.
+//! Fails: [`SourceError`], at what is no network, no authserv-id or no host.
+
+use super::reading::Reading;
+use crate::rules::{Logins, Trust};
+use crate::source::SourceError;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+/// `[sender]`
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SenderText {
+    /// SMTP clients that are believed, like `192.0.2.0/24` or `2001:db8::1`: whoever sends from there is who he says;
+    /// default none.
+    trusted_networks: Vec<Spanned<String>>,
+    /// `address` (default): a SASL login that is an address counts for the user with that address, by whichever of his
+    /// addresses he writes. `any`: a login that is no address counts for every user too.
+    logins: LoginsText,
+    /// Names that the filters before us write into `Authentication-Results` (RFC 8601), like `mx.example.com`; the fields
+    /// of others count for nothing; default none. `activity-milter postfix print` writes the line that removes forged ones.
+    trusted_authserv_ids: Vec<Spanned<String>>,
+    /// LMTP knows no login. The host name (`myhostname`) of the Postfix that took the message: its topmost `Received`
+    /// field names the login, with `smtpd_sasl_authenticated_header = yes` there; default none.
+    received_by: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum LoginsText {
+    #[default]
+    Address,
+    Any,
+}
+
+impl SenderText {
+    pub(super) fn validate(self, source: &Reading) -> Result<Trust, SourceError> {
+        let networks = self.trusted_networks.iter().map(|network| source.network(network));
+        let networks: Vec<ipnet::IpNet> = networks.collect::<Result<_, _>>()?;
+        if networks.iter().any(|network| network.prefix_len() == 0) {
+            let why =
+                "is everybody, so whoever writes a user's address counts as him: name your own networks";
+            source.warn("sender.trusted_networks", format!("a network of all addresses {why}"));
+        }
+        let id = |id: &Spanned<String>| {
+            let text = id.get_ref().trim();
+            let is_word = |c: char| !c.is_whitespace() && !c.is_control() && !"()<>;,\"\\/=".contains(c);
+            match !text.is_empty() && text.chars().all(is_word) {
+                true => Ok(text.to_lowercase()),
+                false => {
+                    let expected = "write what the filter writes first in the field, like \"mx.example.com\"";
+                    Err(source.error(id.span(), format!("\"{text}\" is no authserv-id: {expected}")))
+                }
+            }
+        };
+        let authserv_ids = self.trusted_authserv_ids.iter().map(id).collect::<Result<_, _>>()?;
+        let host = |host: Spanned<String>| {
+            let text = host.get_ref().trim().to_lowercase();
+            match !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+                true => Ok(text),
+                false => {
+                    let expected = "write what `postconf -h myhostname` says";
+                    Err(source.error(host.span(), format!("\"{text}\" is no host name: {expected}")))
+                }
+            }
+        };
+        let received_by = self.received_by.map(host).transpose()?;
+        let logins = match self.logins {
+            LoginsText::Address => Logins::Address,
+            LoginsText::Any => Logins::Any,
+        };
+        Ok(Trust { networks, logins, authserv_ids, received_by })
+    }
+}

@@ -1,0 +1,550 @@
+//! What proves that a sender is who he says.
+//!
+//! In: the head, the envelope, and whom the configuration trusts (`[sender]`). Out: an [`Evidence`], which answers for one
+//! address and one user at a time: [`Evidence::proof`].
+//! Promise: a trusted field that disagrees, or cannot be read, takes a proof away and never gives one; what is kept of
+//! the fields is bounded ([`MOST_RESULTS`]).
+//! Fails: never; what is not clear is no proof.
+
+use super::emergency::contains;
+use crate::mail::{Address, AuthenticationResults, Domain, Envelope, Head, MethodResult, authserv_id_of};
+use ipnet::IpNet;
+use std::{fmt, net::IpAddr};
+
+/// Results of trusted fields that are kept, and their bytes that are read. No filter writes as many; past it, nothing
+/// that any of them says counts, so that nobody can push a result out of sight.
+const MOST_RESULTS: usize = 200;
+const MOST_BYTES: usize = 32 * 1024;
+
+/// Whom the service believes about senders (`[sender]`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Clients whose mail is what it says.
+    pub networks: Vec<IpNet>,
+    /// For whom a login counts.
+    pub logins: Logins,
+    /// Whose Authentication-Results fields count, in lower case.
+    pub authserv_ids: Vec<String>,
+    /// The host whose Received field names the login at LMTP; none: no field does.
+    pub received_by: Option<String>,
+}
+
+/// For whom a SASL login counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Logins {
+    /// For the user with that address.
+    #[default]
+    Address,
+    /// One that is no address counts for every user.
+    Any,
+}
+
+/// What is known about the senders of a message.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// The trusted network, or the machine, that the message is from.
+    origin: Option<Proof>,
+    login: Login,
+    /// One for each trusted Authentication-Results field.
+    fields: Vec<Vec<Found>>,
+    /// False if From has two readings, or is there twice.
+    from_is_clear: bool,
+}
+
+/// The SASL login.
+#[derive(Clone, Debug, Default)]
+enum Login {
+    /// None, or one that proves nothing.
+    #[default]
+    Nobody,
+    /// An address: a user's, or nobody's.
+    Address(Address),
+    /// A name that counts for every user.
+    Name(String),
+}
+
+/// What a trusted field says by one of our three methods.
+#[derive(Clone, Debug)]
+struct Found {
+    method: Method,
+    verdict: Verdict,
+    /// Of which domain; none if that is not clear.
+    domain: Option<Domain>,
+    /// SPF of the name in HELO, which is nobody's address.
+    of_helo: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    Fail,
+    Other,
+}
+
+/// A method of authentication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// RFC 7489, of the domain in From.
+    Dmarc,
+    /// RFC 6376, of the domain that signed.
+    Dkim,
+    /// RFC 7208, of the envelope sender's domain.
+    Spf,
+}
+
+/// Why a sender is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The client is in a trusted network.
+    Network(IpAddr),
+    /// Submitted on Postfix's own machine.
+    Local,
+    /// Logged in.
+    Login(String),
+    /// A trusted filter says so.
+    Result(Method, Domain),
+}
+
+/// Where a message names its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The From field.
+    From,
+    /// The Sender field, Resent-From, Resent-Sender.
+    Sender,
+    /// The SASL login.
+    Login,
+    /// The envelope sender.
+    Envelope,
+}
+
+/// Somebody whom the message names as its sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Where.
+    pub place: Place,
+    /// By which address.
+    pub address: &'a Address,
+    /// The id of the user with this address, if there is one.
+    pub user: Option<&'a str>,
+    /// The id of the user with the login's address, if there is one.
+    pub login: Option<&'a str>,
+}
+
+impl Evidence {
+    /// What there is, by whom the service trusts.
+    pub fn of(head: &Head, envelope: &Envelope, trust: &Trust) -> Self {
+        Self {
+            origin: origin(envelope, trust),
+            login: Login::of(envelope.login.as_deref(), trust),
+            fields: fields(head, trust).unwrap_or_default(),
+            from_is_clear: head.from_fields == 1 && !head.from_is_ambiguous,
+        }
+    }
+
+    /// The login's address, if it is one.
+    pub fn login_address(&self) -> Option<&Address> {
+        match &self.login {
+            Login::Address(address) => Some(address),
+            Login::Nobody | Login::Name(_) => None,
+        }
+    }
+
+    /// What proves a claim, if anything.
+    pub fn proof(&self, claim: &Claim<'_>) -> Option<Proof> {
+        self.origin.clone().or_else(|| self.login_of(claim)).or_else(|| self.result_for(claim))
+    }
+
+    fn login_of(&self, claim: &Claim<'_>) -> Option<Proof> {
+        let user = claim.user?;
+        match &self.login {
+            Login::Nobody => None,
+            Login::Name(name) => Some(Proof::Login(name.clone())),
+            // Whichever of his addresses he writes as.
+            Login::Address(address) => (claim.login == Some(user)).then(|| Proof::Login(address.to_string())),
+        }
+    }
+
+    fn result_for(&self, claim: &Claim<'_>) -> Option<Proof> {
+        let domain = claim.address.domain();
+        let methods: &[Method] = match claim.place {
+            Place::From if !self.from_is_clear || self.fails_dmarc(domain) => &[],
+            Place::From => &[Method::Dmarc, Method::Dkim, Method::Spf],
+            Place::Sender => &[Method::Dkim],
+            Place::Envelope => &[Method::Spf],
+            Place::Login => &[],
+        };
+        methods.iter().find_map(|&method| {
+            let by = self.passes(method, domain)?;
+            Some(Proof::Result(method, by.clone()))
+        })
+    }
+
+    /// True if a trusted field says so, of this domain or without naming one.
+    fn fails_dmarc(&self, domain: &Domain) -> bool {
+        let of_it = |found: &Found| found.domain.as_ref().is_none_or(|named| is_its(named, domain));
+        let fails = |found: &Found| found.method == Method::Dmarc && found.verdict == Verdict::Fail;
+        self.fields.iter().flatten().any(|found| fails(found) && of_it(found))
+    }
+
+    /// The domain for which each trusted field that has the method says pass.
+    fn passes(&self, method: Method, domain: &Domain) -> Option<&Domain> {
+        let has_it = |found: &&Found| found.method == method;
+        let mut fields = self.fields.iter().filter(|field| field.iter().any(|found| has_it(&found)));
+        let first = says_pass(fields.next()?, method, domain)?;
+        fields.all(|field| says_pass(field, method, domain).is_some()).then_some(first)
+    }
+}
+
+/// The domain for which a field says pass: the address's, or its organisational domain.
+fn says_pass<'a>(field: &'a [Found], method: Method, domain: &Domain) -> Option<&'a Domain> {
+    let names_sender = field.iter().any(|found| found.method == method && !found.of_helo);
+    let mut results = field.iter().filter(|found| found.method == method && !(found.of_helo && names_sender));
+    let passes = |found: &&Found| {
+        found.verdict == Verdict::Pass && found.domain.as_ref().is_some_and(|named| is_its(named, domain))
+    };
+    let passing = results.clone().find(passes)?.domain.as_ref();
+    match method {
+        // Each signature is for itself: one that is broken counts as if it were not there (RFC 6376, section 6.1).
+        Method::Dkim => passing,
+        Method::Dmarc | Method::Spf => results.all(|found| passes(&found)).then_some(passing).flatten(),
+    }
+}
+
+/// True if what passed is the address's domain or its organisational domain.
+fn is_its(named: &Domain, domain: &Domain) -> bool {
+    named == domain || domain.organisational().as_ref() == Some(named)
+}
+
+/// The client, or the machine.
+fn origin(envelope: &Envelope, trust: &Trust) -> Option<Proof> {
+    match &envelope.client {
+        Some(client) => {
+            let client: IpAddr = client.parse().ok()?;
+            contains(&trust.networks, client).then_some(Proof::Network(client.to_canonical()))
+        }
+        // With an address, `SOURCE=LOCAL` is Postfix's `local_header_rewrite_clients`, which may be anybody, and a filter
+        // on this machine that gives mail back is a local client: the address has to be trusted then.
+        None => envelope.is_local.then_some(Proof::Local),
+    }
+}
+
+impl Login {
+    fn of(name: Option<&str>, trust: &Trust) -> Self {
+        match (name, trust.logins) {
+            (None, _) => Self::Nobody,
+            (Some(name), logins) => match (Address::parse(name), logins) {
+                (Ok(address), _) => Self::Address(address),
+                (Err(_), Logins::Any) => Self::Name(name.to_owned()),
+                (Err(_), Logins::Address) => Self::Nobody,
+            },
+        }
+    }
+}
+
+/// What trusted fields say; none if one of them cannot be read, or there is too much of it.
+fn fields(head: &Head, trust: &Trust) -> Option<Vec<Vec<Found>>> {
+    let (mut fields, mut results, mut bytes) = (Vec::new(), 0, 0);
+    if trust.authserv_ids.is_empty() {
+        return None;
+    }
+    for value in head.authentication.values() {
+        if !authserv_id_of(value).is_some_and(|id| trust.authserv_ids.contains(&id)) {
+            continue;
+        }
+        bytes += value.len();
+        if bytes > MOST_BYTES {
+            return None;
+        }
+        let field: Vec<Found> =
+            AuthenticationResults::parse(value)?.results.iter().filter_map(Found::of).collect();
+        results += field.len();
+        if results > MOST_RESULTS {
+            return None;
+        }
+        fields.push(field);
+    }
+    Some(fields)
+}
+
+impl Found {
+    fn of(result: &MethodResult) -> Option<Self> {
+        let (method, property) = match result.method.as_str() {
+            "dmarc" => (Method::Dmarc, "header.from"),
+            // A filter that names no `header.d` names the identity (RFC 8601, section 2.7.1).
+            "dkim" if result.has("header.d") => (Method::Dkim, "header.d"),
+            "dkim" => (Method::Dkim, "header.i"),
+            "spf" => (Method::Spf, "smtp.mailfrom"),
+            _ => return None,
+        };
+        let verdict = match result.result.as_str() {
+            "pass" => Verdict::Pass,
+            "fail" => Verdict::Fail,
+            _ => Verdict::Other,
+        };
+        let domain = result.property(property).and_then(domain_in);
+        let of_helo = method == Method::Spf && !result.has(property) && result.has("smtp.helo");
+        Some(Self { method, verdict, domain, of_helo })
+    }
+}
+
+/// A domain, or that of an address.
+fn domain_in(value: &str) -> Option<Domain> {
+    Domain::parse(value.rsplit('@').next()?).ok()
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dmarc => "dmarc",
+            Self::Dkim => "dkim",
+            Self::Spf => "spf",
+        })
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(client) => write!(f, "the client {client} is in sender.trusted_networks"),
+            Self::Local => f.write_str("submitted on Postfix's own machine"),
+            Self::Login(name) => write!(f, "logged in as {name}"),
+            Self::Result(method, domain) => write!(f, "a trusted filter says {method}=pass for {domain}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Intake;
+
+    fn trust() -> Trust {
+        Trust {
+            networks: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+            logins: Logins::Address,
+            authserv_ids: vec!["mx.test".to_owned(), "mx2.test".to_owned()],
+            received_by: None,
+        }
+    }
+
+    fn envelope(client: Option<&str>, login: Option<&str>) -> Envelope {
+        Envelope {
+            sender: None,
+            recipients: Vec::new(),
+            queue_id: None,
+            client: client.map(str::to_owned),
+            is_local: false,
+            login: login.map(str::to_owned),
+            intake: Intake::Milter,
+        }
+    }
+
+    /// What the fields prove of `anna@x.test`, named in a place.
+    fn by_fields(place: Place, address: &str, fields: &[&str]) -> String {
+        let lines = fields.iter().map(|field| format!("Authentication-Results: {field}\r\n"));
+        let head = format!("{}From: anna@x.test\r\nSubject: s\r\n", lines.collect::<String>());
+        let head = Head::parse(head.as_bytes()).unwrap();
+        let evidence = Evidence::of(&head, &envelope(Some("203.0.113.1"), None), &trust());
+        let address = Address::parse(address).unwrap();
+        let proof = evidence.proof(&Claim { place, address: &address, user: Some("u"), login: None });
+        match proof {
+            Some(Proof::Result(method, domain)) => format!("{method} {domain}"),
+            None => String::new(),
+            Some(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn methods_count_for_the_places_they_speak_of() {
+        const DMARC: &str = "mx.test; dmarc=pass header.from=x.test";
+        const DKIM: &str = "mx.test; dkim=pass header.d=x.test";
+        const SPF: &str = "mx.test; spf=pass smtp.mailfrom=anna@x.test";
+        for (place, dmarc, dkim, spf) in [
+            (Place::From, "dmarc x.test", "dkim x.test", "spf x.test"),
+            (Place::Sender, "", "dkim x.test", ""),
+            (Place::Envelope, "", "", "spf x.test"),
+            (Place::Login, "", "", ""),
+        ] {
+            for (field, expected) in [(DMARC, dmarc), (DKIM, dkim), (SPF, spf)] {
+                assert_eq!(by_fields(place, "anna@x.test", &[field]), expected, "{place:?} {field}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_domain_is_the_addresses_or_its_organisational_domain() {
+        for (address, domain, passes) in [
+            ("a@x.test", "x.test", true),
+            ("a@x.test", "X.Test.", true),
+            ("a@mail.x.test", "x.test", true),
+            ("a@a.mail.x.test", "x.test", true),
+            ("a@a.mail.x.test", "mail.x.test", false),
+            ("a@x.test", "mail.x.test", false),
+            ("a@x.test", "y.test", false),
+            ("a@x.test", "test", false),
+            ("a@x.test", "notx.test", false),
+            ("a@x.co.uk", "co.uk", false),
+            ("a@mail.x.co.uk", "x.co.uk", true),
+            ("a@räksmörgås.test", "xn--rksmrgs-5wao1o.test", true),
+            ("a@räksmörgås.test", "räksmörgås.test", true),
+        ] {
+            for (field, property) in
+                [("dmarc", "header.from"), ("dkim", "header.d"), ("spf", "smtp.mailfrom")]
+            {
+                let field = format!("mx.test; {field}=pass {property}={domain}");
+                let found = by_fields(Place::From, address, &[&field]);
+                assert_eq!(!found.is_empty(), passes, "{address} {field}");
+            }
+        }
+    }
+
+    #[test]
+    fn fields_of_others_are_ignored_and_trusted_ones_must_agree() {
+        let spf_passes = "mx.test; spf=pass smtp.mailfrom=x.test";
+        let dmarc_passes = "mx.test; dmarc=pass header.from=x.test";
+        for (fields, expected) in [
+            (&[][..], ""),
+            // Others.
+            (&["evil.test; dmarc=pass header.from=x.test"][..], ""),
+            (&["evil.mx.test; dmarc=pass header.from=x.test"], ""),
+            (&[spf_passes, "evil.test; spf=fail smtp.mailfrom=x.test"], "spf x.test"),
+            // How it is written.
+            (&["MX.Test 1; DMARC=Pass Header.From=X.Test"], "dmarc x.test"),
+            (
+                &["(c (n)) mx.test (c); dmarc (c) = pass (p=none; dis=none) header.from=x.test"],
+                "dmarc x.test",
+            ),
+            (&["mx.test;\r\n\tdkim=none;\r\n\tdmarc=pass\r\n\theader.from=x.test"], "dmarc x.test"),
+            (&["\"mx.test\"; dmarc=pass header.from=\"x.test\""], "dmarc x.test"),
+            (&["\"mx\\.test\"; dmarc=pass header.from=x.test"], ""),
+            (&["mx.test 2; dmarc=pass header.from=x.test"], ""),
+            (&["mx.test; dmarc=pass header.from=x.test header.from=y.test"], ""),
+            (&["mx.test; dmarc=pass"], ""),
+            (&["mx.test; x-dmarc=pass header.from=x.test"], ""),
+            // No pass.
+            (&["mx.test; none"], ""),
+            (&["mx.test; dmarc=none header.from=x.test"], ""),
+            (&["mx.test; dmarc=bestguesspass header.from=x.test"], ""),
+            (&["mx.test; spf=softfail smtp.mailfrom=x.test"], ""),
+            (&["mx.test; dkim=fail header.d=x.test"], ""),
+            (&["mx.test; dkim=policy header.d=x.test"], ""),
+            // Several fields, several methods.
+            (&["mx.test; none", dmarc_passes], "dmarc x.test"),
+            (
+                &["mx.test; dkim=pass header.d=y.test", "mx2.test; spf=pass smtp.mailfrom=x.test"],
+                "spf x.test",
+            ),
+            (&[spf_passes, "mx2.test; spf=pass smtp.mailfrom=bo@x.test"], "spf x.test"),
+            // Trusted fields that disagree.
+            (&[spf_passes, "mx2.test; spf=fail smtp.mailfrom=x.test"], ""),
+            (&["mx2.test; spf=none", spf_passes], ""),
+            (&[spf_passes, "mx.test; spf=pass smtp.mailfrom=y.test"], ""),
+            (&[spf_passes, "mx.test; spf=pass"], ""),
+            (&[spf_passes, "mx.test; spf=fail smtp.helo=pc.test"], ""),
+            (&[dmarc_passes, "mx2.test; dmarc=temperror header.from=x.test"], ""),
+            (&[dmarc_passes, "mx.test; dmarc=pass (never closed"], ""),
+            (&["mx.test; dmarc=pass header.from=x.test; dmarc=none header.from=x.test"], ""),
+            (&["mx.test; spf=pass smtp.mailfrom=x.test; spf=fail smtp.mailfrom=x.test"], ""),
+            // HELO is nobody's address.
+            (&["mx.test; spf=pass smtp.helo=x.test"], ""),
+            (&["mx.test; spf=none smtp.helo=pc.test; spf=pass smtp.mailfrom=x.test"], "spf x.test"),
+            // A failed DMARC is the domain's own word.
+            (&["mx.test; dmarc=fail header.from=x.test; dkim=pass header.d=x.test"], ""),
+            (&["mx.test; dmarc=fail; spf=pass smtp.mailfrom=x.test"], ""),
+            (&[spf_passes, "mx2.test; dmarc=fail header.from=x.test"], ""),
+            (&[spf_passes, "mx2.test; dmarc=fail header.from=y.test"], "spf x.test"),
+            (&[spf_passes, "evil.test; dmarc=fail header.from=x.test"], "spf x.test"),
+            // Each signature is for itself.
+            (&["mx.test; dkim=fail header.d=y.test; dkim=pass header.d=x.test"], "dkim x.test"),
+            (&["mx.test; dkim=fail header.d=x.test; dkim=pass header.d=x.test"], "dkim x.test"),
+            (&["mx.test; dkim=pass header.i=@x.test"], "dkim x.test"),
+            (&["mx.test; dkim=pass header.i=anna@x.test header.b=abc"], "dkim x.test"),
+            (&["mx.test; dkim=pass header.d=y.test header.i=@x.test"], ""),
+            (&["mx.test; dkim=pass header.d=x.test header.d=y.test header.i=@x.test"], ""),
+        ] {
+            assert_eq!(by_fields(Place::From, "anna@x.test", fields), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn too_much_proves_nothing() {
+        let pass = "; spf=pass smtp.mailfrom=x.test";
+        for (count, expected) in [(MOST_RESULTS, "spf x.test"), (MOST_RESULTS + 1, "")] {
+            let field = format!("mx.test{}", pass.repeat(count));
+            assert_eq!(by_fields(Place::From, "anna@x.test", &[&field]), expected, "{count}");
+        }
+        for (size, expected) in [(MOST_BYTES, "spf x.test"), (MOST_BYTES + 1, "")] {
+            let (start, end) = (" mx.test (", ")");
+            let comment = "x".repeat(size - start.len() - end.len() - pass.len() - "\r\n".len());
+            let field = format!("{}{comment}{end}{pass}", &start[1..]);
+            assert_eq!(by_fields(Place::From, "anna@x.test", &[&field]), expected, "{size}");
+        }
+    }
+
+    #[test]
+    fn two_from_fields_prove_nothing() {
+        for (from, passes) in [
+            ("From: anna@x.test\r\n", true),
+            ("From: anna@x.test\r\nFrom: anna@x.test\r\n", false),
+            ("Sender: anna@x.test\r\n", false),
+        ] {
+            let head = format!("Authentication-Results: mx.test; dmarc=pass header.from=x.test\r\n{from}");
+            let head = Head::parse(head.as_bytes()).unwrap();
+            let evidence = Evidence::of(&head, &envelope(None, None), &trust());
+            let address = Address::parse("anna@x.test").unwrap();
+            let claim = Claim { place: Place::From, address: &address, user: Some("u"), login: None };
+            assert_eq!(evidence.proof(&claim).is_some(), passes, "{from}");
+        }
+    }
+
+    #[test]
+    fn logins_count_for_their_users() {
+        for (login, of, logins, user, expected) in [
+            (Some("anna@x.test"), Some("u-anna"), Logins::Address, Some("u-anna"), true),
+            (Some("ANNA@X.test"), Some("u-anna"), Logins::Address, Some("u-anna"), true),
+            (Some("anna@x.test"), Some("u-anna"), Logins::Address, Some("u-bo"), false),
+            (Some("anna@x.test"), Some("u-anna"), Logins::Any, Some("u-bo"), false),
+            (Some("b@other.test"), None, Logins::Address, Some("u-anna"), false),
+            // A login that is an address and nobody's here is of another company.
+            (Some("b@other.test"), None, Logins::Any, Some("u-anna"), false),
+            (Some("anna"), None, Logins::Address, Some("u-anna"), false),
+            (Some("anna"), None, Logins::Any, Some("u-anna"), true),
+            // Who is no user has no login here.
+            (Some("anna"), None, Logins::Any, None, false),
+            (None, None, Logins::Any, Some("u-anna"), false),
+        ] {
+            let head = Head::parse(b"From: anna@x.test\r\n").unwrap();
+            let trust = Trust { logins, ..trust() };
+            let evidence = Evidence::of(&head, &envelope(None, login), &trust);
+            let address = Address::parse("anna@x.test").unwrap();
+            for place in [Place::From, Place::Sender, Place::Login, Place::Envelope] {
+                let found = evidence.proof(&Claim { place, address: &address, user, login: of });
+                assert_eq!(found.is_some(), expected, "{login:?} {logins:?} {user:?} {place:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn trusted_networks_and_our_own_machine_count_for_everybody() {
+        for (client, is_local, expected) in [
+            (Some("192.0.2.7"), false, true),
+            (Some("::ffff:192.0.2.7"), false, true),
+            (Some("2001:db8::7"), false, true),
+            (Some("203.0.113.7"), false, false),
+            (None, false, false),
+            (None, true, true),
+            // Postfix calls whom it likes local.
+            (Some("203.0.113.7"), true, false),
+            (Some("127.0.0.1"), true, false),
+            (Some("unknown"), true, false),
+        ] {
+            let head = Head::parse(b"From: anna@x.test\r\n").unwrap();
+            let envelope = Envelope { is_local, ..envelope(client, None) };
+            let evidence = Evidence::of(&head, &envelope, &trust());
+            let address = Address::parse("anna@x.test").unwrap();
+            let claim = Claim { place: Place::From, address: &address, user: None, login: None };
+            assert_eq!(evidence.proof(&claim).is_some(), expected, "{client:?} {is_local}");
+        }
+    }
+}
