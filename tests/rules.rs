@@ -9,7 +9,7 @@ use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
     intake::{Client, Interest, Live, Policy, Service, Session, Shadow},
     mail::{Address, Budget, Domain, Intake},
-    rules::{Addressing, Emergency, Mixed, Project, Record, Role, Tenant, Texts},
+    rules::{Addressing, Emergency, Mixed, Project, Record, Role, Tenant, TenantPolicy, Texts},
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
 
@@ -22,6 +22,7 @@ fn policy() -> Policy {
         mixed: Mixed::Reject,
         keep_after_accept: false,
         unlinked_projects: false,
+        tenants: TenantPolicy::default(),
         shadow: Shadow::Marked,
         emergency: Emergency::default(),
     }

@@ -5,8 +5,8 @@ use activity_milter::{
     directory::{Directory, FileDirectory},
     mail::{Address, Domain, Envelope, Head, Intake, LIMITS, Reader, Recipient},
     rules::{
-        Addressing, Case, Correspondents, Mixed, Party, Person, Target, Texts, Verdict, correspondents,
-        decide,
+        Addressing, Case, Correspondents, Mixed, Party, Person, Target, TenantPolicy, Texts, Verdict,
+        correspondents, decide,
     },
 };
 use base64::Engine;
@@ -141,6 +141,7 @@ impl Mail {
     /// The rules' verdict.
     pub fn decide(&self) -> Verdict {
         decide(&Case {
+            policy: &TenantPolicy::default(),
             head: &self.head,
             correspondents: &self.correspondents,
             parties: &[Party { targets: &self.targets, people: &self.people }],

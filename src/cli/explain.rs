@@ -9,7 +9,7 @@ use crate::activity::Activity;
 use crate::config::Config;
 use crate::intake::{Client, Interest, Policy, Service, Session, Shadow, Then};
 use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
-use crate::rules::{Part, Reply};
+use crate::rules::{Part, Reply, Said, Speaker};
 use crate::source::unreadable;
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -70,6 +70,8 @@ struct RecipientWord {
     tenant: Option<String>,
     project: Option<String>,
     reply: Option<ReplyWord>,
+    /// What counts for the tenant, and whose word it is.
+    policy: Vec<Said>,
 }
 
 #[derive(Debug, Serialize)]
@@ -185,6 +187,7 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
         let before = session.targets().count();
         let path = CString::new(address.as_bytes()).unwrap_or_default();
         let answer = session.rcpt(&path, Client::default).await;
+        let default = &session.service().policy.tenants;
         let target = session.targets().nth(before);
         explanation.recipients.push(RecipientWord {
             address: address.clone(),
@@ -196,6 +199,7 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
             tenant: target.map(|t| t.tenant.id.clone()),
             project: target.and_then(|t| t.project.as_ref()).map(|p| p.number.clone()),
             reply: answer.as_ref().err().map(ReplyWord::from),
+            policy: target.map(|t| t.tenant.policy.said(default)).unwrap_or_default(),
         });
     }
     if explanation.recipients.iter().all(|recipient| recipient.outcome == "refused") {
@@ -268,6 +272,11 @@ impl Explanation {
     }
 }
 
+/// True for what nobody would expect.
+fn says_something(said: &Said) -> bool {
+    said.by == Speaker::Tenant || !["none", "accept"].contains(&said.value.as_str())
+}
+
 /// The explanation for people.
 fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
@@ -280,6 +289,9 @@ fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
             (None, Some(tenant), Some(project)) => writeln!(out, "tenant {tenant}, project {project}")?,
             (None, Some(tenant), None) => writeln!(out, "tenant {tenant}")?,
             (None, None, _) => writeln!(out, "no integration address")?,
+        }
+        for Said { key, value, by } in recipient.policy.iter().filter(|said| says_something(said)) {
+            writeln!(out, "  policy: {key} = {value} ({})", by.as_str())?;
         }
     }
     writeln!(out, "verdict: {}", explanation.verdict)?;

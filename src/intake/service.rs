@@ -9,8 +9,8 @@ use crate::directory::{Directory, Unavailable};
 use crate::mail::{Address, Budget, Head};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Correspondents, Emergency, Mixed, Party, Project, Reason, Target, Tenant, Texts,
-    Verdict,
+    self, Addressing, Case, Correspondents, Emergency, Mixed, Party, Project, Reason, Target, Tenant,
+    TenantPolicy, Texts, Verdict,
 };
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -39,6 +39,8 @@ pub struct Policy {
     pub unlinked_projects: bool,
     /// For whom everything is only decided and logged.
     pub shadow: Shadow,
+    /// What counts for tenants that say nothing.
+    pub tenants: TenantPolicy,
     /// What is not taken for now.
     pub emergency: Emergency,
 }
@@ -261,6 +263,7 @@ impl Service {
             parties: &parties,
             other_recipients,
             mixed,
+            policy: &self.policy.tenants,
             texts: &self.texts,
         }))
     }

@@ -11,6 +11,7 @@ mod addressing;
 mod correspondents;
 mod decide;
 mod emergency;
+mod policy;
 mod reply;
 mod words;
 
@@ -18,6 +19,7 @@ pub use addressing::{Addressing, Reading};
 pub use correspondents::correspondents;
 pub use decide::{check_head, decide, no_user_reply};
 pub use emergency::{Block, Emergency, Who, contains};
+pub use policy::{Require, Said, Speaker, TenantPolicy, Treatment, Wish};
 pub use reply::{MAX_TEXT_BYTES, Reason, Reply, Texts, check_text};
 pub use words::{
     Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Project, Record, Role,

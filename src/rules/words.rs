@@ -1,6 +1,9 @@
 //! The words the rules decide with.
 
-use super::reply::{Reply, Texts};
+use super::{
+    policy::{TenantPolicy, Wish},
+    reply::{Reply, Texts},
+};
 use crate::activity::{Field, Parties};
 use crate::mail::{Address, Head};
 use serde::Serialize;
@@ -21,6 +24,8 @@ pub struct Tenant {
     pub activity_type: String,
     /// Whether its mail is only judged and logged (`mode = "shadow"`).
     pub shadow: bool,
+    /// What it expects of us, where it says so.
+    pub policy: Arc<Wish>,
 }
 
 /// A project or sales case of a tenant.
@@ -147,6 +152,8 @@ pub struct Case<'a> {
     pub other_recipients: bool,
     /// What to do with a mixed transaction.
     pub mixed: Mixed,
+    /// What counts for tenants that say nothing.
+    pub policy: &'a TenantPolicy,
     /// The texts of replies.
     pub texts: &'a Texts,
 }
