@@ -142,6 +142,7 @@ impl Mail {
     pub fn decide(&self) -> Verdict {
         decide(&Case {
             policy: &TenantPolicy::default(),
+            automatic: None,
             head: &self.head,
             correspondents: &self.correspondents,
             parties: &[Party { targets: &self.targets, people: &self.people }],

@@ -82,6 +82,7 @@ fn activity(
         owner: parties.owner,
         participants: parties.participants,
         people_omitted: parties.people_omitted,
+        automatic: parties.automatic,
         customer: parties.customer,
         project: parties.project,
         text: content.text.clone(),

@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(*companies[0].policy, Wish { automatic, ..Wish::default() });
         let policy = companies[0].policy.over(&config.policy.tenants);
         assert_eq!(policy.require, Require::Authenticated);
-        assert_eq!(policy.treatment(Some(Automatic::Bulk)), Treatment::Discard);
+        assert_eq!(policy.treatment(Automatic::Bulk), Treatment::Discard);
     }
 
     #[test]

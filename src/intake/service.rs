@@ -6,7 +6,7 @@
 
 use super::{Fault, flow::Flow};
 use crate::directory::{Directory, Unavailable};
-use crate::mail::{Address, Budget, Head};
+use crate::mail::{Address, Automatic, Budget, Head};
 use crate::observe::events;
 use crate::rules::{
     self, Addressing, Case, Correspondents, Emergency, Mixed, Party, Project, Reason, Target, Tenant,
@@ -231,6 +231,7 @@ impl Service {
         &self,
         targets: &[Target],
         head: &Head,
+        automatic: Option<Automatic>,
         correspondents: &Correspondents,
         other_recipients: bool,
         mixed: Mixed,
@@ -241,6 +242,12 @@ impl Service {
         let ask = async {
             let mut people = Vec::new();
             for group in &groups {
+                let policy = group[0].tenant.policy.over(&self.policy.tenants);
+                // What is decided by policy and head alone needs no look-up.
+                if rules::settled(&policy, head, automatic).is_some() {
+                    people.push(Vec::new());
+                    continue;
+                }
                 let found = self.directory.people(&group[0].tenant, &addresses).await?;
                 if found.stale && !found.persons.iter().any(|person| person.user.is_some()) {
                     let message = "it is down, and nobody is a user by answers past their time";
@@ -250,15 +257,12 @@ impl Service {
             }
             Ok(people)
         };
-        // A message that fails by its head alone needs no look-up.
-        let people = match rules::check_head(head) {
-            Some(_) => vec![Vec::new(); groups.len()],
-            None => in_time(deadline, ask).await?,
-        };
+        let people = in_time(deadline, ask).await?;
         let parties: Vec<Party<'_>> =
             groups.iter().zip(&people).map(|(targets, people)| Party { targets, people }).collect();
         Ok(rules::decide(&Case {
             head,
+            automatic,
             correspondents,
             parties: &parties,
             other_recipients,

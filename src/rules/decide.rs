@@ -1,21 +1,50 @@
 //! The decision.
 
 use super::{
+    policy::{Discard, TenantPolicy, Treatment},
     reply::{Reason, Reply, Texts},
     words::{
         Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role, Standing,
         Target, User, Verdict,
     },
 };
-use crate::activity::{CustomerRef, Field, Kind, Owner, Participant, Parties, ProjectRef, TenantRef};
-use crate::mail::{self, Address, Head};
+use crate::activity::{
+    CustomerRef, Field, Kind, NOTICE_ID, Owner, Participant, Parties, ProjectRef, TenantRef,
+};
+use crate::mail::{self, Address, Automatic, Head};
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
 };
 
+/// What is decided before anybody is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The message is refused.
+    Refused(Reason),
+    /// It is taken, and nothing becomes of it.
+    Discarded(Discard),
+}
+
+/// What a tenant's policy and the head alone decide; nothing, if the people count.
+///
+/// The policy comes first: to refuse a machine's mail for its head makes another machine's mail.
+pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>) -> Option<Settled> {
+    if head.message_id.as_deref().is_some_and(|id| id.starts_with(NOTICE_ID)) {
+        return Some(Settled::Discarded(Discard::OwnNotice));
+    }
+    if let Some(kind) = automatic {
+        match policy.treatment(kind) {
+            Treatment::Refuse => return Some(Settled::Refused(Reason::Automatic)),
+            Treatment::Discard => return Some(Settled::Discarded(Discard::Automatic(kind))),
+            Treatment::Accept => {}
+        }
+    }
+    check_head(head).map(Settled::Refused)
+}
+
 /// Checks what holds for the message whatever its tenants are: a readable sender and a subject.
-pub fn check_head(head: &Head) -> Option<Reason> {
+fn check_head(head: &Head) -> Option<Reason> {
     if head.from_fields > 1 || head.from_is_ambiguous {
         return Some(Reason::AmbiguousFrom);
     }
@@ -28,11 +57,14 @@ pub fn check_head(head: &Head) -> Option<Reason> {
 /// Decides what becomes of a message with at least one target.
 pub fn decide(case: &Case<'_>) -> Verdict {
     let mut records = Vec::new();
-    let mut refused = Vec::new();
+    let (mut refused, mut discarded) = (Vec::new(), Vec::new());
     for party in case.parties {
-        match decide_for(case, party) {
-            Ok(mut new) => records.append(&mut new),
-            Err((tenant, reply)) => refused.push((tenant, reply)),
+        let Some(first) = party.targets.first() else { continue };
+        let tenant = first.tenant.id.clone();
+        match decide_for(case, party, first) {
+            Judged::Recorded(mut new) => records.append(&mut new),
+            Judged::Refused(reply) => refused.push((tenant, reply)),
+            Judged::Discarded(why) => discarded.push((tenant, why)),
         }
     }
     let something_remains = case.other_recipients || !records.is_empty();
@@ -43,37 +75,51 @@ pub fn decide(case: &Case<'_>) -> Verdict {
     };
     match refused.first() {
         Some((_, reply)) if as_a_whole => Verdict::Refuse(reply.clone()),
-        _ => Verdict::Record { records, refused },
+        _ => Verdict::Record { records, refused, discarded },
     }
+}
+
+/// What becomes of one tenant's part of the message.
+enum Judged {
+    Recorded(Vec<Record>),
+    Refused(Reply),
+    Discarded(Discard),
 }
 
 /// One tenant's part of the message: an activity for each project, or one without.
-fn decide_for(case: &Case<'_>, party: &Party<'_>) -> Result<Vec<Record>, (String, Reply)> {
-    let Some(first) = party.targets.first() else { return Ok(Vec::new()) };
-    let refuse = |reply| (first.tenant.id.clone(), reply);
-    if let Some(reason) = check_head(case.head) {
-        return Err(refuse(case.texts.reply(reason, Some(&first.address))));
+fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
+    let Correspondents { people, omitted, .. } = case.correspondents;
+    let refused = |reason| {
+        Judged::Refused(reply_to(case.texts, reason, &first.address, case.automatic, people.len(), *omitted))
+    };
+    let policy = first.tenant.policy.over(case.policy);
+    match settled(&policy, case.head, case.automatic) {
+        Some(Settled::Refused(reason)) => return refused(reason),
+        Some(Settled::Discarded(why)) => return Judged::Discarded(why),
+        None => {}
     }
-    let owner =
-        owner_of(case.correspondents, party.people).ok_or_else(|| refuse(no_user(case, &first.address)))?;
+    let Some(owner) = owner_of(case.correspondents, party.people) else { return refused(Reason::NoUser) };
     // Made once, however many projects there are.
     let cast = Cast::of(case, party, &owner);
-    Ok(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
+    Judged::Recorded(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
 }
 
-/// Nobody is a user; where not all were looked at, the text says so.
-fn no_user(case: &Case<'_>, address: &Address) -> Reply {
-    let Correspondents { people, omitted, .. } = case.correspondents;
-    no_user_reply(case.texts, address, people.len(), *omitted)
-}
-
-/// The reply to a message in which none of the first `looked_up` people is a user, and `omitted` were not looked at.
-pub fn no_user_reply(texts: &Texts, address: &Address, looked_up: usize, omitted: usize) -> Reply {
-    let note = match omitted {
-        0 => String::new(),
-        _ => format!("only the first {looked_up} people were looked up"),
+/// The reply to a message that is refused for this reason. Where nobody is a user and not all were looked at, the text says
+/// so: only the first `looked_up`, and `omitted` not. It names the kind of automatic mail.
+pub fn reply_to(
+    texts: &Texts,
+    reason: Reason,
+    address: &Address,
+    automatic: Option<Automatic>,
+    looked_up: usize,
+    omitted: usize,
+) -> Reply {
+    let note = match reason {
+        Reason::NoUser if omitted > 0 => format!("only the first {looked_up} people were looked up"),
+        Reason::Automatic => automatic.map_or("", Automatic::as_str).to_owned(),
+        _ => String::new(),
     };
-    texts.reply_noting(Reason::NoUser, Some(address), &note)
+    texts.reply_noting(reason, Some(address), &note)
 }
 
 /// One target for each project; the bare address adds nothing beside a project address.
@@ -106,6 +152,7 @@ fn owner_of<'a>(correspondents: &'a Correspondents, people: &'a [Person]) -> Opt
 struct Cast<'a> {
     customers: BTreeSet<&'a str>,
     people_omitted: usize,
+    automatic: Option<Automatic>,
     participants: Arc<[Participant]>,
     parts: Arc<[Part]>,
 }
@@ -124,7 +171,7 @@ impl<'a> Cast<'a> {
         seats.taken.insert(format!("user {}", owner.user.id));
         let parts = people().map(|(correspondent, person)| seats.place(correspondent, person)).collect();
         let participants = seats.participants.into();
-        Self { customers, people_omitted: omitted, participants, parts }
+        Self { customers, people_omitted: omitted, automatic: case.automatic, participants, parts }
     }
 
     fn record(&self, target: &Target, owner: &OwningUser<'_>) -> Record {
@@ -146,6 +193,7 @@ impl<'a> Cast<'a> {
             },
             participants: Arc::clone(&self.participants),
             people_omitted: self.people_omitted,
+            automatic: self.automatic,
             customer: customer.map(|id| CustomerRef { id }),
             project: target
                 .project

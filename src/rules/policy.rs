@@ -53,6 +53,15 @@ pub enum Treatment {
     Discard,
 }
 
+/// Why nothing becomes of a message that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    /// It is our own notice of held activities.
+    OwnNotice,
+    /// The policy says so of this kind of automatic mail.
+    Automatic(Automatic),
+}
+
 /// Whose word counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +104,27 @@ impl Treatment {
     }
 }
 
+impl Discard {
+    /// The codes, for the log and the metrics.
+    pub const CODES: [&str; 2] = ["own-notice", "automatic"];
+
+    /// The code, in the log and the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OwnNotice => Self::CODES[0],
+            Self::Automatic(_) => Self::CODES[1],
+        }
+    }
+
+    /// The kind of automatic mail, where that is the reason.
+    pub fn automatic(self) -> Option<&'static str> {
+        match self {
+            Self::OwnNotice => None,
+            Self::Automatic(kind) => Some(kind.as_str()),
+        }
+    }
+}
+
 impl Speaker {
     /// In words.
     pub fn as_str(self) -> &'static str {
@@ -106,9 +136,9 @@ impl Speaker {
 }
 
 impl TenantPolicy {
-    /// What becomes of mail of this kind; what a person wrote is accepted.
-    pub fn treatment(&self, kind: Option<Automatic>) -> Treatment {
-        kind.and_then(|kind| self.automatic.get(&kind)).copied().unwrap_or_default()
+    /// What becomes of machines' mail of this kind.
+    pub fn treatment(&self, kind: Automatic) -> Treatment {
+        self.automatic.get(&kind).copied().unwrap_or_default()
     }
 }
 
@@ -125,7 +155,7 @@ impl Wish {
         if self.automatic.contains_key(&kind) { Speaker::Tenant } else { Speaker::Service }
     }
 
-    /// What counts for the tenant, a line for each key that says something.
+    /// What counts for the tenant and is not the default, or is the tenant's own word; a line for each key.
     pub fn said(&self, default: &TenantPolicy) -> Vec<Said> {
         let policy = self.over(default);
         // Where both say the same, the service would have said it alone.
@@ -136,7 +166,11 @@ impl Wish {
             value: treatment.as_str().to_owned(),
             by: self.speaker_on(kind),
         });
-        std::iter::once(require).chain(automatic).collect()
+        let is_default = |said: &Said| {
+            let defaults = [Require::default().as_str(), Treatment::default().as_str()];
+            said.by == Speaker::Service && defaults.contains(&said.value.as_str())
+        };
+        std::iter::once(require).chain(automatic).filter(|said| !is_default(said)).collect()
     }
 
     /// Memory beyond its own size, roughly.
@@ -163,7 +197,8 @@ mod tests {
             let default = TenantPolicy { require: service, ..TenantPolicy::default() };
             let wish = Wish { require: tenant, ..Wish::default() };
             assert_eq!(wish.over(&default).require, expected, "{service:?} {tenant:?}");
-            assert_eq!(wish.said(&default)[0].by, by, "{service:?} {tenant:?}");
+            let said = wish.said(&default).first().map(|said| said.by);
+            assert_eq!(said.unwrap_or(Speaker::Service), by, "{service:?} {tenant:?}");
         }
     }
 
@@ -176,11 +211,10 @@ mod tests {
         let wish = Wish { automatic: kinds(&tenant), ..Wish::default() };
         let policy = wish.over(&default);
         for (kind, treatment) in [
-            (None, Treatment::Accept),
-            (Some(Automatic::Bounce), Treatment::Refuse),
-            (Some(Automatic::Receipt), Treatment::Accept),
-            (Some(Automatic::List), Treatment::Accept),
-            (Some(Automatic::Bulk), Treatment::Discard),
+            (Automatic::Bounce, Treatment::Refuse),
+            (Automatic::Receipt, Treatment::Accept),
+            (Automatic::List, Treatment::Accept),
+            (Automatic::Bulk, Treatment::Discard),
         ] {
             assert_eq!(policy.treatment(kind), treatment, "{kind:?}");
         }
@@ -188,7 +222,6 @@ mod tests {
         assert_eq!(
             said,
             [
-                ("require".to_owned(), Speaker::Service),
                 ("automatic.bounce".to_owned(), Speaker::Service),
                 ("automatic.list".to_owned(), Speaker::Tenant),
                 ("automatic.bulk".to_owned(), Speaker::Tenant),

@@ -72,6 +72,9 @@ reasons! {
     /// End of header: neither the sender nor a recipient is a user.
     NoUser = 550, 5 . 7 . 1, "no-user",
         "<{address}>: neither the sender nor any recipient is a user of this company's system. Send from a registered address";
+    /// End of header: no person wrote it, and the policy refuses this kind.
+    Automatic = 550, 5 . 7 . 1, "automatic",
+        "<{address}>: this address takes no automatic messages of this kind";
     /// End of header: several From fields.
     AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
         "<{address}>: the From field of the message can be read in several ways, or is there several times, so its sender is not clear";

@@ -1,11 +1,11 @@
 //! The words the rules decide with.
 
 use super::{
-    policy::{TenantPolicy, Wish},
+    policy::{Discard, TenantPolicy, Wish},
     reply::{Reply, Texts},
 };
 use crate::activity::{Field, Parties};
-use crate::mail::{Address, Head};
+use crate::mail::{Address, Automatic, Head};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -144,6 +144,8 @@ pub struct Party<'a> {
 pub struct Case<'a> {
     /// The decoded head.
     pub head: &'a Head,
+    /// What kind of automatic mail it is, if no person wrote it.
+    pub automatic: Option<Automatic>,
     /// Who is named, as [`super::correspondents()`] gives them.
     pub correspondents: &'a Correspondents,
     /// One entry for each tenant.
@@ -168,6 +170,8 @@ pub enum Verdict {
         /// Tenant id and reply of each refusal: with [`Mixed::Strip`] only the log hears of it, with [`Mixed::Each`]
         /// the tenant's recipients do, and `records` may be empty.
         refused: Vec<(String, Reply)>,
+        /// Tenant id and why, where nothing becomes of the message and nobody is told.
+        discarded: Vec<(String, Discard)>,
     },
     /// Refuse the message.
     Refuse(Reply),

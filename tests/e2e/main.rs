@@ -25,6 +25,7 @@ mod notify;
 mod operate;
 mod others;
 mod page;
+mod policy;
 mod postfix_check;
 mod protocol;
 mod restore;

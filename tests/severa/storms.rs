@@ -262,6 +262,7 @@ async fn odd_files() {
             owner: d.activity.owner.clone(),
             participants: Arc::default(),
             people_omitted: 0,
+            automatic: None,
             customer: None,
             project: d.activity.project.clone(),
         }
@@ -411,6 +412,7 @@ async fn two_reloads_keep_the_limit() {
                     })
                     .collect(),
                 people_omitted: 0,
+                automatic: None,
                 customer: None,
                 project: None,
             };
@@ -710,6 +712,7 @@ fn the_service_is_ended_again_and_again() {
                                 },
                                 participants: [one(Kind::User, "u-esa"), one(Kind::Contact, "k-bo")].into(),
                                 people_omitted: 0,
+                                automatic: None,
                                 customer: Some(CustomerRef { id: guid("c-acme") }),
                                 project: Some(ProjectRef { id: guid("p-1001"), number: "1001".to_owned() }),
                             };
@@ -836,7 +839,7 @@ fn large_files_from_the_spool() {
                 tenant: TenantRef { id: "mycompany".to_owned(), prefix: "mycompany".to_owned() },
                 activity_type: "E-mail".to_owned(),
                 owner: Owner { user_id: guid("u-anna"), address: "anna@mycompany.test".to_owned(), name: None },
-                participants: Arc::default(), people_omitted: 0, customer: None,
+                participants: Arc::default(), people_omitted: 0, automatic: None, customer: None,
                 project: Some(ProjectRef { id: guid("p-1001"), number: "1001".to_owned() }),
             };
             let big = "YWJj".repeat(19);

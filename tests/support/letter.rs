@@ -62,6 +62,7 @@ fn parties(target: &str) -> Parties {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        automatic: None,
         customer: None,
         project: (!project.is_empty())
             .then(|| ProjectRef { id: project.to_owned(), number: project.to_owned() }),

@@ -93,6 +93,7 @@ fn parcel(tenant: &str, id: usize) -> Parcel {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        automatic: None,
         customer: None,
         project: None,
     };
