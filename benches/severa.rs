@@ -72,6 +72,7 @@ fn tenant(severa: &Severa, folder: &Path) -> SeveraTenant {
         prefix: "mycompany".to_owned(),
         active: true,
         shadow: false,
+        policy: Arc::default(),
         activity_type: "E-mail".to_owned(),
         aliases: Default::default(),
         client: Arc::new(Client::new(&settings).unwrap()),

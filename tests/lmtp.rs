@@ -8,7 +8,7 @@ use activity_milter::{
     intake::{Listener, Policy, Service, Shadow, SocketSettings, lmtp},
     mail::{Address, Budget, Domain},
     queue::{self, SystemClock},
-    rules::{Addressing, Emergency, Mixed, Project, Tenant, Texts, Trust},
+    rules::{Addressing, Emergency, Mixed, Project, Tenant, TenantPolicy, Texts, Trust},
 };
 use async_trait::async_trait;
 use std::sync::{
@@ -39,6 +39,7 @@ impl Directory for Moody {
             active: true,
             activity_type: "Email".to_owned(),
             shadow: false,
+            policy: Arc::default(),
         }))
     }
 
@@ -74,6 +75,7 @@ async fn a_directory_that_cannot_answer_defers() {
             mixed: Mixed::Reject,
             keep_after_accept: false,
             unlinked_projects: false,
+            tenants: TenantPolicy::default(),
             shadow: Shadow::Marked,
             emergency: Emergency::default(),
             trust: Trust::default(),

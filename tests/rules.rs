@@ -8,8 +8,10 @@
 use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
     intake::{Client, Interest, Live, Policy, Service, Session, Shadow},
-    mail::{Address, Budget, Domain, Intake},
-    rules::{Addressing, Emergency, Mixed, Project, Record, Role, Tenant, Texts, Trust},
+    mail::{Address, Automatic, Budget, Domain, Intake},
+    rules::{
+        Addressing, Emergency, Mixed, Project, Record, Role, Tenant, TenantPolicy, Texts, Treatment, Trust,
+    },
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
 
@@ -22,6 +24,7 @@ fn policy() -> Policy {
         mixed: Mixed::Reject,
         keep_after_accept: false,
         unlinked_projects: false,
+        tenants: TenantPolicy::default(),
         shadow: Shadow::Marked,
         emergency: Emergency::default(),
         trust: Trust::default(),
@@ -67,7 +70,12 @@ async fn play(service: Live, sender: &str, recipients: &[&str], head: &str) -> S
     }
     match session.end_of_header().await {
         Err(reply) => format!("{} {} {}", reply.code, reply.status, reply.reason),
-        _ => session.records().iter().map(line).collect::<Vec<_>>().join(" | "),
+        _ => {
+            let discarded =
+                session.discards().into_iter().flatten().map(|why| format!("nothing: {}", why.as_str()));
+            let records = session.records().iter().map(line);
+            records.chain(discarded).collect::<Vec<_>>().join(" | ")
+        }
     }
 }
 
@@ -544,6 +552,148 @@ async fn choices_of_the_configuration() {
     let few = Policy { max_recipients: 1, ..policy() };
     assert_eq!(play(service(few.clone(), file()), "", MY, ANNA).await, "u-anna(from): ");
     assert_eq!(play(service(few.clone(), file()), "", two, ANNA).await, "452 4.5.3 too-many-recipients");
+}
+
+/// A directory whose second tenant has a policy of its own.
+fn with_policy(policy: &str) -> Arc<dyn Directory> {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml")).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let name = "name = \"Other Oy\"";
+    std::fs::write(file.path(), text.replacen(name, &format!("policy = {policy}\n{name}"), 1)).unwrap();
+    Arc::new(FileDirectory::open(file.path()).unwrap())
+}
+
+#[tokio::test]
+async fn machines_mail_is_what_the_policy_says() {
+    let automatic = |kinds: &[(Automatic, Treatment)]| {
+        let tenants = TenantPolicy { automatic: kinds.iter().copied().collect(), ..TenantPolicy::default() };
+        Policy { tenants, ..policy() }
+    };
+    let two = &["<mycompany@severamail.test>", "<other@severamail.test>"][..];
+    let theirs = &["<other@severamail.test>"][..];
+    let list = [(Automatic::List, Treatment::Discard)];
+    let both = [(Automatic::List, Treatment::Refuse), (Automatic::Bounce, Treatment::Discard)];
+    let accepts = "{ automatic = { list = \"accept\" } }";
+    let refuses = "{ automatic = { bounce = \"refuse\" } }";
+    let otto = "From: otto@other.test\nTo: anna@mycompany.test\nSubject: s\nList-Id: <l.test>\n";
+    for (what, kinds, theirs_is, sender, recipients, head, expected) in [
+        (
+            "what is not named is accepted",
+            &list[..],
+            "{}",
+            "a@b.test",
+            MY,
+            "APrecedence: bulk\n",
+            "u-anna(from): ",
+        ),
+        (
+            "a person's mail is no machine's",
+            &both[..],
+            "{}",
+            "a@b.test",
+            MY,
+            "AAuto-Submitted: no\n",
+            "u-anna(from): ",
+        ),
+        ("discard", &list[..], "{}", "a@b.test", MY, "AList-Id: <l.test>\n", "nothing: automatic"),
+        (
+            "discard comes before the subject",
+            &list[..],
+            "{}",
+            "a@b.test",
+            MY,
+            "List-Id: <l.test>\n",
+            "nothing: automatic",
+        ),
+        (
+            "discard comes before the people",
+            &list[..],
+            "{}",
+            "a@b.test",
+            MY,
+            "NList-Id: <l.test>\n",
+            "nothing: automatic",
+        ),
+        ("refuse", &both[..], "{}", "a@b.test", MY, "AList-Id: <l.test>\n", "550 5.7.1 automatic"),
+        ("the null sender is a bounce", &both[..], "{}", "<>", MY, "A", "nothing: automatic"),
+        (
+            "what is no sender at all is not the null sender",
+            &both[..],
+            "{}",
+            "what?",
+            MY,
+            "A",
+            "u-anna(from): ",
+        ),
+        (
+            "the tenant's word replaces ours",
+            &list[..],
+            accepts,
+            "a@b.test",
+            theirs,
+            otto,
+            "u-otto(from): external anna@mycompany.test(to)",
+        ),
+        (
+            "the tenant's word is about its kinds alone",
+            &both[..],
+            refuses,
+            "a@b.test",
+            theirs,
+            otto,
+            "550 5.7.1 automatic",
+        ),
+        (
+            "the tenant refuses bounces",
+            &[][..],
+            refuses,
+            "",
+            theirs,
+            "From: otto@other.test\nSubject: s\n",
+            "550 5.7.1 automatic",
+        ),
+        (
+            "one discards, one records",
+            &list[..],
+            accepts,
+            "a@b.test",
+            two,
+            otto,
+            "u-otto(from): external anna@mycompany.test(to) | nothing: automatic",
+        ),
+        (
+            "our own notice is nothing, whatever is accepted",
+            &[][..],
+            "{}",
+            "a@b.test",
+            MY,
+            "AMessage-ID: <activity-milter-held-b3-5d1f@x.test>\n",
+            "nothing: own-notice",
+        ),
+        (
+            "what quotes our notice is a message",
+            &[][..],
+            "{}",
+            "a@b.test",
+            MY,
+            "AIn-Reply-To: <activity-milter-held-b3-5d1f@x.test>\n",
+            "u-anna(from): ",
+        ),
+    ] {
+        let service = service(automatic(kinds), with_policy(theirs_is));
+        let found = play(service, sender, recipients, &header(head)).await;
+        assert_eq!(found, expected, "{what}");
+    }
+    // Nobody is looked up for it: a directory that is down defers no bounce.
+    let down = service(automatic(&list), Arc::new(Trouble { inner: file(), at: "people", hangs: false }));
+    assert_eq!(
+        play(down.clone(), "a@b.test", MY, &header("AList-Id: <l.test>\n")).await,
+        "nothing: automatic"
+    );
+    // Shadow mode lets it pass.
+    let shadow = service(Policy { shadow: Shadow::Everybody, ..automatic(&list) }, file());
+    assert_eq!(play(shadow, "a@b.test", MY, &header("AList-Id: <l.test>\n")).await, "");
 }
 
 #[tokio::test]

@@ -143,6 +143,7 @@ impl Desk {
             owner: Owner { user_id: guid("u-anna"), address: "anna@mycompany.test".to_owned(), name: None },
             participants: participants.into(),
             people_omitted: 0,
+            automatic: None,
             sender_authenticated: None,
             customer: Some(CustomerRef { id: guid("c-acme") }),
             project: project.map(|(id, number)| ProjectRef { id: guid(id), number: number.to_owned() }),

@@ -69,6 +69,7 @@ impl World {
             prefix: prefix.to_owned(),
             active: true,
             shadow: false,
+            policy: Arc::default(),
             activity_type: "E-mail".to_owned(),
             aliases: Default::default(),
             client: self.client(client_id),

@@ -5,8 +5,8 @@ use activity_milter::{
     directory::{Directory, FileDirectory},
     mail::{Address, Domain, Envelope, Head, Intake, LIMITS, Reader, Recipient},
     rules::{
-        Addressing, Case, Correspondents, Evidence, Mixed, Party, Person, Target, Texts, Verdict,
-        correspondents, decide,
+        Addressing, Case, Correspondents, Evidence, Mixed, Party, Person, Target, TenantPolicy, Texts,
+        Verdict, correspondents, decide,
     },
 };
 use base64::Engine;
@@ -142,6 +142,8 @@ impl Mail {
     /// The rules' verdict.
     pub fn decide(&self) -> Verdict {
         decide(&Case {
+            policy: &TenantPolicy::default(),
+            automatic: None,
             evidence: &Evidence::default(),
             head: &self.head,
             correspondents: &self.correspondents,

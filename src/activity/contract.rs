@@ -1,11 +1,15 @@
 //! The wire contract of DESIGN appendix C.
 
 use super::key::Key;
+use crate::mail::Automatic;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The version of the JSON document.
 pub const SCHEMA: u32 = 1;
+
+/// Begin of the Message-IDs of our own notices, by which one that came back to us is known.
+pub const NOTICE_ID: &str = "activity-milter-held-";
 
 /// Who takes part in an activity and what it is linked to: what the rules decide for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct Parties {
     pub participants: Arc<[Participant]>,
     /// How many more people the message names than were looked at.
     pub people_omitted: usize,
+    /// What kind of automatic mail it is, if no person wrote it.
+    pub automatic: Option<Automatic>,
     /// Whether the sender is proven to be who he says; none if nobody asked.
     pub sender_authenticated: Option<bool>,
     /// The customer it is linked to.
@@ -53,6 +59,9 @@ pub struct Activity {
     /// How many more people the message names than were looked up and listed; 0 but for messages to a great many.
     #[serde(default)]
     pub people_omitted: usize,
+    /// What kind of automatic mail it is, or null if nothing says that no person wrote it.
+    #[serde(default)]
+    pub automatic: Option<Automatic>,
     /// Whether the sender is proven to be who he says; null if the tenant's policy does not ask.
     #[serde(default)]
     pub sender_authenticated: Option<bool>,

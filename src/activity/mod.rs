@@ -12,8 +12,8 @@ mod parcel;
 
 pub use crate::mail::{Cut, Raw, one_line};
 pub use contract::{
-    Activity, CustomerRef, EnvelopeRef, Field, FileRef, Kind, Owner, Participant, Parties, ProjectRef,
-    SCHEMA, TenantRef,
+    Activity, CustomerRef, EnvelopeRef, Field, FileRef, Kind, NOTICE_ID, Owner, Participant, Parties,
+    ProjectRef, SCHEMA, TenantRef,
 };
 pub use key::Key;
 pub use parcel::Parcel;

@@ -82,6 +82,7 @@ fn activity(
         owner: parties.owner,
         participants: parties.participants,
         people_omitted: parties.people_omitted,
+        automatic: parties.automatic,
         sender_authenticated: parties.sender_authenticated,
         customer: parties.customer,
         project: parties.project,

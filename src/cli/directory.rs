@@ -5,7 +5,7 @@ use super::{
     out::{say, say_json},
 };
 use crate::config::Config;
-use crate::directory::{Directory, Unavailable};
+use crate::directory::{Directory, Unavailable, wire::PolicyAnswer};
 use crate::mail::Address;
 use crate::rules::{Addressing, Person, Project, Tenant};
 use clap::{Args as ClapArgs, Subcommand};
@@ -62,6 +62,8 @@ struct TenantWord {
     active: bool,
     activity_type: String,
     shadow: bool,
+    /// What it expects, where it says so.
+    policy: PolicyAnswer,
 }
 
 /// What one address is, for one tenant.
@@ -90,8 +92,8 @@ impl AddressWord {
 
 impl From<&Tenant> for TenantWord {
     fn from(tenant: &Tenant) -> Self {
-        let Tenant { id, prefix, name, active, activity_type, shadow } = tenant.clone();
-        Self { prefix, id, name, active, activity_type, shadow }
+        let Tenant { id, prefix, name, active, activity_type, shadow, policy } = tenant.clone();
+        Self { prefix, id, name, active, activity_type, shadow, policy: policy.as_ref().into() }
     }
 }
 

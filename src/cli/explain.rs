@@ -8,8 +8,8 @@ use super::{
 use crate::activity::Activity;
 use crate::config::Config;
 use crate::intake::{Client, Interest, Policy, Service, Session, Shadow, Then};
-use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
-use crate::rules::{Part, Reply};
+use crate::mail::{Automatic, Budget, Head, Intake, ReadPart, fields, header_end};
+use crate::rules::{Part, Reply, Said};
 use crate::source::unreadable;
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -31,9 +31,9 @@ pub(super) struct Args {
     /// The message, with its header; - for standard input
     #[arg(value_name = "MESSAGE.eml")]
     message: PathBuf,
-    /// The envelope sender; empty for the null sender
-    #[arg(long, value_name = "ADDRESS", default_value = "")]
-    sender: String,
+    /// The envelope sender, empty for the null sender; default: the message's own From
+    #[arg(long, value_name = "ADDRESS")]
+    sender: Option<String>,
     /// An envelope recipient; give one for each
     #[arg(long = "recipient", value_name = "ADDRESS", required = true)]
     recipients: Vec<String>,
@@ -51,11 +51,15 @@ pub(super) struct Args {
 /// What came out, in the words of the log.
 #[derive(Debug, Default, Serialize)]
 struct Explanation {
-    /// `record`, `reject`, `defer`, `strip` or `pass`.
+    /// `record`, `reject`, `defer`, `strip`, `discard` or `pass`.
     verdict: &'static str,
     recipients: Vec<RecipientWord>,
     /// The reply to the message, if it is refused.
     reply: Option<ReplyWord>,
+    /// What kind of automatic mail it is, if no person wrote it.
+    automatic: Option<&'static str>,
+    /// For whom nothing becomes of it, and why.
+    discarded: Vec<DiscardWord>,
     activities: Vec<Explained>,
     /// How many more people the message names than were looked up.
     people_omitted: usize,
@@ -77,6 +81,8 @@ struct RecipientWord {
     tenant: Option<String>,
     project: Option<String>,
     reply: Option<ReplyWord>,
+    /// What counts for the tenant, and whose word it is.
+    policy: Vec<Said>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +91,14 @@ struct ReplyWord {
     status: &'static str,
     reason: &'static str,
     text: String,
+}
+
+/// Nothing becomes of the message for a recipient, and nobody is told.
+#[derive(Debug, Serialize)]
+struct DiscardWord {
+    recipient: String,
+    tenant: String,
+    reason: &'static str,
 }
 
 /// Where one part of the message went.
@@ -162,6 +176,13 @@ fn read(path: &std::path::Path) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
+/// The first address of From: most mail has it as envelope sender.
+fn from(message: &[u8]) -> String {
+    let crlf = with_crlf(message);
+    let head = Head::parse(&crlf[..header_end(&crlf).0]).unwrap_or_default();
+    head.from.first().map(|mailbox| mailbox.address.to_string()).unwrap_or_default()
+}
+
 /// Line ends become CRLF, as SMTP has them.
 fn with_crlf(message: &[u8]) -> Vec<u8> {
     let mut crlf = Vec::with_capacity(message.len() + message.len() / 40);
@@ -187,7 +208,8 @@ fn shown_to_milter(name: &[u8], value: &[u8]) -> Vec<u8> {
 
 async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation {
     let mut explanation = Explanation::default();
-    session.mail(args.sender.as_bytes(), Intake::Explain);
+    let sender = args.sender.clone().unwrap_or_else(|| from(message));
+    session.mail(sender.as_bytes(), Intake::Explain);
     for address in &args.recipients {
         let before = session.targets().count();
         let path = CString::new(address.as_bytes()).unwrap_or_default();
@@ -197,6 +219,7 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
             login: args.login.clone(),
         };
         let answer = session.rcpt(&path, client).await;
+        let default = &session.service().policy.tenants;
         let target = session.targets().nth(before);
         explanation.recipients.push(RecipientWord {
             address: address.clone(),
@@ -208,6 +231,7 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
             tenant: target.map(|t| t.tenant.id.clone()),
             project: target.and_then(|t| t.project.as_ref()).map(|p| p.number.clone()),
             reply: answer.as_ref().err().map(ReplyWord::from),
+            policy: target.map(|t| t.tenant.policy.said(default)).unwrap_or_default(),
         });
     }
     if explanation.recipients.iter().all(|recipient| recipient.outcome == "refused") {
@@ -239,9 +263,17 @@ async fn explain_message(
     for (name, value) in fields(head) {
         session.header(name, &shown_to_milter(name, value))?;
     }
-    if session.end_of_header().await? == Interest::Nothing {
+    let interest = session.end_of_header().await;
+    explanation.automatic = session.automatic().map(Automatic::as_str);
+    if interest? == Interest::Nothing {
         return Ok(Then::Pass);
     }
+    let why = session.discards();
+    let discarded = session.targets().zip(why).filter_map(|(target, why)| {
+        let (recipient, tenant) = (target.address.to_string(), target.tenant.id.clone());
+        Some(DiscardWord { recipient, tenant, reason: why?.as_str() })
+    });
+    explanation.discarded = discarded.collect();
     let people: Vec<_> = session.records().iter().map(|record| Arc::clone(&record.people)).collect();
     if let Some(left_out) = session.left_out() {
         explanation.people_omitted = left_out.omitted;
@@ -267,6 +299,7 @@ impl Explanation {
     }
 
     fn conclude(&mut self, then: &Then) {
+        let is_discarded = !self.discarded.is_empty();
         let (verdict, postfix) = match then {
             Then::Pass => ("pass", "deliver the message to all recipients".to_owned()),
             Then::Discard => ("record", "discard the message".to_owned()),
@@ -275,7 +308,11 @@ impl Explanation {
                 ("strip", format!("deliver the message to all recipients but {}", gone.join(", ")))
             }
         };
-        self.verdict = if self.activities.is_empty() { verdict } else { "record" };
+        self.verdict = match self.activities.is_empty() {
+            true if is_discarded => "discard",
+            true => verdict,
+            false => "record",
+        };
         self.postfix = Some(postfix);
     }
 }
@@ -293,10 +330,19 @@ fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
             (None, Some(tenant), None) => writeln!(out, "tenant {tenant}")?,
             (None, None, _) => writeln!(out, "no integration address")?,
         }
+        for Said { key, value, by } in &recipient.policy {
+            writeln!(out, "  policy: {key} = {value} ({})", by.as_str())?;
+        }
     }
     writeln!(out, "verdict: {}", explanation.verdict)?;
     if let Some(reply) = &explanation.reply {
         writeln!(out, "reply: {} {} {}", reply.code, reply.status, reply.text)?;
+    }
+    if let Some(kind) = explanation.automatic {
+        writeln!(out, "automatic mail: {kind}")?;
+    }
+    for DiscardWord { recipient, tenant, reason } in &explanation.discarded {
+        writeln!(out, "discarded for {recipient} (tenant {tenant}): {reason}")?;
     }
     if explanation.addresses_skipped > 0 {
         writeln!(out, "address fields: {} elements are no address", explanation.addresses_skipped)?;

@@ -11,7 +11,9 @@ const CONFIG: &str = concat!(
     include_str!("../config/mod.rs"),
     include_str!("../config/emergency.rs"),
     include_str!("../config/outside.rs"),
-    include_str!("../config/severa.rs")
+    include_str!("../config/sender.rs"),
+    include_str!("../config/severa.rs"),
+    include_str!("../directory/policy.rs")
 );
 
 /// Tables of the configuration, with the types that read them.
@@ -24,6 +26,9 @@ const TABLES: &[(&str, &str)] = &[
     ("backend", "BackendText"),
     ("backend.oauth", "OAuthText"),
     ("[severa]", "SeveraText"),
+    ("policy", "PolicyText"),
+    ("policy.automatic", "AutomaticText"),
+    ("sender", "SenderText"),
     ("emergency", "EmergencyText"),
     ("emergency.block", "BlockText"),
     ("queue", "QueueText"),
@@ -121,7 +126,8 @@ fn keys(of: &str) -> Vec<Key> {
             let name = attribute.split("rename = \"").nth(1).and_then(|rest| rest.split('"').next());
             renamed = renamed.or(name.map(str::to_owned));
         } else if let Some((name, kind)) = line.split_once(": ") {
-            let is_table = TABLES.iter().any(|(_, of)| kind.contains(of));
+            // A company is a table in a list: what is a table in it stands in a line.
+            let is_table = of != "SeveraText" && TABLES.iter().any(|(_, of)| kind.contains(of));
             let name = renamed.take().unwrap_or_else(|| name.trim_start_matches("pub(super) ").to_owned());
             if !is_table && name != "replies" {
                 keys.push(Key { name, text: std::mem::take(&mut text) });

@@ -227,6 +227,7 @@ impl OutsideSettings {
             active: company.active,
             shadow: company.shadow,
             activity_type: company.activity_type.clone(),
+            policy: Arc::clone(&company.policy),
             aliases: company.aliases.clone(),
             client: Arc::clone(client),
         };

@@ -8,8 +8,9 @@ use super::{
     reading::Reading,
     units::{Span, Text},
 };
-use crate::directory::check_prefix;
+use crate::directory::{PolicyText, check_prefix, table};
 use crate::mail::Address;
+use crate::rules::Wish;
 use crate::severa;
 use crate::source::SourceError;
 use crate::web::ConnectionSettings;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 use toml::Spanned;
@@ -40,6 +42,8 @@ pub struct Company {
     pub active: bool,
     /// Whether its mail is only judged and logged.
     pub shadow: bool,
+    /// What it expects of us, where it says so.
+    pub policy: Arc<Wish>,
     /// Activities are created as done.
     pub closed: bool,
     /// Files that are shown within the text become files of the project too.
@@ -70,6 +74,9 @@ pub(super) struct SeveraText {
     /// `live` (default) or `shadow`: its mail is decided and logged, nothing refused, recorded or deleted.
     #[serde(default)]
     mode: ModeText,
+    /// What it expects, as in `[policy]`, like `{ require = "authenticated" }`; what it does not say, `[policy]` says.
+    #[serde(default, deserialize_with = "table", skip_serializing_if = "PolicyText::is_empty")]
+    policy: PolicyText,
     /// Activities are created as done; default true.
     #[serde(default = "yes")]
     closed: bool,
@@ -148,6 +155,7 @@ impl SeveraText {
             activity_type: self.activity_type.into_inner().trim().to_owned(),
             active: self.active,
             shadow: self.mode == ModeText::Shadow,
+            policy: Arc::new(self.policy.into()),
             closed: self.closed,
             inline_files: self.inline_files,
             notes_limit,
@@ -190,6 +198,8 @@ fn aliases(
 mod tests {
     use super::super::{Config, DirectoryKind};
     use super::*;
+    use crate::mail::Automatic;
+    use crate::rules::{Require, Treatment};
     use crate::source::Source;
     use std::path::Path;
 
@@ -223,6 +233,22 @@ mod tests {
         let DirectoryKind::Severa(copy) = &config.outside.directory else { panic!() };
         assert_eq!(copy.path, Path::new("/var/lib/activity-milter/severa.db"));
         assert_eq!((copy.poll, copy.full_pass), (Duration::from_secs(60), Duration::from_secs(86_400)));
+    }
+
+    #[test]
+    fn a_company_says_what_it_expects() {
+        let config = config(|text| {
+            format!(
+                "{text}policy = {{ automatic = {{ bulk = \"discard\" }} }}\n[policy]\nrequire = \"authenticated\"\n"
+            )
+        });
+        let config = config.unwrap();
+        let super::super::BackendKind::Severa(companies) = &config.outside.backend else { panic!() };
+        let automatic = [(Automatic::Bulk, Treatment::Discard)].into();
+        assert_eq!(*companies[0].policy, Wish { automatic, ..Wish::default() });
+        let policy = companies[0].policy.over(&config.policy.tenants);
+        assert_eq!(policy.require, Require::Authenticated);
+        assert_eq!(policy.treatment(Automatic::Bulk), Treatment::Discard);
     }
 
     #[test]
@@ -282,6 +308,8 @@ mod tests {
                 "a base URL has no query",
             ),
             (Box::new(add("mode = \"dark\"")), "there is no `dark`"),
+            (Box::new(add("policy = [\"none\"]")), "policy: a list stands here"),
+            (Box::new(add("policy = { require = \"all\" }")), "there are none, authenticated"),
             (Box::new(add("aliases = { \"a@x.test\" = [\"b\"] }")), "\"b\" is no address"),
             (
                 Box::new(add("aliases = { \"a@x.test\" = [\"c@x.test\"], \"b@x.test\" = [\"C@X.test\"] }")),

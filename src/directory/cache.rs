@@ -79,7 +79,10 @@ impl Answer {
         let name = |name: &Option<String>| name.as_ref().map_or(0, String::len);
         match self {
             Self::Tenant(None) | Self::Project(None) => 0,
-            Self::Tenant(Some(t)) => t.id.len() + t.prefix.len() + t.name.len() + t.activity_type.len(),
+            Self::Tenant(Some(t)) => {
+                let text = t.id.len() + t.prefix.len() + t.name.len() + t.activity_type.len();
+                text + t.policy.weight()
+            }
             Self::Project(Some(p)) => p.id.len() + p.number.len() + name(&p.customer),
             Self::Person(person) => {
                 let user = person.user.as_ref().map_or(0, |user| user.id.len() + name(&user.name));

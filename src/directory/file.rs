@@ -5,7 +5,7 @@
 //! version, and one that names no tenant any more, is refused as a whole and the old one goes on answering.
 //! Fails: at start, with the line of what is wrong; duplicates name both lines. Never [`Unavailable`] afterwards.
 
-use super::{Directory, People, Unavailable, check_prefix, names_of};
+use super::{Directory, People, PolicyText, Unavailable, check_prefix, names_of, table};
 use crate::mail::Address;
 use crate::observe::{
     events,
@@ -59,6 +59,8 @@ struct TenantText {
     activity_type: Option<Spanned<String>>,
     #[serde(default)]
     mode: Mode,
+    #[serde(default, deserialize_with = "table")]
+    policy: PolicyText,
     #[serde(default)]
     user: Vec<UserText>,
     #[serde(default)]
@@ -170,6 +172,7 @@ impl Entry {
             active: text.active,
             activity_type: text.activity_type.map_or(ACTIVITY_TYPE.to_owned(), Spanned::into_inner),
             shadow: text.mode == Mode::Shadow,
+            policy: Arc::new(text.policy.into()),
         };
         let mut people: HashMap<String, Person> = HashMap::new();
         let (mut user_ids, mut user_addresses) =
@@ -596,6 +599,8 @@ impl Directory for FileDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Automatic;
+    use crate::rules::{Require, Treatment, Wish};
     use futures_util::future::join_all;
     use nix::{sys::stat::Mode, unistd::mkfifo};
     use std::{
@@ -619,6 +624,26 @@ mod tests {
         assert_eq!(entry.people["anna.aalto@mycompany.test"].user.as_ref().unwrap().id, "u-anna");
         assert_eq!(entry.people["bo@acme.test"].contacts[0].customer_id, "c-acme");
         assert_eq!(entry.projects["1001"].customer.as_deref(), Some("c-acme"));
+    }
+
+    #[test]
+    fn a_tenant_says_what_it_expects() {
+        let tenant = "[[tenant]]\nprefix = \"a\"\nid = \"1\"\n";
+        let policy =
+            |more: &str| index(&format!("{tenant}{more}")).map(|i| i.tenants["a"].tenant.policy.clone());
+        assert_eq!(*policy("").unwrap(), Wish::default());
+        assert_eq!(*policy("policy = {}").unwrap(), Wish::default());
+        let expected = Wish {
+            require: Some(Require::Authenticated),
+            automatic: [(Automatic::AutoReplied, Treatment::Discard)].into(),
+        };
+        for written in [
+            "policy = { require = \"authenticated\", automatic = { auto-replied = \"discard\" } }",
+            "policy.require = \"authenticated\"\npolicy.automatic.auto-replied = \"discard\"",
+            "[tenant.policy]\nrequire = \"authenticated\"\n[tenant.policy.automatic]\nauto-replied = \"discard\"",
+        ] {
+            assert_eq!(*policy(written).unwrap(), expected, "{written}");
+        }
     }
 
     #[test]

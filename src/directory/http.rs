@@ -388,6 +388,7 @@ mod tests {
             active: true,
             activity_type: "Email".to_owned(),
             shadow: false,
+            policy: Arc::default(),
         }
     }
 

@@ -7,11 +7,13 @@
 mod cache;
 mod file;
 mod http;
+mod policy;
 mod severa;
 pub mod wire;
 
 pub use file::FileDirectory;
 pub use http::HttpDirectory;
+pub use policy::{PolicyText, table};
 pub use severa::{SeveraDirectory, SeveraSettings, SeveraTenant};
 
 use crate::mail::Address;

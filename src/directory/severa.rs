@@ -14,7 +14,7 @@ use super::{
 };
 use crate::mail::Address;
 use crate::observe::events;
-use crate::rules::{Contact, Person, Project, Tenant, User};
+use crate::rules::{Contact, Person, Project, Tenant, User, Wish};
 use crate::severa::{
     self, Client, CompanyCopy, Copied, Copies, CopyError, CopyState, Failed, LOOK_UP_CALLS, Pages, Paging,
     Rank, Request, Times,
@@ -87,6 +87,8 @@ pub struct SeveraTenant {
     pub shadow: bool,
     /// Default activity type.
     pub activity_type: String,
+    /// What it expects of us, where it says so.
+    pub policy: Arc<Wish>,
     /// Further addresses of users, each user by guid or by an address.
     pub aliases: BTreeMap<String, Vec<Address>>,
     /// Its client.
@@ -222,9 +224,9 @@ impl Company {
     ) -> Self {
         let prefix = prefix_of(&tenant);
         let aliases = Aliases::new(&tenant.aliases);
-        let SeveraTenant { active, shadow, activity_type, .. } = tenant;
-        let tenant =
-            Tenant { id: prefix.clone(), name: prefix.clone(), prefix, active, activity_type, shadow };
+        let SeveraTenant { active, shadow, activity_type, policy, .. } = tenant;
+        let (id, name) = (prefix.clone(), prefix.clone());
+        let tenant = Tenant { id, prefix, name, active, activity_type, shadow, policy };
         Self { tenant, aliases, copy, numbers, syncing }
     }
 

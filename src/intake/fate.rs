@@ -8,7 +8,7 @@ use super::service::Policy;
 use crate::mail::{Address, Recipient};
 use crate::rules::{Reply, Target};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     ffi::{CStr, CString},
 };
 
@@ -103,9 +103,10 @@ impl Recipients {
         self.0.iter().filter_map(|taken| taken.recipient.as_ref())
     }
 
-    /// What becomes of the message in Postfix once its activities are recorded; `refused`: the tenants for whom nothing is.
-    pub(super) fn after_accept(&self, policy: &Policy, refused: &BTreeMap<String, Reply>) -> Then {
-        let leaves = |target: &Target| !policy.keep_after_accept || refused.contains_key(&target.tenant.id);
+    /// What becomes of the message in Postfix once its activities are recorded; `is_without`: true of the tenants for whom
+    /// nothing is.
+    pub(super) fn after_accept(&self, policy: &Policy, is_without: impl Fn(&str) -> bool) -> Then {
+        let leaves = |target: &Target| !policy.keep_after_accept || is_without(&target.tenant.id);
         let mut seen = HashSet::new();
         let taken_out: Vec<CString> = self
             .0

@@ -6,10 +6,11 @@
 
 use super::{Fault, flow::Flow, head::ReadHead};
 use crate::directory::{Directory, Unavailable};
-use crate::mail::{Address, Budget};
+use crate::mail::{Address, Automatic, Budget};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Emergency, Mixed, Party, Project, Reason, Target, Tenant, Texts, Trust, Verdict,
+    self, Addressing, Case, Emergency, Mixed, Party, Project, Reason, Reply, Target, Tenant, TenantPolicy,
+    Texts, Trust, Verdict,
 };
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -38,6 +39,8 @@ pub struct Policy {
     pub unlinked_projects: bool,
     /// For whom everything is only decided and logged.
     pub shadow: Shadow,
+    /// What counts for tenants that say nothing.
+    pub tenants: TenantPolicy,
     /// What is not taken for now.
     pub emergency: Emergency,
     /// Whom we believe about senders.
@@ -230,6 +233,7 @@ impl Service {
         &self,
         targets: &[Target],
         read: &ReadHead,
+        automatic: Option<Automatic>,
         other_recipients: bool,
         mixed: Mixed,
         deadline: Instant,
@@ -237,34 +241,55 @@ impl Service {
         let ReadHead { head, correspondents, evidence, .. } = read;
         let groups = by_tenant(targets);
         let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
+        let mut stale = false;
         let ask = async {
             let mut people = Vec::new();
             for group in &groups {
+                let policy = group[0].tenant.policy.over(&self.policy.tenants);
+                // What is decided by policy and head alone needs no look-up.
+                if rules::settled(&policy, head, automatic).is_some() {
+                    people.push(Vec::new());
+                    continue;
+                }
                 let found = self.directory.people(&group[0].tenant, &addresses).await?;
                 if found.stale && !found.persons.iter().any(|person| person.user.is_some()) {
                     let message = "it is down, and nobody is a user by answers past their time";
                     return Err(Unavailable(message.to_owned()));
                 }
+                stale |= found.stale;
                 people.push(found.persons);
             }
             Ok(people)
         };
-        // A message that fails by its head alone needs no look-up.
-        let people = match rules::check_head(head) {
-            Some(_) => vec![Vec::new(); groups.len()],
-            None => in_time(deadline, ask).await?,
-        };
+        let people = in_time(deadline, ask).await?;
         let parties: Vec<Party<'_>> =
             groups.iter().zip(&people).map(|(targets, people)| Party { targets, people }).collect();
-        Ok(rules::decide(&Case {
+        let verdict = rules::decide(&Case {
             head,
+            automatic,
             correspondents,
             evidence,
             parties: &parties,
             other_recipients,
             mixed,
+            policy: &self.policy.tenants,
             texts: &self.texts,
-        }))
+        });
+        // Who is logged in may be a user since then.
+        if stale && refuses_unproven(&verdict) {
+            let message = "it is down, and nothing proves who the sender is by answers past their time";
+            return Err(Unavailable(message.to_owned()));
+        }
+        Ok(verdict)
+    }
+}
+
+/// True if somebody is refused because nothing proves that he is the sender.
+fn refuses_unproven(verdict: &Verdict) -> bool {
+    let is_unproven = |reply: &Reply| reply.reason == Reason::NotAuthenticated;
+    match verdict {
+        Verdict::Refuse(reply) => is_unproven(reply),
+        Verdict::Record { refused, .. } => refused.iter().any(|(_, reply)| is_unproven(reply)),
     }
 }
 

@@ -13,9 +13,9 @@ use super::{
     transaction::{Client, Recalled, Told, Transaction},
 };
 use crate::activity::{Key, Parcel, Participant};
-use crate::mail::{Head, Intake, ReadPart, Reader, Spill, SpillError};
+use crate::mail::{Automatic, Head, Intake, ReadPart, Reader, Spill, SpillError};
 use crate::observe::events;
-use crate::rules::{self, Mixed, Reason, Record, Reply, Target, Verdict};
+use crate::rules::{self, Discard, Mixed, Reason, Record, Reply, Target, Verdict};
 use std::{collections::BTreeMap, ffi::CStr, sync::Arc, time::SystemTime};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -44,6 +44,8 @@ pub struct Session {
     parts: Vec<ReadPart>,
     /// Whom the head names without being listed.
     left_out: Option<LeftOut>,
+    /// What kind of automatic mail the last message is.
+    automatic: Option<Automatic>,
     /// What the log says of the last transaction, after its end too.
     last: Told,
     _counted: TaskTrackerToken,
@@ -73,7 +75,14 @@ impl Stage {
     }
 }
 
-/// What the rules said at end of header, waiting for the body.
+/// What the rules said at end of header.
+struct Outcome {
+    records: Vec<Record>,
+    refused: BTreeMap<String, Reply>,
+    discarded: BTreeMap<String, Discard>,
+}
+
+/// The same, waiting for the body.
 struct Decided {
     head: Head,
     records: Vec<Record>,
@@ -84,6 +93,8 @@ struct Decided {
     /// Replies by the ids of tenants for whom nothing is recorded although the message goes on: with the milter their
     /// recipients are taken out (`strip`), with LMTP they have these answers.
     refused: BTreeMap<String, Reply>,
+    /// Tenants for whom nothing becomes of the message, and nobody is told.
+    discarded: BTreeMap<String, Discard>,
     spill: Spill,
     failed: Option<SpillError>,
 }
@@ -99,6 +110,7 @@ impl Session {
             stage: Stage::Idle,
             parts: Vec::new(),
             left_out: None,
+            automatic: None,
             last: Told::default(),
         }
     }
@@ -211,10 +223,11 @@ impl Session {
         transaction.set_login(read.login.clone());
         self.last = transaction.told();
         self.note_left_out(&transaction, &read);
-        let Some((records, refused)) = self.judge(&transaction, &read).await? else {
+        self.automatic = transaction.automatic(&read.head);
+        let Some(outcome) = self.judge(&transaction, &read).await? else {
             return Ok(Interest::Nothing);
         };
-        let decided = Box::new(Decided::new(&self.service, read, records, refused).await);
+        let decided = Box::new(Decided::new(&self.service, read, outcome).await);
         self.stage = Stage::Body(transaction, decided);
         Ok(Interest::Message)
     }
@@ -232,11 +245,7 @@ impl Session {
     }
 
     /// What the rules say for targets; none where there are only such in shadow mode.
-    async fn judge(
-        &self,
-        transaction: &Transaction,
-        read: &ReadHead,
-    ) -> Result<Option<(Vec<Record>, BTreeMap<String, Reply>)>, Reply> {
+    async fn judge(&self, transaction: &Transaction, read: &ReadHead) -> Result<Option<Outcome>, Reply> {
         const STAGE: &str = "end-of-header";
         let targets: Vec<Target> = transaction.recipients.targets().cloned().collect();
         let others = transaction.recipients.has_others();
@@ -248,13 +257,13 @@ impl Session {
                 true => None,
                 false => {
                     let service = &self.service;
-                    Some(service.decide(&targets, read, others, mixed, deadline).await)
+                    Some(service.decide(&targets, read, self.automatic, others, mixed, deadline).await)
                 }
             }
         };
         let shadowed = self.judge_shadowed(transaction, read, deadline);
         let (decided, ()) = tokio::join!(decide, shadowed);
-        let (records, refused) = match decided {
+        let (records, refused, discarded) = match decided {
             None => return Ok(None),
             Some(Err(error)) => {
                 events::directory_unavailable(transaction.queue_id(), &error);
@@ -267,7 +276,7 @@ impl Session {
                 transaction.log_refusal(tenant, recipient, STAGE, &reply);
                 return Err(reply);
             }
-            Some(Ok(Verdict::Record { records, refused })) => (records, refused),
+            Some(Ok(Verdict::Record { records, refused, discarded })) => (records, refused, discarded),
         };
         for (tenant, reply) in &refused {
             match mixed {
@@ -279,7 +288,13 @@ impl Session {
                 }
             }
         }
-        Ok(Some((records, refused.into_iter().collect())))
+        for (tenant, why) in &discarded {
+            let target = targets.iter().find(|target| target.tenant.id == *tenant);
+            let recipient = target.map(|target| target.address.to_string());
+            transaction.tell(Some(tenant), recipient.as_deref(), true, |who| events::discarded(who, *why));
+        }
+        let (refused, discarded) = (refused.into_iter().collect(), discarded.into_iter().collect());
+        Ok(Some(Outcome { records, refused, discarded }))
     }
 
     /// Logs what would become of the message for tenants in shadow mode.
@@ -288,15 +303,21 @@ impl Session {
         let Some(first) = shadowed.first() else { return };
         let others = transaction.recipients.has_others();
         let mixed = self.service.policy.mixed;
-        match self.service.decide(&shadowed, read, others, mixed, deadline).await {
+        match self.service.decide(&shadowed, read, self.automatic, others, mixed, deadline).await {
             Err(error) => events::directory_unavailable(transaction.queue_id(), &error),
             Ok(Verdict::Refuse(reply)) => {
                 transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)
             }
-            Ok(Verdict::Record { records, refused }) => {
+            Ok(Verdict::Record { records, refused, discarded }) => {
                 for (tenant, reply) in &refused {
                     let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
                     transaction.would_refuse(target, tenant, "end-of-header", reply);
+                }
+                for (tenant, why) in &discarded {
+                    let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
+                    let recipient = target.map(|target| target.address.to_string());
+                    let tell = |who: &events::Who<'_>| events::would_discard(who, *why);
+                    transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
                 }
                 for parties in records.iter().map(|record| &record.parties) {
                     let project = parties.project.as_ref().map(|p| p.number.as_str());
@@ -337,8 +358,9 @@ impl Session {
             }
         };
         self.last = transaction.told();
-        let Decided { head, records, reader, refused, spill, failed, .. } = decided;
-        let then = transaction.recipients.after_accept(&self.service.policy, &refused);
+        let Decided { head, records, reader, refused, discarded, spill, failed, .. } = decided;
+        let is_without = |tenant: &str| refused.contains_key(tenant) || discarded.contains_key(tenant);
+        let then = transaction.recipients.after_accept(&self.service.policy, is_without);
         let recalled = transaction.recalled(&refused);
         if records.is_empty() && recalled.is_empty() {
             return Ok(End { then, pending: None, recalls: Vec::new() });
@@ -415,18 +437,26 @@ impl Session {
     /// Why nothing is recorded for the recipient, for each of [`Session::targets`]; nothing before the end of the header.
     pub fn refusals(&self) -> Vec<Option<Reply>> {
         let Stage::Body(transaction, decided) = &self.stage else { return Vec::new() };
-        let texts = &self.service.texts;
+        let (texts, looked_up) = (&self.service.texts, self.service.policy.max_people);
         let omitted = self.left_out.map_or(0, |left_out| left_out.omitted);
         let refused = |target: &Target| {
             let reason = decided.refused.get(&target.tenant.id)?.reason;
-            Some(match reason {
-                Reason::NoUser => {
-                    rules::no_user_reply(texts, &target.address, self.service.policy.max_people, omitted)
-                }
-                reason => texts.reply(reason, Some(&target.address)),
-            })
+            Some(rules::reply_to(texts, reason, &target.address, self.automatic, looked_up, omitted))
         };
         transaction.recipients.targets().map(refused).collect()
+    }
+
+    /// What kind of automatic mail the last message is, if no person wrote it.
+    pub fn automatic(&self) -> Option<Automatic> {
+        self.automatic
+    }
+
+    /// Why nothing becomes of the message for the recipient, and it is told nothing of it, for each of
+    /// [`Session::targets`]; nothing before the end of the header.
+    pub fn discards(&self) -> Vec<Option<Discard>> {
+        let Stage::Body(transaction, decided) = &self.stage else { return Vec::new() };
+        let discard = |target: &Target| decided.discarded.get(&target.tenant.id).copied();
+        transaction.recipients.targets().map(discard).collect()
     }
 
     /// What the rules said of the records, for `explain`; empty before the end of the header.
@@ -485,21 +515,22 @@ impl Session {
 }
 
 impl Decided {
-    /// Begins the buffer with the head. `refused`: the tenants for whom nothing is recorded.
-    async fn new(
-        service: &Service,
-        read: ReadHead,
-        records: Vec<Record>,
-        refused: BTreeMap<String, Reply>,
-    ) -> Self {
+    /// Begins the buffer with the head, if anything is recorded.
+    async fn new(service: &Service, read: ReadHead, outcome: Outcome) -> Self {
+        let Outcome { records, refused, discarded } = outcome;
         let ReadHead { bytes, head, reader, reserved, .. } = read;
         drop(reserved); // the buffer has its own from here on
         let policy = &service.policy;
         let spill =
             Spill::new(&service.spool, policy.max_size, &service.budget).keeping_free(policy.min_free);
         let words = words_of(&head, &records);
-        let mut decided = Self { head, records, words, reader: Some(reader), refused, spill, failed: None };
-        decided.failed = decided.keep_head(&bytes).await.err();
+        // What LMTP refuses for want of a user is known by its content, if it is.
+        let is_asked = refused.values().any(|reply| reply.reason == Reason::NoUser);
+        let reader = Some(reader).filter(|_| is_asked || !records.is_empty());
+        let mut decided = Self { head, records, words, reader, refused, discarded, spill, failed: None };
+        if !decided.records.is_empty() {
+            decided.failed = decided.keep_head(&bytes).await.err();
+        }
         decided
     }
 

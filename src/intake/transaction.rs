@@ -8,7 +8,7 @@ use super::{
     fate::{Fate, Recipients},
     service::{Policy, Refusal, Service},
 };
-use crate::mail::{Address, Envelope, Intake, domain_of, parse_path};
+use crate::mail::{Address, Automatic, Envelope, Head, Intake, domain_of, parse_path};
 use crate::observe::{self, events, metrics};
 use crate::rules::{Mixed, Reason, Reply, Target};
 use std::{collections::BTreeMap, ffi::CStr};
@@ -42,6 +42,8 @@ pub(super) struct Transaction {
     /// Shows the drain that this message wants an answer.
     pub(super) in_flight: Option<TaskTrackerToken>,
     sender: Option<Address>,
+    /// The envelope sender is null: nobody wants an answer.
+    from_nobody: bool,
     queue_id: Option<String>,
     client: Option<Client>,
     door: Intake,
@@ -64,12 +66,14 @@ pub(super) type Recalled = (usize, String, Option<String>);
 impl Transaction {
     /// MAIL. An envelope sender that is no address counts as none; it is not ours to refuse.
     pub(super) fn new(path: &[u8], door: Intake) -> Self {
+        let sender = parse_path(path);
         Self {
+            from_nobody: sender == Ok(None),
             id: observe::transaction(),
             message_id: None,
             recipients: Recipients::default(),
             in_flight: None,
-            sender: parse_path(path).ok().flatten(),
+            sender: sender.ok().flatten(),
             queue_id: None,
             client: None,
             door,
@@ -208,6 +212,11 @@ impl Transaction {
         let recipients = self.recipients.named().map(|recipient| &recipient.address);
         let all = self.sender.iter().chain(recipients);
         all.filter(|address| !service.addressing.covers(address)).cloned().collect()
+    }
+
+    /// What kind of automatic mail it is, if no person wrote it.
+    pub(super) fn automatic(&self, head: &Head) -> Option<Automatic> {
+        head.automatic.kind(self.from_nobody)
     }
 
     /// Whom a failed rule touches.

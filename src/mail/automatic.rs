@@ -6,9 +6,12 @@
 //! Fails: never.
 
 use super::{comment::Comments, content_type::Parameters};
+use serde::{Deserialize, Serialize};
 
 /// Kinds of automatic mail, the most telling first: a message is of the first kind that fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
 pub enum Automatic {
     /// What became of a message that somebody sent: a delivery status (RFC 3464), or anything else from the null sender.
     Bounce,

@@ -4,8 +4,8 @@
 //! section 2.1.1). Nobody is waited for longer than [`PATIENCE`].
 //! Fails: by whose trouble it is, see [`NotSent`].
 
-use super::{By, MESSAGE_ID, Settings};
-use crate::activity::{Key, one_line};
+use super::{By, Settings};
+use crate::activity::{Key, NOTICE_ID, one_line};
 use lettre::{
     Address, Message,
     address::Envelope,
@@ -196,7 +196,7 @@ fn worded(settings: &Settings, to: &Address, items: &[Item]) -> Result<Vec<u8>, 
         .from(settings.from.clone())
         .to(Mailbox::new(None, to.clone()))
         .subject(settings.subject.clone())
-        .message_id(Some(format!("<{MESSAGE_ID}{key}@{}>", settings.from.email.domain())))
+        .message_id(Some(format!("<{NOTICE_ID}{key}@{}>", settings.from.email.domain())))
         // RFC 3834, section 5: whoever answers mail by itself leaves this alone.
         .raw_header(header("Auto-Submitted", "auto-generated"))
         .header(ContentType::TEXT_PLAIN)
@@ -267,7 +267,7 @@ mod tests {
             format!("<* Offer\r\n{line}  422\r\n* two  lines\r\n{line}  {}…\r\n>", "r".repeat(SHOWN));
         assert_eq!(text, expected);
         assert!(
-            mail.contains(&format!("Message-ID: <{MESSAGE_ID}{}@x.test>", key.as_str().replace(':', "-")))
+            mail.contains(&format!("Message-ID: <{NOTICE_ID}{}@x.test>", key.as_str().replace(':', "-")))
         );
     }
 

@@ -13,7 +13,7 @@ mod mail;
 mod proofs;
 mod schedule;
 
-use crate::activity::{Key, Owner};
+use crate::activity::{Key, NOTICE_ID, Owner};
 use crate::observe::events;
 use crate::queue::{Queue, Untold};
 use lettre::{Address, message::Mailbox};
@@ -26,9 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Held activities read at once.
 const AT_ONCE: usize = 500;
-
-/// Begin of our Message-IDs, by which a notice that came back to us is known.
-const MESSAGE_ID: &str = "activity-milter-held-";
 
 /// The subject, unless the configuration says otherwise.
 pub const SUBJECT: &str = "E-mail not recorded as an activity";
@@ -279,7 +276,7 @@ fn addressed(settings: &Settings, untold: &Untold) -> Result<Option<(Address, It
     let Untold { id, activity, reason } = untold;
     let brief: Brief = serde_json::from_str(activity)
         .map_err(|error| format!("the activity of row {id} cannot be read: {error}"))?;
-    if brief.message_id.is_some_and(|id| id.starts_with(MESSAGE_ID)) {
+    if brief.message_id.is_some_and(|id| id.starts_with(NOTICE_ID)) {
         return Ok(None);
     }
     let to = match &settings.to {

@@ -7,7 +7,7 @@
 //! attempt, the rest, and last the text of an error.
 
 use super::{ids, limit::Limiter, log::shown, metrics, recent, traced, versions};
-use crate::rules::Reply;
+use crate::rules::{Discard, Reply};
 use crate::trace::{Report, What};
 use std::{
     fmt::Display,
@@ -258,6 +258,48 @@ pub fn stripped(who: &Who<'_>, reply: &Reply) {
         tenant,
         verdict = "strip",
         "stripped"
+    );
+}
+
+/// Nothing becomes of a message for a tenant, and nobody is told.
+pub fn discarded(who: &Who<'_>, why: Discard) {
+    traced::discarded(What::Discarded, who, why);
+    let Who { queue_id, tenant, client, .. } = *who;
+    let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
+    metrics::message("discard", why.as_str());
+    event!(
+        info,
+        DISCARDED,
+        queue_id,
+        reason = why.as_str(),
+        sender = sender.as_deref(),
+        recipient = recipient.as_deref(),
+        client,
+        tenant,
+        automatic = why.automatic(),
+        verdict = "discard",
+        "discarded"
+    );
+}
+
+/// Shadow mode: this would have been discarded.
+pub fn would_discard(who: &Who<'_>, why: Discard) {
+    traced::discarded(What::WouldDiscard, who, why);
+    let Who { queue_id, tenant, client, .. } = *who;
+    let (sender, recipient) = (who.sender.and_then(shown), who.recipient.and_then(shown));
+    metrics::message("would_discard", why.as_str());
+    event!(
+        info,
+        WOULD_DISCARD,
+        queue_id,
+        reason = why.as_str(),
+        sender = sender.as_deref(),
+        recipient = recipient.as_deref(),
+        client,
+        tenant,
+        automatic = why.automatic(),
+        verdict = "would_discard",
+        "would be discarded"
     );
 }
 

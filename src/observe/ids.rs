@@ -40,10 +40,14 @@ ids! {
     PEOPLE_LEFT_OUT = "3710181b77df0364bf5633cfbb73b2fe";
     /// A refusal the sender does not hear of.
     STRIPPED = "4a411d421bc6055978a79fb43f14c5b1";
+    /// Nothing becomes of a message that was taken.
+    DISCARDED = "5f1f9a6f0c3b4a0f9d5c7be8a2d14c63";
     /// An activity is on disk, or with the backend.
     RECORDED = "e43330ea4a2ea5ee75f43f1f9f015b92";
     /// Shadow mode: would be refused.
     WOULD_REFUSE = "47d48a0c9e932074ef296e080476c43b";
+    /// Shadow mode: would be discarded.
+    WOULD_DISCARD = "c9a4d7e1b8f64d2ba3e05c1f7d968b20";
     /// Shadow mode: would be recorded.
     WOULD_RECORD = "11fd1b3ddaad7af7f49296b684c6b973";
     /// Other people's mail.

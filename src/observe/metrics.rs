@@ -3,7 +3,7 @@
 //! Promise: labels have few values (verdicts, reasons, outcomes, states): never a tenant, an address or a queue id.
 
 use super::versions;
-use crate::rules::Reason;
+use crate::rules::{Discard, Reason};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -30,7 +30,7 @@ pub enum Kind {
 
 /// Name, kind, help.
 pub const ALL: &[(&str, Kind, &str)] = &[
-    (MESSAGES, Kind::Counter, "Messages by verdict, and reason of a refusal"),
+    (MESSAGES, Kind::Counter, "Messages by verdict, and reason where they are not recorded"),
     (
         ALL_RECIPIENTS,
         Kind::Counter,
@@ -151,6 +151,9 @@ pub fn start() {
 fn begin_at_zero() {
     for verdict in ["record", "reject", "defer", "strip", "pass"] {
         counter!(MESSAGES, "verdict" => verdict, "reason" => "").absolute(0);
+    }
+    for reason in Discard::CODES {
+        counter!(MESSAGES, "verdict" => "discard", "reason" => reason).absolute(0);
     }
     for reason in Reason::ALL {
         let (verdict, name) = (verdict_of(reason.code()), reason.as_str());

@@ -7,7 +7,7 @@ use super::{
     events::{self, Who},
     log::shown,
 };
-use crate::rules::Reply;
+use crate::rules::{Discard, Reply};
 use crate::trace::{self, Record, Settings, What};
 use std::{
     fmt::Display,
@@ -68,6 +68,15 @@ pub(super) fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
 
 pub(super) fn would_refuse(who: &Who<'_>, stage: &'static str, reply: &Reply) {
     answer(if reply.is_deferral() { What::WouldDefer } else { What::WouldRefuse }, who, stage, reply);
+}
+
+/// Nothing becomes of a message.
+pub(super) fn discarded(what: What, who: &Who<'_>, why: Discard) {
+    trace::note(|| Record {
+        reason: Some(why.as_str()),
+        detail: why.automatic().map(str::to_owned),
+        ..of(what, who)
+    });
 }
 
 /// An activity, or one that would be.

@@ -2,21 +2,50 @@
 
 use super::{
     evidence::{Claim, Evidence, Place, Proof},
+    policy::{Discard, Require, TenantPolicy, Treatment},
     reply::{Reason, Reply, Texts},
     words::{
         Candidate, Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role,
         Standing, Target, User, Verdict,
     },
 };
-use crate::activity::{CustomerRef, Field, Kind, Owner, Participant, Parties, ProjectRef, TenantRef};
-use crate::mail::{self, Address, Head};
+use crate::activity::{
+    CustomerRef, Field, Kind, NOTICE_ID, Owner, Participant, Parties, ProjectRef, TenantRef,
+};
+use crate::mail::{self, Address, Automatic, Head};
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
 };
 
+/// What is decided before anybody is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The message is refused.
+    Refused(Reason),
+    /// It is taken, and nothing becomes of it.
+    Discarded(Discard),
+}
+
+/// What a tenant's policy and the head alone decide; nothing, if the people count.
+///
+/// The policy comes first: to refuse a machine's mail for its head makes another machine's mail.
+pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>) -> Option<Settled> {
+    if head.message_id.as_deref().is_some_and(|id| id.starts_with(NOTICE_ID)) {
+        return Some(Settled::Discarded(Discard::OwnNotice));
+    }
+    if let Some(kind) = automatic {
+        match policy.treatment(kind) {
+            Treatment::Refuse => return Some(Settled::Refused(Reason::Automatic)),
+            Treatment::Discard => return Some(Settled::Discarded(Discard::Automatic(kind))),
+            Treatment::Accept => {}
+        }
+    }
+    check_head(head).map(Settled::Refused)
+}
+
 /// Checks what holds for the message whatever its tenants are: a readable sender and a subject.
-pub fn check_head(head: &Head) -> Option<Reason> {
+fn check_head(head: &Head) -> Option<Reason> {
     if head.from_fields > 1 || head.from_is_ambiguous {
         return Some(Reason::AmbiguousFrom);
     }
@@ -29,11 +58,14 @@ pub fn check_head(head: &Head) -> Option<Reason> {
 /// Decides what becomes of a message with at least one target.
 pub fn decide(case: &Case<'_>) -> Verdict {
     let mut records = Vec::new();
-    let mut refused = Vec::new();
+    let (mut refused, mut discarded) = (Vec::new(), Vec::new());
     for party in case.parties {
-        match decide_for(case, party) {
-            Ok(mut new) => records.append(&mut new),
-            Err((tenant, reply)) => refused.push((tenant, reply)),
+        let Some(first) = party.targets.first() else { continue };
+        let tenant = first.tenant.id.clone();
+        match decide_for(case, party, first) {
+            Judged::Recorded(mut new) => records.append(&mut new),
+            Judged::Refused(reply) => refused.push((tenant, reply)),
+            Judged::Discarded(why) => discarded.push((tenant, why)),
         }
     }
     let something_remains = case.other_recipients || !records.is_empty();
@@ -44,42 +76,55 @@ pub fn decide(case: &Case<'_>) -> Verdict {
     };
     match refused.first() {
         Some((_, reply)) if as_a_whole => Verdict::Refuse(reply.clone()),
-        _ => Verdict::Record { records, refused },
+        _ => Verdict::Record { records, refused, discarded },
     }
+}
+
+/// What becomes of one tenant's part of the message.
+enum Judged {
+    Recorded(Vec<Record>),
+    Refused(Reply),
+    Discarded(Discard),
 }
 
 /// One tenant's part of the message: an activity for each project, or one without.
-fn decide_for(case: &Case<'_>, party: &Party<'_>) -> Result<Vec<Record>, (String, Reply)> {
-    let Some(first) = party.targets.first() else { return Ok(Vec::new()) };
-    let refuse = |reply| (first.tenant.id.clone(), reply);
-    if let Some(reason) = check_head(case.head) {
-        return Err(refuse(case.texts.reply(reason, Some(&first.address))));
+fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
+    let Correspondents { people, omitted, .. } = case.correspondents;
+    let refused = |reason| {
+        Judged::Refused(reply_to(case.texts, reason, &first.address, case.automatic, people.len(), *omitted))
+    };
+    let policy = first.tenant.policy.over(case.policy);
+    match settled(&policy, case.head, case.automatic) {
+        Some(Settled::Refused(reason)) => return refused(reason),
+        Some(Settled::Discarded(why)) => return Judged::Discarded(why),
+        None => {}
     }
-    let owner = match owner_of(case, party) {
+    let owner = match owner_of(case, party, &policy) {
         Ok(owner) => owner,
-        Err(Ownerless::NoUser) => return Err(refuse(no_user(case, &first.address))),
-        Err(Ownerless::NotAuthenticated) => {
-            return Err(refuse(case.texts.reply(Reason::NotAuthenticated, Some(&first.address))));
-        }
+        Err(Ownerless::NoUser) => return refused(Reason::NoUser),
+        Err(Ownerless::NotAuthenticated) => return refused(Reason::NotAuthenticated),
     };
     // Made once, however many projects there are.
     let cast = Cast::of(case, party, &owner);
-    Ok(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
+    Judged::Recorded(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
 }
 
-/// Nobody is a user; where not all were looked at, the text says so.
-fn no_user(case: &Case<'_>, address: &Address) -> Reply {
-    let Correspondents { people, omitted, .. } = case.correspondents;
-    no_user_reply(case.texts, address, people.len(), *omitted)
-}
-
-/// The reply to a message in which none of the first `looked_up` people is a user, and `omitted` were not looked at.
-pub fn no_user_reply(texts: &Texts, address: &Address, looked_up: usize, omitted: usize) -> Reply {
-    let note = match omitted {
-        0 => String::new(),
-        _ => format!("only the first {looked_up} people were looked up"),
+/// The reply to a message that is refused for this reason. Where nobody is a user and not all were looked at, the text says
+/// so: only the first `looked_up`, and `omitted` not. It names the kind of automatic mail.
+pub fn reply_to(
+    texts: &Texts,
+    reason: Reason,
+    address: &Address,
+    automatic: Option<Automatic>,
+    looked_up: usize,
+    omitted: usize,
+) -> Reply {
+    let note = match reason {
+        Reason::NoUser if omitted > 0 => format!("only the first {looked_up} people were looked up"),
+        Reason::Automatic => automatic.map_or("", Automatic::as_str).to_owned(),
+        _ => String::new(),
     };
-    texts.reply_noting(Reason::NoUser, Some(address), &note)
+    texts.reply_noting(reason, Some(address), &note)
 }
 
 /// One target for each project; the bare address adds nothing beside a project address.
@@ -151,10 +196,14 @@ enum Ownerless {
 /// Who may be the sender is asked first, in the order of [`super::correspondents()`]: the first of them who is a user
 /// counts as the sender, and else the first user among the recipients owns. Where the tenant asks for it, a user who may
 /// be the sender is passed over unless it is proven to be him.
-fn owner_of<'a>(case: &Case<'a>, party: &Party<'a>) -> Result<OwningUser<'a>, Ownerless> {
+fn owner_of<'a>(
+    case: &Case<'a>,
+    party: &Party<'a>,
+    policy: &TenantPolicy,
+) -> Result<OwningUser<'a>, Ownerless> {
     let people = case.correspondents.people.iter().zip(party.people);
     let first = people.clone().find_map(|(c, person)| person.user.as_ref().map(|user| (c, user)));
-    if !asks_for_proof(party) {
+    if policy.require == Require::None {
         let (correspondent, user) = first.ok_or(Ownerless::NoUser)?;
         return Ok(OwningUser { correspondent, user, sender: Sender::Unasked, passed_over: Vec::new() });
     }
@@ -180,11 +229,6 @@ fn owner_of<'a>(case: &Case<'a>, party: &Party<'a>) -> Result<OwningUser<'a>, Ow
         sender: proof.map_or(Sender::Unproven, Sender::Proven),
         passed_over,
     })
-}
-
-/// Whether this tenant wants to know that a user as sender is himself.
-fn asks_for_proof(party: &Party<'_>) -> bool {
-    party.targets.first().is_some_and(|_target| false)
 }
 
 /// What is proven of the senders, as one tenant sees it.
@@ -224,6 +268,7 @@ fn user_id(people: &[Person], index: usize) -> Option<&str> {
 struct Cast<'a> {
     customers: BTreeSet<&'a str>,
     people_omitted: usize,
+    automatic: Option<Automatic>,
     participants: Arc<[Participant]>,
     parts: Arc<[Part]>,
 }
@@ -247,7 +292,7 @@ impl<'a> Cast<'a> {
         }
         let parts = parts.into();
         let participants = seats.participants.into();
-        Self { customers, people_omitted: omitted, participants, parts }
+        Self { customers, people_omitted: omitted, automatic: case.automatic, participants, parts }
     }
 
     fn record(&self, target: &Target, owner: &OwningUser<'_>) -> Record {
@@ -269,6 +314,7 @@ impl<'a> Cast<'a> {
             },
             participants: Arc::clone(&self.participants),
             people_omitted: self.people_omitted,
+            automatic: self.automatic,
             sender_authenticated: owner.sender.is_authenticated(),
             customer: customer.map(|id| CustomerRef { id }),
             project: target

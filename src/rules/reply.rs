@@ -72,6 +72,9 @@ reasons! {
     /// End of header: neither the sender nor a recipient is a user.
     NoUser = 550, 5 . 7 . 1, "no-user",
         "<{address}>: neither the sender nor any recipient is a user of this company's system. Send from a registered address";
+    /// End of header: no person wrote it, and the policy refuses this kind.
+    Automatic = 550, 5 . 7 . 1, "automatic",
+        "<{address}>: this address takes no automatic messages of this kind";
     /// End of header: who is named as sender is a user, and nothing proves that it is him.
     NotAuthenticated = 550, 5 . 7 . 26, "not-authenticated",
         "<{address}>: the sender is a user of this company's system, and nothing proves that it was he who sent the message. Log in to your mail server to send, or ask its administrator";

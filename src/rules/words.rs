@@ -2,10 +2,11 @@
 
 use super::{
     evidence::{Evidence, Place},
+    policy::{Discard, TenantPolicy, Wish},
     reply::{Reply, Texts},
 };
 use crate::activity::{Field, Parties};
-use crate::mail::{Address, Head};
+use crate::mail::{Address, Automatic, Head};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub struct Tenant {
     pub activity_type: String,
     /// Whether its mail is only judged and logged (`mode = "shadow"`).
     pub shadow: bool,
+    /// What it expects of us, where it says so.
+    pub policy: Arc<Wish>,
 }
 
 /// A project or sales case of a tenant.
@@ -153,6 +156,8 @@ pub struct Party<'a> {
 pub struct Case<'a> {
     /// The decoded head.
     pub head: &'a Head,
+    /// What kind of automatic mail it is, if no person wrote it.
+    pub automatic: Option<Automatic>,
     /// Who is named, as [`super::correspondents()`] gives them.
     pub correspondents: &'a Correspondents,
     /// What proves who sent it.
@@ -163,6 +168,8 @@ pub struct Case<'a> {
     pub other_recipients: bool,
     /// What to do with a mixed transaction.
     pub mixed: Mixed,
+    /// What counts for tenants that say nothing.
+    pub policy: &'a TenantPolicy,
     /// The texts of replies.
     pub texts: &'a Texts,
 }
@@ -177,6 +184,8 @@ pub enum Verdict {
         /// Tenant id and reply of each refusal: with [`Mixed::Strip`] only the log hears of it, with [`Mixed::Each`]
         /// the tenant's recipients do, and `records` may be empty.
         refused: Vec<(String, Reply)>,
+        /// Tenant id and why, where nothing becomes of the message and nobody is told.
+        discarded: Vec<(String, Discard)>,
     },
     /// Refuse the message.
     Refuse(Reply),

@@ -18,6 +18,8 @@ pub enum What {
     Deferred,
     /// A tenant's recipients were taken out of a mixed transaction.
     Stripped,
+    /// Nothing becomes of a message that was taken.
+    Discarded,
     /// An activity is on disk, or with the backend.
     Recorded,
     /// The same e-mail was recorded before.
@@ -26,6 +28,8 @@ pub enum What {
     WouldRefuse,
     /// Shadow mode: would be deferred.
     WouldDefer,
+    /// Shadow mode: would be discarded.
+    WouldDiscard,
     /// Shadow mode: would be recorded.
     WouldRecord,
     /// Something of ours failed.
@@ -57,10 +61,12 @@ impl What {
             Self::Refused => "refused",
             Self::Deferred => "deferred",
             Self::Stripped => "stripped",
+            Self::Discarded => "discarded",
             Self::Recorded => "recorded",
             Self::Known => "known",
             Self::WouldRefuse => "would_refuse",
             Self::WouldDefer => "would_defer",
+            Self::WouldDiscard => "would_discard",
             Self::WouldRecord => "would_record",
             Self::Fault => "fault",
             Self::Delivered => "delivered",

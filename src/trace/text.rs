@@ -13,6 +13,7 @@ impl Event {
         match self.what.as_str() {
             "would_refuse" => "would refuse",
             "would_defer" => "would defer",
+            "would_discard" => "would discard",
             "would_record" => "would record",
             "known" => "known already",
             "tried_in_vain" => "tried in vain",

@@ -41,6 +41,8 @@ fn an_activity_is_exactly_what_the_contract_says() {
                 {"kind": "user", "id": "u-esa", "address": "esa@mycompany.test", "name": "Esa Eklund", "field": "cc"}
             ],
             "people_omitted": 0,
+            "automatic": null,
+            "sender_authenticated": null,
             "customer": {"id": "c-acme"},
             "project": {"id": "p-1001", "number": "1001"},
             "text": "Hi Bo,\n\nhere is the offer, and the price list as a table.\nThe sum is 4 200 €.\n\nBest regards\nAnna",

@@ -53,6 +53,33 @@ fn found<'a>(code: Option<i32>, findings: &'a [Value], check: &str, severity: &s
     finding
 }
 
+#[test]
+fn strangers_cannot_write_the_results_that_are_trusted() {
+    let trust = "trusted_authserv_ids = [\"mx.test\"]";
+    let config = vec![("sender", trust.to_owned())];
+    let world = deployed("mx", Options { config, ..Options::default() });
+    for (checks, is_open) in [
+        ("", true),
+        ("regexp:{ { /^Subject:/ IGNORE } }", true),
+        // Not each way to write it.
+        ("regexp:{ { /^Authentication-Results: mx\\.test/ IGNORE } }", true),
+        ("regexp:{ { /^Authentication-Results[[:space:]]*:.*mx\\.test/ WARN } }", true),
+        ("regexp:{ { /^Authentication-Results[[:space:]]*:/ IGNORE } }", false),
+        ("regexp:{ { /^Authentication-Results[[:space:]]*:.*mx\\.test/ REJECT } }", false),
+    ] {
+        world.postfix.set("header_checks", checks);
+        let (code, findings) = world.findings();
+        let open = findings.iter().any(|finding| finding["check"] == "forged-results");
+        assert_eq!(open, is_open, "{checks}: {findings:#?}");
+        if is_open {
+            let finding = found(code, &findings, "forged-results", "must");
+            shell(finding["remedy"].as_str().unwrap());
+            let (_, findings) = world.findings();
+            assert!(findings.iter().all(|finding| finding["check"] != "forged-results"), "{findings:#?}");
+        }
+    }
+}
+
 /// (settings, of master.cf if their names begin with `@`), check, severity, part of the setting named
 type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str, &'static str);
 

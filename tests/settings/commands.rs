@@ -251,6 +251,34 @@ fn check_lists_drop_ins_and_warnings() {
 
 /// A connection that cannot be made is said with host and port.
 #[test]
+fn explain_says_whose_policy_counts() {
+    let home = Home::new("[policy.automatic]\nbulk = \"discard\"\nlist = \"refuse\"");
+    let directory =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml")).unwrap();
+    let wish = "policy = { require = \"authenticated\", automatic = { list = \"accept\" } }";
+    fs::write(home.at("directory.toml"), directory.replacen("name =", &format!("{wish}\nname ="), 1))
+        .unwrap();
+    let text = fs::read_to_string(home.at("am.toml")).unwrap();
+    let ours = format!("{}/tests/directory.toml", env!("CARGO_MANIFEST_DIR"));
+    fs::write(home.at("am.toml"), text.replace(&ours, &home.at("directory.toml").display().to_string()))
+        .unwrap();
+    fs::write(home.at("m.eml"), "From: anna@mycompany.test\nSubject: s\n\nHi\n").unwrap();
+    let message = home.at("m.eml").display().to_string();
+    let (code, out, err) = home.run(&["explain", &message, "--recipient", "mycompany@a.test"]);
+    assert_eq!(code, Some(0), "{err}");
+    for line in [
+        "policy: require = authenticated (the tenant's policy)",
+        "policy: automatic.list = accept (the tenant's policy)",
+        "policy: automatic.bulk = discard (the service's [policy])",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    assert!(!out.contains("automatic.bounce"), "{out}");
+    let (_, out, _) = home.run(&["directory", "lookup", "--json", "mycompany@a.test"]);
+    assert!(out.contains("\"require\": \"authenticated\""), "{out}");
+}
+
+#[test]
 fn an_unreachable_backend_is_named() {
     let home = Home::new("");
     let (code, out, _) = home.run(&["check"]);

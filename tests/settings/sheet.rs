@@ -74,6 +74,17 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("backend.oauth", "scopes", List),
     ("backend.oauth", "audience", Text),
     ("backend.oauth", "auth_method", OneOf),
+    ("policy", "require", OneOf),
+    ("policy.automatic", "bounce", OneOf),
+    ("policy.automatic", "receipt", OneOf),
+    ("policy.automatic", "auto-replied", OneOf),
+    ("policy.automatic", "auto-generated", OneOf),
+    ("policy.automatic", "list", OneOf),
+    ("policy.automatic", "bulk", OneOf),
+    ("sender", "trusted_networks", List),
+    ("sender", "logins", OneOf),
+    ("sender", "trusted_authserv_ids", List),
+    ("sender", "received_by", Text),
     ("emergency", "defer", Truth),
     ("emergency.block", "senders", List),
     ("emergency.block", "networks", List),
@@ -329,7 +340,7 @@ fn no_key_is_left_out() {
             }
         } else if let (".TP", Some(key)) = (line, next.strip_prefix(".B ")) {
             let key = key.replace("\\-", "-");
-            let elsewhere = ["listen", "aliases", "socket_group"].contains(&key.as_str());
+            let elsewhere = ["listen", "aliases", "policy", "socket_group"].contains(&key.as_str());
             let is_here = KEYS.iter().any(|(t, k, _)| *t == table && *k == key);
             let is_setting = table.chars().all(|c| c.is_lowercase() || c == '.') && table != "replies";
             assert!(is_here || elsewhere || !is_setting, "the sheet lacks {table}.{key}");
@@ -353,6 +364,13 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ("[notify]\nto = \"owner\"", 1, &["missing field `from` in [notify]"]),
     ("[[severa]]\nprefix = \"x\"", 1, &["missing field `client_id` in [[severa]]"]),
     ("[severa]\nprefix = \"x\"", 1, &["[[name]]"]),
+    ("[[policy]]", 1, &["a list", "[policy]"]),
+    ("[policy]\nautomatic = [\"refuse\"]", 2, &["a list", "automatic"]),
+    ("[policy]\nautomatic = \"refuse\"", 2, &["is text", "write a table"]),
+    ("[policy]\nrequire = \"authentic\"", 2, &["did you mean `authenticated`?"]),
+    ("[policy.automatic]\nauto_replied = \"refuse\"", 2, &["did you mean `auto-replied`?"]),
+    ("[policy.automatic]\nreceipt = \"drop\"", 2, &["there are accept, refuse, discard"]),
+    ("[policy]\nautomatic = { vacation = \"refuse\" }", 2, &["unknown field `vacation`"]),
     // TOML.
     ("[queue]\nmax_items = 1\nmax_items = 2", 3, &["`max_items`", "second time"]),
     ("[queue]\n[queue]", 2, &["second time"]),

@@ -262,6 +262,7 @@ async fn odd_files() {
             owner: d.activity.owner.clone(),
             participants: Arc::default(),
             people_omitted: 0,
+            automatic: None,
             sender_authenticated: None,
             customer: None,
             project: d.activity.project.clone(),
@@ -412,6 +413,7 @@ async fn two_reloads_keep_the_limit() {
                     })
                     .collect(),
                 people_omitted: 0,
+                automatic: None,
                 sender_authenticated: None,
                 customer: None,
                 project: None,
@@ -712,6 +714,7 @@ fn the_service_is_ended_again_and_again() {
                                 },
                                 participants: [one(Kind::User, "u-esa"), one(Kind::Contact, "k-bo")].into(),
                                 people_omitted: 0,
+                                automatic: None,
                                 sender_authenticated: None,
                                 customer: Some(CustomerRef { id: guid("c-acme") }),
                                 project: Some(ProjectRef { id: guid("p-1001"), number: "1001".to_owned() }),
@@ -839,7 +842,7 @@ fn large_files_from_the_spool() {
                 tenant: TenantRef { id: "mycompany".to_owned(), prefix: "mycompany".to_owned() },
                 activity_type: "E-mail".to_owned(),
                 owner: Owner { user_id: guid("u-anna"), address: "anna@mycompany.test".to_owned(), name: None },
-                participants: Arc::default(), people_omitted: 0, sender_authenticated: None, customer: None,
+                participants: Arc::default(), people_omitted: 0, automatic: None, sender_authenticated: None, customer: None,
                 project: Some(ProjectRef { id: guid("p-1001"), number: "1001".to_owned() }),
             };
             let big = "YWJj".repeat(19);

@@ -167,6 +167,7 @@ fn parcel_of(tenant: &str, text: String) -> Parcel {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        automatic: None,
         sender_authenticated: None,
         customer: None,
         project: None,

@@ -63,6 +63,7 @@ fn parties(target: &str) -> Parties {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        automatic: None,
         sender_authenticated: None,
         customer: None,
         project: (!project.is_empty())

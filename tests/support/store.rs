@@ -132,6 +132,7 @@ impl Letter {
             owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
             participants: Arc::default(),
             people_omitted: 0,
+            automatic: None,
             sender_authenticated: None,
             customer: None,
             project: None,

@@ -704,6 +704,7 @@ impl Checks<'_> {
                 );
             }
             self.bcc(service)?;
+            self.forged(service)?;
             let milters = self.settings.of(service, "non_smtpd_milters").to_owned();
             let (ours, others): (Vec<_>, Vec<_>) = split(&milters).into_iter().partition(|element| {
                 let entry = MilterEntry::list(element).pop();

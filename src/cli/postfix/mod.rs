@@ -2,6 +2,7 @@
 
 mod add;
 mod check;
+mod forged;
 mod print;
 mod probe;
 mod record;

@@ -6,7 +6,7 @@ use crate::courier::Desk;
 use crate::intake::{Client, Concluded, END_TIME, Fault, Live, Recall, Session, record};
 use crate::mail::{Address, Intake, parse_path};
 use crate::observe::{events, metrics::OpenSession};
-use crate::rules::{Reason, Reply, Target};
+use crate::rules::{Discard, Reason, Reply, Target};
 use smtp_proto::{Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo, Request};
 use std::{borrow::Cow, ffi::CString, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -276,9 +276,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let answers = self.conclude(message, &targets).await;
         for answer in answers {
             match answer {
-                Ok(key) => {
+                Ok(Taken::Recorded(key)) => {
                     // Postfix logs this text beside its queue id; the key leads on to our own log.
                     self.wire.reply(&format!("250 2.0.0 recorded as {key}"));
+                }
+                Ok(Taken::Discarded(why)) => {
+                    self.wire.reply(&format!("250 2.0.0 discarded [{}]", why.as_str()));
                 }
                 Err(reply) => {
                     self.refuse(&reply);
@@ -338,13 +341,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     async fn end_of_header(&mut self, message: &mut Message) {
         message.in_head = false;
         match self.session.end_of_header().await {
-            Ok(_) => message.refusals = self.session.refusals(),
+            Ok(_) => {
+                message.refusals = self.session.refusals();
+                message.discards = self.session.discards();
+            }
             Err(reply) => message.failed = Some(reply),
         }
     }
 
     /// What each recipient is told.
-    async fn conclude(&mut self, message: Message, targets: &[Target]) -> Vec<Result<Key, Reply>> {
+    async fn conclude(&mut self, message: Message, targets: &[Target]) -> Vec<Result<Taken, Reply>> {
         let service = Arc::clone(self.session.service());
         let texts = &service.texts;
         let about = |reason, target: &Target| texts.reply(reason, Some(&target.address));
@@ -367,11 +373,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         // Postfix has the recipients of one message in one order, and so have we.
         let known = |index: usize| known.iter().find(|recall| recall.target == index);
         let refusal = |index: usize| message.refusals.get(index).and_then(Option::as_ref);
+        let discard = |index: usize| message.discards.get(index).copied().flatten().filter(|_| !message.bare);
         targets
             .iter()
             .enumerate()
             .map(|(index, target)| match (refusal(index), &outcome) {
-                (Some(_), Ok(_)) if let Some(recall) = known(index) => Ok(recall.key.clone()),
+                // Whatever becomes of the others' activities.
+                _ if let Some(why) = discard(index) => Ok(Taken::Discarded(why)),
+                (Some(_), Ok(_)) if let Some(recall) = known(index) => {
+                    Ok(Taken::Recorded(recall.key.clone()))
+                }
                 // Whether the milter has recorded it could not be found out, so Postfix asks again.
                 (Some(reply), Err(reason)) if reply.reason.may_be_known() && reason.code() < 500 => {
                     Err(about(*reason, target))
@@ -387,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 (None, Ok(activities)) => match activity_of(activities, target) {
                     None => Err(about(Reason::InternalError, target)),
                     Some((_, Some(reply))) => Err(reply.clone()),
-                    Some((activity, None)) => Ok(activity.key.clone()),
+                    Some((activity, None)) => Ok(Taken::Recorded(activity.key.clone())),
                 },
             })
             .collect()
@@ -452,6 +463,12 @@ async fn recall(desk: &Desk, recalls: Vec<Recall>) -> Result<Vec<Recall>, Fault>
     Ok(recalls.into_iter().zip(known).filter_map(|(recall, known)| known.then_some(recall)).collect())
 }
 
+/// What a recipient's 250 stands for.
+enum Taken {
+    Recorded(Key),
+    Discarded(Discard),
+}
+
 /// A message being received.
 struct Message {
     in_head: bool,
@@ -462,11 +479,20 @@ struct Message {
     failed: Option<Reply>,
     /// Refused for one recipient, by the index of the recipient.
     refusals: Vec<Option<Reply>>,
+    /// The same of those for whom nothing becomes of it.
+    discards: Vec<Option<Discard>>,
 }
 
 impl Default for Message {
     fn default() -> Self {
-        Self { in_head: true, at_line_start: true, bare: false, failed: None, refusals: Vec::new() }
+        Self {
+            in_head: true,
+            at_line_start: true,
+            bare: false,
+            failed: None,
+            refusals: Vec::new(),
+            discards: Vec::new(),
+        }
     }
 }
 

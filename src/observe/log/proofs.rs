@@ -5,12 +5,12 @@
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
 use super::{Addresses, Form, Journal, Lines, Settings, Stream, Writer, shown};
-use crate::mail::Address;
+use crate::mail::{Address, Automatic};
 use crate::observe::{
     events::{self, Times, Which, Who},
     ids,
 };
-use crate::rules::{Reason, Reply, Texts};
+use crate::rules::{Discard, Reason, Reply, Texts};
 use crate::trace::Report;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -230,6 +230,12 @@ const CASES: &[Case] = &[
          verdict=strip",
     ),
     (
+        "DISCARDED",
+        || events::discarded(&WHO, Discard::Automatic(Automatic::List)),
+        " INFO 4bXyZ12345z: discarded reason=automatic from=<anna@mycompany.test> to=<mycompany@severamail.test> \
+         client=192.0.2.7 tenant=t-1 automatic=list verdict=discard",
+    ),
+    (
         "RECORDED",
         || events::recorded(&WHO, Some("1001"), "b3:5d1f", false),
         " INFO 4bXyZ12345z: recorded from=<anna@mycompany.test> to=<mycompany@severamail.test> client=192.0.2.7 \
@@ -240,6 +246,12 @@ const CASES: &[Case] = &[
         || events::would_refuse(&WHO, "rcpt", &reply(Reason::NoSuchTenant)),
         " INFO 4bXyZ12345z: would be refused 550 5.1.1 [no-such-tenant] from=<anna@mycompany.test> \
          to=<mycompany@severamail.test> client=192.0.2.7 tenant=t-1 stage=rcpt verdict=would_reject",
+    ),
+    (
+        "WOULD_DISCARD",
+        || events::would_discard(&WHO, Discard::OwnNotice),
+        " INFO 4bXyZ12345z: would be discarded reason=own-notice from=<anna@mycompany.test> \
+         to=<mycompany@severamail.test> client=192.0.2.7 tenant=t-1 verdict=would_discard",
     ),
     (
         "WOULD_RECORD",

@@ -94,6 +94,7 @@ fn parcel(tenant: &str, id: usize) -> Parcel {
         owner: Owner { user_id: "u".to_owned(), address: "a@x.test".to_owned(), name: None },
         participants: Arc::default(),
         people_omitted: 0,
+        automatic: None,
         sender_authenticated: None,
         customer: None,
         project: None,

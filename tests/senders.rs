@@ -1,0 +1,236 @@
+//! Who counts as the sender, where a tenant asks for it: a matrix over the place that names him, what a filter before us
+//! says, its domain, the door and the login. Each case goes through the session that the doors use.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+use activity_milter::{
+    directory::FileDirectory,
+    intake::{Client, Live, Policy, Service, Session, Shadow},
+    mail::{Budget, Domain, Intake},
+    rules::{Addressing, Emergency, Logins, Mixed, Require, TenantPolicy, Texts, Trust},
+};
+use std::{path::Path, sync::Arc};
+
+const MY: &str = "<mycompany@severamail.test>";
+
+fn service(require: Require, logins: Logins, received_by: Option<&str>) -> Live {
+    let trust = Trust {
+        networks: vec!["192.0.2.0/24".parse().unwrap()],
+        logins,
+        authserv_ids: vec!["mx.test".to_owned()],
+        received_by: received_by.map(str::to_owned),
+    };
+    let policy = Policy {
+        max_size: 1 << 20,
+        min_free: 0,
+        max_recipients: 100,
+        max_people: 1000,
+        mixed: Mixed::Reject,
+        keep_after_accept: false,
+        unlinked_projects: false,
+        shadow: Shadow::Marked,
+        emergency: Emergency::default(),
+        tenants: TenantPolicy { require, ..TenantPolicy::default() },
+        trust,
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
+    let directory = Arc::new(FileDirectory::open(&path).unwrap());
+    let domains = vec![Domain::parse("severamail.test").unwrap()];
+    let addressing = Addressing { domains, recipient_delimiter: String::new() };
+    let spool = std::env::temp_dir();
+    Service::new(addressing, policy, Texts::default(), directory, Budget::new(1 << 20), spool).into()
+}
+
+/// What becomes of a message: `owner verdict`, or the reply.
+async fn play(live: &Live, door: Intake, client: Client, sender: &str, head: &str) -> String {
+    let mut session = Session::new(live.clone());
+    session.mail(sender.as_bytes(), door);
+    let recipient = std::ffi::CString::new(MY).unwrap();
+    session.rcpt(&recipient, || client).await.unwrap();
+    session.data().unwrap();
+    session.raw_header(head.as_bytes());
+    let answer = session.end_of_header().await;
+    let refusal = answer.err().or_else(|| session.refusals().into_iter().flatten().next());
+    match (refusal, session.records()) {
+        (Some(reply), _) => format!("{} {} {}", reply.code, reply.status, reply.reason),
+        (None, [record]) => {
+            let verdict = record.parties.sender_authenticated;
+            let verdict = verdict.map_or("null".to_owned(), |verdict| verdict.to_string());
+            format!("{} {verdict}", record.parties.owner.user_id)
+        }
+        (None, records) => panic!("{records:?}"),
+    }
+}
+
+fn client(address: Option<&str>, is_local: bool, login: Option<&str>) -> Client {
+    Client { address: address.map(str::to_owned), is_local, login: login.map(str::to_owned) }
+}
+
+const REFUSED: &str = "550 5.7.26 not-authenticated";
+
+/// Where the user's address stands.
+const PLACES: [&str; 4] = ["From", "Sender", "Resent-From", "envelope"];
+
+/// What the filter says: a name, the field's value with `DOMAIN` in it, and for which places it proves something.
+const RESULTS: [(&str, &str, &[&str]); 9] = [
+    ("nothing", "", &[]),
+    ("dmarc", "mx.test; dmarc=pass header.from=DOMAIN", &["From"]),
+    ("dkim", "mx.test; dkim=pass header.d=DOMAIN", &["From", "Sender", "Resent-From"]),
+    ("spf", "mx.test; spf=pass smtp.mailfrom=bounce@DOMAIN", &["From", "envelope"]),
+    ("none", "mx.test; none", &[]),
+    ("dkim fails", "mx.test; dkim=fail header.d=DOMAIN", &[]),
+    (
+        "dmarc fails",
+        "mx.test; dmarc=fail header.from=DOMAIN; dkim=pass header.d=DOMAIN",
+        &["Sender", "Resent-From"],
+    ),
+    ("forged", "evil.test; dmarc=pass header.from=DOMAIN; dkim=pass header.d=DOMAIN", &[]),
+    (
+        "disagree",
+        "mx.test; spf=pass smtp.mailfrom=DOMAIN\r\nAuthentication-Results: mx.test; spf=fail smtp.mailfrom=DOMAIN",
+        &[],
+    ),
+];
+
+const LOGINS: [Option<&str>; 6] = [
+    None,
+    Some("anna@mycompany.test"),
+    Some("anna.aalto@mycompany.test"),
+    Some("esa@mycompany.test"),
+    // Somebody of another company.
+    Some("gerda@other.test"),
+    Some("anna"),
+];
+
+/// The rule, once more: who owns.
+fn expected(place: &str, proves: bool, login: Option<&str>, logins: Logins) -> String {
+    let is_esa = login == Some("esa@mycompany.test");
+    let owner = match login {
+        // The login is asked before the envelope sender.
+        _ if proves && !(place == "envelope" && is_esa) => Some("u-anna"),
+        Some("anna@mycompany.test" | "anna.aalto@mycompany.test") => Some("u-anna"),
+        Some("esa@mycompany.test") => Some("u-esa"),
+        Some("anna") if logins == Logins::Any => Some("u-anna"),
+        _ => None,
+    };
+    owner.map_or(REFUSED.to_owned(), |owner| format!("{owner} true"))
+}
+
+#[tokio::test]
+async fn the_matrix_of_place_result_domain_door_and_login() {
+    let mut cases = 0;
+    for (door, received_by) in [(Intake::Milter, None), (Intake::Lmtp, Some("mx.test")), (Intake::Lmtp, None)]
+    {
+        for logins in [Logins::Address, Logins::Any] {
+            let live = service(Require::Authenticated, logins, received_by);
+            for (place, login) in PLACES.iter().flat_map(|place| LOGINS.map(|login| (*place, login))) {
+                for (name, result, places) in RESULTS {
+                    for (domain, is_its) in [("mycompany.test", true), ("evil.test", false)] {
+                        let (sender, head) = message(place, login, &result.replace("DOMAIN", domain));
+                        let by_milter = login.filter(|_| door == Intake::Milter);
+                        let seen = login.filter(|_| door == Intake::Milter || received_by.is_some());
+                        let from = client(Some("203.0.113.7"), false, by_milter);
+                        // A dmarc=fail for somebody else's domain says nothing of this one, and the signature is not its.
+                        let proves = is_its && places.contains(&place);
+                        let found = play(&live, door, from, sender, &head).await;
+                        let wanted = expected(place, proves, seen, logins);
+                        assert_eq!(
+                            found, wanted,
+                            "{door:?} {received_by:?} {logins:?} {place} {login:?} {name} {domain}"
+                        );
+                        cases += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(cases, 3 * 2 * 4 * 6 * 9 * 2);
+}
+
+/// Envelope sender and head of a message that names anna in this place.
+fn message(place: &str, login: Option<&str>, result: &str) -> (&'static str, String) {
+    let received = login.map_or(String::new(), |login| {
+        format!("Received: from pc (pc [203.0.113.7])\r\n\t(Authenticated sender: {login})\r\n\tby mx.test (Postfix) with ESMTPSA id X\r\n")
+    });
+    let said = match result {
+        "" => String::new(),
+        result => format!("Authentication-Results: {result}\r\n"),
+    };
+    let (sender, names) = match place {
+        "From" => ("x@nowhere.test", "From: anna@mycompany.test\r\n".to_owned()),
+        "envelope" => ("anna@mycompany.test", "From: x@nowhere.test\r\n".to_owned()),
+        field => ("x@nowhere.test", format!("{field}: anna@mycompany.test\r\nFrom: x@nowhere.test\r\n")),
+    };
+    // Resent- fields begin a block of their own, above what was there.
+    (sender, format!("{received}{said}{names}Subject: s\r\n"))
+}
+
+const ANNA: &str = "From: anna@mycompany.test\r\nSubject: s\r\n";
+
+#[tokio::test]
+async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_address() {
+    let live = service(Require::Authenticated, Logins::Address, None);
+    for (address, is_local, passes) in [
+        (Some("192.0.2.7"), false, true),
+        (Some("203.0.113.7"), false, false),
+        (Some("203.0.113.7"), true, false),
+        (Some("127.0.0.1"), true, false),
+        (None, true, true),
+        (None, false, false),
+    ] {
+        for door in [Intake::Milter, Intake::Lmtp] {
+            let found = play(&live, door, client(address, is_local, None), "", ANNA).await;
+            let wanted = if passes { "u-anna true" } else { REFUSED };
+            assert_eq!(found, wanted, "{address:?} {is_local} {door:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_asked_and_who_is_not() {
+    let proven = "Authentication-Results: mx.test; dmarc=pass header.from=acme.test\r\n";
+    let customer = "From: bo@acme.test\r\nTo: anna@mycompany.test\r\nSubject: s\r\n";
+    for (sentence, require, head, expected) in [
+        ("nobody asks", Require::None, ANNA.to_owned(), "u-anna null"),
+        ("a user is asked", Require::Authenticated, ANNA.to_owned(), REFUSED),
+        (
+            "also if a recipient is a user",
+            Require::Authenticated,
+            "From: anna@mycompany.test\r\nTo: esa@mycompany.test\r\nSubject: s\r\n".to_owned(),
+            REFUSED,
+        ),
+        (
+            "who is no user need prove nothing: the recipient owns",
+            Require::Authenticated,
+            customer.to_owned(),
+            "u-anna false",
+        ),
+        (
+            "and it is said if something proves him",
+            Require::Authenticated,
+            format!("{proven}{customer}"),
+            "u-anna true",
+        ),
+        (
+            "a sender in From who is not proven is passed over for one in Sender who is",
+            Require::Authenticated,
+            "Authentication-Results: mx.test; dkim=pass header.d=xn--rksmrgs-5wao1o.test\r\n\
+             From: anna@mycompany.test\r\nSender: asa@räksmörgås.test\r\nSubject: s\r\n"
+                .to_owned(),
+            "u-asa true",
+        ),
+        (
+            "two From fields are refused before anybody is asked",
+            Require::Authenticated,
+            format!(
+                "Authentication-Results: mx.test; dmarc=pass header.from=mycompany.test\r\nFrom: anna@mycompany.test\r\n{ANNA}"
+            ),
+            "550 5.6.0 ambiguous-from",
+        ),
+    ] {
+        let live = service(require, Logins::Address, None);
+        let from = client(Some("203.0.113.7"), false, None);
+        let found = play(&live, Intake::Milter, from, "", &head).await;
+        assert_eq!(found, expected, "{sentence}");
+    }
+}
