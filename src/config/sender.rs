@@ -74,3 +74,45 @@ impl SenderText {
         Ok(Trust { networks, logins, authserv_ids, received_by })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::source::Source;
+    use std::path::Path;
+
+    fn read(lines: &str) -> Result<Config, String> {
+        let text = format!(
+            "integration_domains = [\"a.test\"]\n[directory]\npath = \"tests/directory.toml\"\n[backend]\nurl = \"https://b.test\"\n[sender]\n{lines}\n"
+        );
+        let source = Source::from_text(Path::new("am.toml"), &text);
+        Config::from_source(&source).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn who_is_believed_is_read_or_named() {
+        let trust = read(
+            "trusted_networks = [\"192.0.2.0/24\", \"2001:db8::1\"]\nlogins = \"any\"\ntrusted_authserv_ids = [\"MX.Test\"]\nreceived_by = \"MX.test\"",
+        );
+        let trust = trust.unwrap().policy.trust;
+        assert_eq!((trust.networks.len(), trust.logins), (2, crate::rules::Logins::Any));
+        assert_eq!(
+            (trust.authserv_ids, trust.received_by),
+            (vec!["mx.test".to_owned()], Some("mx.test".to_owned()))
+        );
+        assert_eq!(read("").unwrap().policy.trust, crate::rules::Trust::default());
+        for (lines, part) in [
+            ("trusted_networks = [\"x.test\"]", "\"x.test\" is no network"),
+            ("trusted_authserv_ids = [\"\"]", "is no authserv-id"),
+            ("trusted_authserv_ids = [\"mx test\"]", "is no authserv-id"),
+            ("trusted_authserv_ids = [\"mx.test;\"]", "is no authserv-id"),
+            ("received_by = \"mx test\"", "is no host name"),
+            ("logins = \"all\"", "logins"),
+        ] {
+            let error = read(lines).unwrap_err();
+            assert!(error.contains(part), "{lines}: {error}");
+        }
+        let warnings = read("trusted_networks = [\"0.0.0.0/0\"]").unwrap().warnings;
+        assert!(warnings.iter().any(|warning| warning.contains("is everybody")), "{warnings:?}");
+    }
+}

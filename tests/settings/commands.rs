@@ -264,9 +264,15 @@ fn explain_says_whose_policy_counts() {
         .unwrap();
     fs::write(home.at("m.eml"), "From: anna@mycompany.test\nSubject: s\n\nHi\n").unwrap();
     let message = home.at("m.eml").display().to_string();
-    let (code, out, err) = home.run(&["explain", &message, "--recipient", "mycompany@a.test"]);
+    let asked = ["explain", &message, "--recipient", "mycompany@a.test"];
+    let (code, out, _) = home.run(&asked);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("reply: 550 5.7.26") && out.contains("[not-authenticated]"), "{out}");
+    let (code, out, err) = home.run(&[&asked[..], &["--login", "anna@mycompany.test"]].concat());
     assert_eq!(code, Some(0), "{err}");
     for line in [
+        "user u-anna: the sender is a user; the sender is authenticated: logged in as anna@mycompany.test",
+        "\"sender_authenticated\": true",
         "policy: require = authenticated (the tenant's policy)",
         "policy: automatic.list = accept (the tenant's policy)",
         "policy: automatic.bulk = discard (the service's [policy])",
