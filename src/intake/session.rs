@@ -524,8 +524,8 @@ impl Decided {
         let spill =
             Spill::new(&service.spool, policy.max_size, &service.budget).keeping_free(policy.min_free);
         let words = words_of(&head, &records);
-        // What LMTP refuses for want of a user is known by its content, if it is.
-        let is_asked = refused.values().any(|reply| reply.reason == Reason::NoUser);
+        // What LMTP refuses for want of a user, or of a proof, is known by its content, if it is.
+        let is_asked = refused.values().any(|reply| reply.reason.may_be_known());
         let reader = Some(reader).filter(|_| is_asked || !records.is_empty());
         let mut decided = Self { head, records, words, reader, refused, discarded, spill, failed: None };
         if !decided.records.is_empty() {

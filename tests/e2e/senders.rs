@@ -23,7 +23,9 @@ fn asking(sender: &str) -> World {
 }
 
 fn message(fields: &str, subject: &str) -> Vec<u8> {
-    let text = format!("{fields}From: {ANNA}\nTo: otto@other.test\nSubject: {subject}\n\nHello\n");
+    // Postfix adds what is missing, and then it is another e-mail.
+    let ids = "Date: Mon, 23 Nov 2026 18:00:00 +0000\nMessage-ID: <m@mycompany.test>\n";
+    let text = format!("{fields}{ids}From: {ANNA}\nTo: otto@other.test\nSubject: {subject}\n\nHello\n");
     text.replace('\n', "\r\n").into_bytes()
 }
 
@@ -57,11 +59,13 @@ fn forged_results_are_gone_before_the_filter_adds_its_own() {
         world.postfix.set("smtpd_milters", &both);
         world.postfix.reload();
         for fields in [&forged, ""] {
-            let answer = send(fields, &format!("{says} {up} {fields}").replace('\n', ""));
-            assert!(matches(&answer, expected), "{says:?} {up} {fields}: {answer}");
+            let subject = format!("{says} {up} {fields}").replace('\n', "");
+            // A process of before the reload may take one more connection.
+            let is_as_expected = || matches(&send(fields, &subject), expected).then_some(());
+            wait_for(&format!("{says:?} {up} {fields}: {expected}"), is_as_expected);
         }
     }
-    wait_for("the activities", || (world.activities().len() == 3).then_some(()));
+    wait_for("the activities", || (world.activities().len() >= 3).then_some(()));
     assert!(world.activities().iter().all(|activity| activity["sender_authenticated"] == true));
 }
 
@@ -70,19 +74,25 @@ fn a_trusted_network_counts_at_the_milter_and_by_xforward() {
     let world = asking("trusted_networks = [\"127.0.0.0/8\", \"192.0.2.0/24\"]");
     let (_, answer) = world.mail(ANNA, &[MY], &message("", "by milter"));
     assert!(matches(&answer, "250*"), "{answer}");
-    for (xforward, expected) in [
-        ("ADDR=192.0.2.7 SOURCE=REMOTE", "250*"),
-        ("ADDR=203.0.113.7 SOURCE=REMOTE", REFUSED),
-        ("ADDR=203.0.113.7 SOURCE=LOCAL", REFUSED),
-        ("ADDR=[UNAVAILABLE] SOURCE=LOCAL", "250*"),
-        ("ADDR=[UNAVAILABLE] SOURCE=REMOTE", REFUSED),
-    ] {
+    let mut copies = vec![("ADDR=203.0.113.8 SOURCE=REMOTE", "by milter", "250*")];
+    copies.extend(
+        [
+            ("ADDR=192.0.2.7 SOURCE=REMOTE", "250*"),
+            ("ADDR=203.0.113.7 SOURCE=REMOTE", REFUSED),
+            ("ADDR=203.0.113.7 SOURCE=LOCAL", REFUSED),
+            ("ADDR=[UNAVAILABLE] SOURCE=LOCAL", "250*"),
+            ("ADDR=[UNAVAILABLE] SOURCE=REMOTE", REFUSED),
+        ]
+        .map(|(xforward, expected)| (xforward, xforward, expected)),
+    );
+    // A copy of what the milter has recorded is known, whoever brings it.
+    for (xforward, subject, expected) in copies {
         let mut lmtp = world.lmtp();
         lmtp.command(&format!("XFORWARD {xforward}"));
         lmtp.command(&format!("MAIL FROM:<{ANNA}>"));
         lmtp.command(&format!("RCPT TO:<{MY}>"));
         lmtp.command("DATA");
-        lmtp.send(&stuffed(&message("", xforward)));
+        lmtp.send(&stuffed(&message("", subject)));
         let answer = lmtp.reply();
         assert!(matches(&answer, expected), "{xforward}: {answer}");
     }
