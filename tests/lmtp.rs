@@ -70,6 +70,7 @@ async fn a_directory_that_cannot_answer_defers() {
         Policy {
             max_size: 1 << 20,
             min_free: 0,
+            patience: std::time::Duration::from_secs(60),
             max_recipients: 10,
             max_people: 1000,
             mixed: Mixed::Reject,
@@ -92,10 +93,11 @@ async fn a_directory_that_cannot_answer_defers() {
         mode: 0o660,
         group: None,
         max_sessions: 10,
+        idle_when_full: std::time::Duration::from_secs(30),
     };
     let listener = Listener::bind(&socket, stop.clone()).await.unwrap();
     let address = listener.local().unwrap().to_string().strip_prefix("inet:").unwrap().to_owned();
-    let server = tokio::spawn(lmtp::run(listener, 10, service.into(), Desk::Queue(queue), stop.clone()));
+    let server = tokio::spawn(lmtp::run(listener, service.into(), Desk::Queue(queue), stop.clone()));
 
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
     let mut line = String::new();

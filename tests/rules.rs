@@ -19,6 +19,7 @@ fn policy() -> Policy {
     Policy {
         max_size: 1 << 20,
         min_free: 0,
+        patience: Duration::from_secs(60),
         max_recipients: 100,
         max_people: 1000,
         mixed: Mixed::Reject,

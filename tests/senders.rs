@@ -23,6 +23,7 @@ fn service(require: Require, logins: Logins, received_by: Option<&str>) -> Live 
     let policy = Policy {
         max_size: 1 << 20,
         min_free: 0,
+        patience: std::time::Duration::from_secs(60),
         max_recipients: 100,
         max_people: 1000,
         mixed: Mixed::Reject,

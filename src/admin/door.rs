@@ -12,15 +12,14 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use indymilter::{EitherStream, Listener as _};
+use indymilter::Listener as _;
 use std::{collections::HashSet, future::poll_fn, io, net::IpAddr, sync::Arc};
-use tokio::net::{TcpStream, UnixStream};
 
 /// Our listener, as axum wants it.
 pub(super) struct Door(pub(super) intake::Listener);
 
 impl axum::serve::Listener for Door {
-    type Io = EitherStream<TcpStream, UnixStream>;
+    type Io = intake::Guarded;
     type Addr = ();
 
     async fn accept(&mut self) -> (Self::Io, ()) {

@@ -1,7 +1,7 @@
 //! `check`: is everything there that the service needs? One line each.
 
 use super::{
-    Failure, credentials,
+    Failure, credentials, descriptors,
     out::{say, say_json},
     rights,
 };
@@ -110,6 +110,10 @@ pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure>
     }
     add("files", rights::of_files(&config, path));
     add("queue", queue(&config).await);
+    let (limit, too_few) = descriptors::look(&config);
+    if too_few.is_none() {
+        add("open files", Ok(format!("{limit} are allowed to who runs this")));
+    }
     if !args.offline {
         add("trace", traced(&config)); // not before a reload either: a broken trace stops nobody
         add("queue disk", disk(&config)); // not before a reload: a full disk is no fault of the configuration
@@ -121,6 +125,13 @@ pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure>
         detail: warning.clone(),
     });
     lines.splice(1..1, doubtful);
+    // A warning: the service may have another limit.
+    lines.extend(too_few.map(|detail| Line {
+        name: "open files".to_owned(),
+        ok: true,
+        warning: true,
+        detail: format!("{detail} (the service's own limit may be another one)"),
+    }));
     match args.json {
         true => say_json(&lines)?,
         false => say(&lines.iter().map(Line::text).collect::<String>())?,

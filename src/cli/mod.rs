@@ -7,6 +7,7 @@ mod check;
 mod complete;
 mod config;
 mod credentials;
+mod descriptors;
 mod directory;
 mod explain;
 mod identity;

@@ -1,18 +1,17 @@
 //! `serve`: puts the rooms together, runs them, and takes them down in the right order.
 
-use super::{Failure, identity, other};
+use super::{Failure, descriptors, identity, other};
 use crate::admin;
 use crate::backend::Switch;
 use crate::config::{Config, Delivery, Outside};
 use crate::courier::{self, Controls, Desk, Direct};
-use crate::intake::{Listener, Live, Service, lmtp, milter};
+use crate::intake::{self, Listener, Live, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::notify;
 use crate::observe::{self, events, metrics};
 use crate::queue::{self, Queue, SystemClock};
 use crate::trace;
 use miette::Report;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::{
     io,
@@ -50,7 +49,7 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
     }
     metrics::start();
     observe::start_trace(&config.trace, true);
-    raise_open_files();
+    descriptors::raise();
     let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
     // From here on a reload that comes too early waits, and ends nobody.
@@ -58,7 +57,7 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
     let closing = CancellationToken::new();
     let milter = Listener::bind(&config.milter, closing.clone()).await.map_err(other)?;
     let lmtp = match &config.lmtp {
-        Some(lmtp) => Some((Listener::bind(lmtp, closing.clone()).await.map_err(other)?, lmtp.max_sessions)),
+        Some(lmtp) => Some(Listener::bind(lmtp, closing.clone()).await.map_err(other)?),
         None => None,
     };
     // Open until everything else has ended: whoever looks sees how it ends.
@@ -82,21 +81,10 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes as many descriptors as the system grants: each session needs one, and the usual soft limit of 1024 is there
-/// for programs that use select(2).
-fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard); // without it, `accept` pauses when they run out
-    }
-}
-
 /// The doors, open.
 struct Listeners {
     milter: Listener,
-    /// With the most sessions it may have.
-    lmtp: Option<(Listener, usize)>,
+    lmtp: Option<Listener>,
     admin: Option<Listener>,
 }
 
@@ -198,7 +186,7 @@ struct Running {
     /// Until then somebody may look.
     admin: Option<(JoinHandle<Result<(), String>>, CancellationToken)>,
     /// As long as anything runs: aborted.
-    pulse: [JoinHandle<()>; 2],
+    pulse: [JoinHandle<()>; 3],
 }
 
 /// Where mail comes in.
@@ -264,7 +252,16 @@ impl Running {
             config.queue.spool.clone(),
         ));
         let Listeners { milter, lmtp, admin } = listeners;
-        let doors = [("milter", Some(&milter)), ("lmtp", lmtp.as_ref().map(|(listener, _)| listener))];
+        let places: Vec<_> = [Some(&milter), lmtp.as_ref(), admin.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(Listener::places)
+            .collect();
+        if let Some(doubt) = descriptors::share(&places) {
+            events::setting_doubtful(&doubt);
+        }
+        let places = places.into_iter().cloned().collect();
+        let doors = [("milter", Some(&milter)), ("lmtp", lmtp.as_ref())];
         let doors: Vec<_> =
             doors.into_iter().filter_map(|(door, l)| Some((door, l?.local()?.to_string()))).collect();
         for (door, place) in &doors {
@@ -284,14 +281,16 @@ impl Running {
         let reloadable =
             Reloadable { path: path.to_owned(), running, outside, live: live.clone(), backend, controls };
         let reload = tokio::spawn(reloadable.watch(hangup));
-        let pulse = [tokio::spawn(watchdog()), tokio::spawn(count())];
+        let pulse = [
+            tokio::spawn(watchdog()),
+            tokio::spawn(count()),
+            tokio::spawn(intake::keep(places, live.clone())),
+        ];
         let hang_up = CancellationToken::new();
-        let lmtp = lmtp.map(|(listener, max_sessions)| {
-            tokio::spawn(lmtp::run(listener, max_sessions, live.clone(), desk.clone(), hang_up.clone()))
-        });
+        let lmtp = lmtp
+            .map(|listener| tokio::spawn(lmtp::run(listener, live.clone(), desk.clone(), hang_up.clone())));
         let hung_up = hang_up.clone().cancelled_owned();
-        let milter =
-            tokio::spawn(milter::run(milter, config.milter.max_sessions, live.clone(), desk, hung_up));
+        let milter = tokio::spawn(milter::run(milter, live.clone(), desk, hung_up));
         events::started();
         let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("taking mail")]);
         Ok(Self { reload, doors: Doors { live, closing, hang_up, milter, lmtp }, carriers, admin, pulse })

@@ -253,6 +253,8 @@ struct SocketText {
     socket_group: Option<String>,
     /// Most connections at a time; default 1000.
     max_sessions: Spanned<usize>,
+    /// Once there are so many, the longest idle one is closed for the next, if it was idle for so long; default 30s.
+    idle_when_full: Text<Span>,
 }
 
 impl Default for SocketText {
@@ -262,6 +264,7 @@ impl Default for SocketText {
             socket_mode: Text(Mode(0o660)),
             socket_group: None,
             max_sessions: Spanned::new(0..0, 1000),
+            idle_when_full: Text(Span(Duration::from_secs(30))),
         }
     }
 }
@@ -290,9 +293,16 @@ impl SocketText {
             source.said(&format!("{table}.socket_group"), group)?;
         }
         let max_sessions = *self.max_sessions.get_ref();
-        Ok(SocketSettings { table, listen, mode, group, max_sessions })
+        let idle_when_full = self.idle_when_full.0.0;
+        Ok(SocketSettings { table, listen, mode, group, max_sessions, idle_when_full })
     }
 }
+
+/// Connections to the admin door: a few people and machines look.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// After this, one that was answered makes room for the next.
+const ADMIN_IDLE: Duration = Duration::from_secs(5);
 
 /// Longest path of a unix socket: 108 bytes with the zero at its end (unix(7)).
 const LONGEST_SOCKET: usize = 107;
@@ -327,6 +337,8 @@ struct MessageText {
     max_size: Text<Size>,
     /// Memory for message bytes over all sessions; default 64 MiB.
     memory_limit: Text<Size>,
+    /// How long the content of a message may keep us waiting for its bytes, and a second more for each 16 KiB; default 60s.
+    patience: Text<Span>,
     /// Characters that start a tag in a local part, like `+`; default none.
     recipient_delimiter: String,
     /// `reject` (default) or `strip`.
@@ -346,6 +358,7 @@ impl Default for MessageText {
         Self {
             max_size: Text(Size(50 * 1024 * 1024)),
             memory_limit: Text(Size(64 * 1024 * 1024)),
+            patience: Text(Span(Duration::from_secs(60))),
             recipient_delimiter: String::new(),
             mixed_recipients: MixedText::Reject,
             after_accept: AfterAcceptText::Discard,
@@ -511,7 +524,8 @@ impl AdminText {
             listen,
             mode,
             group,
-            max_sessions: usize::MAX,
+            max_sessions: ADMIN_CONNECTIONS,
+            idle_when_full: ADMIN_IDLE,
         });
         if let Some(file) = &self.token_file {
             source.secret(file)?;
@@ -647,6 +661,7 @@ impl ConfigText {
         let policy = Policy {
             max_size: self.message.max_size.0.0,
             min_free: self.queue.min_free.0.0,
+            patience: self.message.patience.0.0,
             max_recipients: *self.message.max_recipients.get_ref(),
             max_people: *self.message.max_people.get_ref(),
             mixed: match self.message.mixed_recipients {

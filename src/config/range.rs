@@ -60,6 +60,8 @@ const fn range(
 const ALL: &[Range] = &[
     range("milter.max_sessions", Count, 1..=1_000_000, &[]),
     range("lmtp.max_sessions", Count, 1..=1_000_000, &[]),
+    range("milter.idle_when_full", Time, SECOND..=DAY, &[]),
+    range("lmtp.idle_when_full", Time, SECOND..=DAY, &[]),
     range(
         "message.max_size",
         Bytes,
@@ -67,6 +69,12 @@ const ALL: &[Range] = &[
         &[Below(100 * KIB, "nearly every message with a file is larger, and is refused")],
     ),
     range("message.memory_limit", Bytes, LEAST_MEMORY..=TIB, &[]),
+    range(
+        "message.patience",
+        Time,
+        SECOND..=HOUR,
+        &[Below(10 * SECOND, "a network that stands still for so long costs a message")],
+    ),
     range("message.max_recipients", Count, 1..=10_000, &[]),
     range("message.max_people", Count, 1..=100_000, &[]),
     range("directory.poll", Time, SECOND..=DAY, &[Above(HOUR, "mail of new people is refused so long")]),

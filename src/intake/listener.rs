@@ -1,12 +1,16 @@
 //! Sockets that Postfix can reach, and an `accept` that does not give up.
 //!
-//! In: where to listen. Out: connections, for indymilter and LMTP.
+//! In: where to listen. Out: connections that have a place, for indymilter, LMTP and the admin door.
 //! Promise: a failed `accept` (no descriptors left, peer gone) is a log line and a pause, where indymilter's `run`
-//! would end; a stale unix socket is replaced, one that somebody answers on is not.
+//! would end; who finds no place is told so where the protocol has words for it; a stale unix socket is replaced, one that
+//! somebody answers on is not.
 //! Fails: [`BindError`], with the remedy.
 
+use super::{
+    places::{At, Manners, Places},
+    stream::{Guarded, Socket as Stream},
+};
 use crate::observe::events;
-use indymilter::EitherStream;
 use listenfd::ListenFd;
 use nix::{errno::Errno, unistd::Group};
 use std::{
@@ -16,17 +20,23 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{LazyLock, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    time::{Sleep, sleep},
+    net::{TcpListener, UnixListener, UnixStream},
+    time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Pause after a failed `accept`. Descriptors come back when sessions end, and those last seconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often somebody is looked for who could make room.
+const ROOM_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long one who was asked to make room may take for it before the next is turned away.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// Where to listen, as the configuration writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +94,8 @@ pub struct SocketSettings {
     pub group: Option<String>,
     /// Most connections at a time.
     pub max_sessions: usize,
+    /// Once there are so many, those may be closed that were idle for so long.
+    pub idle_when_full: Duration,
 }
 
 /// Why we cannot listen.
@@ -138,9 +150,17 @@ pub enum BindError {
 /// A listening socket that stops accepting when it is told to.
 #[derive(Debug)]
 pub struct Listener {
+    table: &'static str,
     socket: Socket,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     pause: Option<Pin<Box<Sleep>>>,
+    places: Places,
+    /// Who has come and waits for a place.
+    come: Option<Stream>,
+    /// Since when there is no place.
+    full: Option<Instant>,
+    /// When it is looked again whether there is.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -177,7 +197,21 @@ impl Listener {
                     .map_err(|error| settings.failed(error, remedy))?
             }
         };
-        Ok(Self { socket, stop: Box::pin(stop.cancelled_owned()), pause: None })
+        Ok(Self {
+            table: settings.table,
+            socket,
+            stop: Box::pin(stop.cancelled_owned()),
+            pause: None,
+            places: settings.places(),
+            come: None,
+            full: None,
+            look: None,
+        })
+    }
+
+    /// Who is connected.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Where it listens; the port is the real one.
@@ -191,39 +225,89 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Waits until there is a place for who has come; false if nobody can make room for him.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            // Before it is looked: who goes in between is not missed.
+            self.places.tell(cx.waker());
+            if self.places.has_room() {
+                (self.full, self.look) = (None, None);
+                return Poll::Ready(true);
+            }
+            let full = self.full.get_or_insert_with(Instant::now).elapsed();
+            let queues = self.places.manners().queues;
+            let queues = if self.places.make_room() { queues.max(LEAVING) } else { queues };
+            if full >= queues {
+                return Poll::Ready(false);
+            }
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(ROOM_PAUSE)));
+            ready!(look.as_mut().poll(cx));
+            self.look = None;
+        }
+    }
+
+    /// The next connection of the socket.
+    fn poll_socket(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
+                // Replies are small frames that Postfix waits for.
+                let _ = stream.set_nodelay(true);
+                Stream::Tcp(stream)
+            }),
+            Socket::Unix(listener, _) | Socket::Given(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, _)| Stream::Unix(stream))
+            }
+            Socket::Closed => Poll::Pending,
+        }
+    }
+
+    /// There is no place for it: it is told so, as far as there are words for it.
+    fn turn_away(&self, stream: &Stream) {
+        let farewell = self.places.manners().farewell;
+        // The buffer of a new socket is empty.
+        let _ = match stream {
+            Stream::Tcp(stream) => stream.try_write(farewell),
+            Stream::Unix(stream) => stream.try_write(farewell),
+        };
+        self.places.turned_away();
+    }
+}
+
 impl indymilter::Listener for Listener {
-    type Io = EitherStream<TcpStream, UnixStream>;
+    type Io = Guarded;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Io>> {
-        if !matches!(self.socket, Socket::Closed) && self.stop.as_mut().poll(cx).is_ready() {
-            self.socket = Socket::Closed;
-        }
         loop {
+            if !matches!(self.socket, Socket::Closed) && self.stop.as_mut().poll(cx).is_ready() {
+                self.socket = Socket::Closed;
+                self.come = None;
+            }
             if let Some(pause) = &mut self.pause {
-                std::task::ready!(pause.as_mut().poll(cx));
+                ready!(pause.as_mut().poll(cx));
                 self.pause = None;
             }
-            let accepted = match &self.socket {
-                Socket::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| {
-                    // Replies are small frames that Postfix waits for.
-                    let _ = stream.set_nodelay(true);
-                    EitherStream::Tcp(stream)
-                }),
-                Socket::Unix(listener, _) => {
-                    listener.poll_accept(cx).map_ok(|(stream, _)| EitherStream::Unix(stream))
+            if self.come.is_none() {
+                match ready!(self.poll_socket(cx)) {
+                    Ok(stream) => self.come = Some(stream),
+                    Err(error) if is_the_peers(&error) => continue,
+                    Err(error) => {
+                        self.places.make_room();
+                        events::accept_failed(&error, ACCEPT_PAUSE);
+                        self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
+                        continue;
+                    }
                 }
-                Socket::Given(listener) => {
-                    listener.poll_accept(cx).map_ok(|(stream, _)| EitherStream::Unix(stream))
+            }
+            let has_room = ready!(self.poll_room(cx));
+            match self.come.take() {
+                Some(stream) if has_room => {
+                    let at = if self.table == "milter" { At::Door } else { At::Rest };
+                    let place = self.places.take(at);
+                    return Poll::Ready(Ok(Guarded::new(stream, place, self.table)));
                 }
-                Socket::Closed => return Poll::Pending,
-            };
-            match std::task::ready!(accepted) {
-                Ok(stream) => return Poll::Ready(Ok(stream)),
-                Err(error) if is_the_peers(&error) => {}
-                Err(error) => {
-                    events::accept_failed(&error, ACCEPT_PAUSE);
-                    self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
-                }
+                Some(stream) => self.turn_away(&stream),
+                None => {}
             }
         }
     }
@@ -352,6 +436,24 @@ impl SocketSettings {
         }
     }
 
+    /// Connections in all, those included that only hear that there is no place.
+    pub fn connections(&self) -> usize {
+        self.max_sessions.saturating_add(self.manners().standing)
+    }
+
+    fn manners(&self) -> Manners {
+        match self.table {
+            "milter" => Manners::milter(self.max_sessions),
+            "lmtp" => Manners::lmtp(),
+            _ => Manners::admin(),
+        }
+    }
+
+    /// Room for the connections.
+    fn places(&self) -> Places {
+        Places::new(self.table, self.max_sessions, self.idle_when_full, self.manners())
+    }
+
     fn in_use(&self) -> BindError {
         BindError::InUse { listen: self.listen.clone(), table: self.table }
     }
@@ -374,6 +476,7 @@ mod tests {
             mode: 0o660,
             group: None,
             max_sessions: 10,
+            idle_when_full: Duration::from_secs(30),
         }
     }
 

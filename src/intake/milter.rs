@@ -21,6 +21,7 @@ use std::{
     ffi::{CStr, CString},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// How often Postfix is told that we are still at it.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -44,16 +45,12 @@ struct Connection {
 /// two commands.
 /// # Errors
 /// None that our [`Listener`] lets through.
-pub async fn run(
-    listener: Listener,
-    max_sessions: usize,
-    live: Live,
-    desk: Desk,
-    shutdown: impl Future,
-) -> std::io::Result<()> {
+pub async fn run(listener: Listener, live: Live, desk: Desk, shutdown: impl Future) -> std::io::Result<()> {
+    let places = listener.places().clone();
     let callbacks = Callbacks::new()
         .on_negotiate(move |cx, actions, options| {
-            Box::pin(std::future::ready(negotiate(cx, actions, options, live.clone())))
+            let session = Session::seated(live.clone(), places.seat());
+            Box::pin(std::future::ready(negotiate(cx, actions, options, session)))
         })
         .on_connect(|cx, _, from| Box::pin(std::future::ready(connect(cx, &from))))
         .on_mail(|cx, args| Box::pin(std::future::ready(mail(cx, &args))))
@@ -64,7 +61,9 @@ pub async fn run(
         .on_body(|cx, piece| Box::pin(body(cx, piece)))
         .on_eom(move |cx| Box::pin(end_of_message(cx, desk.clone())))
         .on_abort(|cx| Box::pin(std::future::ready(abort(cx))));
-    let config = Config { max_connections: max_sessions, connection_timeout: IDLE, ..Config::default() };
+    // Our listener counts: the library would leave those waiting for whom there is no place.
+    let max_connections = Semaphore::MAX_PERMITS;
+    let config = Config { max_connections, connection_timeout: IDLE, ..Config::default() };
     indymilter::run(listener, callbacks, config, shutdown).await
 }
 
@@ -73,7 +72,7 @@ fn negotiate(
     cx: &mut NegotiateContext<Connection>,
     actions: Actions,
     offered: ProtoOpts,
-    live: Live,
+    session: Session,
 ) -> Status {
     let named = actions.contains(Actions::REQUEST_MACROS);
     let told = if named { ProtoOpts::NO_CONNECT } else { ProtoOpts::empty() };
@@ -94,7 +93,6 @@ fn negotiate(
             cx.requested_macros.insert(stage, macros.to_owned());
         }
     }
-    let session = Session::new(live);
     let has_data = offered.contains(ProtoOpts::NO_DATA);
     let _open = OpenSession::new("milter");
     cx.data = Some(Connection { session, options, has_data, client: None, _open });

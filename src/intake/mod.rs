@@ -11,16 +11,20 @@ mod head;
 mod listener;
 pub mod lmtp;
 pub mod milter;
+mod places;
 mod record;
 mod service;
 mod session;
+mod stream;
 mod transaction;
 
 pub use fate::{Fate, Interest, Then};
 pub use listener::{BindError, Listen, Listener, SocketSettings, default_socket};
+pub use places::{Places, keep};
 pub use record::{Concluded, End, Pending, Recall, record};
 pub use service::{LOOK_UP_TIME, Live, Policy, Service, Shadow};
 pub use session::{LeftOut, Session};
+pub use stream::Guarded;
 pub use transaction::{Client, Told};
 
 use std::time::Duration;

@@ -27,6 +27,8 @@ pub struct Policy {
     pub max_size: u64,
     /// Bytes to be kept free on the spool's disk.
     pub min_free: u64,
+    /// How long the content of a message may keep us waiting.
+    pub patience: Duration,
     /// Most integration recipients of one message.
     pub max_recipients: usize,
     /// Most people of one message that are looked up and listed.

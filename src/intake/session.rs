@@ -8,6 +8,7 @@ use super::{
     Fault,
     fate::Interest,
     head::{PARSED_INLINE, RawHead, ReadHead},
+    places::Seat,
     record::{End, Pending, Recall},
     service::{Live, Service, look_ups_end},
     transaction::{Client, Recalled, Told, Transaction},
@@ -16,6 +17,7 @@ use crate::activity::{Key, Parcel, Participant};
 use crate::mail::{Automatic, Head, Intake, ReadPart, Reader, Spill, SpillError};
 use crate::observe::events;
 use crate::rules::{self, Discard, Mixed, Reason, Record, Reply, Target, Verdict};
+use nix::libc::{EMFILE, ENFILE};
 use std::{collections::BTreeMap, ffi::CStr, sync::Arc, time::SystemTime};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -48,6 +50,8 @@ pub struct Session {
     automatic: Option<Automatic>,
     /// What the log says of the last transaction, after its end too.
     last: Told,
+    /// The right to have something recorded.
+    seat: Seat,
     _counted: TaskTrackerToken,
 }
 
@@ -102,6 +106,11 @@ struct Decided {
 impl Session {
     /// A session without a transaction.
     pub fn new(live: Live) -> Self {
+        Self::seated(live, Seat::Free)
+    }
+
+    /// One that has a seat, or wants one.
+    pub(super) fn seated(live: Live, seat: Seat) -> Self {
         let service = live.now();
         Self {
             _counted: service.session(),
@@ -112,6 +121,7 @@ impl Session {
             left_out: None,
             automatic: None,
             last: Told::default(),
+            seat,
         }
     }
 
@@ -148,7 +158,9 @@ impl Session {
     /// The reply to it, if it is not taken.
     pub async fn rcpt(&mut self, path: &CStr, client: impl FnOnce() -> Client) -> Result<(), Reply> {
         match &mut self.stage {
-            Stage::Envelope(transaction) => transaction.rcpt(&self.service, path, client).await,
+            Stage::Envelope(transaction) => {
+                transaction.rcpt(&self.service, path, client, &mut self.seat).await
+            }
             _ => Err(self.fault("rcpt", &Fault::OutOfOrder("RCPT"))),
         }
     }
@@ -485,6 +497,11 @@ impl Session {
             SpillError::Full { .. } => {
                 events::fault(transaction.queue_id(), "body", &error);
                 Reason::QueueFull
+            }
+            // Descriptors come back when sessions end; the disk is not to blame.
+            SpillError::Io(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                events::fault(transaction.queue_id(), "body", &error);
+                Reason::Busy
             }
             SpillError::Io(error) => {
                 events::fault(transaction.queue_id(), "body", &error);

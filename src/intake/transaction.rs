@@ -6,6 +6,7 @@
 
 use super::{
     fate::{Fate, Recipients},
+    places::Seat,
     service::{Policy, Refusal, Service},
 };
 use crate::mail::{Address, Automatic, Envelope, Head, Intake, domain_of, parse_path};
@@ -122,12 +123,13 @@ impl Transaction {
         service: &Service,
         path: &CStr,
         client: impl FnOnce() -> Client,
+        seat: &mut Seat,
     ) -> Result<(), Reply> {
         let bytes = path.to_bytes();
         let (address, fate) = match parse_path(bytes) {
             Ok(Some(address)) if service.addressing.covers(&address) => {
                 self.client.get_or_insert_with(client);
-                let fate = self.fate_of(service, &address).await;
+                let fate = self.fate_of(service, &address, seat).await;
                 // What shadow mode lets pass without a tenant is nobody's business in another tenant's activity.
                 (Some(address).filter(|_| fate != Fate::Other), fate)
             }
@@ -148,7 +150,10 @@ impl Transaction {
     }
 
     /// What becomes of an integration address.
-    async fn fate_of(&mut self, service: &Service, address: &Address) -> Fate {
+    async fn fate_of(&mut self, service: &Service, address: &Address, seat: &mut Seat) -> Fate {
+        if !seat.sit().await {
+            return self.refused(service, Reason::Busy.into(), Some(address));
+        }
         let emergency = &service.policy.emergency;
         if let Some(reason) = emergency.stops(self.sender.as_ref(), self.client()) {
             return self.refused(service, reason.into(), Some(address));

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -26,17 +26,24 @@ pub const MEMORY_PER_MESSAGE: usize = 128 * 1024;
 pub struct Budget {
     used: Arc<AtomicU64>,
     limit: u64,
+    /// Somebody asked in vain.
+    short: Arc<AtomicBool>,
 }
 
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Self {
-        Self { used: Arc::default(), limit }
+        Self { used: Arc::default(), limit, short: Arc::default() }
     }
 
     /// Nothing yet, of this budget.
     pub fn reserve(&self) -> Reservation {
         Reservation { budget: self.clone(), taken: 0 }
+    }
+
+    /// True if somebody asked for more than there was, since this was asked last.
+    pub fn was_short(&self) -> bool {
+        self.short.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -61,7 +68,10 @@ impl Reservation {
                 self.taken += more;
                 Ok(())
             }
-            Err(_) => Err(SpillError::Busy),
+            Err(_) => {
+                self.budget.short.store(true, Ordering::Relaxed);
+                Err(SpillError::Busy)
+            }
         }
     }
 }

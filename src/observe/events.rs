@@ -209,6 +209,16 @@ pub fn accept_failed(error: &dyn Display, pause: Duration) {
     limited!(warn, ACCEPT_FAILED, pause_ms = millis(pause), %error, "accept failed");
 }
 
+/// There is no place for another connection at this door, and nobody who could make room.
+pub fn door_full(door: &'static str, most: usize) {
+    limited!(warn, DOOR_FULL, door, most, "no room for more connections");
+}
+
+/// A connection was closed: `idle`, to make room for another; `slow`: it kept us waiting.
+pub fn hung_up(door: &'static str, why: &'static str, idle: Duration) {
+    limited!(warn, HUNG_UP, door, why, idle_s = idle.as_secs(), "hung up");
+}
+
 /// A message or a recipient was refused or deferred: one line for each reply we give.
 pub fn refused(who: &Who<'_>, stage: &'static str, reply: &Reply) {
     traced::refused(who, stage, reply);

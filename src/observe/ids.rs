@@ -34,6 +34,10 @@ ids! {
     DIRECTORY_STALE = "b1a00ed4c8c870d2c39211b38a505096";
     /// A connection could not be accepted.
     ACCEPT_FAILED = "f554b7de5fea19f2d9dcf3b361856efa";
+    /// A connection came when there was no place for it.
+    DOOR_FULL = "6b1d0f3c52e94a7f8c0e94d7a1b3582e";
+    /// A connection was closed to make room, or because its client was too slow.
+    HUNG_UP = "e83c1a95f74d4b06b9d25f60c7418a3d";
     /// A recipient or message was refused or deferred.
     REFUSED = "7853e6e6f08a696fd7da2d8d2d5d1913";
     /// Not everybody whom a message names is listed.

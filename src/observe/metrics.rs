@@ -43,6 +43,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ),
     (BYTES, Kind::Counter, "Bytes of messages that were recorded"),
     (SESSIONS, Kind::Gauge, "Open connections by door"),
+    (
+        HUNG_UP,
+        Kind::Counter,
+        "Connections that we closed, by door and why: full (no place), idle (it made room), slow (it kept us waiting)",
+    ),
     (EMERGENCY, Kind::Gauge, "1 while a lever of [emergency] is pulled"),
     (IN_FLIGHT, Kind::Gauge, "Messages with an integration recipient that are not answered yet"),
     (LOOK_UPS, Kind::Counter, "Questions to the directory by where the answer came from"),
@@ -79,6 +84,7 @@ const ALL_RECIPIENTS: &str = "activity_milter_recipients_total";
 pub(super) const RECIPIENTS: &str = "activity_milter_recipients_refused_total";
 const BYTES: &str = "activity_milter_recorded_bytes_total";
 const SESSIONS: &str = "activity_milter_sessions";
+const HUNG_UP: &str = "activity_milter_hung_up_total";
 const IN_FLIGHT: &str = "activity_milter_messages_in_flight";
 const LOOK_UPS: &str = "activity_milter_directory_lookups_total";
 const DELIVERIES: &str = "activity_milter_deliveries_total";
@@ -313,6 +319,18 @@ pub fn snapshot(snapshot: &Snapshot) {
     gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
     gauge!(IN_FLIGHT).set(snapshot.in_flight as f64);
     gauge!(EMERGENCY).set(f64::from(u8::from(snapshot.is_emergency)));
+}
+
+/// A door begins to count whom it sends away.
+pub fn no_hang_ups(door: &'static str) {
+    for why in ["full", "idle", "slow"] {
+        counter!(HUNG_UP, "door" => door, "why" => why).absolute(0);
+    }
+}
+
+/// We closed a connection.
+pub fn hung_up(door: &'static str, why: &'static str) {
+    counter!(HUNG_UP, "door" => door, "why" => why).increment(1);
 }
 
 /// An open connection, counted for as long as this lives.

@@ -3,7 +3,11 @@
 use super::wire::{Content, Gone, IDLE, Line, Wire};
 use crate::activity::{Activity, Key};
 use crate::courier::Desk;
-use crate::intake::{Client, Concluded, END_TIME, Fault, Live, Recall, Session, record};
+use crate::intake::{
+    Client, Concluded, END_TIME, Fault, Live, Recall, Session,
+    places::{At, Place, Why},
+    record,
+};
 use crate::mail::{Address, Intake, parse_path};
 use crate::observe::{events, metrics::OpenSession};
 use crate::rules::{Discard, Reason, Reply, Target};
@@ -41,6 +45,7 @@ struct Forwarded {
 
 pub(super) struct Conversation<S> {
     wire: Wire<S>,
+    place: Arc<Place>,
     session: Session,
     desk: Desk,
     stage: Stage,
@@ -61,9 +66,10 @@ enum Next {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
-    pub(super) fn new(stream: S, live: Live, desk: Desk, stop: CancellationToken) -> Self {
+    pub(super) fn new(stream: S, place: Arc<Place>, live: Live, desk: Desk, stop: CancellationToken) -> Self {
         Self {
-            wire: Wire::new(stream, stop),
+            wire: Wire::new(stream, stop, place.away()),
+            place,
             session: Session::new(live),
             desk,
             stage: Stage::Connected,
@@ -81,6 +87,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
             Ok(()) => None,
             Err(Gone::Closed) => return,
             Err(Gone::Idle) => Some(format!("421 4.4.2 {NAME}: nothing came for {} s", IDLE.as_secs())),
+            Err(Gone::SentAway) if self.place.why() == Some(Why::Slow) => {
+                Some(format!("421 4.4.2 {NAME}: the message comes too slowly (message.patience)"))
+            }
+            Err(Gone::SentAway) => Some(format!("421 4.3.2 {NAME}: others need the connection [busy]")),
             Err(Gone::Stopping) => {
                 Some(format!("421 4.3.2 {NAME}: the service is restarting [shutting-down]"))
             }
@@ -186,6 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
 
     fn reset(&mut self) {
         self.session.abort();
+        self.place.goes_to(At::Rest);
         self.recipients = 0;
         if self.stage == Stage::Transaction {
             self.stage = Stage::Greeted;
@@ -240,6 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         self.session.mail(path_in(line), Intake::Lmtp);
         self.session.set_queue_id(self.forwarded.queue_id.clone());
         self.stage = Stage::Transaction;
+        self.place.goes_to(At::Envelope);
         self.say("250 2.1.0 ok")
     }
 
@@ -271,7 +283,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let started = self.session.data();
         self.wire.reply("354 end the message with a dot on a line of its own");
         let mut message = Message { failed: started.err(), ..Message::default() };
+        self.place.goes_to(At::Content);
         self.receive(&mut message).await?;
+        self.place.has_done_something();
         let bare = message.bare;
         let answers = self.conclude(message, &targets).await;
         for answer in answers {

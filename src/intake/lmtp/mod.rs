@@ -16,39 +16,25 @@ use super::{Listener, Live};
 use crate::courier::Desk;
 use conversation::Conversation;
 use indymilter::Listener as _;
-use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long clients may take to hear that we stop.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Serves connections until `stop` is cancelled. Drain the service before that.
-pub async fn run(
-    mut listener: Listener,
-    max_sessions: usize,
-    live: Live,
-    desk: Desk,
-    stop: CancellationToken,
-) {
+pub async fn run(mut listener: Listener, live: Live, desk: Desk, stop: CancellationToken) {
     let sessions = TaskTracker::new();
     loop {
-        let mut stream = tokio::select! {
+        let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(stream) => stream,
                 Err(_) => continue, // our listener logs, pauses and goes on by itself
             },
             () = stop.cancelled() => break,
         };
-        if sessions.len() >= max_sessions {
-            // An answer now is better than a place in a backlog that nobody sees; Postfix tries again by itself.
-            tokio::spawn(async move {
-                let text = b"421 4.3.2 too many connections (lmtp.max_sessions), try again later [busy]\r\n";
-                let _ = tokio::time::timeout(FAREWELL, stream.write_all(text)).await;
-            });
-            continue;
-        }
-        let conversation = Conversation::new(stream, live.clone(), desk.clone(), stop.clone());
+        let place = Arc::clone(stream.place());
+        let conversation = Conversation::new(stream, place, live.clone(), desk.clone(), stop.clone());
         sessions.spawn(conversation.run());
     }
     sessions.close();

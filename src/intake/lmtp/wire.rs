@@ -6,9 +6,12 @@
 //! Fails: [`Gone`], when there is nobody to answer.
 
 use bytes::{Buf, BytesMut};
-use std::{io, time::Duration};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_util::sync::CancellationToken;
+use std::{io, pin::Pin, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::Instant,
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Longest command line, line end included: RFC 5321, section 4.5.3.1.4 wants 512, and extensions add to it.
 pub(super) const MAX_LINE_BYTES: usize = 4096;
@@ -31,6 +34,8 @@ pub(super) enum Gone {
     Idle,
     /// The service stops.
     Stopping,
+    /// It keeps others, or us, waiting.
+    SentAway,
 }
 
 impl From<io::Error> for Gone {
@@ -56,12 +61,13 @@ pub(super) struct Wire<S> {
     incoming: BytesMut,
     outgoing: Vec<u8>,
     stop: CancellationToken,
+    away: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    /// A connection that ends when `stop` is cancelled while it waits for the peer.
-    pub(super) fn new(stream: S, stop: CancellationToken) -> Self {
-        Self { stream, incoming: BytesMut::new(), outgoing: Vec::new(), stop }
+    /// A connection that ends when `stop` is cancelled, or `away` completes, while it waits for the peer.
+    pub(super) fn new(stream: S, stop: CancellationToken, away: WaitForCancellationFutureOwned) -> Self {
+        Self { stream, incoming: BytesMut::new(), outgoing: Vec::new(), stop, away: Box::pin(away) }
     }
 
     /// Adds a reply line. It is sent when we next wait, or with [`Wire::flush`].
@@ -78,7 +84,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.stream.write_all(&self.outgoing).await?;
             self.stream.flush().await
         };
-        tokio::time::timeout(IDLE, write).await.map_err(|_| Gone::Idle)??;
+        let written = tokio::time::timeout(IDLE, write);
+        // What fits into the socket's buffer goes out, a farewell too: who was sent away may not be reading.
+        tokio::select! {
+            biased;
+            written = written => written.map_err(|_| Gone::Idle)??,
+            () = self.away.as_mut() => return Err(Gone::SentAway),
+        }
         self.outgoing.clear();
         Ok(())
     }
@@ -89,6 +101,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) async fn line(&mut self) -> Result<Line, Gone> {
         let mut searched = 0;
         let mut skipped = false;
+        // For the whole line: a byte from time to time is no command.
+        let deadline = Instant::now() + IDLE;
         loop {
             if let Some(at) = self.incoming[searched..].iter().position(|&b| b == b'\n') {
                 let line = self.incoming.split_to(searched + at + 1);
@@ -103,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 self.incoming.clear();
                 (searched, skipped) = (0, true);
             }
-            self.fill(READ_BYTES).await?;
+            self.fill(READ_BYTES, deadline).await?;
         }
     }
 
@@ -120,18 +134,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     return Ok(end);
                 }
             }
-            self.fill(READ_CONTENT_BYTES).await?;
+            self.fill(READ_CONTENT_BYTES, Instant::now() + IDLE).await?;
         }
     }
 
-    async fn fill(&mut self, bytes: usize) -> Result<(), Gone> {
+    async fn fill(&mut self, bytes: usize, deadline: Instant) -> Result<(), Gone> {
         if !self.outgoing.is_empty() {
             self.flush().await?;
         }
         self.incoming.reserve(bytes);
         let read = tokio::select! {
-            read = tokio::time::timeout(IDLE, self.stream.read_buf(&mut self.incoming)) => read,
+            read = tokio::time::timeout_at(deadline, self.stream.read_buf(&mut self.incoming)) => read,
             () = self.stop.cancelled() => return Err(Gone::Stopping),
+            () = self.away.as_mut() => return Err(Gone::SentAway),
         };
         match read.map_err(|_| Gone::Idle)?? {
             0 => Err(Gone::Closed),
@@ -219,7 +234,8 @@ mod tests {
     use super::*;
 
     fn wire(sent: &[u8]) -> Wire<tokio::io::Join<&[u8], tokio::io::Sink>> {
-        Wire::new(tokio::io::join(sent, tokio::io::sink()), CancellationToken::new())
+        let never = CancellationToken::new().cancelled_owned();
+        Wire::new(tokio::io::join(sent, tokio::io::sink()), CancellationToken::new(), never)
     }
 
     /// The content of `sent`, fed in pieces of a size, and whether it is bare.
@@ -333,11 +349,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_and_a_peer_that_does_not_read_end_after_the_idle_time() {
         let (ours, _theirs) = tokio::io::duplex(64);
-        let mut wire = Wire::new(ours, CancellationToken::new());
+        let never = CancellationToken::new().cancelled_owned();
+        let mut wire = Wire::new(ours, CancellationToken::new(), never);
         let started = tokio::time::Instant::now();
         assert!(matches!(wire.line().await, Err(Gone::Idle)));
         assert_eq!(started.elapsed(), IDLE);
         wire.reply(&"x".repeat(1000));
         assert!(matches!(wire.flush().await, Err(Gone::Idle)));
+    }
+    // D3.
+    #[tokio::test(start_paused = true)]
+    async fn a_line_has_its_time_however_it_comes() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let never = CancellationToken::new().cancelled_owned();
+        let mut wire = Wire::new(ours, CancellationToken::new(), never);
+        let drip = tokio::spawn(async move {
+            while theirs.write_all(b"N").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let started = Instant::now();
+        assert!(matches!(wire.line().await, Err(Gone::Idle)));
+        assert_eq!(started.elapsed(), IDLE);
+        drip.abort();
     }
 }

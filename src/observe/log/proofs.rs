@@ -191,6 +191,16 @@ const CASES: &[Case] = &[
         " WARN accept failed pause_ms=7 error=\"Too many open files\"",
     ),
     (
+        "DOOR_FULL",
+        || events::door_full("milter", 1100),
+        " WARN no room for more connections door=milter most=1100",
+    ),
+    (
+        "HUNG_UP",
+        || events::hung_up("lmtp", "idle", std::time::Duration::from_secs(31)),
+        " WARN hung up door=lmtp why=idle idle_s=31",
+    ),
+    (
         "REFUSED",
         || events::refused(&WHO, "end-of-header", &reply(Reason::NoUser)),
         " INFO 4bXyZ12345z: refused 550 5.7.1 [no-user] from=<anna@mycompany.test> to=<mycompany@severamail.test> \
