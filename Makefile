@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test torture-queue torture-crash contract check bench deb rpm package-test booted-test dist install deps
+.PHONY: build demo test torture-queue torture-crash torture-doors contract check bench deb rpm package-test booted-test dist install deps
 
 build:
 	ACTIVITY_MILTER_COMMIT=$$(git rev-parse --short=10 HEAD 2>/dev/null || sed -n '/^[0-9a-f]*$$/p' packaging/commit) \
@@ -30,6 +30,11 @@ torture-queue:
 # MESSAGES=50 and CALLS=20, of each kind of call, for less.
 torture-crash:
 	TORTURE_MESSAGES=$(or $(MESSAGES),200) $(if $(CALLS),TORTURE_CALLS=$(CALLS)) $(CARGO) test --test queue_crash -- --nocapture
+
+# 2,000 clients, slow ones, 1,000 messages of 25 MiB, and 64 descriptors, at each door: a table of what the service takes and
+# what honest mail hears; half an hour, and 30 GB of disk. ONLY=25-MiB:lmtp,silent for some, LASTS=60 seconds of each.
+torture-doors: deps
+	ulimit -n 20000; ONLY=$(ONLY) LASTS=$(or $(LASTS),60) $(CARGO) test --release --test e2e overload::torture -- --ignored --nocapture
 
 # The reference backend against docs/backend-api.yaml alone.
 contract: deps

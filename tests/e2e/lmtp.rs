@@ -175,7 +175,7 @@ fn two_thousand_connections_at_once() {
     // Our own end needs as many descriptors.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    let world = with("lmtp", "max_sessions = 2000");
+    let world = with("lmtp", "max_sessions = 2000\nidle_when_full = \"1h\"");
     let mut all: Vec<Smtp> = (0..2000).map(|_| world.lmtp()).collect();
     // One more is told so, at once.
     let listen = world.lmtp_listen();

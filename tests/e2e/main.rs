@@ -24,6 +24,7 @@ mod mixed;
 mod notify;
 mod operate;
 mod others;
+mod overload;
 mod page;
 mod policy;
 mod postfix_check;

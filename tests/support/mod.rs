@@ -4,6 +4,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each user needs another half; in tests a panic is the answer
 
+pub mod crowd;
 pub mod http;
 pub mod mailbox;
 pub mod neighbour;

@@ -1,0 +1,255 @@
+//! Many raw clients at once, and what the service makes of them: its memory, its descriptors, and what an honest client
+//! hears meanwhile.
+
+use super::{
+    http::http_get,
+    smtp::Smtp,
+    wait_for,
+    world::{World, eml},
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+/// What a client sends: a beginning, a block many times, and an end.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    pub start: Vec<u8>,
+    pub block: Vec<u8>,
+    pub blocks: usize,
+    pub end: Vec<u8>,
+}
+
+impl Script {
+    /// What comes after so many bytes, up to the end of its part.
+    fn from(&self, sent: usize) -> &[u8] {
+        let Some(sent) = sent.checked_sub(self.start.len()) else { return &self.start[sent..] };
+        let all = self.block.len() * self.blocks;
+        if sent < all {
+            return &self.block[sent % self.block.len()..];
+        }
+        self.end.get(sent - all..).unwrap_or_default()
+    }
+}
+
+/// A milter frame.
+pub fn frame(command: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len() + 1).unwrap().to_be_bytes();
+    [&length[..], &[command], payload].concat()
+}
+
+/// Postfix's negotiation: version 6, all actions, all options.
+pub fn negotiation() -> Vec<u8> {
+    let words = [6_u32, 0x1ff, 0x1f_ffff].map(u32::to_be_bytes);
+    frame(b'O', &words.concat())
+}
+
+/// A message to the milter, up to its body.
+pub fn milter_head() -> Vec<u8> {
+    [
+        frame(b'M', b"<anna@mycompany.test>\0"),
+        frame(b'R', b"<mycompany@severamail.test>\0"),
+        frame(b'T', b""),
+        frame(b'L', b"From\0 anna@mycompany.test\0"),
+        frame(b'L', b"Subject\0 one of many\0"),
+        frame(b'L', b"Content-Type\0 application/octet-stream\0"),
+        frame(b'N', b""),
+    ]
+    .concat()
+}
+
+/// A message by LMTP, up to its body.
+pub fn lmtp_head() -> Vec<u8> {
+    b"LHLO client.test\r\nMAIL FROM:<anna@mycompany.test>\r\nRCPT TO:<mycompany@severamail.test>\r\nDATA\r\nFrom: anna@mycompany.test\r\nSubject: one of many\r\nContent-Type: application/octet-stream\r\n\r\n".to_vec()
+}
+
+/// One client.
+struct Client {
+    stream: Option<TcpStream>,
+    sent: usize,
+    answers: Vec<u8>,
+}
+
+impl Client {
+    /// Sends at most so many bytes of the script, and reads what is there. The answer is how many were sent.
+    fn step(&mut self, script: &Script, most: usize) -> usize {
+        let Some(stream) = &mut self.stream else { return 0 };
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer) {
+            Ok(0) => self.stream = None,
+            Ok(read) => self.answers.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.stream = None,
+        }
+        let (Some(stream), mut done) = (&mut self.stream, 0) else { return 0 };
+        while done < most {
+            let next = script.from(self.sent);
+            let piece = &next[..next.len().min(most - done)];
+            match stream.write(piece) {
+                Ok(0) => break,
+                Ok(written) => (self.sent, done) = (self.sent + written, done + written),
+                Err(_) => break,
+            }
+        }
+        done
+    }
+}
+
+/// Clients that all do the same, in a thread of their own, until this is dropped.
+pub struct Crowd {
+    clients: Arc<Mutex<Vec<Client>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// So many clients at `inet:address:port`; each sends at most `most` bytes of the script at a time, with a pause after.
+    pub fn gather(listen: &str, count: usize, script: Script, most: usize, pause: Duration) -> Self {
+        let address: SocketAddr = listen.trim_start_matches("inet:").parse().unwrap();
+        let clients: Arc<Mutex<Vec<Client>>> = Arc::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (all, stopped) = (Arc::clone(&clients), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let mut come = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                // Not all at once: between their coming, those who are there go on.
+                for _ in 0..100.min(count - come) {
+                    come += 1;
+                    let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
+                        continue;
+                    };
+                    stream.set_nonblocking(true).unwrap();
+                    let client = Client { stream: Some(stream), sent: 0, answers: Vec::new() };
+                    all.lock().unwrap().push(client);
+                }
+                let sent: usize =
+                    all.lock().unwrap().iter_mut().map(|client| client.step(&script, most)).sum();
+                if come == count && (sent == 0 || !pause.is_zero()) {
+                    thread::sleep(pause.max(Duration::from_millis(5)).saturating_sub(began.elapsed()));
+                }
+            }
+        });
+        Self { clients, stop, thread: Some(thread) }
+    }
+
+    /// How many have come, and how many of them are still connected.
+    pub fn present(&self) -> (usize, usize) {
+        let clients = self.clients.lock().unwrap();
+        (clients.len(), clients.iter().filter(|client| client.stream.is_some()).count())
+    }
+
+    /// True once everybody who is still connected has sent all of it.
+    pub fn has_sent(&self, bytes: usize) -> bool {
+        self.clients.lock().unwrap().iter().all(|client| client.stream.is_none() || client.sent >= bytes)
+    }
+
+    /// What everybody has heard.
+    pub fn answers(&self) -> Vec<Vec<u8>> {
+        self.clients.lock().unwrap().iter().map(|client| client.answers.clone()).collect()
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// What the service takes of the machine, at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    pub mebibytes: f64,
+    pub descriptors: usize,
+}
+
+impl Taken {
+    /// What it has now.
+    pub fn now(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        Self { mebibytes: kibibytes / 1024.0, descriptors }
+    }
+
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            mebibytes: self.mebibytes.max(other.mebibytes),
+            descriptors: self.descriptors.max(other.descriptors),
+        }
+    }
+}
+
+/// How honest mail goes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By SMTP, Postfix and the milter.
+    Postfix,
+    /// Somebody else's mail, the same way.
+    Other,
+    /// By LMTP.
+    Lmtp,
+    /// No mail: the metrics.
+    Admin,
+}
+
+/// One honest message, or question: the answer as the client hears it.
+pub fn honest(world: &World, way: Way) -> String {
+    let (sender, to) = ("anna@mycompany.test", ["mycompany@severamail.test"]);
+    match way {
+        Way::Postfix => world.mail(sender, &to, &eml("plain")).1,
+        Way::Other => world.mail("carl@else.test", &["dora@elsewhere.test"], &eml("plain")).1,
+        Way::Lmtp => {
+            let mut lmtp = Smtp::silent(&world.lmtp_listen());
+            if lmtp.is_closed() {
+                return "hung up".to_owned();
+            }
+            let greeting = lmtp.reply();
+            if !greeting.starts_with("220") {
+                return greeting;
+            }
+            lmtp.command("LHLO client.test");
+            lmtp.mail(sender, &to, &eml("plain")).1
+        }
+        Way::Admin => http_get(world.admin_port, "/metrics").0.to_string(),
+    }
+}
+
+/// What honest clients heard, and how long they waited.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// How often, by the first words of the answer.
+    pub answers: BTreeMap<String, usize>,
+    pub longest: Duration,
+}
+
+impl Heard {
+    pub fn ask(&mut self, world: &World, way: Way) -> String {
+        let began = Instant::now();
+        let answer = honest(world, way);
+        self.longest = self.longest.max(began.elapsed());
+        let code = answer.split(' ').next().unwrap_or_default();
+        let reason = answer.rfind('[').map_or("", |at| &answer[at..]);
+        *self.answers.entry(format!("{code} {reason}").trim().to_owned()).or_default() += 1;
+        answer
+    }
+}
+
+/// Waits until honest mail is taken; for how long.
+#[track_caller]
+pub fn taken_after(world: &World, way: Way) -> Duration {
+    let began = Instant::now();
+    wait_for("honest mail to be taken", || Some(honest(world, way)).filter(|answer| answer.starts_with('2')));
+    began.elapsed()
+}
