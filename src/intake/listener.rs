@@ -265,10 +265,11 @@ impl Listener {
     /// There is no place for it: it is told so, as far as there are words for it.
     fn turn_away(&self, stream: &Stream) {
         let farewell = self.places.manners().farewell;
-        // The buffer of a new socket is empty.
+        let mut unread = [0; 4096];
+        // The buffer of a new socket is empty. What was sent and not read would take our words away with a reset.
         let _ = match stream {
-            Stream::Tcp(stream) => stream.try_write(farewell),
-            Stream::Unix(stream) => stream.try_write(farewell),
+            Stream::Tcp(stream) => (stream.try_read(&mut unread), stream.try_write(farewell)),
+            Stream::Unix(stream) => (stream.try_read(&mut unread), stream.try_write(farewell)),
         };
         self.places.turned_away();
     }

@@ -88,7 +88,7 @@ fn no_descriptors_left_is_a_pause_not_the_end() {
     let mut world = World::start();
     let pid = world.milter().id().to_string();
     let limit = |most: usize| {
-        let limit = format!("--nofile={most}:{most}");
+        let limit = format!("--nofile={most}:");
         assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
     };
     // Somebody else has them: the service counted on more when it started.
