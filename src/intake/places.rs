@@ -263,7 +263,6 @@ impl Guest {
 impl Places {
     /// Places for a door that may have `max_sessions` connections.
     pub(super) fn new(door: &'static str, max_sessions: usize, idle: Duration, manners: Manners) -> Self {
-        metrics::no_hang_ups(door);
         Self(Arc::new(Shared {
             door,
             idle,

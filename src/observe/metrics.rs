@@ -175,6 +175,11 @@ fn begin_at_zero() {
     for from in ["cache", "asked", "stale", "failed"] {
         counter!(LOOK_UPS, "from" => from).absolute(0);
     }
+    for door in ["milter", "lmtp", "admin"] {
+        for why in ["full", "idle", "slow"] {
+            counter!(HUNG_UP, "door" => door, "why" => why).absolute(0);
+        }
+    }
     for stage in STAGES {
         counter!(FAULTS, "stage" => *stage).absolute(0);
     }
@@ -319,13 +324,6 @@ pub fn snapshot(snapshot: &Snapshot) {
     gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
     gauge!(IN_FLIGHT).set(snapshot.in_flight as f64);
     gauge!(EMERGENCY).set(f64::from(u8::from(snapshot.is_emergency)));
-}
-
-/// A door begins to count whom it sends away.
-pub fn no_hang_ups(door: &'static str) {
-    for why in ["full", "idle", "slow"] {
-        counter!(HUNG_UP, "door" => door, "why" => why).absolute(0);
-    }
 }
 
 /// We closed a connection.
