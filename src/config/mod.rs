@@ -253,7 +253,7 @@ struct SocketText {
     socket_group: Option<String>,
     /// Most connections at a time; default 1000.
     max_sessions: Spanned<usize>,
-    /// Once there are so many, the longest idle one is closed for the next, if it was idle for so long; default 30s.
+    /// Once there are so many, the longest idle one is closed for the next, if it was idle for so long; default 10s.
     idle_when_full: Text<Span>,
 }
 
@@ -264,7 +264,7 @@ impl Default for SocketText {
             socket_mode: Text(Mode(0o660)),
             socket_group: None,
             max_sessions: Spanned::new(0..0, 1000),
-            idle_when_full: Text(Span(Duration::from_secs(30))),
+            idle_when_full: Text(Span(Duration::from_secs(10))),
         }
     }
 }
