@@ -33,14 +33,15 @@ const SLOWEST: u64 = 16 * 1024;
 /// may be sending slowly, and Postfix waits for him.
 const IN_A_MESSAGE: u32 = 4;
 
-/// A client that has not even said hello makes room after this.
+/// A client that has not even said hello makes room after this, and one whose content kept us waiting for so long: Postfix
+/// does neither.
 const SPEECHLESS: Duration = Duration::from_secs(5);
 
 /// How long a client may not take our answer: it fits into the socket's buffer, unless many were left there.
 const DEAF: Duration = Duration::from_secs(60);
 
-/// How long a frame may be under way while others wait for its memory.
-const FRAME_IN_THE_WAY: Duration = Duration::from_secs(2);
+/// How long a frame may be under way while others wait for its memory. Postfix writes each at once.
+const FRAME_IN_THE_WAY: Duration = Duration::from_secs(5);
 
 /// Memory for all large frames that are under way.
 const FRAME_MEMORY: usize = 8 * 1024 * 1024;
@@ -220,22 +221,27 @@ impl State {
             return false;
         }
         match self.at {
-            At::Content => {
-                let more = Duration::from_secs(self.bytes / SLOWEST);
-                self.waited + self.since(self.waiting, now) > patience + more
-            }
+            At::Content => self.held_up(now) > patience,
             At::Door if over(manners.hello, idle) => true,
             _ => over(manners.command, self.since(self.command, now)) || over(manners.silence, idle),
         }
     }
 
-    /// For how long it has done nothing that would keep it its place; none if it may stay.
+    /// How long the content that is under way has kept us waiting, beyond what a slow network may take for what came.
+    fn held_up(&self, now: Instant) -> Duration {
+        let waited = self.waited + self.since(self.waiting, now);
+        waited.saturating_sub(Duration::from_secs(self.bytes / SLOWEST))
+    }
+
+    /// For how long it has done nothing that would keep it its place, and whether it goes before others; none if it may stay.
     fn makes_room(&self, idle: Duration, now: Instant) -> Option<(bool, Duration)> {
         let since = now.saturating_duration_since(self.since);
-        let in_message = matches!(self.at, At::Envelope | At::Content);
+        let holds_up = self.at == At::Content && self.held_up(now) >= idle.min(SPEECHLESS);
+        let in_message = matches!(self.at, At::Envelope | At::Content) && !holds_up;
         let most = match self.at {
             At::Door => idle.min(SPEECHLESS),
             At::Rest => idle,
+            At::Content if holds_up => Duration::ZERO,
             At::Envelope | At::Content => idle * IN_A_MESSAGE,
         };
         (self.waiting.is_some() && self.why.is_none() && since >= most).then_some((!in_message, since))

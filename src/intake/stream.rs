@@ -27,6 +27,9 @@ pub(super) type Socket = EitherStream<TcpStream, UnixStream>;
 /// Largest frame that needs no memory of its own: a session has as much anyway.
 const SMALL: usize = 8 * 1024;
 
+/// Largest frame at all. Without negotiating more, an MTA sends 64 KiB (libmilter's `MILTER_MAX_DATA_SIZE`).
+const LARGEST: usize = 128 * 1024;
+
 /// What the doors speak, as far as it matters here.
 #[derive(Debug)]
 enum Speech {
@@ -87,6 +90,9 @@ impl AsyncRead for Guarded {
                 this.place.came(buf.filled().len() - before);
                 if let Speech::Milter(frames) = &mut this.speech {
                     frames.pass(buf, before, &this.place);
+                    if frames.is_refused {
+                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                    }
                 }
                 Poll::Ready(done)
             }
@@ -131,11 +137,22 @@ struct Frames {
     /// Bytes of the header, and then of the data that are to come.
     read: usize,
     left: usize,
+    /// A frame came that is larger than any may be.
+    is_refused: bool,
 }
 
 impl Frames {
     fn new(memory: PollSemaphore) -> Self {
-        Self { memory, has: None, wants: None, held: Bytes::new(), header: [0; 5], read: 0, left: 0 }
+        Self {
+            memory,
+            has: None,
+            wants: None,
+            held: Bytes::new(),
+            header: [0; 5],
+            read: 0,
+            left: 0,
+            is_refused: false,
+        }
     }
 
     fn is_between(&self) -> bool {
@@ -219,10 +236,9 @@ impl Frames {
     /// True if the frame that begins is small, or there is memory for it at once.
     fn has_memory(&mut self, place: &Place) -> bool {
         let wanted = self.left.div_ceil(1024);
-        // More than a mebibyte is refused by the library as soon as it has read the header.
-        let is_refused = self.left > 1024 * 1024;
+        self.is_refused |= self.left > LARGEST;
         let has = self.has.as_ref().map_or(0, |(_, has)| *has);
-        if self.left <= SMALL || is_refused || wanted <= has {
+        if self.left <= SMALL || self.is_refused || wanted <= has {
             return true;
         }
         let kib = u32::try_from(wanted - has).unwrap_or(u32::MAX);
@@ -293,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_of_what_comes_is_changed_whatever_the_pieces() {
-        let lengths = [0, 1, 8_191, 8_192, 8_193, 65_535, 20_000, 0, 100_000, 1_000_000, 9_000, 3];
+        let lengths = [0, 1, 8_191, 8_192, 8_193, 65_535, 20_000, 0, 100_000, LARGEST, 9_000, 3];
         let sent: Vec<u8> = lengths.iter().flat_map(|length| frame(b'B', *length)).collect();
         for pieces in [[1_000, 1_000], [8_192, 8_192], [8_192, 100], [70_000, 3]] {
             let places = places();
@@ -317,7 +333,7 @@ mod tests {
     async fn read_on(ours: &mut Guarded) -> usize {
         let mut buffer = vec![0; 8_192];
         let mut all = 0;
-        while let Ok(read) = tokio::time::timeout(Duration::from_millis(200), ours.read(&mut buffer)).await {
+        while let Ok(read) = tokio::time::timeout(Duration::from_millis(50), ours.read(&mut buffer)).await {
             all += read.unwrap();
         }
         all
@@ -328,9 +344,9 @@ mod tests {
     async fn large_frames_wait_for_the_memory_of_others_and_small_ones_do_not() {
         let places = places();
         let mut holders = Vec::new();
-        for _ in 0..8 {
+        for _ in 0..64 {
             let (mut ours, mut theirs) = pair(&places);
-            theirs.write_all(&frame(b'B', 1024 * 1024)[..20_000]).await.unwrap();
+            theirs.write_all(&frame(b'B', LARGEST)[..20_000]).await.unwrap();
             assert_eq!(read_on(&mut ours).await, 20_000);
             holders.push((ours, theirs));
         }
@@ -339,6 +355,16 @@ mod tests {
         assert_eq!(read_on(&mut late).await, 110, "the small frame, and the header of the large one");
         holders.pop();
         assert_eq!(read_on(&mut late).await, 20_000);
+    }
+
+    #[tokio::test]
+    async fn a_frame_larger_than_any_mta_sends_is_the_end() {
+        for (length, is_taken) in [(LARGEST, true), (LARGEST + 1, false), (1 << 30, false)] {
+            let (mut ours, mut theirs) = pair(&places());
+            let header = [&u32::try_from(length + 1).unwrap().to_be_bytes()[..], b"B", &[b'x'; 100]].concat();
+            theirs.write_all(&header).await.unwrap();
+            assert_eq!(ours.read(&mut [0; 4_096]).await.is_ok(), is_taken, "{length}");
+        }
     }
 
     #[tokio::test]

@@ -9,14 +9,15 @@ use super::{
 use std::{
     collections::BTreeMap,
     fs,
-    io::{ErrorKind, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
 };
 
 /// What a client sends: a beginning, a block many times, and an end.
@@ -71,73 +72,46 @@ pub fn lmtp_head() -> Vec<u8> {
     b"LHLO client.test\r\nMAIL FROM:<anna@mycompany.test>\r\nRCPT TO:<mycompany@severamail.test>\r\nDATA\r\nFrom: anna@mycompany.test\r\nSubject: one of many\r\nContent-Type: application/octet-stream\r\n\r\n".to_vec()
 }
 
-/// One client.
+/// One client, as far as it has come.
+#[derive(Debug, Default)]
 struct Client {
-    stream: Option<TcpStream>,
     sent: usize,
     answers: Vec<u8>,
+    is_closed: bool,
 }
 
-impl Client {
-    /// Sends at most so many bytes of the script, and reads what is there. The answer is how many were sent.
-    fn step(&mut self, script: &Script, most: usize) -> usize {
-        let Some(stream) = &mut self.stream else { return 0 };
-        let mut buffer = [0; 4096];
-        match stream.read(&mut buffer) {
-            Ok(0) => self.stream = None,
-            Ok(read) => self.answers.extend_from_slice(&buffer[..read]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => self.stream = None,
-        }
-        let (Some(stream), mut done) = (&mut self.stream, 0) else { return 0 };
-        while done < most {
-            let next = script.from(self.sent);
-            let piece = &next[..next.len().min(most - done)];
-            match stream.write(piece) {
-                Ok(0) => break,
-                Ok(written) => (self.sent, done) = (self.sent + written, done + written),
-                Err(_) => break,
-            }
-        }
-        done
-    }
+/// How a crowd sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Most bytes at a time,
+    pub most: usize,
+    /// and the time after it.
+    pub pause: Duration,
 }
 
 /// Clients that all do the same, in a thread of their own, until this is dropped.
 pub struct Crowd {
     clients: Arc<Mutex<Vec<Client>>>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Crowd {
-    /// So many clients at `inet:address:port`; each sends at most `most` bytes of the script at a time, with a pause after.
-    pub fn gather(listen: &str, count: usize, script: Script, most: usize, pause: Duration) -> Self {
+    /// So many clients at `inet:address:port`.
+    pub fn gather(listen: &str, count: usize, script: Script, pace: Pace) -> Self {
         let address: SocketAddr = listen.trim_start_matches("inet:").parse().unwrap();
         let clients: Arc<Mutex<Vec<Client>>> = Arc::default();
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(Notify::new());
         let (all, stopped) = (Arc::clone(&clients), Arc::clone(&stop));
         let thread = thread::spawn(move || {
-            let mut come = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                // Not all at once: between their coming, those who are there go on.
-                for _ in 0..100.min(count - come) {
-                    // The system's own queue may be full; one tries again.
-                    let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_secs(3)) else {
-                        break;
-                    };
-                    come += 1;
-                    stream.set_nonblocking(true).unwrap();
-                    let client = Client { stream: Some(stream), sent: 0, answers: Vec::new() };
-                    all.lock().unwrap().push(client);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let script = Arc::new(script);
+            runtime.block_on(async {
+                for _ in 0..count {
+                    tokio::spawn(client(address, Arc::clone(&all), Arc::clone(&script), pace));
                 }
-                let sent: usize =
-                    all.lock().unwrap().iter_mut().map(|client| client.step(&script, most)).sum();
-                if come == count && (sent == 0 || !pause.is_zero()) {
-                    thread::sleep(pause.max(Duration::from_millis(5)).saturating_sub(began.elapsed()));
-                }
-            }
+                stopped.notified().await;
+            });
         });
         Self { clients, stop, thread: Some(thread) }
     }
@@ -145,12 +119,12 @@ impl Crowd {
     /// How many have come, and how many of them are still connected.
     pub fn present(&self) -> (usize, usize) {
         let clients = self.clients.lock().unwrap();
-        (clients.len(), clients.iter().filter(|client| client.stream.is_some()).count())
+        (clients.len(), clients.iter().filter(|client| !client.is_closed).count())
     }
 
-    /// True once everybody who is still connected has sent all of it.
+    /// True once everybody who is still connected has sent all of it, and heard something after it.
     pub fn has_sent(&self, bytes: usize) -> bool {
-        self.clients.lock().unwrap().iter().all(|client| client.stream.is_none() || client.sent >= bytes)
+        self.clients.lock().unwrap().iter().all(|client| client.is_closed || client.sent >= bytes)
     }
 
     /// What everybody has heard.
@@ -161,9 +135,53 @@ impl Crowd {
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.notify_one();
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// Comes, sends, and reads what it is told.
+async fn client(address: SocketAddr, all: Arc<Mutex<Vec<Client>>>, script: Arc<Script>, pace: Pace) {
+    let stream = loop {
+        // The system's own queue may be full; one tries again.
+        match tokio::net::TcpStream::connect(address).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    };
+    let number = {
+        let mut all = all.lock().unwrap();
+        all.push(Client::default());
+        all.len() - 1
+    };
+    let (mut reads, mut writes) = stream.into_split();
+    let sending = async {
+        let mut sent = 0;
+        while !script.from(sent).is_empty() {
+            let next = script.from(sent);
+            let piece = &next[..next.len().min(pace.most)];
+            if writes.write_all(piece).await.is_err() {
+                break;
+            }
+            sent += piece.len();
+            all.lock().unwrap()[number].sent = sent;
+            if !pace.pause.is_zero() {
+                tokio::time::sleep(pace.pause).await;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let reading = async {
+        let mut buffer = vec![0; 4096];
+        while let Ok(read @ 1..) = reads.read(&mut buffer).await {
+            all.lock().unwrap()[number].answers.extend_from_slice(&buffer[..read]);
+        }
+    };
+    tokio::select! {
+        () = sending => {}
+        () = reading => {}
+    }
+    all.lock().unwrap()[number].is_closed = true;
 }
 
 /// What the service takes of the machine, at most.
