@@ -24,13 +24,17 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, UnixListener, UnixStream},
+    net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream},
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Pause after a failed `accept`. Descriptors come back when sessions end, and those last seconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Connections that wait in the system's queue while others are looked after: at a unix socket the next one is an error for
+/// Postfix.
+const BACKLOG: u32 = 1024;
 
 /// How often somebody is looked for who could make room.
 const ROOM_PAUSE: Duration = Duration::from_millis(250);
@@ -179,7 +183,7 @@ impl Listener {
     /// [`BindError`].
     pub async fn bind(settings: &SocketSettings, stop: CancellationToken) -> Result<Self, BindError> {
         let socket = match &settings.listen {
-            Listen::Inet(address) => Socket::Tcp(TcpListener::bind(address).await.map_err(|error| {
+            Listen::Inet(address) => Socket::Tcp(bind_tcp(*address).map_err(|error| {
                 if error.kind() == io::ErrorKind::AddrInUse {
                     return settings.in_use();
                 }
@@ -398,6 +402,14 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What is left of the process before does not keep the port (tcp(7)).
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, BindError> {
     let table = settings.table;
     let failed = |remedy: String| move |error| settings.failed(error, remedy);
@@ -414,7 +426,12 @@ async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, Bin
             .map_err(failed("The stale socket there cannot be removed: remove it by hand".to_owned()))?;
     }
     let remedy = "The directory must exist and be writable for the user activity-milter runs as";
-    let listener = UnixListener::bind(path).map_err(failed(remedy.to_owned()))?;
+    let bind = || {
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(path)?;
+        socket.listen(BACKLOG)
+    };
+    let listener = bind().map_err(failed(remedy.to_owned()))?;
     let file = SocketFile::new(path);
     if let Some(name) = &settings.group {
         let group = Group::from_name(name).ok().flatten();
