@@ -5,7 +5,7 @@ use crate::admin;
 use crate::backend::Switch;
 use crate::config::{Config, Delivery, Outside};
 use crate::courier::{self, Controls, Desk, Direct};
-use crate::intake::{self, Listener, Live, Service, lmtp, milter};
+use crate::intake::{self, Listener, Live, Places, Service, lmtp, milter};
 use crate::mail::Budget;
 use crate::notify;
 use crate::observe::{self, events, metrics};
@@ -192,6 +192,8 @@ struct Running {
 /// Where mail comes in.
 struct Doors {
     live: Live,
+    /// Who is connected to the milter.
+    places: Places,
     /// No new connections.
     closing: CancellationToken,
     /// No new commands either.
@@ -290,10 +292,17 @@ impl Running {
         let lmtp = lmtp
             .map(|listener| tokio::spawn(lmtp::run(listener, live.clone(), desk.clone(), hang_up.clone())));
         let hung_up = hang_up.clone().cancelled_owned();
+        let at_the_milter = milter.places().clone();
         let milter = tokio::spawn(milter::run(milter, live.clone(), desk, hung_up));
         events::started();
         let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("taking mail")]);
-        Ok(Self { reload, doors: Doors { live, closing, hang_up, milter, lmtp }, carriers, admin, pulse })
+        Ok(Self {
+            reload,
+            doors: Doors { live, places: at_the_milter, closing, hang_up, milter, lmtp },
+            carriers,
+            admin,
+            pulse,
+        })
     }
 
     /// Serves until `shutdown` completes, or the milter's door fails; then ends everything, in order.
@@ -328,6 +337,7 @@ impl Doors {
     async fn close(self, ended: Option<Result<io::Result<()>, JoinError>>) -> (Result<(), Failure>, usize) {
         events::stopping(self.live.now().in_flight());
         self.closing.cancel();
+        self.places.settle().await;
         let cut_off = self.live.now().drain(DRAIN_TIME).await;
         self.hang_up.cancel();
         let served = match ended {

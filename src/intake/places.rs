@@ -37,6 +37,9 @@ const IN_A_MESSAGE: u32 = 4;
 /// does neither.
 const SPEECHLESS: Duration = Duration::from_secs(5);
 
+/// Time at the end for those who have come and not said hello.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// How long a client may not take our answer: it fits into the socket's buffer, unless many were left there.
 const DEAF: Duration = Duration::from_secs(60);
 
@@ -352,6 +355,18 @@ impl Places {
         drop(guests);
         guest.send_away(self.0.door, Why::Idle);
         true
+    }
+
+    /// Waits until those who have come have said hello, or a moment: who is hung up on before hears nothing of ours.
+    pub async fn settle(&self) {
+        let end = Instant::now() + SETTLING;
+        let is_coming = || {
+            let guests = locked(&self.0.guests);
+            guests.all.values().any(|guest| locked(&guest.state).at == At::Door)
+        };
+        while is_coming() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Sends those away who keep us waiting. `patience`: how long content may.
