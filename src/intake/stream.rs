@@ -314,6 +314,16 @@ mod tests {
         for pieces in [[1_000, 1_000], [8_192, 8_192], [8_192, 100], [70_000, 3]] {
             let places = places();
             let (mut ours, mut theirs) = pair(&places);
+            // Somebody else has all the memory again and again.
+            let memory = ours.place().frames().clone_inner();
+            let all_of_it = u32::try_from(memory.available_permits()).unwrap();
+            let other = tokio::spawn(async move {
+                loop {
+                    let taken = memory.acquire_many(all_of_it).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    drop(taken);
+                }
+            });
             let all = sent.clone();
             let writer = tokio::spawn(async move { theirs.write_all(&all).await });
             let mut found = Vec::new();
@@ -325,6 +335,7 @@ mod tests {
                 }
             }
             writer.await.unwrap().unwrap();
+            other.abort();
             assert!(found == sent, "{pieces:?}");
         }
     }
