@@ -116,6 +116,7 @@ fn expected(place: &str, proves: bool, login: Option<&str>, logins: Logins) -> S
     owner.map_or(REFUSED.to_owned(), |owner| format!("{owner} true"))
 }
 
+// W1
 #[tokio::test]
 async fn the_matrix_of_place_result_domain_door_and_login() {
     let mut cases = 0;
@@ -186,6 +187,7 @@ async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_add
     }
 }
 
+// W6
 #[tokio::test]
 async fn who_is_asked_and_who_is_not() {
     let proven = "Authentication-Results: mx.test; dmarc=pass header.from=acme.test\r\n";
@@ -218,6 +220,32 @@ async fn who_is_asked_and_who_is_not() {
              From: anna@mycompany.test\r\nSender: asa@räksmörgås.test\r\nSubject: s\r\n"
                 .to_owned(),
             "u-asa true",
+        ),
+        (
+            "a name server did not answer the filter: later",
+            Require::Authenticated,
+            format!("Authentication-Results: mx.test; dmarc=temperror header.from=mycompany.test\r\n{ANNA}"),
+            "451 4.4.3 sender-unverified",
+        ),
+        (
+            "so also if somebody else is proven: he would own what is not his",
+            Require::Authenticated,
+            "Authentication-Results: mx.test; dkim=temperror header.d=mycompany.test; dkim=pass header.d=xn--rksmrgs-5wao1o.test\r\n\
+             From: anna@mycompany.test\r\nSender: asa@räksmörgås.test\r\nSubject: s\r\n"
+                .to_owned(),
+            "451 4.4.3 sender-unverified",
+        ),
+        (
+            "but not if nobody asks",
+            Require::None,
+            format!("Authentication-Results: mx.test; dmarc=temperror header.from=mycompany.test\r\n{ANNA}"),
+            "u-anna null",
+        ),
+        (
+            "nor if he need prove nothing",
+            Require::Authenticated,
+            format!("Authentication-Results: mx.test; dmarc=temperror header.from=acme.test\r\n{customer}"),
+            "u-anna false",
         ),
         (
             "two From fields are refused before anybody is asked",
