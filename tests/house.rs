@@ -248,8 +248,8 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
 /// A promise: the letter of its kind, and its number.
 type Promise = (char, u32);
 
-/// Letters of promises: the queue's, and those of deliveries to Severa.
-const LETTERS: [char; 2] = ['Q', 'S'];
+/// Letters of promises: the queue's, who sent it, and those of deliveries to Severa.
+const LETTERS: [char; 3] = ['Q', 'W', 'S'];
 
 fn promise(word: &str) -> Option<Promise> {
     let letter = word.chars().next().filter(|letter| LETTERS.contains(letter))?;

@@ -4,8 +4,11 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each user needs another half; in tests a panic is the answer
 
+pub mod dkim;
+pub mod filters;
 pub mod http;
 pub mod mailbox;
+pub mod names;
 pub mod neighbour;
 pub mod postfix;
 pub mod sendmail;
