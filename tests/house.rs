@@ -31,11 +31,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "severa",
             "source",
             "trace",
+            "verify",
             "web",
         ],
     ),
     ("admin", &["courier", "intake", "observe", "queue", "trace", "web"]),
-    ("intake", &["activity", "courier", "directory", "mail", "observe", "queue", "rules"]),
+    ("intake", &["activity", "courier", "directory", "mail", "observe", "queue", "rules", "verify"]),
     ("courier", &["activity", "backend", "observe", "queue"]),
     ("directory", &["mail", "observe", "rules", "severa", "source", "web"]),
     ("backend", &["activity", "observe", "severa", "web"]),
@@ -49,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sink", &["activity", "directory", "mail", "observe"]),
     ("source", &[]),
     ("trace", &[]),
+    ("verify", &["mail", "rules"]),
     ("web", &["mail", "observe", "source"]),
 ];
 

@@ -31,20 +31,24 @@ impl Signer {
 
     /// The message, with lines that end in CRLF, and a signature above it.
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        const SIGNED: [&str; 3] = ["From", "To", "Subject"];
+        self.sign_these(&["From", "To", "Subject"], "", message)
+    }
+
+    /// The same of these fields, with further tags, each with its semicolon.
+    pub fn sign_these(&self, fields: &[&str], tags: &str, message: &[u8]) -> Vec<u8> {
         let at = message.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
         let (head, body) = (str::from_utf8(&message[..at + 2]).unwrap(), &message[at + 4..]);
         let field = format!(
-            "DKIM-Signature: v=1; a=rsa-sha256; c=simple/simple; d={}; s=s;\r\n\th={};\r\n\tbh={};\r\n\tb=",
+            "DKIM-Signature: v=1; a=rsa-sha256; c=simple/simple; d={}; s=s; {tags}\r\n\th={};\r\n\tbh={};\r\n\tb=",
             self.domain,
-            SIGNED.join(":"),
+            fields.join(":"),
             STANDARD.encode(Sha256::digest(body))
         );
         let of = |name: &&str| {
             let field = head.split_inclusive("\r\n").find(|line| line.starts_with(&format!("{name}: ")));
             field.expect("a field of one line")
         };
-        let signed: String = SIGNED.iter().map(of).collect::<String>() + &field;
+        let signed: String = fields.iter().map(of).collect::<String>() + &field;
         let mut signature = vec![0; self.key.public().modulus_len()];
         let (padding, random) = (&signature::RSA_PKCS1_SHA256, SystemRandom::new());
         self.key.sign(padding, &random, signed.as_bytes(), &mut signature).unwrap();
