@@ -64,13 +64,7 @@ impl SenderText {
                 Err(source.error(verify.span(), why))
             }
             Some(verify) if *verify.get_ref() => Ok(Some(verify::Settings { name_server })),
-            Some(_) | None => {
-                if name_server.is_some() {
-                    source
-                        .warn("sender.name_server", "nobody asks it without sender.verify = true".to_owned());
-                }
-                Ok(None)
-            }
+            Some(_) | None => Ok(None),
         }
     }
 
@@ -165,8 +159,6 @@ mod tests {
             }
         }
         assert_eq!(read("verify = false").unwrap().verify, None);
-        let warnings = read("name_server = \"127.0.0.1\"").unwrap().warnings;
-        assert!(warnings.iter().any(|warning| warning.contains("nobody asks it")), "{warnings:?}");
         let warnings = read("trusted_networks = [\"0.0.0.0/0\"]").unwrap().warnings;
         assert!(warnings.iter().any(|warning| warning.contains("is everybody")), "{warnings:?}");
     }
