@@ -20,6 +20,7 @@ demo: deps
 # Everything, the end-to-end tests with a real Postfix included.
 test: deps check
 	$(CARGO) test --lib --tests
+	$(CARGO) test --features verify --test verify
 	tests/contract/run
 
 # The queue against its model, ten thousand cases; `make test` runs 200 of them.
@@ -44,6 +45,7 @@ contract: deps
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --features verify --lib --test verify -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 	packaging/check-licences
 

@@ -22,6 +22,7 @@
 //! | What does the SMTP client read, and when? | [`rules`]: the table of replies |
 //! | Who owns an activity, who takes part, which customer? | [`rules::decide`] |
 //! | What is promised when we say 250? | [`queue`] |
+//! | Is the sender who he says, if we ask name servers ourselves? | [`verify`] |
 //! | What travels to the backend? | [`activity`] |
 //! | Who is told that an activity is held? | [`notify`] |
 //! | When is a delivery tried again, when held? | [`backend::Outcome`], [`courier`] |
@@ -54,4 +55,5 @@ pub mod severa;
 pub mod sink;
 pub mod source;
 pub mod trace;
+pub mod verify;
 pub mod web;

@@ -31,11 +31,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "severa",
             "source",
             "trace",
+            "verify",
             "web",
         ],
     ),
     ("admin", &["courier", "intake", "observe", "queue", "trace", "web"]),
-    ("intake", &["activity", "courier", "directory", "mail", "observe", "queue", "rules"]),
+    ("intake", &["activity", "courier", "directory", "mail", "observe", "queue", "rules", "verify"]),
     ("courier", &["activity", "backend", "observe", "queue"]),
     ("directory", &["mail", "observe", "rules", "severa", "source", "web"]),
     ("backend", &["activity", "observe", "severa", "web"]),
@@ -49,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sink", &["activity", "directory", "mail", "observe"]),
     ("source", &[]),
     ("trace", &[]),
+    ("verify", &["mail", "rules"]),
     ("web", &["mail", "observe", "source"]),
 ];
 
@@ -248,8 +250,8 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
 /// A promise: the letter of its kind, and its number.
 type Promise = (char, u32);
 
-/// Letters of promises: the queue's, those of deliveries to Severa, and the doors'.
-const LETTERS: [char; 3] = ['Q', 'S', 'D'];
+/// Letters of promises: the queue's, who sent it, those of deliveries to Severa, and the doors'.
+const LETTERS: [char; 4] = ['Q', 'W', 'S', 'D'];
 
 fn promise(word: &str) -> Option<Promise> {
     let letter = word.chars().next().filter(|letter| LETTERS.contains(letter))?;

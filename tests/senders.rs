@@ -7,13 +7,31 @@ use activity_milter::{
     directory::FileDirectory,
     intake::{Client, Live, Policy, Service, Session, Shadow},
     mail::{Budget, Domain, Intake},
-    rules::{Addressing, Emergency, Logins, Mixed, Require, TenantPolicy, Texts, Trust},
+    rules::{
+        Addressing, Emergency, Finding, Logins, Method, Mixed, Outcome, Require, TenantPolicy, Texts, Trust,
+    },
+    verify::{Question, Verification, Verifier},
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 const MY: &str = "<mycompany@severamail.test>";
 
 fn service(require: Require, logins: Logins, received_by: Option<&str>) -> Live {
+    service_with(require, logins, received_by, None)
+}
+
+fn service_with(
+    require: Require,
+    logins: Logins,
+    received_by: Option<&str>,
+    verifier: Option<Arc<dyn Verifier>>,
+) -> Live {
     let trust = Trust {
         networks: vec!["192.0.2.0/24".parse().unwrap()],
         logins,
@@ -39,7 +57,8 @@ fn service(require: Require, logins: Logins, received_by: Option<&str>) -> Live 
     let domains = vec![Domain::parse("severamail.test").unwrap()];
     let addressing = Addressing { domains, recipient_delimiter: String::new() };
     let spool = std::env::temp_dir();
-    Service::new(addressing, policy, Texts::default(), directory, Budget::new(1 << 20), spool).into()
+    let service = Service::new(addressing, policy, Texts::default(), directory, Budget::new(1 << 20), spool);
+    service.verifying(verifier).into()
 }
 
 /// What becomes of a message: `owner verdict`, or the reply.
@@ -117,6 +136,7 @@ fn expected(place: &str, proves: bool, login: Option<&str>, logins: Logins) -> S
     owner.map_or(REFUSED.to_owned(), |owner| format!("{owner} true"))
 }
 
+// W1
 #[tokio::test]
 async fn the_matrix_of_place_result_domain_door_and_login() {
     let mut cases = 0;
@@ -187,6 +207,7 @@ async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_add
     }
 }
 
+// W6
 #[tokio::test]
 async fn who_is_asked_and_who_is_not() {
     let proven = "Authentication-Results: mx.test; dmarc=pass header.from=acme.test\r\n";
@@ -221,6 +242,32 @@ async fn who_is_asked_and_who_is_not() {
             "u-asa true",
         ),
         (
+            "a name server did not answer the filter: later",
+            Require::Authenticated,
+            format!("Authentication-Results: mx.test; dmarc=temperror header.from=mycompany.test\r\n{ANNA}"),
+            "451 4.4.3 sender-unverified",
+        ),
+        (
+            "so also if somebody else is proven: he would own what is not his",
+            Require::Authenticated,
+            "Authentication-Results: mx.test; dkim=temperror header.d=mycompany.test; dkim=pass header.d=xn--rksmrgs-5wao1o.test\r\n\
+             From: anna@mycompany.test\r\nSender: asa@räksmörgås.test\r\nSubject: s\r\n"
+                .to_owned(),
+            "451 4.4.3 sender-unverified",
+        ),
+        (
+            "but not if nobody asks",
+            Require::None,
+            format!("Authentication-Results: mx.test; dmarc=temperror header.from=mycompany.test\r\n{ANNA}"),
+            "u-anna null",
+        ),
+        (
+            "nor if he need prove nothing",
+            Require::Authenticated,
+            format!("Authentication-Results: mx.test; dmarc=temperror header.from=acme.test\r\n{customer}"),
+            "u-anna false",
+        ),
+        (
             "two From fields are refused before anybody is asked",
             Require::Authenticated,
             format!(
@@ -233,5 +280,174 @@ async fn who_is_asked_and_who_is_not() {
         let from = client(Some("203.0.113.7"), false, None);
         let found = play(&live, Intake::Milter, from, "", &head).await;
         assert_eq!(found, expected, "{sentence}");
+    }
+}
+
+/// Finds out what it was told to find out, and counts the messages it is asked about.
+#[derive(Default)]
+struct Told {
+    findings: Vec<Finding>,
+    wants_body: bool,
+    /// Finds out nothing in time.
+    hangs: bool,
+    asked: Arc<AtomicUsize>,
+}
+
+struct TellsLater {
+    findings: Vec<Finding>,
+    wants_body: bool,
+    hangs: bool,
+    body: Vec<u8>,
+}
+
+impl Verifier for Told {
+    fn begin(&self, question: Question) -> Box<dyn Verification> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(question.client, Some([203, 0, 113, 7].into()));
+        assert!(question.head.ends_with(b"Subject: s\r\n"), "{}", String::from_utf8_lossy(&question.head));
+        let Self { findings, wants_body, hangs, .. } = self;
+        Box::new(TellsLater {
+            findings: findings.clone(),
+            wants_body: *wants_body,
+            hangs: *hangs,
+            body: Vec::new(),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Verification for TellsLater {
+    fn wants_body(&self) -> bool {
+        self.wants_body
+    }
+
+    fn body(&mut self, piece: &[u8]) {
+        self.body.extend_from_slice(piece);
+    }
+
+    async fn finish(self: Box<Self>) -> Vec<Finding> {
+        assert_eq!(self.body, if self.wants_body { &b"Hello\r\nyou\r\n"[..] } else { b"" });
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+        self.findings
+    }
+}
+
+/// The owner and the verdict, or the reply, and after which stage it was known.
+async fn play_whole(live: &Live, head: &str) -> String {
+    let mut session = Session::new(live.clone());
+    session.mail(b"<x@nowhere.test>", Intake::Milter);
+    let recipient = std::ffi::CString::new(MY).unwrap();
+    session.rcpt(&recipient, || client(Some("203.0.113.7"), false, None)).await.unwrap();
+    session.data().unwrap();
+    session.raw_header(head.as_bytes());
+    if let Err(reply) = session.end_of_header().await {
+        return format!("header: {} {}", reply.code, reply.reason);
+    }
+    session.body(b"Hello\r\n").await;
+    session.body(b"you\r\n").await;
+    match session.end().await {
+        Ok(end) => {
+            let activity = end.pending.unwrap().parcel.activities.remove(0);
+            let owner = activity.owner.user_id.clone();
+            format!("{owner} {:?}", activity.sender_authenticated)
+        }
+        Err(reply) => format!("end: {} {}", reply.code, reply.reason),
+    }
+}
+
+// W7
+#[tokio::test(start_paused = true)]
+async fn we_ask_ourselves_where_the_outcome_depends_on_it() {
+    let found =
+        |method, outcome| vec![Finding::new(method, outcome, Some(Domain::parse("mycompany.test").unwrap()))];
+    let passes = || found(Method::Dkim, Outcome::Pass);
+    let proven = "Authentication-Results: mx.test; dkim=pass header.d=mycompany.test\r\n";
+    let fails = "Authentication-Results: mx.test; dmarc=fail header.from=mycompany.test\r\n";
+    let customer = "From: bo@acme.test\r\nTo: anna@mycompany.test\r\nSubject: s\r\n";
+    for (sentence, require, head, findings, hangs, expected, asked) in [
+        ("proven", Require::Authenticated, ANNA.to_owned(), passes(), false, "u-anna Some(true)", 1),
+        (
+            "not proven",
+            Require::Authenticated,
+            ANNA.to_owned(),
+            Vec::new(),
+            false,
+            "550 not-authenticated",
+            1,
+        ),
+        (
+            "a name server is down",
+            Require::Authenticated,
+            ANNA.to_owned(),
+            found(Method::Dkim, Outcome::Temporary),
+            false,
+            "451 sender-unverified",
+            1,
+        ),
+        ("it hangs", Require::Authenticated, ANNA.to_owned(), Vec::new(), true, "451 sender-unverified", 1),
+        ("nobody wants to know", Require::None, ANNA.to_owned(), Vec::new(), true, "u-anna None", 0),
+        (
+            "a filter knows already",
+            Require::Authenticated,
+            format!("{proven}{ANNA}"),
+            Vec::new(),
+            true,
+            "u-anna Some(true)",
+            0,
+        ),
+        (
+            "nothing can prove it",
+            Require::Authenticated,
+            format!("{fails}{ANNA}"),
+            passes(),
+            true,
+            "header: 550 not-authenticated",
+            0,
+        ),
+        (
+            "a customer is asked for nothing, and it is said if he is proven",
+            Require::Authenticated,
+            customer.to_owned(),
+            vec![
+                Finding::new(Method::Spf, Outcome::Pass, None),
+                Finding::new(Method::Dmarc, Outcome::Pass, Domain::parse("acme.test").ok()),
+            ],
+            false,
+            "u-anna Some(true)",
+            1,
+        ),
+        (
+            "nor does his mail wait",
+            Require::Authenticated,
+            customer.to_owned(),
+            Vec::new(),
+            true,
+            "u-anna Some(false)",
+            1,
+        ),
+        (
+            "who is not proven is passed over for who is",
+            Require::Authenticated,
+            "From: anna@mycompany.test\r\nSender: asa@räksmörgås.test\r\nSubject: s\r\n".to_owned(),
+            vec![Finding::new(Method::Dkim, Outcome::Pass, Domain::parse("räksmörgås.test").ok())],
+            false,
+            "u-asa Some(true)",
+            1,
+        ),
+    ] {
+        for wants_body in [false, true] {
+            let count = Arc::new(AtomicUsize::new(0));
+            let told = Told { findings: findings.clone(), wants_body, hangs, asked: Arc::clone(&count) };
+            let live = service_with(require, Logins::Address, None, Some(Arc::new(told)));
+            let expected = match expected.starts_with("u-") || expected.starts_with("header") {
+                true => expected.to_owned(),
+                // Known as soon as it can be.
+                false => format!("{}: {expected}", if wants_body { "end" } else { "header" }),
+            };
+            assert_eq!(play_whole(&live, &head).await, expected, "{sentence} {wants_body}");
+            assert_eq!(count.load(Ordering::SeqCst), asked, "{sentence} {wants_body}");
+        }
     }
 }

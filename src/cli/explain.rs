@@ -11,6 +11,7 @@ use crate::intake::{Client, Interest, Policy, Service, Session, Shadow, Then};
 use crate::mail::{Automatic, Budget, Head, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply, Said};
 use crate::source::unreadable;
+use crate::verify;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use std::{
@@ -155,7 +156,9 @@ pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Fai
     let budget = Budget::new(config.memory_limit);
     // What the rules say, also of mail that shadow mode would let pass.
     let policy = Policy { shadow: Shadow::Nobody, ..config.policy.clone() };
+    let verifier = verify::start(config.verify.as_ref()).map_err(other)?;
     let service = Service::new(config.addressing, policy, config.texts, directory, budget, spool);
+    let service = service.verifying(verifier);
     let mut session = Session::new(service.into());
     let explanation = run(&mut session, args, &message).await;
     if args.json {
@@ -268,6 +271,10 @@ async fn explain_message(
     if interest? == Interest::Nothing {
         return Ok(Then::Pass);
     }
+    for piece in body.chunks(64 * 1024) {
+        session.body(piece).await;
+    }
+    session.end_of_body().await?;
     let why = session.discards();
     let discarded = session.targets().zip(why).filter_map(|(target, why)| {
         let (recipient, tenant) = (target.address.to_string(), target.tenant.id.clone());
@@ -279,9 +286,6 @@ async fn explain_message(
         explanation.people_omitted = left_out.omitted;
         explanation.addresses_skipped = left_out.skipped;
         explanation.fields_cut = left_out.cut_fields;
-    }
-    for piece in body.chunks(64 * 1024) {
-        session.body(piece).await;
     }
     let end = session.end().await?;
     explanation.parts = session.parts().iter().map(PartWord::from).collect();

@@ -11,6 +11,7 @@ use crate::notify;
 use crate::observe::{self, events, metrics};
 use crate::queue::{self, Queue, SystemClock};
 use crate::trace;
+use crate::verify;
 use miette::Report;
 use sd_notify::NotifyState;
 use std::{
@@ -108,8 +109,10 @@ impl Reloadable {
         let config = config.map_err(Report::msg)??;
         self.outside = config.outside.start(Some(&self.outside)).await?;
         let now = self.live.now();
+        let verifier = verify::start(config.verify.as_ref()).map_err(Report::msg)?;
         let Config { addressing, policy, texts, .. } = config.clone();
-        self.live.replace(now.with(addressing, policy, texts, self.outside.directory()));
+        let new = now.with(addressing, policy, texts, self.outside.directory());
+        self.live.replace(new.verifying(verifier));
         self.backend.replace(self.outside.backend());
         self.controls.change(config.courier.clone());
         observe::apply(&config.log);
@@ -245,14 +248,16 @@ impl Running {
                 .map(|(queue, settings)| tokio::spawn(notify::run(queue, settings, stop.clone()))),
             stop,
         };
-        let live = Live::from(Service::new(
+        let verifier = verify::start(config.verify.as_ref()).map_err(other)?;
+        let service = Service::new(
             config.addressing,
             config.policy,
             config.texts,
             outside.directory(),
             Budget::new(config.memory_limit),
             config.queue.spool.clone(),
-        ));
+        );
+        let live = Live::from(service.verifying(verifier));
         let Listeners { milter, lmtp, admin } = listeners;
         let places: Vec<_> = [Some(&milter), lmtp.as_ref(), admin.as_ref()]
             .into_iter()

@@ -35,6 +35,7 @@ use crate::queue;
 use crate::rules::{Addressing, Mixed, Reason, TenantPolicy, Texts, Wish, check_text};
 use crate::source::{Source, SourceError, meant};
 use crate::trace;
+use crate::verify;
 use emergency::EmergencyText;
 use outside::{BackendText, DirectoryText};
 use reading::{Look, Reading};
@@ -67,6 +68,8 @@ pub struct Config {
     pub lmtp: Option<SocketSettings>,
     /// What the service does where there is a choice.
     pub policy: Policy,
+    /// How we find out ourselves who sent a message, if we do.
+    pub verify: Option<verify::Settings>,
     /// Memory for message bytes over all sessions.
     pub memory_limit: u64,
     /// The texts of replies.
@@ -658,6 +661,7 @@ impl ConfigText {
         delimiter(source, &self.message.recipient_delimiter)?;
         let memory_limit = self.message.memory_limit.0.0;
         let texts = texts(source, self.replies)?;
+        let verify = self.sender.verify(source)?;
         let policy = Policy {
             max_size: self.message.max_size.0.0,
             min_free: self.queue.min_free.0.0,
@@ -739,6 +743,7 @@ impl ConfigText {
             milter,
             lmtp,
             policy,
+            verify,
             memory_limit,
             texts,
             delivery,

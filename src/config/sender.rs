@@ -1,13 +1,18 @@
 //! `[sender]`: whom the service believes about who sent a message.
 //!
-//! In: the table, as written. Out: [`Trust`], validated.
-//! Fails: [`SourceError`], at what is no network, no authserv-id or no host.
+//! In: the table, as written. Out: [`Trust`], and how we verify ourselves, validated.
+//! Fails: [`SourceError`], at what is no network, no authserv-id or no host, and at `verify` where the program cannot.
 
 use super::reading::Reading;
 use crate::rules::{Logins, Trust};
 use crate::source::SourceError;
+use crate::verify;
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
 use toml::Spanned;
+
+/// Where name servers listen (RFC 1035, section 4.2).
+const DOMAIN: u16 = 53;
 
 /// `[sender]`
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -25,6 +30,11 @@ pub(super) struct SenderText {
     /// LMTP knows no login. The host name (`myhostname`) of the Postfix that took the message: its topmost `Received`
     /// field names the login, with `smtpd_sasl_authenticated_header = yes` there; default none.
     received_by: Option<Spanned<String>>,
+    /// `true`: DKIM, SPF and DMARC of integration mail are verified here too, where the answer depends on it, as one more
+    /// trusted filter; default `false`. Only in a program that was built with `cargo build --features verify`.
+    verify: Option<Spanned<bool>>,
+    /// The name server that `verify` asks, like `127.0.0.1` or `127.0.0.1:5353`; default those of `/etc/resolv.conf`.
+    name_server: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -36,6 +46,28 @@ enum LoginsText {
 }
 
 impl SenderText {
+    /// How we verify ourselves, if we do.
+    pub(super) fn verify(&self, source: &Reading) -> Result<Option<verify::Settings>, SourceError> {
+        let name_server = self.name_server.as_ref().map(|server| {
+            let text = server.get_ref().trim();
+            let address =
+                text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, DOMAIN)));
+            let expected = "write an IP address, with a port if it is not 53, like \"127.0.0.1\"";
+            address
+                .map_err(|_| source.error(server.span(), format!("\"{text}\" is no name server: {expected}")))
+        });
+        let name_server = name_server.transpose()?;
+        match &self.verify {
+            Some(verify) if *verify.get_ref() && !verify::IS_BUILT_IN => {
+                let why = "this program cannot verify: build it with `cargo build --release --features verify`, or \
+                           have a filter before us do it (docs/operations.md)";
+                Err(source.error(verify.span(), why))
+            }
+            Some(verify) if *verify.get_ref() => Ok(Some(verify::Settings { name_server })),
+            Some(_) | None => Ok(None),
+        }
+    }
+
     pub(super) fn validate(self, source: &Reading) -> Result<Trust, SourceError> {
         let networks = self.trusted_networks.iter().map(|network| source.network(network));
         let networks: Vec<ipnet::IpNet> = networks.collect::<Result<_, _>>()?;
@@ -108,10 +140,25 @@ mod tests {
             ("trusted_authserv_ids = [\"mx.test;\"]", "is no authserv-id"),
             ("received_by = \"mx test\"", "is no host name"),
             ("logins = \"all\"", "logins"),
+            ("name_server = \"ns.test\"", "is no name server"),
+            ("name_server = \"127.0.0.1:x\"", "is no name server"),
         ] {
             let error = read(lines).unwrap_err();
             assert!(error.contains(part), "{lines}: {error}");
         }
+        for (lines, server) in [
+            ("verify = true", None),
+            ("verify = true\nname_server = \"127.0.0.1\"", Some("127.0.0.1:53")),
+            ("verify = true\nname_server = \"[::1]:5353\"", Some("[::1]:5353")),
+        ] {
+            let server = server.map(|server| server.parse().unwrap());
+            match (read(lines), crate::verify::IS_BUILT_IN) {
+                (Ok(config), true) => assert_eq!(config.verify.unwrap().name_server, server),
+                (Err(error), false) => assert!(error.contains("this program cannot verify"), "{error}"),
+                (read, _) => panic!("{lines}: {:?}", read.map(|config| config.verify)),
+            }
+        }
+        assert_eq!(read("verify = false").unwrap().verify, None);
         let warnings = read("trusted_networks = [\"0.0.0.0/0\"]").unwrap().warnings;
         assert!(warnings.iter().any(|warning| warning.contains("is everybody")), "{warnings:?}");
     }

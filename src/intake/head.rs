@@ -123,6 +123,7 @@ fn parse(
     let correspondents =
         rules::correspondents(&head, &envelope, &service.addressing, service.policy.max_people);
     let evidence = Evidence::of(&head, &envelope, trust);
+    let evidence = if service.verifier.is_some() { evidence.asked_later() } else { evidence };
     head.forget_what_is_read();
     // The empty line goes between.
     let reader = Reader::new(&bytes, bytes.len() as u64 + 2, limits);

@@ -6,12 +6,13 @@
 
 use super::{Fault, flow::Flow, head::ReadHead};
 use crate::directory::{Directory, Unavailable};
-use crate::mail::{Address, Automatic, Budget};
+use crate::mail::{Address, Automatic, Budget, Head};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Emergency, Mixed, Party, Project, Reason, Reply, Target, Tenant, TenantPolicy,
-    Texts, Trust, Verdict,
+    self, Addressing, Case, Correspondents, Emergency, Evidence, Mixed, Party, Person, Project, Reason,
+    Reply, Target, Tenant, TenantPolicy, Texts, Trust, Verdict,
 };
+use crate::verify::Verifier;
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -75,6 +76,8 @@ pub struct Service {
     pub budget: Budget,
     /// Where large messages go while they arrive.
     pub spool: PathBuf,
+    /// Who finds out who sent a message, if we do so ourselves.
+    pub verifier: Option<Arc<dyn Verifier>>,
     flow: Arc<Flow>,
 }
 
@@ -123,10 +126,15 @@ impl Service {
         spool: PathBuf,
     ) -> Self {
         let flow = Arc::new(Flow::new());
-        Self { addressing, policy, texts, directory, budget, spool, flow }
+        Self { addressing, policy, texts, directory, budget, spool, verifier: None, flow }
     }
 
-    /// The same service with other settings: memory, spool and the messages in flight are shared.
+    /// The same service, which finds out itself who sent a message.
+    pub fn verifying(self, verifier: Option<Arc<dyn Verifier>>) -> Self {
+        Self { verifier, ..self }
+    }
+
+    /// The same service with other settings: memory, spool and the messages in flight are shared. Who verifies is told anew.
     pub fn with(
         &self,
         addressing: Addressing,
@@ -135,7 +143,7 @@ impl Service {
         directory: Arc<dyn Directory>,
     ) -> Self {
         let (budget, spool, flow) = (self.budget.clone(), self.spool.clone(), Arc::clone(&self.flow));
-        Self { addressing, policy, texts, directory, budget, spool, flow }
+        Self { addressing, policy, texts, directory, budget, spool, verifier: None, flow }
     }
 
     /// Takes no new messages and waits until those in flight are answered. The answer is how many were not.
@@ -230,17 +238,15 @@ impl Service {
         Ok(Ok(Target { tenant, project, address: address.clone() }))
     }
 
-    /// Looks the people up until the deadline and lets the rules decide for these targets.
-    pub(super) async fn decide(
+    /// Looks up until the deadline who the people are, for each tenant of these targets.
+    pub(super) async fn look_up_people(
         &self,
         targets: &[Target],
         read: &ReadHead,
         automatic: Option<Automatic>,
-        other_recipients: bool,
-        mixed: Mixed,
         deadline: Instant,
-    ) -> Result<Verdict, Unavailable> {
-        let ReadHead { head, correspondents, evidence, .. } = read;
+    ) -> Result<Known, Unavailable> {
+        let ReadHead { head, correspondents, .. } = read;
         let groups = by_tenant(targets);
         let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
         let mut stale = false;
@@ -264,26 +270,56 @@ impl Service {
             Ok(people)
         };
         let people = in_time(deadline, ask).await?;
-        let parties: Vec<Party<'_>> =
-            groups.iter().zip(&people).map(|(targets, people)| Party { targets, people }).collect();
+        Ok(Known { groups, people, stale })
+    }
+
+    /// Lets the rules decide.
+    pub(super) fn decide(&self, known: &Known, asked: &Asked<'_>) -> Result<Verdict, Unavailable> {
+        let pairs = known.groups.iter().zip(&known.people);
+        let parties: Vec<Party<'_>> = pairs.map(|(targets, people)| Party { targets, people }).collect();
         let verdict = rules::decide(&Case {
-            head,
-            automatic,
-            correspondents,
-            evidence,
+            head: asked.head,
+            automatic: asked.automatic,
+            correspondents: asked.correspondents,
+            evidence: asked.evidence,
             parties: &parties,
-            other_recipients,
-            mixed,
+            other_recipients: asked.other_recipients,
+            mixed: asked.mixed,
             policy: &self.policy.tenants,
             texts: &self.texts,
         });
         // Who is logged in may be a user since then.
-        if stale && refuses_unproven(&verdict) {
+        if known.stale && refuses_unproven(&verdict) {
             let message = "it is down, and nothing proves who the sender is by answers past their time";
             return Err(Unavailable(message.to_owned()));
         }
         Ok(verdict)
     }
+}
+
+/// What the directory says of the people of a message, for each tenant.
+pub(super) struct Known {
+    groups: Vec<Vec<Target>>,
+    people: Vec<Vec<Person>>,
+    /// Some of it is past its time.
+    stale: bool,
+}
+
+impl Known {
+    /// How many activities there may be.
+    pub(super) fn targets(&self) -> usize {
+        self.groups.iter().map(Vec::len).sum()
+    }
+}
+
+/// What is to be decided.
+pub(super) struct Asked<'a> {
+    pub(super) head: &'a Head,
+    pub(super) correspondents: &'a Correspondents,
+    pub(super) evidence: &'a Evidence,
+    pub(super) automatic: Option<Automatic>,
+    pub(super) other_recipients: bool,
+    pub(super) mixed: Mixed,
 }
 
 /// True if somebody is refused because nothing proves that he is the sender.

@@ -10,17 +10,25 @@ use super::{
     head::{PARSED_INLINE, RawHead, ReadHead},
     places::Seat,
     record::{End, Pending, Recall},
-    service::{Live, Service, look_ups_end},
+    service::{Asked, Known, Live, Service, look_ups_end},
     transaction::{Client, Recalled, Told, Transaction},
 };
 use crate::activity::{Key, Parcel, Participant};
+use crate::directory::Unavailable;
 use crate::mail::{Automatic, Head, Intake, ReadPart, Reader, Spill, SpillError};
 use crate::observe::events;
-use crate::rules::{self, Discard, Mixed, Reason, Record, Reply, Target, Verdict};
+use crate::rules::{
+    self, Correspondents, Discard, Evidence, Finding, Method, Mixed, Outcome, Reason, Record, Reply, Target,
+    Verdict,
+};
+use crate::verify::Verification;
 use nix::libc::{EMFILE, ENFILE};
 use std::{collections::BTreeMap, ffi::CStr, sync::Arc, time::SystemTime};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// Memory for somebody who may be listed.
+const PERSON: usize = 200;
 
 /// Bytes of body that are read before another session has its turn.
 const PIECE: usize = 64 * 1024;
@@ -79,11 +87,32 @@ impl Stage {
     }
 }
 
-/// What the rules said at end of header.
-struct Outcome {
+/// What the rules said.
+#[derive(Default)]
+struct Ruling {
     records: Vec<Record>,
     refused: BTreeMap<String, Reply>,
     discarded: BTreeMap<String, Discard>,
+}
+
+/// What the rules said at end of header.
+enum Ruled {
+    Now(Verdict),
+    /// It depends on who sent the message, and that on the body.
+    Later(Waiting),
+}
+
+/// What the rules are asked again with, once the body is here.
+struct Waiting {
+    verification: Box<dyn Verification>,
+    known: Known,
+}
+
+/// The same, and what the head says.
+struct Undecided {
+    waiting: Waiting,
+    correspondents: Correspondents,
+    evidence: Evidence,
 }
 
 /// The same, waiting for the body.
@@ -99,6 +128,8 @@ struct Decided {
     refused: BTreeMap<String, Reply>,
     /// Tenants for whom nothing becomes of the message, and nobody is told.
     discarded: BTreeMap<String, Discard>,
+    /// Until the end of the body nothing is recorded, refused or discarded; then this is none.
+    undecided: Option<Box<Undecided>>,
     spill: Spill,
     failed: Option<SpillError>,
 }
@@ -236,10 +267,10 @@ impl Session {
         self.last = transaction.told();
         self.note_left_out(&transaction, &read);
         self.automatic = transaction.automatic(&read.head);
-        let Some(outcome) = self.judge(&transaction, &read).await? else {
+        let Some((ruling, waiting)) = self.judge(&transaction, &read).await? else {
             return Ok(Interest::Nothing);
         };
-        let decided = Box::new(Decided::new(&self.service, read, outcome).await);
+        let decided = Box::new(Decided::new(&self.service, read, ruling, waiting).await);
         self.stage = Stage::Body(transaction, decided);
         Ok(Interest::Message)
     }
@@ -256,45 +287,108 @@ impl Session {
         self.left_out = Some(left_out);
     }
 
-    /// What the rules say for targets; none where there are only such in shadow mode.
-    async fn judge(&self, transaction: &Transaction, read: &ReadHead) -> Result<Option<Outcome>, Reply> {
-        const STAGE: &str = "end-of-header";
+    /// What the rules say for targets, and what has to wait; none where there are only such in shadow mode.
+    async fn judge(
+        &self,
+        transaction: &Transaction,
+        read: &ReadHead,
+    ) -> Result<Option<(Ruling, Option<Waiting>)>, Reply> {
         let targets: Vec<Target> = transaction.recipients.targets().cloned().collect();
-        let others = transaction.recipients.has_others();
-        let mixed = transaction.mixed(&self.service.policy);
         // One deadline for all look-ups of the message.
         let deadline = look_ups_end();
         let decide = async {
             match targets.is_empty() {
                 true => None,
-                false => {
-                    let service = &self.service;
-                    Some(service.decide(&targets, read, self.automatic, others, mixed, deadline).await)
-                }
+                false => Some(self.rule(transaction, read, &targets, deadline).await),
             }
         };
         let shadowed = self.judge_shadowed(transaction, read, deadline);
-        let (decided, ()) = tokio::join!(decide, shadowed);
-        let (records, refused, discarded) = match decided {
-            None => return Ok(None),
-            Some(Err(error)) => {
-                events::directory_unavailable(transaction.queue_id(), &error);
-                self.refuse(transaction, Reason::DirectoryUnavailable)?;
-                return Ok(None);
+        let (ruled, ()) = tokio::join!(decide, shadowed);
+        match ruled {
+            None => Ok(None),
+            Some(Ok(Ruled::Later(waiting))) => Ok(Some((Ruling::default(), Some(waiting)))),
+            Some(Ok(Ruled::Now(verdict))) => {
+                let ruling = self.ruling(transaction, Ok(verdict), "end-of-header")?;
+                Ok(Some((ruling, None)))
             }
-            Some(Ok(Verdict::Refuse(reply))) => {
+            Some(Err(error)) => Err(self.unavailable(transaction, &error)),
+        }
+    }
+
+    /// What the rules say for targets.
+    async fn rule(
+        &self,
+        transaction: &Transaction,
+        read: &ReadHead,
+        targets: &[Target],
+        deadline: Instant,
+    ) -> Result<Ruled, Unavailable> {
+        let service = &self.service;
+        let known = service.look_up_people(targets, read, self.automatic, deadline).await?;
+        let asked = self.asked(transaction, &read.head, &read.correspondents, &read.evidence);
+        let verdict = service.decide(&known, &asked)?;
+        let Some(verifier) = service.verifier.as_ref().filter(|_| depends_on_proof(&verdict)) else {
+            return Ok(Ruled::Now(verdict));
+        };
+        let verification = verifier.begin(transaction.question(read.bytes.clone()));
+        if verification.wants_body() {
+            return Ok(Ruled::Later(Waiting { verification, known }));
+        }
+        let evidence = read.evidence.clone().with(found_out(verification, deadline).await);
+        service.decide(&known, &Asked { evidence: &evidence, ..asked }).map(Ruled::Now)
+    }
+
+    fn asked<'a>(
+        &self,
+        transaction: &Transaction,
+        head: &'a Head,
+        correspondents: &'a Correspondents,
+        evidence: &'a Evidence,
+    ) -> Asked<'a> {
+        Asked {
+            head,
+            correspondents,
+            evidence,
+            automatic: self.automatic,
+            other_recipients: transaction.recipients.has_others(),
+            mixed: transaction.mixed(&self.service.policy),
+        }
+    }
+
+    /// The directory did not answer: the reply to the message.
+    fn unavailable(&self, transaction: &Transaction, error: &Unavailable) -> Reply {
+        events::directory_unavailable(transaction.queue_id(), error);
+        let target = transaction.recipients.targets().next();
+        let reply = self.service.texts.reply(Reason::DirectoryUnavailable, target.map(|t| &t.address));
+        let tenant = target.map(|target| target.tenant.id.as_str());
+        transaction.log_refusal(tenant, target.map(|target| &target.address), "message", &reply);
+        reply
+    }
+
+    /// Says what a verdict comes to.
+    fn ruling(
+        &self,
+        transaction: &Transaction,
+        verdict: Result<Verdict, Unavailable>,
+        stage: &'static str,
+    ) -> Result<Ruling, Reply> {
+        let targets: Vec<&Target> = transaction.recipients.targets().collect();
+        let mixed = transaction.mixed(&self.service.policy);
+        let (records, refused, discarded) = match verdict {
+            Err(error) => return Err(self.unavailable(transaction, &error)),
+            Ok(Verdict::Refuse(reply)) => {
                 let tenant = targets.first().map(|target| target.tenant.id.as_str());
                 let recipient = targets.first().map(|target| &target.address);
-                transaction.log_refusal(tenant, recipient, STAGE, &reply);
+                transaction.log_refusal(tenant, recipient, stage, &reply);
                 return Err(reply);
             }
-            Some(Ok(Verdict::Record { records, refused, discarded })) => (records, refused, discarded),
+            Ok(Verdict::Record { records, refused, discarded }) => (records, refused, discarded),
         };
         for (tenant, reply) in &refused {
             match mixed {
                 // Whether the e-mail is known shows at its end.
                 Mixed::Each if reply.reason.may_be_known() => {}
-                Mixed::Each => transaction.log_refusal(Some(tenant), None, STAGE, reply),
+                Mixed::Each => transaction.log_refusal(Some(tenant), None, stage, reply),
                 Mixed::Strip | Mixed::Reject => {
                     transaction.tell(Some(tenant), None, true, |who| events::stripped(who, reply))
                 }
@@ -305,17 +399,27 @@ impl Session {
             let recipient = target.map(|target| target.address.to_string());
             transaction.tell(Some(tenant), recipient.as_deref(), true, |who| events::discarded(who, *why));
         }
-        let (refused, discarded) = (refused.into_iter().collect(), discarded.into_iter().collect());
-        Ok(Some(Outcome { records, refused, discarded }))
+        Ok(Ruling {
+            records,
+            refused: refused.into_iter().collect(),
+            discarded: discarded.into_iter().collect(),
+        })
     }
 
     /// Logs what would become of the message for tenants in shadow mode.
     async fn judge_shadowed(&self, transaction: &Transaction, read: &ReadHead, deadline: Instant) {
         let shadowed: Vec<Target> = transaction.recipients.shadowed().cloned().collect();
         let Some(first) = shadowed.first() else { return };
-        let others = transaction.recipients.has_others();
         let mixed = self.service.policy.mixed;
-        match self.service.decide(&shadowed, read, self.automatic, others, mixed, deadline).await {
+        // Nobody is asked for the sake of a log.
+        let evidence = read.evidence.clone().with(Vec::new());
+        let decide = async {
+            let service = &self.service;
+            let known = service.look_up_people(&shadowed, read, self.automatic, deadline).await?;
+            let asked = self.asked(transaction, &read.head, &read.correspondents, &evidence);
+            service.decide(&known, &Asked { mixed, ..asked })
+        };
+        match decide.await {
             Err(error) => events::directory_unavailable(transaction.queue_id(), &error),
             Ok(Verdict::Refuse(reply)) => {
                 transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)
@@ -357,11 +461,40 @@ impl Session {
         }
     }
 
+    /// End of the body: who sent the message is verified, if that had to wait, and the rules decide.
+    /// # Errors
+    /// The reply to the message.
+    pub async fn end_of_body(&mut self) -> Result<(), Reply> {
+        let (transaction, mut decided) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Body(transaction, decided) if decided.undecided.is_some() => (transaction, decided),
+            stage => {
+                self.stage = stage;
+                return Ok(());
+            }
+        };
+        self.last = transaction.told();
+        if let Some(error) = decided.failed.take() {
+            return Err(self.unkept(&transaction, error));
+        }
+        if let Some(undecided) = decided.undecided.take() {
+            let Undecided { waiting, correspondents, evidence } = *undecided;
+            let evidence = evidence.with(found_out(waiting.verification, look_ups_end()).await);
+            let asked = self.asked(&transaction, &decided.head, &correspondents, &evidence);
+            let verdict = self.service.decide(&waiting.known, &asked);
+            let ruling = self.ruling(&transaction, verdict, "end-of-message")?;
+            Ruling { records: decided.records, refused: decided.refused, discarded: decided.discarded } =
+                ruling;
+        }
+        self.stage = Stage::Body(transaction, decided);
+        Ok(())
+    }
+
     /// End of message: builds the activities.
     /// # Errors
     /// The reply to the message.
     pub async fn end(&mut self) -> Result<End, Reply> {
         const STAGE: &str = "end-of-message";
+        self.end_of_body().await?;
         let (mut transaction, decided) = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Body(transaction, decided) => (transaction, *decided),
             stage => {
@@ -533,19 +666,23 @@ impl Session {
 
 impl Decided {
     /// Begins the buffer with the head, if anything is recorded.
-    async fn new(service: &Service, read: ReadHead, outcome: Outcome) -> Self {
-        let Outcome { records, refused, discarded } = outcome;
-        let ReadHead { bytes, head, reader, reserved, .. } = read;
+    async fn new(service: &Service, read: ReadHead, ruling: Ruling, waiting: Option<Waiting>) -> Self {
+        let Ruling { records, refused, discarded } = ruling;
+        let ReadHead { bytes, head, reader, reserved, correspondents, evidence, .. } = read;
         drop(reserved); // the buffer has its own from here on
         let policy = &service.policy;
         let spill =
             Spill::new(&service.spool, policy.max_size, &service.budget).keeping_free(policy.min_free);
-        let words = words_of(&head, &records);
+        // What is verified has a copy of the head; who will be listed is not known yet.
+        let waits = |people: &Correspondents| bytes.len() + people.people.len() * PERSON;
+        let words = words_of(&head, &records) + waiting.as_ref().map_or(0, |_| waits(&correspondents));
         // What LMTP refuses for want of a user, or of a proof, is known by its content, if it is.
         let is_asked = refused.values().any(|reply| reply.reason.may_be_known());
-        let reader = Some(reader).filter(|_| is_asked || !records.is_empty());
-        let mut decided = Self { head, records, words, reader, refused, discarded, spill, failed: None };
-        if !decided.records.is_empty() {
+        let reader = Some(reader).filter(|_| is_asked || waiting.is_some() || !records.is_empty());
+        let undecided = waiting.map(|waiting| Box::new(Undecided { waiting, correspondents, evidence }));
+        let mut decided =
+            Self { head, records, words, reader, refused, discarded, undecided, spill, failed: None };
+        if decided.activities() > 0 {
             decided.failed = decided.keep_head(&bytes).await.err();
         }
         decided
@@ -554,7 +691,12 @@ impl Decided {
     async fn keep_head(&mut self, bytes: &[u8]) -> Result<(), SpillError> {
         self.spill.push(bytes).await?;
         self.spill.push(b"\r\n").await?;
-        self.spill.also_hold(taken(self.words, self.records.len()))
+        self.spill.also_hold(taken(self.words, self.activities()))
+    }
+
+    /// How many there will be, at most.
+    fn activities(&self) -> usize {
+        self.undecided.as_ref().map_or(self.records.len(), |undecided| undecided.waiting.known.targets())
     }
 
     /// Takes a piece of the body: to be kept if something is recorded, to be read in any case.
@@ -562,11 +704,15 @@ impl Decided {
         if self.failed.is_some() {
             return;
         }
+        let activities = self.activities();
+        if let Some(undecided) = &mut self.undecided {
+            undecided.waiting.verification.body(piece);
+        }
         let Some(reader) = &mut self.reader else { return };
         reader.push(piece);
         let kept = async {
-            self.spill.also_hold(taken(reader.held() + self.words, self.records.len()))?;
-            if self.records.is_empty() { Ok(()) } else { self.spill.push(piece).await }
+            self.spill.also_hold(taken(reader.held() + self.words, activities))?;
+            if activities == 0 { Ok(()) } else { self.spill.push(piece).await }
         };
         self.failed = kept.await.err();
         if self.failed.is_some() {
@@ -581,6 +727,29 @@ impl Decided {
 /// and in the buffers that grew on the way (measured: 200 messages of 2.8 MB at once, `make bench`). It is taken as it arrives, so that who comes to the end has what the end needs.
 fn taken(held: usize, activities: usize) -> usize {
     held * (5 + activities)
+}
+
+/// True if somebody who is not proven to be the sender would be, or may be, if we asked.
+fn depends_on_proof(verdict: &Verdict) -> bool {
+    let is_unverified = |reply: &Reply| reply.reason == Reason::SenderUnverified;
+    match verdict {
+        Verdict::Refuse(reply) => is_unverified(reply),
+        Verdict::Record { records, refused, .. } => {
+            let is_unproven = |record: &Record| record.parties.sender_authenticated == Some(false);
+            refused.iter().any(|(_, reply)| is_unverified(reply)) || records.iter().any(is_unproven)
+        }
+    }
+}
+
+/// What is found out in time; the rest is not known now.
+async fn found_out(verification: Box<dyn Verification>, deadline: Instant) -> Vec<Finding> {
+    match tokio::time::timeout_at(deadline, verification.finish()).await {
+        Ok(findings) => findings,
+        Err(_elapsed) => {
+            let unknown = |method| Finding::new(method, Outcome::Temporary, None);
+            [Method::Dmarc, Method::Dkim, Method::Spf].map(unknown).into()
+        }
+    }
 }
 
 /// Bytes of people, ids and subject, as each activity has them.

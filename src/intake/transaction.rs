@@ -12,6 +12,7 @@ use super::{
 use crate::mail::{Address, Automatic, Envelope, Head, Intake, domain_of, parse_path};
 use crate::observe::{self, events, metrics};
 use crate::rules::{Mixed, Reason, Reply, Target};
+use crate::verify::Question;
 use std::{collections::BTreeMap, ffi::CStr};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -113,6 +114,12 @@ impl Transaction {
             login: self.client.as_ref().and_then(|client| client.login.clone()),
             intake: self.door,
         }
+    }
+
+    /// Who sent it?
+    pub(super) fn question(&self, head: Vec<u8>) -> Question {
+        let client = self.client().and_then(|client| client.parse().ok());
+        Question { head, client, sender: self.sender.clone() }
     }
 
     /// RCPT: another recipient. Who is connected is asked only where it is of interest: other people's mail pays nothing.

@@ -74,8 +74,10 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         Mixed::Strip => !something_remains,
         Mixed::Each => false,
     };
-    match refused.first() {
-        Some((_, reply)) if as_a_whole => Verdict::Refuse(reply.clone()),
+    // What is refused for now would be lost, if the rest went on without it.
+    let for_now = |(_, reply): &&(String, Reply)| case.mixed == Mixed::Strip && reply.code < 500;
+    match refused.first().filter(|_| as_a_whole).or_else(|| refused.iter().find(for_now)) {
+        Some((_, reply)) => Verdict::Refuse(reply.clone()),
         _ => Verdict::Record { records, refused, discarded },
     }
 }
@@ -103,6 +105,7 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
         Ok(owner) => owner,
         Err(Ownerless::NoUser) => return refused(Reason::NoUser),
         Err(Ownerless::NotAuthenticated) => return refused(Reason::NotAuthenticated),
+        Err(Ownerless::Unverified) => return refused(Reason::SenderUnverified),
     };
     // Made once, however many projects there are.
     let cast = Cast::of(case, party, &owner);
@@ -191,6 +194,8 @@ enum Ownerless {
     NoUser,
     /// Who may be the sender is a user, if it is him.
     NotAuthenticated,
+    /// The same, and what is not known now may prove it.
+    Unverified,
 }
 
 /// Who may be the sender is asked first, in the order of [`super::correspondents()`]: the first of them who is a user
@@ -214,6 +219,10 @@ fn owner_of<'a>(
         let Some((correspondent, Person { user: Some(user), .. })) = found else { continue };
         if let Some(proof) = proofs.of_candidate(candidate) {
             return Ok(OwningUser { correspondent, user, sender: Sender::Proven(proof), passed_over });
+        }
+        // Whoever comes after him: an activity would have the wrong owner.
+        if proofs.may_come(candidate) {
+            return Err(Ownerless::Unverified);
         }
         passed_over.push(candidate.person);
     }
@@ -254,9 +263,18 @@ impl<'a> Proofs<'a> {
     }
 
     fn of_candidate(&self, candidate: &Candidate) -> Option<Proof> {
+        self.evidence.proof(&self.claim(candidate)?)
+    }
+
+    /// True if what is not known now may prove it.
+    fn may_come(&self, candidate: &Candidate) -> bool {
+        self.claim(candidate).is_some_and(|claim| self.evidence.may_come(&claim))
+    }
+
+    fn claim(&self, candidate: &Candidate) -> Option<Claim<'a>> {
         let Candidate { person, place } = *candidate;
         let address = &self.correspondents.people.get(person)?.address;
-        self.evidence.proof(&Claim { place, address, user: user_id(self.people, person), login: self.login })
+        Some(Claim { place, address, user: user_id(self.people, person), login: self.login })
     }
 }
 

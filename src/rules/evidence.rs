@@ -1,7 +1,7 @@
 //! What proves that a sender is who he says.
 //!
 //! In: the head, the envelope, and whom the configuration trusts (`[sender]`). Out: an [`Evidence`], which answers for one
-//! address and one user at a time: [`Evidence::proof`].
+//! address and one user at a time: [`Evidence::proof`], and where nothing proves it yet, [`Evidence::may_come`].
 //! Promise: a trusted field that disagrees, or cannot be read, takes a proof away and never gives one; what is kept of
 //! the fields is bounded ([`MOST_RESULTS`]).
 //! Fails: never; what is not clear is no proof.
@@ -45,8 +45,10 @@ pub struct Evidence {
     /// The trusted network, or the machine, that the message is from.
     origin: Option<Proof>,
     login: Login,
-    /// One for each trusted Authentication-Results field.
-    fields: Vec<Vec<Found>>,
+    /// One for each trusted Authentication-Results field, and one of our own.
+    fields: Vec<Vec<Finding>>,
+    /// We have not asked yet, and may.
+    is_asked_later: bool,
     /// False if From has two readings, or is there twice.
     from_is_clear: bool,
 }
@@ -63,21 +65,27 @@ enum Login {
     Name(String),
 }
 
-/// What a trusted field says by one of our three methods.
-#[derive(Clone, Debug)]
-struct Found {
+/// What somebody who is trusted found out by one of the three methods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
     method: Method,
-    verdict: Verdict,
+    outcome: Outcome,
     /// Of which domain; none if that is not clear.
     domain: Option<Domain>,
     /// SPF of the name in HELO, which is nobody's address.
     of_helo: bool,
 }
 
+/// How it came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Outcome {
+    /// It is who it says.
     Pass,
+    /// It is not.
     Fail,
+    /// A name server did not say it now; later it may.
+    Temporary,
+    /// Neither.
     Other,
 }
 
@@ -138,8 +146,20 @@ impl Evidence {
             origin: origin(envelope, trust),
             login: Login::of(envelope.login.as_deref(), trust),
             fields: fields(head, trust).unwrap_or_default(),
+            is_asked_later: false,
             from_is_clear: head.from_fields == 1 && !head.from_is_ambiguous,
         }
+    }
+
+    /// The same before we have asked ourselves.
+    pub fn asked_later(self) -> Self {
+        Self { is_asked_later: true, ..self }
+    }
+
+    /// The same with what we have found out ourselves, as if it were one more trusted field.
+    pub fn with(mut self, findings: Vec<Finding>) -> Self {
+        self.fields.push(findings);
+        Self { is_asked_later: false, ..self }
     }
 
     /// The login's address, if it is one.
@@ -155,6 +175,12 @@ impl Evidence {
         self.origin.clone().or_else(|| self.login_of(claim)).or_else(|| self.result_for(claim))
     }
 
+    /// True if what is not known now may prove it: a name server did not answer, or we have not asked yet.
+    pub fn may_come(&self, claim: &Claim<'_>) -> bool {
+        let domain = claim.address.domain();
+        self.methods(claim).iter().any(|&method| self.may_pass(method, domain))
+    }
+
     fn login_of(&self, claim: &Claim<'_>) -> Option<Proof> {
         let user = claim.user?;
         match &self.login {
@@ -166,48 +192,60 @@ impl Evidence {
     }
 
     fn result_for(&self, claim: &Claim<'_>) -> Option<Proof> {
-        let domain = claim.address.domain();
-        let methods: &[Method] = match claim.place {
-            Place::From if !self.from_is_clear || self.fails_dmarc(domain) => &[],
-            Place::From => &[Method::Dmarc, Method::Dkim, Method::Spf],
-            Place::Sender => &[Method::Dkim],
-            Place::Envelope => &[Method::Spf],
-            Place::Login => &[],
-        };
-        methods.iter().find_map(|&method| {
-            let by = self.passes(method, domain)?;
+        self.methods(claim).iter().find_map(|&method| {
+            let by = self.passes(method, claim.address.domain())?;
             Some(Proof::Result(method, by.clone()))
         })
     }
 
+    /// Those that may prove it.
+    fn methods(&self, claim: &Claim<'_>) -> &'static [Method] {
+        match claim.place {
+            Place::From if !self.from_is_clear || self.fails_dmarc(claim.address.domain()) => &[],
+            Place::From => &[Method::Dmarc, Method::Dkim, Method::Spf],
+            Place::Sender => &[Method::Dkim],
+            Place::Envelope => &[Method::Spf],
+            Place::Login => &[],
+        }
+    }
+
     /// True if a trusted field says so, of this domain or without naming one.
     fn fails_dmarc(&self, domain: &Domain) -> bool {
-        let of_it = |found: &Found| found.domain.as_ref().is_none_or(|named| is_its(named, domain));
-        let fails = |found: &Found| found.method == Method::Dmarc && found.verdict == Verdict::Fail;
+        let of_it = |found: &Finding| found.domain.as_ref().is_none_or(|named| is_its(named, domain));
+        let fails = |found: &Finding| found.method == Method::Dmarc && found.outcome == Outcome::Fail;
         self.fields.iter().flatten().any(|found| fails(found) && of_it(found))
     }
 
     /// The domain for which each trusted field that has the method says pass.
     fn passes(&self, method: Method, domain: &Domain) -> Option<&Domain> {
-        let has_it = |found: &&Found| found.method == method;
-        let mut fields = self.fields.iter().filter(|field| field.iter().any(|found| has_it(&found)));
-        let first = says_pass(fields.next()?, method, domain)?;
-        fields.all(|field| says_pass(field, method, domain).is_some()).then_some(first)
+        let mut fields = self.with_method(method);
+        let says_pass = |field| says(field, method, |found| found.passes(domain));
+        let first = says_pass(fields.next()?)?;
+        fields.all(|field| says_pass(field).is_some()).then_some(first.domain.as_ref()).flatten()
+    }
+
+    /// The same, if everything that is not known now were a pass.
+    fn may_pass(&self, method: Method, domain: &Domain) -> bool {
+        let mut fields = self.with_method(method).peekable();
+        let is_said = self.is_asked_later || fields.peek().is_some();
+        is_said && fields.all(|field| says(field, method, |found| found.may_pass(domain)).is_some())
+    }
+
+    fn with_method(&self, method: Method) -> impl Iterator<Item = &[Finding]> {
+        let has_it = move |field: &&Vec<Finding>| field.iter().any(|found| found.method == method);
+        self.fields.iter().filter(has_it).map(Vec::as_slice)
     }
 }
 
-/// The domain for which a field says pass: the address's, or its organisational domain.
-fn says_pass<'a>(field: &'a [Found], method: Method, domain: &Domain) -> Option<&'a Domain> {
+/// What a field says by a method, if it is good.
+fn says(field: &[Finding], method: Method, is_good: impl Fn(&Finding) -> bool) -> Option<&Finding> {
     let names_sender = field.iter().any(|found| found.method == method && !found.of_helo);
     let mut results = field.iter().filter(|found| found.method == method && !(found.of_helo && names_sender));
-    let passes = |found: &&Found| {
-        found.verdict == Verdict::Pass && found.domain.as_ref().is_some_and(|named| is_its(named, domain))
-    };
-    let passing = results.clone().find(passes)?.domain.as_ref();
+    let good = results.clone().find(|found| is_good(found))?;
     match method {
         // Each signature is for itself: one that is broken counts as if it were not there (RFC 6376, section 6.1).
-        Method::Dkim => passing,
-        Method::Dmarc | Method::Spf => results.all(|found| passes(&found)).then_some(passing).flatten(),
+        Method::Dkim => Some(good),
+        Method::Dmarc | Method::Spf => results.all(is_good).then_some(good),
     }
 }
 
@@ -243,7 +281,7 @@ impl Login {
 }
 
 /// What trusted fields say; none if one of them cannot be read, or there is too much of it.
-fn fields(head: &Head, trust: &Trust) -> Option<Vec<Vec<Found>>> {
+fn fields(head: &Head, trust: &Trust) -> Option<Vec<Vec<Finding>>> {
     let (mut fields, mut results, mut bytes) = (Vec::new(), 0, 0);
     if trust.authserv_ids.is_empty() {
         return None;
@@ -256,8 +294,8 @@ fn fields(head: &Head, trust: &Trust) -> Option<Vec<Vec<Found>>> {
         if bytes > MOST_BYTES {
             return None;
         }
-        let field: Vec<Found> =
-            AuthenticationResults::parse(value)?.results.iter().filter_map(Found::of).collect();
+        let field: Vec<Finding> =
+            AuthenticationResults::parse(value)?.results.iter().filter_map(Finding::of).collect();
         results += field.len();
         if results > MOST_RESULTS {
             return None;
@@ -267,7 +305,22 @@ fn fields(head: &Head, trust: &Trust) -> Option<Vec<Vec<Found>>> {
     Some(fields)
 }
 
-impl Found {
+impl Finding {
+    /// What we found out ourselves.
+    pub fn new(method: Method, outcome: Outcome, domain: Option<Domain>) -> Self {
+        Self { method, outcome, domain, of_helo: false }
+    }
+
+    fn passes(&self, domain: &Domain) -> bool {
+        self.outcome == Outcome::Pass && self.domain.as_ref().is_some_and(|named| is_its(named, domain))
+    }
+
+    /// True if it passes, or did if a name server had answered.
+    fn may_pass(&self, domain: &Domain) -> bool {
+        let may_be_its = || self.domain.as_ref().is_none_or(|named| is_its(named, domain));
+        self.passes(domain) || (self.outcome == Outcome::Temporary && may_be_its())
+    }
+
     fn of(result: &MethodResult) -> Option<Self> {
         let (method, property) = match result.method.as_str() {
             "dmarc" => (Method::Dmarc, "header.from"),
@@ -277,14 +330,15 @@ impl Found {
             "spf" => (Method::Spf, "smtp.mailfrom"),
             _ => return None,
         };
-        let verdict = match result.result.as_str() {
-            "pass" => Verdict::Pass,
-            "fail" => Verdict::Fail,
-            _ => Verdict::Other,
+        let outcome = match result.result.as_str() {
+            "pass" => Outcome::Pass,
+            "fail" => Outcome::Fail,
+            "temperror" => Outcome::Temporary,
+            _ => Outcome::Other,
         };
         let domain = result.property(property).and_then(domain_in);
         let of_helo = method == Method::Spf && !result.has(property) && result.has("smtp.helo");
-        Some(Self { method, verdict, domain, of_helo })
+        Some(Self { method, outcome, domain, of_helo })
     }
 }
 
@@ -347,9 +401,10 @@ mod tests {
         let head = Head::parse(head.as_bytes()).unwrap();
         let evidence = Evidence::of(&head, &envelope(Some("203.0.113.1"), None), &trust());
         let address = Address::parse(address).unwrap();
-        let proof = evidence.proof(&Claim { place, address: &address, user: Some("u"), login: None });
-        match proof {
+        let claim = Claim { place, address: &address, user: Some("u"), login: None };
+        match evidence.proof(&claim) {
             Some(Proof::Result(method, domain)) => format!("{method} {domain}"),
+            None if evidence.may_come(&claim) => "later".to_owned(),
             None => String::new(),
             Some(other) => panic!("{other}"),
         }
@@ -399,6 +454,7 @@ mod tests {
         }
     }
 
+    // W2
     #[test]
     fn fields_of_others_are_ignored_and_trusted_ones_must_agree() {
         let spf_passes = "mx.test; spf=pass smtp.mailfrom=x.test";
@@ -442,7 +498,7 @@ mod tests {
             (&[spf_passes, "mx.test; spf=pass smtp.mailfrom=y.test"], ""),
             (&[spf_passes, "mx.test; spf=pass"], ""),
             (&[spf_passes, "mx.test; spf=fail smtp.helo=pc.test"], ""),
-            (&[dmarc_passes, "mx2.test; dmarc=temperror header.from=x.test"], ""),
+            (&[dmarc_passes, "mx2.test; dmarc=temperror header.from=x.test"], "later"),
             (&[dmarc_passes, "mx.test; dmarc=pass (never closed"], ""),
             (&["mx.test; dmarc=pass header.from=x.test; dmarc=none header.from=x.test"], ""),
             (&["mx.test; spf=pass smtp.mailfrom=x.test; spf=fail smtp.mailfrom=x.test"], ""),
@@ -467,6 +523,70 @@ mod tests {
         }
     }
 
+    // W6
+    #[test]
+    fn what_a_name_server_did_not_say_may_come() {
+        const SPF: &str = "mx.test; spf=temperror smtp.mailfrom=x.test";
+        const DKIM: &str = "mx.test; dkim=temperror (key not available) header.d=x.test";
+        for (place, fields, expected) in [
+            (Place::From, &["mx.test; dmarc=temperror header.from=x.test"][..], "later"),
+            (Place::From, &["mx.test; dmarc=temperror"], "later"),
+            (Place::From, &["mx.test; dmarc=temperror header.from=y.test"], ""),
+            (Place::From, &["mx.test; dmarc=permerror header.from=x.test"], ""),
+            (Place::From, &["evil.test; dmarc=temperror header.from=x.test"], ""),
+            (Place::From, &[DKIM], "later"),
+            (Place::Sender, &[DKIM], "later"),
+            (Place::Envelope, &[DKIM], ""),
+            (Place::Envelope, &[SPF], "later"),
+            (Place::Sender, &[SPF], ""),
+            (Place::Login, &[DKIM, SPF], ""),
+            // What is known is known.
+            (Place::From, &[DKIM, "mx.test; spf=pass smtp.mailfrom=x.test"], "spf x.test"),
+            (
+                Place::From,
+                &["mx.test; dkim=temperror header.d=y.test; dkim=pass header.d=x.test"],
+                "dkim x.test",
+            ),
+            (Place::From, &[SPF, "mx2.test; spf=fail smtp.mailfrom=x.test"], ""),
+            (Place::From, &[SPF, "mx2.test; spf=pass smtp.mailfrom=x.test"], "later"),
+            (Place::From, &[DKIM, "mx2.test; dmarc=fail header.from=x.test"], ""),
+        ] {
+            assert_eq!(by_fields(place, "anna@x.test", fields), expected, "{place:?} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_we_find_out_ourselves_is_one_more_trusted_field() {
+        let x = || Domain::parse("x.test").ok();
+        let pass = |method| vec![Finding::new(method, Outcome::Pass, x())];
+        let of = |outcome| vec![Finding::new(Method::Dkim, outcome, x())];
+        for (field, before, findings, after) in [
+            ("", "later", pass(Method::Dkim), "dkim"),
+            ("", "later", pass(Method::Dmarc), "dmarc"),
+            ("", "later", Vec::new(), ""),
+            ("", "later", of(Outcome::Fail), ""),
+            ("", "later", of(Outcome::Temporary), "later"),
+            ("mx.test; dkim=pass header.d=x.test", "dkim", of(Outcome::Fail), ""),
+            ("mx.test; dkim=fail header.d=x.test", "later", pass(Method::Dkim), ""),
+            ("mx.test; dkim=fail header.d=x.test", "later", pass(Method::Spf), "spf"),
+            ("mx.test; dmarc=fail header.from=x.test", "", pass(Method::Dkim), ""),
+        ] {
+            let head = format!("Authentication-Results: {field}\r\nFrom: anna@x.test\r\n");
+            let head = Head::parse(head.as_bytes()).unwrap();
+            let evidence = Evidence::of(&head, &envelope(Some("203.0.113.1"), None), &trust()).asked_later();
+            let address = Address::parse("anna@x.test").unwrap();
+            let claim = Claim { place: Place::From, address: &address, user: Some("u"), login: None };
+            let said = |evidence: &Evidence| match evidence.proof(&claim) {
+                Some(Proof::Result(method, _)) => method.to_string(),
+                Some(other) => panic!("{other}"),
+                None => if evidence.may_come(&claim) { "later" } else { "" }.to_owned(),
+            };
+            assert_eq!(said(&evidence), before, "{field}");
+            assert_eq!(said(&evidence.with(findings.clone())), after, "{field} {findings:?}");
+        }
+    }
+
+    // W2
     #[test]
     fn too_much_proves_nothing() {
         let pass = "; spf=pass smtp.mailfrom=x.test";
@@ -482,6 +602,7 @@ mod tests {
         }
     }
 
+    // W2
     #[test]
     fn two_from_fields_prove_nothing() {
         for (from, passes) in [
@@ -498,6 +619,7 @@ mod tests {
         }
     }
 
+    // W4
     #[test]
     fn logins_count_for_their_users() {
         for (login, of, logins, user, expected) in [

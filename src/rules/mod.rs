@@ -20,7 +20,7 @@ pub use addressing::{Addressing, Reading};
 pub use correspondents::correspondents;
 pub use decide::{Settled, decide, reply_to, settled};
 pub use emergency::{Block, Emergency, Who, contains};
-pub use evidence::{Claim, Evidence, Logins, Method, Place, Proof, Trust};
+pub use evidence::{Claim, Evidence, Finding, Logins, Method, Outcome, Place, Proof, Trust};
 pub use policy::{Discard, Require, Said, Speaker, TenantPolicy, Treatment, Wish};
 pub use reply::{MAX_TEXT_BYTES, Reason, Reply, Texts, check_text};
 pub use words::{

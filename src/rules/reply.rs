@@ -78,6 +78,9 @@ reasons! {
     /// End of header: who is named as sender is a user, and nothing proves that it is him.
     NotAuthenticated = 550, 5 . 7 . 26, "not-authenticated",
         "<{address}>: the sender is a user of this company's system, and nothing proves that it was he who sent the message. Log in to your mail server to send, or ask its administrator";
+    /// End of header, end of message: the same, and a name server that may prove it does not answer now.
+    SenderUnverified = 451, 4 . 4 . 3, "sender-unverified",
+        "<{address}>: the sender is a user of this company's system, and a name server that may prove that it was he does not answer now. The message will be tried again";
     /// End of header: several From fields.
     AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
         "<{address}>: the From field of the message can be read in several ways, or is there several times, so its sender is not clear";
@@ -129,7 +132,7 @@ impl Reason {
     /// True where a message is refused for lack of what the milter may have seen (a login): the same e-mail may be known by
     /// its key, and then another copy of it is not refused.
     pub fn may_be_known(self) -> bool {
-        matches!(self, Self::NoUser | Self::NotAuthenticated)
+        matches!(self, Self::NoUser | Self::NotAuthenticated | Self::SenderUnverified)
     }
 }
 

@@ -29,6 +29,7 @@ fn message(fields: &str, subject: &str) -> Vec<u8> {
     text.replace('\n', "\r\n").into_bytes()
 }
 
+// W3
 #[test]
 fn forged_results_are_gone_before_the_filter_adds_its_own() {
     let world = asking("");

@@ -88,6 +88,8 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("sender", "logins", OneOf),
     ("sender", "trusted_authserv_ids", List),
     ("sender", "received_by", Text),
+    ("sender", "verify", Truth),
+    ("sender", "name_server", Text),
     ("emergency", "defer", Truth),
     ("emergency.block", "senders", List),
     ("emergency.block", "networks", List),

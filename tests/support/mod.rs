@@ -5,8 +5,11 @@
 #![allow(dead_code, clippy::unwrap_used)] // each user needs another half; in tests a panic is the answer
 
 pub mod crowd;
+pub mod dkim;
+pub mod filters;
 pub mod http;
 pub mod mailbox;
+pub mod names;
 pub mod neighbour;
 pub mod postfix;
 pub mod sendmail;

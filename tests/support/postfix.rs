@@ -149,6 +149,14 @@ impl Postfix {
         self.cool();
     }
 
+    /// Has each process of smtpd and lmtp serve once only: none of before a reload serves once more after it.
+    pub fn serve_once(&self) {
+        for service in [format!("127.0.0.1:{}/inet", self.port), "lmtp/unix".to_owned()] {
+            self.tool("postconf", &["-P", &format!("{service}/max_use=1")]);
+        }
+        self.reload();
+    }
+
     /// Tries everything in the queue again now.
     pub fn flush(&self) {
         self.tool("postqueue", &["-f"]);

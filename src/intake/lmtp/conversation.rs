@@ -330,6 +330,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         if message.failed.is_none() && !message.bare && message.in_head {
             self.end_of_header(message).await;
         }
+        if message.failed.is_none() && !message.bare {
+            let ended = self.session.end_of_body().await;
+            self.note(message, ended);
+        }
         Ok(())
     }
 
@@ -354,8 +358,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
 
     async fn end_of_header(&mut self, message: &mut Message) {
         message.in_head = false;
-        match self.session.end_of_header().await {
-            Ok(_) => {
+        let ended = self.session.end_of_header().await.map(drop);
+        self.note(message, ended);
+    }
+
+    /// What the rules have decided so far.
+    fn note(&self, message: &mut Message, decided: Result<(), Reply>) {
+        match decided {
+            Ok(()) => {
                 message.refusals = self.session.refusals();
                 message.discards = self.session.discards();
             }
