@@ -13,7 +13,7 @@ use crate::rules::{
     TenantPolicy, Texts, Verdict,
 };
 use arc_swap::ArcSwap;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -94,6 +94,18 @@ impl From<Service> for Live {
     fn from(service: Service) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(service)))
     }
+}
+
+/// A message, as the rules are asked about it.
+pub(super) struct Asked<'a> {
+    pub(super) head: &'a Head,
+    /// What kind of automatic mail it is, if no person wrote it.
+    pub(super) automatic: Option<Automatic>,
+    pub(super) correspondents: &'a Correspondents,
+    /// Tenants whose policy says that it is not to be recorded.
+    pub(super) private: &'a BTreeSet<String>,
+    pub(super) other_recipients: bool,
+    pub(super) mixed: Mixed,
 }
 
 /// Why a recipient is refused, and whose it is as far as that is known.
@@ -230,21 +242,19 @@ impl Service {
     pub(super) async fn decide(
         &self,
         targets: &[Target],
-        head: &Head,
-        automatic: Option<Automatic>,
-        correspondents: &Correspondents,
-        other_recipients: bool,
-        mixed: Mixed,
+        asked: &Asked<'_>,
         deadline: Instant,
     ) -> Result<Verdict, Unavailable> {
+        let Asked { head, automatic, correspondents, private, other_recipients, mixed } = *asked;
         let groups = by_tenant(targets);
+        let is_private = |group: &[Target]| private.contains(&group[0].tenant.id);
         let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
         let ask = async {
             let mut people = Vec::new();
             for group in &groups {
                 let policy = group[0].tenant.policy.over(&self.policy.tenants);
                 // What is decided by policy and head alone needs no look-up.
-                if rules::settled(&policy, head, automatic).is_some() {
+                if rules::settled(&policy, head, automatic, is_private(group)).is_some() {
                     people.push(Vec::new());
                     continue;
                 }
@@ -258,8 +268,9 @@ impl Service {
             Ok(people)
         };
         let people = in_time(deadline, ask).await?;
-        let parties: Vec<Party<'_>> =
-            groups.iter().zip(&people).map(|(targets, people)| Party { targets, people }).collect();
+        let party = |(targets, people)| Party { targets, people, is_private: is_private(targets) };
+        let zipped = groups.iter().map(Vec::as_slice).zip(people.iter().map(Vec::as_slice));
+        let parties: Vec<Party<'_>> = zipped.map(party).collect();
         Ok(rules::decide(&Case {
             head,
             automatic,

@@ -1,7 +1,7 @@
 //! The decision.
 
 use super::{
-    policy::{Discard, TenantPolicy, Treatment},
+    policy::{Answer, Discard, Internal, TenantPolicy, Treatment},
     reply::{Reason, Reply, Texts},
     words::{
         Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role, Standing,
@@ -29,7 +29,16 @@ pub enum Settled {
 /// What a tenant's policy and the head alone decide; nothing, if the people count.
 ///
 /// The policy comes first: to refuse a machine's mail for its head makes another machine's mail.
-pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>) -> Option<Settled> {
+/// `is_private`: it names somebody of `never_log`.
+pub fn settled(
+    policy: &TenantPolicy,
+    head: &Head,
+    automatic: Option<Automatic>,
+    is_private: bool,
+) -> Option<Settled> {
+    if is_private {
+        return Some(unrecorded(policy, Reason::NeverLog, Discard::NeverLog));
+    }
     if head.message_id.as_deref().is_some_and(|id| id.starts_with(NOTICE_ID)) {
         return Some(Settled::Discarded(Discard::OwnNotice));
     }
@@ -41,6 +50,14 @@ pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>)
         }
     }
     check_head(head).map(Settled::Refused)
+}
+
+/// What is not to be recorded.
+fn unrecorded(policy: &TenantPolicy, refused: Reason, discarded: Discard) -> Settled {
+    match policy.answer {
+        Answer::Refuse => Settled::Refused(refused),
+        Answer::Discard => Settled::Discarded(discarded),
+    }
 }
 
 /// Checks what holds for the message whatever its tenants are: a readable sender and a subject.
@@ -73,7 +90,9 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         Mixed::Strip => !something_remains,
         Mixed::Each => false,
     };
-    match refused.first() {
+    // A reply that says why nothing is to be recorded goes first: then nothing else is said of the message either.
+    let private = refused.iter().find(|(_, reply)| reply.reason.is_private());
+    match private.or(refused.first()) {
         Some((_, reply)) if as_a_whole => Verdict::Refuse(reply.clone()),
         _ => Verdict::Record { records, refused, discarded },
     }
@@ -93,14 +112,19 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
         Judged::Refused(reply_to(case.texts, reason, &first.address, case.automatic, people.len(), *omitted))
     };
     let policy = first.tenant.policy.over(case.policy);
-    match settled(&policy, case.head, case.automatic) {
-        Some(Settled::Refused(reason)) => return refused(reason),
-        Some(Settled::Discarded(why)) => return Judged::Discarded(why),
-        None => {}
+    let without = |settled| match settled {
+        Settled::Refused(reason) => refused(reason),
+        Settled::Discarded(why) => Judged::Discarded(why),
+    };
+    if let Some(settled) = settled(&policy, case.head, case.automatic, party.is_private) {
+        return without(settled);
     }
     let Some(owner) = owner_of(case.correspondents, party.people) else { return refused(Reason::NoUser) };
     // Made once, however many projects there are.
     let cast = Cast::of(case, party, &owner);
+    if policy.internal == Internal::Skip && cast.is_internal(case.correspondents) {
+        return without(unrecorded(&policy, Reason::Internal, Discard::Internal));
+    }
     Judged::Recorded(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
 }
 
@@ -172,6 +196,13 @@ impl<'a> Cast<'a> {
         let parts = people().map(|(correspondent, person)| seats.place(correspondent, person)).collect();
         let participants = seats.participants.into();
         Self { customers, people_omitted: omitted, automatic: case.automatic, participants, parts }
+    }
+
+    /// True if all people are users. Who was not looked up, or cannot be read, may be anybody.
+    fn is_internal(&self, correspondents: &Correspondents) -> bool {
+        correspondents.omitted == 0
+            && correspondents.skipped == 0
+            && self.participants.iter().all(|participant| participant.kind == Kind::User)
     }
 
     fn record(&self, target: &Target, owner: &OwningUser<'_>) -> Record {

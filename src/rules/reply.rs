@@ -75,6 +75,12 @@ reasons! {
     /// End of header: no person wrote it, and the policy refuses this kind.
     Automatic = 550, 5 . 7 . 1, "automatic",
         "<{address}>: this address takes no automatic messages of this kind";
+    /// End of header: it names somebody of `never_log`.
+    NeverLog = 550, 5 . 7 . 1, "never-log",
+        "<{address}>: the company does not record messages like this one. Send it without this address";
+    /// End of header: all people are users, and the policy skips such mail.
+    Internal = 550, 5 . 7 . 1, "internal",
+        "<{address}>: the company does not record messages among its own people. Send it without this address";
     /// End of header: several From fields.
     AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
         "<{address}>: the From field of the message can be read in several ways, or is there several times, so its sender is not clear";
@@ -120,6 +126,13 @@ reasons! {
     /// A fault of ours.
     InternalError = 451, 4 . 3 . 0, "internal-error",
         "<{address}>: internal error. The message will be tried again";
+}
+
+impl Reason {
+    /// True for what log and trace hold no address of.
+    pub fn is_private(self) -> bool {
+        matches!(self, Self::NeverLog | Self::Internal)
+    }
 }
 
 impl fmt::Display for Reason {
