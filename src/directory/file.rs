@@ -600,7 +600,7 @@ impl Directory for FileDirectory {
 mod tests {
     use super::*;
     use crate::mail::Automatic;
-    use crate::rules::{Require, Treatment, Wish};
+    use crate::rules::{Require, Treatment, Who, Wish};
     use futures_util::future::join_all;
     use nix::{sys::stat::Mode, unistd::mkfifo};
     use std::{
@@ -636,7 +636,13 @@ mod tests {
         let expected = Wish {
             require: Some(Require::Authenticated),
             automatic: [(Automatic::AutoReplied, Treatment::Discard)].into(),
+            ..Wish::default()
         };
+        let private =
+            policy("policy = { never_log = [\"Lawyer@x.test\", \"law.test\"], internal = \"skip\" }");
+        let names = private.unwrap().never_log.clone().unwrap();
+        let lawyer = |text: &str| Who::any(&names, &Address::parse(text).unwrap());
+        assert!(lawyer("lawyer@X.test") && lawyer("a@law.test") && !lawyer("a@sub.law.test"));
         for written in [
             "policy = { require = \"authenticated\", automatic = { auto-replied = \"discard\" } }",
             "policy.require = \"authenticated\"\npolicy.automatic.auto-replied = \"discard\"",

@@ -98,6 +98,15 @@ impl From<Service> for Live {
     }
 }
 
+/// A message, as the rules are asked about it.
+pub(super) struct Asked<'a> {
+    pub(super) read: &'a ReadHead,
+    /// What kind of automatic mail it is, if no person wrote it.
+    pub(super) automatic: Option<Automatic>,
+    pub(super) other_recipients: bool,
+    pub(super) mixed: Mixed,
+}
+
 /// Why a recipient is refused, and whose it is as far as that is known.
 pub(super) struct Refusal {
     pub(super) reason: Reason,
@@ -232,14 +241,13 @@ impl Service {
     pub(super) async fn decide(
         &self,
         targets: &[Target],
-        read: &ReadHead,
-        automatic: Option<Automatic>,
-        other_recipients: bool,
-        mixed: Mixed,
+        asked: &Asked<'_>,
         deadline: Instant,
     ) -> Result<Verdict, Unavailable> {
-        let ReadHead { head, correspondents, evidence, .. } = read;
+        let Asked { read, automatic, other_recipients, mixed } = *asked;
+        let ReadHead { head, correspondents, evidence, private, .. } = read;
         let groups = by_tenant(targets);
+        let is_private = |group: &[Target]| private.contains(&group[0].tenant.id);
         let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
         let mut stale = false;
         let ask = async {
@@ -247,7 +255,7 @@ impl Service {
             for group in &groups {
                 let policy = group[0].tenant.policy.over(&self.policy.tenants);
                 // What is decided by policy and head alone needs no look-up.
-                if rules::settled(&policy, head, automatic).is_some() {
+                if rules::settled(&policy, head, automatic, is_private(group)).is_some() {
                     people.push(Vec::new());
                     continue;
                 }
@@ -262,8 +270,9 @@ impl Service {
             Ok(people)
         };
         let people = in_time(deadline, ask).await?;
-        let parties: Vec<Party<'_>> =
-            groups.iter().zip(&people).map(|(targets, people)| Party { targets, people }).collect();
+        let party = |(targets, people)| Party { targets, people, is_private: is_private(targets) };
+        let zipped = groups.iter().map(Vec::as_slice).zip(people.iter().map(Vec::as_slice));
+        let parties: Vec<Party<'_>> = zipped.map(party).collect();
         let verdict = rules::decide(&Case {
             head,
             automatic,

@@ -9,10 +9,11 @@ use super::{
     fate::Interest,
     head::{PARSED_INLINE, RawHead, ReadHead},
     record::{End, Pending, Recall},
-    service::{Live, Service, look_ups_end},
+    service::{Asked, Live, Service, look_ups_end},
     transaction::{Client, Recalled, Told, Transaction},
 };
 use crate::activity::{Key, Parcel, Participant};
+use crate::directory::Unavailable;
 use crate::mail::{Automatic, Head, Intake, ReadPart, Reader, Spill, SpillError};
 use crate::observe::events;
 use crate::rules::{self, Discard, Mixed, Reason, Record, Reply, Target, Verdict};
@@ -213,6 +214,7 @@ impl Session {
                 return Err(self.fault(STAGE, &Fault::OutOfOrder("end of header")));
             }
         };
+        transaction.look_for_private(&self.service.policy);
         self.last = transaction.told();
         let read = match raw.read(&self.service, &transaction).await {
             Ok(Ok(read)) => read,
@@ -220,13 +222,17 @@ impl Session {
             Err(fault) => return Err(self.fault(STAGE, &fault)),
         };
         transaction.message_id.clone_from(&read.head.message_id);
+        if !read.private.is_empty() {
+            transaction.keep_private();
+        }
         transaction.set_login(read.login.clone());
         self.last = transaction.told();
         self.note_left_out(&transaction, &read);
         self.automatic = transaction.automatic(&read.head);
-        let Some(outcome) = self.judge(&transaction, &read).await? else {
-            return Ok(Interest::Nothing);
-        };
+        let judged = self.judge(&mut transaction, &read).await;
+        // Only now is it known whether all people are users.
+        self.last = transaction.told();
+        let Some(outcome) = judged? else { return Ok(Interest::Nothing) };
         let decided = Box::new(Decided::new(&self.service, read, outcome).await);
         self.stage = Stage::Body(transaction, decided);
         Ok(Interest::Message)
@@ -245,24 +251,28 @@ impl Session {
     }
 
     /// What the rules say for targets; none where there are only such in shadow mode.
-    async fn judge(&self, transaction: &Transaction, read: &ReadHead) -> Result<Option<Outcome>, Reply> {
+    async fn judge(&self, transaction: &mut Transaction, read: &ReadHead) -> Result<Option<Outcome>, Reply> {
         const STAGE: &str = "end-of-header";
         let targets: Vec<Target> = transaction.recipients.targets().cloned().collect();
-        let others = transaction.recipients.has_others();
+        let shadowed: Vec<Target> = transaction.recipients.shadowed().cloned().collect();
         let mixed = transaction.mixed(&self.service.policy);
+        let asked = Asked {
+            read,
+            automatic: self.automatic,
+            other_recipients: transaction.recipients.has_others(),
+            mixed,
+        };
         // One deadline for all look-ups of the message.
         let deadline = look_ups_end();
-        let decide = async {
-            match targets.is_empty() {
-                true => None,
-                false => {
-                    let service = &self.service;
-                    Some(service.decide(&targets, read, self.automatic, others, mixed, deadline).await)
-                }
-            }
-        };
-        let shadowed = self.judge_shadowed(transaction, read, deadline);
-        let (decided, ()) = tokio::join!(decide, shadowed);
+        let in_shadow = Asked { mixed: self.service.policy.mixed, ..asked };
+        let (decided, would_be) = tokio::join!(
+            self.decide_for(&targets, &asked, deadline),
+            self.decide_for(&shadowed, &in_shadow, deadline)
+        );
+        if [&decided, &would_be].into_iter().flatten().flatten().any(Verdict::is_private) {
+            transaction.keep_private();
+        }
+        tell_shadowed(transaction, &shadowed, would_be);
         let (records, refused, discarded) = match decided {
             None => return Ok(None),
             Some(Err(error)) => {
@@ -297,40 +307,16 @@ impl Session {
         Ok(Some(Outcome { records, refused, discarded }))
     }
 
-    /// Logs what would become of the message for tenants in shadow mode.
-    async fn judge_shadowed(&self, transaction: &Transaction, read: &ReadHead, deadline: Instant) {
-        let shadowed: Vec<Target> = transaction.recipients.shadowed().cloned().collect();
-        let Some(first) = shadowed.first() else { return };
-        let others = transaction.recipients.has_others();
-        let mixed = self.service.policy.mixed;
-        match self.service.decide(&shadowed, read, self.automatic, others, mixed, deadline).await {
-            Err(error) => events::directory_unavailable(transaction.queue_id(), &error),
-            Ok(Verdict::Refuse(reply)) => {
-                transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)
-            }
-            Ok(Verdict::Record { records, refused, discarded }) => {
-                for (tenant, reply) in &refused {
-                    let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
-                    transaction.would_refuse(target, tenant, "end-of-header", reply);
-                }
-                for (tenant, why) in &discarded {
-                    let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
-                    let recipient = target.map(|target| target.address.to_string());
-                    let tell = |who: &events::Who<'_>| events::would_discard(who, *why);
-                    transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
-                }
-                for parties in records.iter().map(|record| &record.parties) {
-                    let project = parties.project.as_ref().map(|p| p.number.as_str());
-                    let (tenant, is_it) = (&parties.tenant.id, |target: &&Target| {
-                        target.tenant.id == parties.tenant.id
-                            && target.project.as_ref().map(|p| p.number.as_str()) == project
-                    });
-                    let target = shadowed.iter().find(is_it);
-                    let recipient = target.map(|target| target.address.to_string());
-                    let tell = |who: &events::Who<'_>| events::would_record(who, project);
-                    transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
-                }
-            }
+    /// What the rules say for targets, if there are any.
+    async fn decide_for(
+        &self,
+        targets: &[Target],
+        asked: &Asked<'_>,
+        deadline: Instant,
+    ) -> Option<Result<Verdict, Unavailable>> {
+        match targets.is_empty() {
+            true => None,
+            false => Some(self.service.decide(targets, asked, deadline).await),
         }
     }
 
@@ -511,6 +497,44 @@ impl Session {
         let reply = self.service.texts.reply(reason, Some(&target.address));
         transaction.log_refusal(Some(&target.tenant.id), Some(&target.address), "message", &reply);
         Err(reply)
+    }
+}
+
+/// Logs what would become of the message for tenants in shadow mode.
+fn tell_shadowed(
+    transaction: &Transaction,
+    shadowed: &[Target],
+    would_be: Option<Result<Verdict, Unavailable>>,
+) {
+    let (Some(first), Some(would_be)) = (shadowed.first(), would_be) else { return };
+    match would_be {
+        Err(error) => events::directory_unavailable(transaction.queue_id(), &error),
+        Ok(Verdict::Refuse(reply)) => {
+            transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)
+        }
+        Ok(Verdict::Record { records, refused, discarded }) => {
+            for (tenant, reply) in &refused {
+                let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
+                transaction.would_refuse(target, tenant, "end-of-header", reply);
+            }
+            for (tenant, why) in &discarded {
+                let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
+                let recipient = target.map(|target| target.address.to_string());
+                let tell = |who: &events::Who<'_>| events::would_discard(who, *why);
+                transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
+            }
+            for parties in records.iter().map(|record| &record.parties) {
+                let project = parties.project.as_ref().map(|p| p.number.as_str());
+                let (tenant, is_it) = (&parties.tenant.id, |target: &&Target| {
+                    target.tenant.id == parties.tenant.id
+                        && target.project.as_ref().map(|p| p.number.as_str()) == project
+                });
+                let target = shadowed.iter().find(is_it);
+                let recipient = target.map(|target| target.address.to_string());
+                let tell = |who: &events::Who<'_>| events::would_record(who, project);
+                transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
+            }
+        }
     }
 }
 

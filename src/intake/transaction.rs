@@ -6,6 +6,7 @@
 
 use super::{
     fate::{Fate, Recipients},
+    head::{NeverLog, private},
     service::{Policy, Refusal, Service},
 };
 use crate::mail::{Address, Automatic, Envelope, Head, Intake, domain_of, parse_path};
@@ -30,6 +31,8 @@ pub struct Told {
     pub client: Option<String>,
     /// Message-ID without brackets.
     pub message_id: Option<String>,
+    /// Nothing else is to be said of it.
+    pub is_private: bool,
 }
 
 /// What MAIL and RCPT said.
@@ -44,6 +47,8 @@ pub(super) struct Transaction {
     sender: Option<Address>,
     /// The envelope sender is null: nobody wants an answer.
     from_nobody: bool,
+    /// It is not to be recorded: the log and the trace hold no address of it.
+    is_private: bool,
     queue_id: Option<String>,
     client: Option<Client>,
     door: Intake,
@@ -69,6 +74,7 @@ impl Transaction {
         let sender = parse_path(path);
         Self {
             from_nobody: sender == Ok(None),
+            is_private: false,
             id: observe::transaction(),
             message_id: None,
             recipients: Recipients::default(),
@@ -214,6 +220,25 @@ impl Transaction {
         all.filter(|address| !service.addressing.covers(address)).cloned().collect()
     }
 
+    /// From here on nothing is said of it but its queue id and why.
+    pub(super) fn keep_private(&mut self) {
+        self.is_private = true;
+    }
+
+    /// Looks whether the envelope alone names somebody who is never recorded: the head may be one that cannot be read.
+    pub(super) fn look_for_private(&mut self, policy: &Policy) {
+        let never_log = self.never_log(policy);
+        self.is_private = !never_log.is_empty() && !private(&never_log, b"", &self.envelope()).is_empty();
+    }
+
+    /// Who is never recorded, as far as tenants of this message say so.
+    pub(super) fn never_log(&self, policy: &Policy) -> NeverLog {
+        let tenants =
+            self.recipients.targets().chain(self.recipients.shadowed()).map(|target| &target.tenant);
+        let said = tenants.map(|tenant| (tenant.id.clone(), tenant.policy.never_log_over(&policy.tenants)));
+        said.filter(|(_, never_log)| !never_log.is_empty()).collect()
+    }
+
     /// What kind of automatic mail it is, if no person wrote it.
     pub(super) fn automatic(&self, head: &Head) -> Option<Automatic> {
         head.automatic.kind(self.from_nobody)
@@ -270,6 +295,9 @@ impl Transaction {
         all: bool,
         tell: impl FnOnce(&events::Who<'_>),
     ) {
+        if self.is_private {
+            return tell(&self.told().who(self.door.as_str()));
+        }
         let recipients: Vec<String> = if all {
             self.recipients.named().take(TOLD).map(|r| r.address.to_string()).collect()
         } else {
@@ -280,7 +308,12 @@ impl Transaction {
     }
 
     pub(super) fn told(&self) -> Told {
+        if self.is_private {
+            let queue_id = self.queue_id().to_owned();
+            return Told { transaction: Some(self.id), queue_id, is_private: true, ..Told::default() };
+        }
         Told {
+            is_private: false,
             transaction: Some(self.id),
             queue_id: self.queue_id().to_owned(),
             // The null sender is shown as such.

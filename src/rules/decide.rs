@@ -2,7 +2,7 @@
 
 use super::{
     evidence::{Claim, Evidence, Place, Proof},
-    policy::{Discard, Require, TenantPolicy, Treatment},
+    policy::{Answer, Discard, Internal, Require, TenantPolicy, Treatment},
     reply::{Reason, Reply, Texts},
     words::{
         Candidate, Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role,
@@ -30,7 +30,16 @@ pub enum Settled {
 /// What a tenant's policy and the head alone decide; nothing, if the people count.
 ///
 /// The policy comes first: to refuse a machine's mail for its head makes another machine's mail.
-pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>) -> Option<Settled> {
+/// `is_private`: it names somebody of `never_log`.
+pub fn settled(
+    policy: &TenantPolicy,
+    head: &Head,
+    automatic: Option<Automatic>,
+    is_private: bool,
+) -> Option<Settled> {
+    if is_private {
+        return Some(unrecorded(policy, Reason::NeverLog, Discard::NeverLog));
+    }
     if head.message_id.as_deref().is_some_and(|id| id.starts_with(NOTICE_ID)) {
         return Some(Settled::Discarded(Discard::OwnNotice));
     }
@@ -42,6 +51,14 @@ pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>)
         }
     }
     check_head(head).map(Settled::Refused)
+}
+
+/// What is not to be recorded.
+fn unrecorded(policy: &TenantPolicy, refused: Reason, discarded: Discard) -> Settled {
+    match policy.answer {
+        Answer::Refuse => Settled::Refused(refused),
+        Answer::Discard => Settled::Discarded(discarded),
+    }
 }
 
 /// Checks what holds for the message whatever its tenants are: a readable sender and a subject.
@@ -74,7 +91,9 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         Mixed::Strip => !something_remains,
         Mixed::Each => false,
     };
-    match refused.first() {
+    // A reply that says why nothing is to be recorded goes first: then nothing else is said of the message either.
+    let private = refused.iter().find(|(_, reply)| reply.reason.is_private());
+    match private.or(refused.first()) {
         Some((_, reply)) if as_a_whole => Verdict::Refuse(reply.clone()),
         _ => Verdict::Record { records, refused, discarded },
     }
@@ -94,10 +113,12 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
         Judged::Refused(reply_to(case.texts, reason, &first.address, case.automatic, people.len(), *omitted))
     };
     let policy = first.tenant.policy.over(case.policy);
-    match settled(&policy, case.head, case.automatic) {
-        Some(Settled::Refused(reason)) => return refused(reason),
-        Some(Settled::Discarded(why)) => return Judged::Discarded(why),
-        None => {}
+    let without = |settled| match settled {
+        Settled::Refused(reason) => refused(reason),
+        Settled::Discarded(why) => Judged::Discarded(why),
+    };
+    if let Some(settled) = settled(&policy, case.head, case.automatic, party.is_private) {
+        return without(settled);
     }
     let owner = match owner_of(case, party, &policy) {
         Ok(owner) => owner,
@@ -106,6 +127,9 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
     };
     // Made once, however many projects there are.
     let cast = Cast::of(case, party, &owner);
+    if policy.internal == Internal::Skip && cast.is_internal(case.correspondents) {
+        return without(unrecorded(&policy, Reason::Internal, Discard::Internal));
+    }
     Judged::Recorded(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
 }
 
@@ -293,6 +317,13 @@ impl<'a> Cast<'a> {
         let parts = parts.into();
         let participants = seats.participants.into();
         Self { customers, people_omitted: omitted, automatic: case.automatic, participants, parts }
+    }
+
+    /// True if all people are users. Who was not looked up, or cannot be read, may be anybody.
+    fn is_internal(&self, correspondents: &Correspondents) -> bool {
+        correspondents.omitted == 0
+            && correspondents.skipped == 0
+            && self.participants.iter().all(|participant| participant.kind == Kind::User)
     }
 
     fn record(&self, target: &Target, owner: &OwningUser<'_>) -> Record {

@@ -21,7 +21,7 @@ pub use correspondents::correspondents;
 pub use decide::{Settled, decide, reply_to, settled};
 pub use emergency::{Block, Emergency, Who, contains};
 pub use evidence::{Claim, Evidence, Logins, Method, Place, Proof, Trust};
-pub use policy::{Discard, Require, Said, Speaker, TenantPolicy, Treatment, Wish};
+pub use policy::{Answer, Discard, Internal, Require, Said, Speaker, TenantPolicy, Treatment, Wish};
 pub use reply::{MAX_TEXT_BYTES, Reason, Reply, Texts, check_text};
 pub use words::{
     Candidate, Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Project, Record,

@@ -78,6 +78,12 @@ reasons! {
     /// End of header: who is named as sender is a user, and nothing proves that it is him.
     NotAuthenticated = 550, 5 . 7 . 26, "not-authenticated",
         "<{address}>: the sender is a user of this company's system, and nothing proves that it was he who sent the message. Log in to your mail server to send, or ask its administrator";
+    /// End of header: it names somebody of `never_log`.
+    NeverLog = 550, 5 . 7 . 1, "never-log",
+        "<{address}>: the company does not record messages like this one. Send it without this address";
+    /// End of header: all people are users, and the policy skips such mail.
+    Internal = 550, 5 . 7 . 1, "internal",
+        "<{address}>: the company does not record messages among its own people. Send it without this address";
     /// End of header: several From fields.
     AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
         "<{address}>: the From field of the message can be read in several ways, or is there several times, so its sender is not clear";
@@ -130,6 +136,11 @@ impl Reason {
     /// its key, and then another copy of it is not refused.
     pub fn may_be_known(self) -> bool {
         matches!(self, Self::NoUser | Self::NotAuthenticated)
+    }
+
+    /// True for what log and trace hold no address of.
+    pub fn is_private(self) -> bool {
+        matches!(self, Self::NeverLog | Self::Internal)
     }
 }
 

@@ -149,6 +149,8 @@ pub struct Party<'a> {
     pub targets: &'a [Target],
     /// What its directory says of each correspondent, in their order.
     pub people: &'a [Person],
+    /// True if the message names somebody of whom the tenant's policy says that nothing is recorded.
+    pub is_private: bool,
 }
 
 /// Everything a decision needs.
@@ -189,6 +191,19 @@ pub enum Verdict {
     },
     /// Refuse the message.
     Refuse(Reply),
+}
+
+impl Verdict {
+    /// True if log and trace hold no address of the message.
+    pub fn is_private(&self) -> bool {
+        match self {
+            Self::Refuse(reply) => reply.reason.is_private(),
+            Self::Record { refused, discarded, .. } => {
+                refused.iter().any(|(_, reply)| reply.reason.is_private())
+                    || discarded.iter().any(|(_, why)| why.is_private())
+            }
+        }
+    }
 }
 
 /// One activity to be recorded, and why everybody is what they are in it.
