@@ -158,6 +158,10 @@ pub fn trace(report: &Report) {
                 "the trace cannot be written: mail goes on, and what happens to it is not kept"
             );
         }
+        Report::Replaced(path) => {
+            let path = path.display();
+            event!(warn, TRACE_REPLACED, %path, "the trace was moved away or replaced: what is there now is written");
+        }
         Report::GoesOn => event!(info, TRACE_GOES_ON, "the trace is written again"),
         Report::Lost(records) => {
             limited!(warn, TRACE_LOST, records, "the trace has gaps: records were not kept")

@@ -13,7 +13,7 @@ use super::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -29,6 +29,9 @@ pub(super) const BUSY: Duration = Duration::from_secs(2);
 
 /// Rows that go at once, beside as many as come.
 const SLICE: u64 = 1000;
+
+/// Rows that go at once where the disk is low: nothing else is done then.
+const FORGOTTEN: u64 = 10_000;
 
 /// Pages that are given back to the disk at once.
 const PAGES: u32 = 256;
@@ -69,6 +72,9 @@ pub(super) enum Trouble {
     /// Another program's database.
     #[error("it is no trace: set another trace.path")]
     Foreign,
+    /// Somebody has taken it away, or put another one in its place.
+    #[error("it was moved away or replaced")]
+    Replaced,
     /// Little is free on its disk.
     #[error("{0} bytes are free on its disk, and the trace leaves {1} to the queue: free some space")]
     Low(u64, u64),
@@ -95,9 +101,13 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Which file a path names.
+type Identity = (u64, u64);
+
 /// The open file.
 pub(super) struct Store {
     database: Connection,
+    identity: Identity,
     settings: Settings,
     keep: Duration,
 }
@@ -125,7 +135,9 @@ impl Store {
         database.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
         database.pragma_update(None, "journal_size_limit", 64 << 20)?;
         database.set_prepared_statement_cache_capacity(16);
-        let store = Self { database, settings: settings.clone(), keep: settings.keep.unwrap_or(super::KEEP) };
+        let (keep, identity) =
+            (settings.keep.unwrap_or(super::KEEP), identity(path)?.ok_or(Trouble::Replaced)?);
+        let store = Self { database, identity, settings: settings.clone(), keep };
         store.make_tables()?;
         Ok(store)
     }
@@ -144,7 +156,13 @@ impl Store {
 
     /// Writes a batch in one transaction, and takes away what is old, about as much. True if there is more of that.
     pub(super) fn write(&mut self, records: &[Record], lost: u64, now: SystemTime) -> Result<bool, Trouble> {
-        self.leave_room()?;
+        if identity(&self.settings.path)? != Some(self.identity) {
+            return Err(Trouble::Replaced);
+        }
+        if let Err(low) = self.leave_room() {
+            self.forget(now)?;
+            return Err(low);
+        }
         let behaviour = rusqlite::TransactionBehavior::Immediate;
         let transaction = Transaction::new_unchecked(&self.database, behaviour)?;
         for record in records {
@@ -161,6 +179,31 @@ impl Store {
             self.give_back()?;
         }
         Ok(gone == slice)
+    }
+
+    /// Takes away what is old, where nothing can be written: it may not stay longer for that, and makes room.
+    fn forget(&mut self, now: SystemTime) -> Result<(), Trouble> {
+        let behaviour = rusqlite::TransactionBehavior::Immediate;
+        let transaction = Transaction::new_unchecked(&self.database, behaviour)?;
+        self.trim(&transaction, now, FORGOTTEN)?;
+        transaction.commit()?;
+        Ok(self.give_pages()?)
+    }
+
+    /// Ends with a file that is somewhere else now: what stands in the log goes into it, and no log is left for the file that
+    /// took its place, which would be damaged by it.
+    pub(super) fn leave(self) {
+        let path = &self.settings.path;
+        let beside = [beside(path, "-wal"), beside(path, "-shm")];
+        let ours = beside.each_ref().map(|path| identity(path).ok().flatten());
+        // Where it cannot be copied any more, it is lost: as the file is, for us.
+        let _ = self.database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        drop(self.database);
+        for (path, ours) in beside.iter().zip(ours) {
+            if ours.is_some() && identity(path).ok().flatten() == ours {
+                let _ = fs::remove_file(path); // else it is SQLite's to find out
+            }
+        }
     }
 
     /// Below what the queue needs, and as much again, nothing is written.
@@ -217,11 +260,16 @@ impl Store {
     fn give_back(&self) -> rusqlite::Result<()> {
         let number = |name: &str| self.database.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         if number("freelist_count")? > number("page_count")? / 4 + i64::from(PAGES) {
-            // Each row it answers with is a page.
-            let mut vacuum = self.database.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
-            let mut rows = vacuum.query([])?;
-            while rows.next()?.is_some() {}
+            self.give_pages()?;
         }
+        Ok(())
+    }
+
+    fn give_pages(&self) -> rusqlite::Result<()> {
+        // Each row it answers with is a page.
+        let mut vacuum = self.database.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+        let mut rows = vacuum.query([])?;
+        while rows.next()?.is_some() {}
         Ok(())
     }
 }
@@ -295,12 +343,28 @@ fn make(path: &Path) -> io::Result<()> {
     }
 }
 
+/// None: there is none.
+fn identity(path: &Path) -> io::Result<Option<Identity>> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What SQLite has beside a file.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    PathBuf::from(name)
+}
+
 /// Renames the file, with what SQLite has beside it; the one that was put aside before is gone then.
 pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = PathBuf::from(format!("{}.aside", path.display()));
+    let aside = beside(path, ".aside");
     fs::rename(path, &aside)?;
     for end in ["-wal", "-shm"] {
-        let (from, to) = (format!("{}{end}", path.display()), format!("{}{end}", aside.display()));
+        let (from, to) = (beside(path, end), beside(&aside, end));
         match fs::rename(&from, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(fs::remove_file(&to)),
             renamed => renamed?,
@@ -463,6 +527,27 @@ mod tests {
             "{refused}"
         );
         assert_eq!(count(&settings, "event"), 0);
+    }
+
+    /// What is old goes all the same: it may not stay for want of room, and makes some.
+    #[test]
+    fn what_is_old_goes_also_where_nothing_can_be_written() {
+        let (_scratch, mut settings) = scratch();
+        let mut store = Store::open(&settings, true).unwrap();
+        for from in 0..5 {
+            let batch: Vec<_> = (from * 1000..from * 1000 + 1000).map(|n| record(n, now())).collect();
+            store.write(&batch, 0, now()).unwrap();
+        }
+        let size = |store: &Store| -> i64 {
+            store.database.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap()
+        };
+        let before = size(&store);
+        settings.min_free = u64::MAX / 2;
+        let mut store = Store::open(&settings, true).unwrap();
+        let later = now() + 8 * DAY;
+        assert!(matches!(store.write(&[record(9000, later)], 0, later), Err(Trouble::Low(..))));
+        assert_eq!((count(&settings, "event"), count(&settings, "address")), (0, 0));
+        assert!(size(&store) < before, "{} {before}", size(&store));
     }
 
     /// SQLite's word for a full disk, by its own limit: nothing of the batch is there, and the next one is written.

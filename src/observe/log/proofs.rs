@@ -478,6 +478,11 @@ const CASES: &[Case] = &[
         || events::trace(&Report::Trouble { path: "/t.db".into(), message: "full".to_owned() }),
         " WARN the trace cannot be written: mail goes on, and what happens to it is not kept path=/t.db error=full",
     ),
+    (
+        "TRACE_REPLACED",
+        || events::trace(&Report::Replaced("/t.db".into())),
+        " WARN the trace was moved away or replaced: what is there now is written path=/t.db",
+    ),
     ("TRACE_GOES_ON", || events::trace(&Report::GoesOn), " INFO the trace is written again"),
     (
         "TRACE_LOST",
