@@ -16,7 +16,7 @@ mod trace;
 
 use crate::courier::{Controls, Paused};
 use crate::intake::{Listen, Listener, Live, Shadow, SocketSettings};
-use crate::observe::{metrics, recent};
+use crate::observe::{events, metrics, recent};
 use crate::queue::{Counts, Entry, Filter, Overview, Queue, State, StorageError, TenantCounts};
 use crate::web::SecretFile;
 use axum::{
@@ -154,16 +154,20 @@ async fn harden(request: Request, next: Next) -> Response {
 
 async fn metrics_text(Shared(app): Shared<App>) -> Response {
     let counts = match &app.views.queue {
-        Some(queue) => queue.counts().await.unwrap_or_default(),
-        None => Counts::default(),
+        Some(queue) => queue.counts().await,
+        None => Ok(Counts::default()),
     };
     let now = SystemTime::now();
-    metrics::snapshot(&metrics::Snapshot {
-        waiting: counts.waiting,
-        held: counts.held,
-        oldest: counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default(),
-        in_flight: app.views.live.now().in_flight(),
-    });
+    metrics::in_flight(app.views.live.now().in_flight());
+    match counts {
+        Ok(counts) => metrics::snapshot(&metrics::Snapshot {
+            waiting: counts.waiting,
+            held: counts.held,
+            oldest: counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default(),
+        }),
+        // The numbers stay: none held would end an alert.
+        Err(error) => events::queue_trouble(&error),
+    }
     // A company that has no copy yet waits for it since we began.
     let copies = app.views.live.now().directory.copies();
     if let Some(age) = copies.iter().map(|copy| copy.age.unwrap_or(copy.known_for)).max() {

@@ -285,7 +285,7 @@ pub(super) fn log_lines_lost(lines: u64) {
     }
 }
 
-/// What is counted when somebody asks.
+/// What is counted of the queue when somebody asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     /// Activities waiting.
@@ -294,17 +294,19 @@ pub struct Snapshot {
     pub held: u64,
     /// Age of the oldest waiting one.
     pub oldest: Duration,
-    /// Messages in flight.
-    pub in_flight: usize,
 }
 
-/// Sets what is counted when somebody asks.
+/// Sets what is counted of the queue when somebody asks.
 pub fn snapshot(snapshot: &Snapshot) {
     let set = |state: &'static str, count: u64| gauge!(QUEUE_ITEMS, "state" => state).set(count as f64);
     set("waiting", snapshot.waiting);
     set("held", snapshot.held);
     gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
-    gauge!(IN_FLIGHT).set(snapshot.in_flight as f64);
+}
+
+/// So many messages are in flight.
+pub fn in_flight(count: usize) {
+    gauge!(IN_FLIGHT).set(count as f64);
 }
 
 /// An open connection, counted for as long as this lives.

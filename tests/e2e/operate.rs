@@ -513,6 +513,24 @@ fn metrics_and_health() {
     assert!(status == 503 && text(body.clone()).contains("disk I/O error"), "{}", text(body));
 }
 
+/// Nothing that is wrong looks green: an alert on what is held does not end because the queue cannot be read.
+#[test]
+fn the_queues_numbers_stay_where_it_cannot_be_read() {
+    let mut world = with_backlog("422", &[]);
+    wait_for("three held", || (list(&world, &["--state", "held"]).len() == 3).then_some(()));
+    let metrics = || text(http_get(world.admin_port, "/metrics").1);
+    let held = "activity_milter_queue_items{state=\"held\"} 3\n";
+    assert!(metrics().contains(held), "{}", metrics());
+    let pid = world.milter.as_ref().unwrap().id().to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-p", &pid, "-e", "trace=fcntl", "-e", "inject=fcntl:error=EIO"]);
+    let strace = Process::start(&mut strace, &world.root.join("strace.log"));
+    wait_for("strace to attach", || strace.log().contains("attached").then_some(()));
+    assert!(metrics().contains(held), "{}", metrics());
+    wait_for("its line", || world.milter().log().contains("queue trouble").then_some(()));
+    drop(strace);
+}
+
 /// A form as a browser sends it; the answer's head and body.
 fn post(world: &World, path: &str, cookie: &str, form: &str) -> (u16, String) {
     let request = format!(
