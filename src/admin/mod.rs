@@ -189,17 +189,23 @@ struct InQueue {
     counts: Counts,
     tenants: Vec<TenantCounts>,
     held: Vec<Entry>,
+    /// There are more behind them.
+    more_held: bool,
     overview: Overview,
     trouble: Option<String>,
 }
 
-/// How much there is, by tenant; why it is held, the first of what is held, and what waits longest.
-async fn in_queue(queue: &dyn Queue) -> Result<InQueue, StorageError> {
-    let held = Filter { state: Some(State::Held), limit: Some(SHOWN), ..Filter::default() };
+/// How much there is, by tenant; why it is held, the first of what is held behind a row, and what waits longest.
+async fn in_queue(queue: &dyn Queue, after: Option<i64>) -> Result<InQueue, StorageError> {
+    let held = Filter { state: Some(State::Held), after, limit: Some(SHOWN + 1), ..Filter::default() };
+    let mut held = queue.list(held).await?;
+    let more_held = held.len() > SHOWN;
+    held.truncate(SHOWN);
     Ok(InQueue {
         counts: queue.counts().await?,
         tenants: queue.by_tenant().await?,
-        held: queue.list(held).await?,
+        held,
+        more_held,
         overview: queue.overview(LOOKED_AT, WAITING_SHOWN).await?,
         trouble: None,
     })
@@ -214,13 +220,19 @@ struct Asked {
     done: Option<change::Action>,
     /// and to how many.
     count: Option<u64>,
+    /// Where the list of held activities begins,
+    held: Option<String>,
+    /// and that of their reasons.
+    #[serde(default)]
+    reasons: String,
 }
 
 async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wanted<Asked>) -> Response {
+    let place = page::Place { held: asked.held, reasons: asked.reasons };
     let queue = match &app.views.queue {
         None => None,
         Some(queue) => Some(
-            in_queue(queue.as_ref())
+            in_queue(queue.as_ref(), place.held())
                 .await
                 .unwrap_or_else(|error| InQueue { trouble: Some(error.to_string()), ..InQueue::default() }),
         ),
@@ -233,7 +245,7 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wan
     });
     let paused = app.views.controls.paused();
     let checks = checks(&app, &paused).await;
-    let names = names(&app, queue.as_ref(), &paused);
+    let names = names(&app, queue.as_ref(), &paused, &place);
     let view = page::View {
         now: SystemTime::now(),
         started: app.started,
@@ -249,17 +261,23 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wan
         may: app.may(&headers),
         refresh: asked.refresh.map(|seconds| seconds.clamp(LEAST_REFRESH, 3600)),
         done: asked.done.zip(asked.count),
+        place,
     };
     Html(page::render(&view)).into_response()
 }
 
 /// The names of the tenants that the page may show.
-fn names(app: &Admin, queue: Option<&InQueue>, paused: &[Paused]) -> HashMap<String, String> {
+fn names(
+    app: &Admin,
+    queue: Option<&InQueue>,
+    paused: &[Paused],
+    place: &page::Place,
+) -> HashMap<String, String> {
     let mut ids: HashSet<&str> = paused.iter().filter_map(|paused| paused.tenant.as_deref()).collect();
     if let Some(queue) = queue {
         ids.extend(queue.tenants.iter().take(SHOWN).map(|of| of.tenant.as_str()));
         ids.extend(queue.held.iter().chain(&queue.overview.oldest).map(|entry| entry.tenant.as_str()));
-        ids.extend(queue.overview.held_for.iter().take(page::REASONS_SHOWN).map(|of| of.tenant.as_str()));
+        ids.extend(place.of(&queue.overview.held_for).iter().map(|of| of.tenant.as_str()));
     }
     if ids.is_empty() { HashMap::new() } else { app.views.live.now().directory.names(&ids) }
 }
