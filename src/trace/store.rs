@@ -415,7 +415,7 @@ mod tests {
     }
 
     fn found(settings: &Settings, words: &str) -> usize {
-        let query = search::Query { term: Term::read(words).unwrap(), since: None };
+        let query = search::Query { term: Term::read(words).unwrap(), since: None, until: None };
         search::search(&settings.path, &query).unwrap().mails.len()
     }
 
@@ -606,7 +606,7 @@ mod tests {
         let delivered: Vec<_> = delivered.collect();
         store.write(&[recorded, delivered].concat(), 0, now()).unwrap();
         let search = |words: &str| {
-            let query = search::Query { term: Term::read(words).unwrap(), since: None };
+            let query = search::Query { term: Term::read(words).unwrap(), since: None, until: None };
             search::search(&settings.path, &query).unwrap()
         };
         let all = search("m@severamail.test");
@@ -615,6 +615,60 @@ mod tests {
         assert_eq!([newest(0), newest(49)], [format!("{:010X}", 79), format!("{:010X}", 30)]);
         let one = search("anna7@mycompany.test");
         assert!(one.mails.len() == 1 && !one.more && one.mails[0].events.len() == 2);
+    }
+
+    /// The newest of an address may be none of those that are asked for: what is older is found too, page by page.
+    #[test]
+    fn older_mails_of_an_address_are_found_by_when_they_came() {
+        let (_scratch, settings) = scratch();
+        let mut store = Store::open(&settings, true).unwrap();
+        let second = Duration::from_secs(1);
+        let at = |n: u64| now() + u32::try_from(n).unwrap() * second;
+        let batch: Vec<_> = (0..120).map(|n| record(n, at(n))).collect();
+        store.write(&batch, 0, at(120)).unwrap();
+        let (mut until, mut seen) = (None, Vec::new());
+        loop {
+            let term = Term::read("m@severamail.test").unwrap();
+            let found = search::search(&settings.path, &search::Query { term, since: None, until }).unwrap();
+            seen.extend(found.mails.iter().map(|mail| mail.events[0].queue_id.clone().unwrap()));
+            assert_eq!(found.older.is_some(), found.more);
+            let Some(older) = found.older else { break };
+            until = Some(older);
+        }
+        assert_eq!(seen, (0..120).rev().map(|n| format!("{n:010X}")).collect::<Vec<_>>());
+        for (until, newest) in
+            [(now() - second, None), (at(0), Some(0)), (at(7) + second / 2, Some(7)), (at(500), Some(119))]
+        {
+            let query = search::Query {
+                term: Term::read("m@severamail.test").unwrap(),
+                since: None,
+                until: Some(until),
+            };
+            let found = search::search(&settings.path, &query).unwrap();
+            let id = found.mails.first().map(|mail| mail.events[0].queue_id.clone().unwrap());
+            assert_eq!(id, newest.map(|n: u64| format!("{n:010X}")), "{until:?}");
+        }
+    }
+
+    /// What happened to a mail since then may be a delivery, which has no queue id of its own.
+    #[test]
+    fn a_mail_is_found_by_what_happened_to_it_last() {
+        let (_scratch, settings) = scratch();
+        let mut store = Store::open(&settings, true).unwrap();
+        let hour = Duration::from_secs(3600);
+        let delivered = Record { key: record(1, now()).key, at: Some(now() + 5 * hour), ..Record::default() };
+        store.write(&[record(1, now()), delivered], 0, now() + 5 * hour).unwrap();
+        for (since, is_found) in [(now() + 4 * hour, true), (now() + 6 * hour, false)] {
+            for words in ["0000000001", "anna1@mycompany.test"] {
+                let query =
+                    search::Query { term: Term::read(words).unwrap(), since: Some(since), until: None };
+                assert_eq!(
+                    search::search(&settings.path, &query).unwrap().mails.len() == 1,
+                    is_found,
+                    "{words}"
+                );
+            }
+        }
     }
 
     /// Ten milliseconds among a million rows: no table is read through and nothing is sorted, but by a key's range.
@@ -626,6 +680,7 @@ mod tests {
             // The list of a question is read through, and no table.
             let scans = plan.replace("SCAN json_each VIRTUAL TABLE", "");
             assert!(plan.contains("SEARCH") && !scans.contains("SCAN"), "{asked}: {plan}");
+            assert!(!plan.contains("rowid<"), "{asked}: all rows before one are read: {plan}");
             let may_sort = ["BETWEEN", " IN "].iter().any(|word| asked.contains(word));
             assert!(!plan.contains("TEMP B-TREE") || may_sort, "{asked}: {plan}");
         }

@@ -384,7 +384,7 @@ mod tests {
     }
 
     fn found(path: &Path, id: &str) -> bool {
-        let query = search::Query { term: Term::read(id).unwrap(), since: None };
+        let query = search::Query { term: Term::read(id).unwrap(), since: None, until: None };
         search::search(path, &query).is_ok_and(|found| !found.mails.is_empty())
     }
 

@@ -14,7 +14,7 @@ mod waiting;
 mod words;
 
 pub(super) use held::{Place, question};
-pub(super) use words::{escape, table};
+pub(super) use words::{encoded, escape, table};
 
 use super::{InQueue, change::Action, checks::Check, manual};
 use crate::courier::Paused;
