@@ -15,7 +15,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Tells a trace from other programs' databases ("amTr").
@@ -38,6 +38,12 @@ const PAGES: u32 = 256;
 
 /// Rows that a clock which was ahead has left are gone when they are the oldest: this far ahead they are not of today.
 const AHEAD: Duration = Duration::from_secs(24 * 3600);
+
+/// A clock that leaps by more is not believed, and nothing goes for its age,
+const LEAP: Duration = Duration::from_secs(24 * 3600);
+
+/// until it has said so for this long: a wrong clock is set right within a day, and costs no row.
+const DOUBT: Duration = Duration::from_secs(24 * 3600);
 
 /// Pages of the log after which it is copied into the file, and synced: 16 MiB.
 const CHECKPOINT: u32 = 4096;
@@ -101,6 +107,41 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// A time by the clock that may be set, and by the one that may not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) wall: SystemTime,
+    pub(super) steady: Instant,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { wall: SystemTime::now(), steady: Instant::now() }
+    }
+}
+
+/// The clock as it went so far.
+#[derive(Debug)]
+struct Clock {
+    last: Moment,
+    doubted: Option<Instant>,
+}
+
+impl Clock {
+    /// True if it goes on from where it was, or has stayed where it leapt to.
+    fn is_believed(&mut self, now: Moment) -> bool {
+        let expected = self.last.wall + now.steady.duration_since(self.last.steady);
+        let off = now.wall.duration_since(expected).unwrap_or_else(|error| error.duration());
+        let stays = self.doubted.is_some_and(|since| now.steady.duration_since(since) >= DOUBT);
+        if off > LEAP && !stays {
+            self.doubted.get_or_insert(now.steady);
+            return false;
+        }
+        *self = Self { last: now, doubted: None };
+        true
+    }
+}
+
 /// Which file a path names.
 type Identity = (u64, u64);
 
@@ -108,6 +149,8 @@ type Identity = (u64, u64);
 pub(super) struct Store {
     database: Connection,
     identity: Identity,
+    /// None: there is no row yet.
+    clock: Option<Clock>,
     settings: Settings,
     keep: Duration,
 }
@@ -137,9 +180,21 @@ impl Store {
         database.set_prepared_statement_cache_capacity(16);
         let (keep, identity) =
             (settings.keep.unwrap_or(super::KEEP), identity(path)?.ok_or(Trouble::Replaced)?);
-        let store = Self { database, identity, settings: settings.clone(), keep };
+        let mut store = Self { database, identity, clock: None, settings: settings.clone(), keep };
         store.make_tables()?;
+        store.clock = store.newest()?.map(|wall| {
+            let last = Moment { wall, steady: Instant::now() };
+            Clock { last, doubted: None }
+        });
         Ok(store)
+    }
+
+    /// When the newest row was written.
+    fn newest(&self) -> rusqlite::Result<Option<SystemTime>> {
+        let newest = "SELECT at FROM event ORDER BY id DESC LIMIT 1";
+        let at: Option<i64> = self.database.query_row(newest, [], |row| row.get(0)).optional()?;
+        let since = |at| Duration::from_millis(u64::try_from(at).unwrap_or_default());
+        Ok(at.map(|at| SystemTime::UNIX_EPOCH + since(at)))
     }
 
     /// Makes the tables, unless somebody else was first.
@@ -155,12 +210,14 @@ impl Store {
     }
 
     /// Writes a batch in one transaction, and takes away what is old, about as much. True if there is more of that.
-    pub(super) fn write(&mut self, records: &[Record], lost: u64, now: SystemTime) -> Result<bool, Trouble> {
+    pub(super) fn write(&mut self, records: &[Record], lost: u64, now: Moment) -> Result<bool, Trouble> {
         if identity(&self.settings.path)? != Some(self.identity) {
             return Err(Trouble::Replaced);
         }
+        let is_believed = self.clock.get_or_insert(Clock { last: now, doubted: None }).is_believed(now);
+        let (now, ages) = (now.wall, is_believed.then_some(now.wall));
         if let Err(low) = self.leave_room() {
-            self.forget(now)?;
+            self.forget(ages)?;
             return Err(low);
         }
         let behaviour = rusqlite::TransactionBehavior::Immediate;
@@ -173,7 +230,7 @@ impl Store {
             transaction.execute(insert, params![millis(now), i64::try_from(lost).unwrap_or(i64::MAX)])?;
         }
         let slice = SLICE.max(2 * records.len() as u64);
-        let gone = self.trim(&transaction, now, slice)?;
+        let gone = self.trim(&transaction, ages, slice)?;
         transaction.commit()?;
         if gone > 0 {
             self.give_back()?;
@@ -182,10 +239,10 @@ impl Store {
     }
 
     /// Takes away what is old, where nothing can be written: it may not stay longer for that, and makes room.
-    fn forget(&mut self, now: SystemTime) -> Result<(), Trouble> {
+    fn forget(&mut self, ages: Option<SystemTime>) -> Result<(), Trouble> {
         let behaviour = rusqlite::TransactionBehavior::Immediate;
         let transaction = Transaction::new_unchecked(&self.database, behaviour)?;
-        self.trim(&transaction, now, FORGOTTEN)?;
+        self.trim(&transaction, ages, FORGOTTEN)?;
         transaction.commit()?;
         Ok(self.give_pages()?)
     }
@@ -217,14 +274,20 @@ impl Store {
         if free < least { Err(Trouble::Low(free, least)) } else { Ok(()) }
     }
 
-    /// Deletes the oldest rows that are too old, or too many, at most `slice`; how many.
-    fn trim(&self, transaction: &Transaction<'_>, now: SystemTime, slice: u64) -> rusqlite::Result<u64> {
+    /// Deletes the oldest rows that are too old, or too many, at most `slice`; how many. `now`: none if nobody knows.
+    fn trim(
+        &self,
+        transaction: &Transaction<'_>,
+        now: Option<SystemTime>,
+        slice: u64,
+    ) -> rusqlite::Result<u64> {
         let ends = transaction.query_row("SELECT min(id), max(id) FROM event", [], |row| {
             Ok(row.get::<_, Option<i64>>(0)?.zip(row.get::<_, Option<i64>>(1)?))
         })?;
         let Some((first, last)) = ends else { return Ok(0) };
-        let ago = |time: Duration| millis(now.checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH));
-        let (old, ahead) = (ago(self.keep), millis(now + AHEAD));
+        let (old, ahead) = now.map_or((i64::MIN, i64::MAX), |now| {
+            (millis(now.checked_sub(self.keep).unwrap_or(SystemTime::UNIX_EPOCH)), millis(now + AHEAD))
+        });
         transaction.execute("DELETE FROM loss WHERE at < ?1 OR at > ?2", [old, ahead])?;
         // Rows are numbered one after the other, and only the oldest go.
         let too_many = last.saturating_sub(i64::try_from(self.settings.most_rows).unwrap_or(i64::MAX));
@@ -376,6 +439,7 @@ pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::{super::search, super::term::Term, super::*, *};
+    use std::sync::LazyLock;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -387,6 +451,12 @@ mod tests {
 
     fn now() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    /// By the clock that may not be set, too.
+    fn moment(wall: SystemTime) -> Moment {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Moment { wall, steady: *START + wall.duration_since(now()).unwrap() }
     }
 
     fn record(number: u64, at: SystemTime) -> Record {
@@ -426,14 +496,14 @@ mod tests {
         let mut store = Store::open(&settings, true).unwrap();
         let batch = |from: u64| (from..from + 1000).map(|n| record(n, now())).collect::<Vec<_>>();
         for from in [0, 1000, 2000] {
-            assert!(!store.write(&batch(from), 0, now()).unwrap());
+            assert!(!store.write(&batch(from), 0, moment(now())).unwrap());
         }
         assert_eq!(
             (count(&settings, "event"), found(&settings, "anna0@mycompany.test")),
             (3000, 1),
             "at the limit nothing goes"
         );
-        store.write(&[record(3000, now())], 0, now()).unwrap();
+        store.write(&[record(3000, now())], 0, moment(now())).unwrap();
         assert_eq!((count(&settings, "event"), count(&settings, "address")), (3000, 9000));
         assert_eq!(
             (found(&settings, "anna0@mycompany.test"), found(&settings, "anna1@mycompany.test")),
@@ -442,9 +512,9 @@ mod tests {
         // A limit that was made smaller is reached in slices.
         settings.most_rows = 10;
         let mut store = Store::open(&settings, true).unwrap();
-        assert!(store.write(&[], 0, now()).unwrap(), "there is more to do");
+        assert!(store.write(&[], 0, moment(now())).unwrap(), "there is more to do");
         assert_eq!(count(&settings, "event"), 2000);
-        while store.write(&[], 0, now()).unwrap() {}
+        while store.write(&[], 0, moment(now())).unwrap() {}
         assert_eq!((count(&settings, "event"), count(&settings, "address")), (10, 30));
         assert_eq!(found(&settings, "anna3000@mycompany.test"), 1);
     }
@@ -455,10 +525,10 @@ mod tests {
         let mut store = Store::open(&settings, true).unwrap();
         let times = [now() + 400 * DAY, now() - 8 * DAY, now() - 7 * DAY, now() - 6 * DAY, now()];
         let records: Vec<_> = (0..).zip(times).map(|(n, at)| record(n, at)).collect();
-        store.write(&records, 4, now()).unwrap();
+        store.write(&records, 4, moment(now())).unwrap();
         // To the millisecond seven days old is not too old.
         let there = |store: &mut Store, at| {
-            store.write(&[], 0, at).unwrap();
+            store.write(&[], 0, moment(at)).unwrap();
             (0..5).filter(|n| found(&settings, &format!("{n:010X}")) == 1).collect::<Vec<_>>()
         };
         assert_eq!(there(&mut store, now()), [2, 3, 4]);
@@ -471,13 +541,40 @@ mod tests {
         );
     }
 
+    /// A clock that is wrong for an hour takes no week of rows with it, ahead or behind.
+    #[test]
+    fn a_clock_that_leaps_takes_no_row_with_it() {
+        let (_scratch, settings) = scratch();
+        let mut store = Store::open(&settings, true).unwrap();
+        let minute = Duration::from_secs(60);
+        let write = |store: &mut Store, wall, passed: Duration| {
+            let steady = moment(now()).steady + passed;
+            store.write(&[], 0, Moment { wall, steady }).unwrap();
+            count(&settings, "event")
+        };
+        store.write(&[record(1, now() - 6 * DAY), record(2, now())], 0, moment(now())).unwrap();
+        for wrong in [now() + 400 * DAY, now() - 400 * DAY, SystemTime::UNIX_EPOCH] {
+            assert_eq!(write(&mut store, wrong, minute), 2, "{wrong:?}");
+            assert_eq!(write(&mut store, wrong + DAY - minute, DAY), 2, "{wrong:?}");
+            assert_eq!(write(&mut store, now() + DAY - minute, DAY - minute), 2, "it is set right");
+            // So is one that is wrong at the start.
+            store = Store::open(&settings, true).unwrap();
+            assert_eq!(write(&mut store, wrong, minute), 2, "{wrong:?}");
+            store = Store::open(&settings, true).unwrap();
+        }
+        // After a day it is the time; also after a week in which nobody ran.
+        let later = now() + 8 * DAY;
+        assert_eq!(write(&mut store, later, 2 * minute), 2);
+        assert_eq!(write(&mut store, later + DAY, DAY + 2 * minute), 0);
+    }
+
     #[test]
     fn the_disk_gets_back_what_a_shorter_time_no_longer_needs() {
         let (_scratch, mut settings) = scratch();
         let mut store = Store::open(&settings, true).unwrap();
         for from in 0..20 {
             let batch: Vec<_> = (from * 1000..from * 1000 + 1000).map(|n| record(n, now())).collect();
-            store.write(&batch, 0, now()).unwrap();
+            store.write(&batch, 0, moment(now())).unwrap();
         }
         let pages = |store: &Store| {
             store.database.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap()
@@ -485,7 +582,7 @@ mod tests {
         let before = pages(&store);
         settings.keep = Some(DAY);
         let mut store = Store::open(&settings, true).unwrap();
-        while store.write(&[], 0, now() + 2 * DAY).unwrap() {}
+        while store.write(&[], 0, moment(now() + 2 * DAY)).unwrap() {}
         assert!(pages(&store) < before / 2, "{before} {}", pages(&store));
     }
 
@@ -493,7 +590,7 @@ mod tests {
     fn what_is_no_trace_or_newer_is_left_alone() {
         let (_scratch, settings) = scratch();
         let mut store = Store::open(&settings, true).unwrap();
-        store.write(&[record(1, now())], 0, now()).unwrap();
+        store.write(&[record(1, now())], 0, moment(now())).unwrap();
         store.database.pragma_update(None, "user_version", VERSION + 1).unwrap();
         drop(store);
         let refused = Store::open(&settings, true).err().unwrap();
@@ -520,7 +617,7 @@ mod tests {
         let (_scratch, mut settings) = scratch();
         settings.min_free = u64::MAX / 2;
         let mut store = Store::open(&settings, true).unwrap();
-        let refused = store.write(&[record(1, now())], 0, now()).unwrap_err().to_string();
+        let refused = store.write(&[record(1, now())], 0, moment(now())).unwrap_err().to_string();
         assert!(
             refused.contains("are free on its disk, and the trace leaves")
                 && refused.contains("free some space"),
@@ -536,7 +633,7 @@ mod tests {
         let mut store = Store::open(&settings, true).unwrap();
         for from in 0..5 {
             let batch: Vec<_> = (from * 1000..from * 1000 + 1000).map(|n| record(n, now())).collect();
-            store.write(&batch, 0, now()).unwrap();
+            store.write(&batch, 0, moment(now())).unwrap();
         }
         let size = |store: &Store| -> i64 {
             store.database.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap()
@@ -545,7 +642,7 @@ mod tests {
         settings.min_free = u64::MAX / 2;
         let mut store = Store::open(&settings, true).unwrap();
         let later = now() + 8 * DAY;
-        assert!(matches!(store.write(&[record(9000, later)], 0, later), Err(Trouble::Low(..))));
+        assert!(matches!(store.write(&[record(9000, later)], 0, moment(later)), Err(Trouble::Low(..))));
         assert_eq!((count(&settings, "event"), count(&settings, "address")), (0, 0));
         assert!(size(&store) < before, "{} {before}", size(&store));
     }
@@ -555,15 +652,15 @@ mod tests {
     fn a_full_disk_leaves_the_file_whole() {
         let (_scratch, settings) = scratch();
         let mut store = Store::open(&settings, true).unwrap();
-        store.write(&[record(1, now())], 0, now()).unwrap();
+        store.write(&[record(1, now())], 0, moment(now())).unwrap();
         let pages: i64 = store.database.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
         store.database.pragma_update(None, "max_page_count", pages + 3).unwrap();
         let batch: Vec<_> = (2..500).map(|n| record(n, now())).collect();
-        let error = store.write(&batch, 0, now()).unwrap_err();
+        let error = store.write(&batch, 0, moment(now())).unwrap_err();
         assert!(matches!(error, Trouble::Other(_)) && error.to_string().contains("full"), "{error}");
         assert_eq!(count(&settings, "event"), 1);
         store.database.pragma_update(None, "max_page_count", 1 << 30).unwrap();
-        store.write(&batch, 0, now()).unwrap();
+        store.write(&batch, 0, moment(now())).unwrap();
         assert_eq!(count(&settings, "event"), 499);
     }
 
@@ -582,13 +679,15 @@ mod tests {
         let mut store = Store::open(&settings, true).unwrap();
         let of =
             |sender: &str| Record { at: Some(now()), sender: Some(sender.to_owned()), ..Record::default() };
-        store.write(&[of("Åsa@xn--rksmrgs-5wao1o.test"), of("...@mycompany.test")], 0, now()).unwrap();
+        store
+            .write(&[of("Åsa@xn--rksmrgs-5wao1o.test"), of("...@mycompany.test")], 0, moment(now()))
+            .unwrap();
         for words in ["åsa@räksmörgås.test", "A\u{30a}sa@RÄKSMÖRGÅS.test", "<åsa@xn--rksmrgs-5wao1o.test>"]
         {
             assert_eq!(found(&settings, words), 1, "{words}");
         }
         assert_eq!(count(&settings, "address"), 1);
-        store.write(&[], 0, now() + 8 * DAY).unwrap();
+        store.write(&[], 0, moment(now() + 8 * DAY)).unwrap();
         assert_eq!(count(&settings, "address"), 0);
     }
 
@@ -604,7 +703,7 @@ mod tests {
             ..Record::default()
         });
         let delivered: Vec<_> = delivered.collect();
-        store.write(&[recorded, delivered].concat(), 0, now()).unwrap();
+        store.write(&[recorded, delivered].concat(), 0, moment(now())).unwrap();
         let search = |words: &str| {
             let query = search::Query { term: Term::read(words).unwrap(), since: None, until: None };
             search::search(&settings.path, &query).unwrap()
@@ -625,7 +724,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let at = |n: u64| now() + u32::try_from(n).unwrap() * second;
         let batch: Vec<_> = (0..120).map(|n| record(n, at(n))).collect();
-        store.write(&batch, 0, at(120)).unwrap();
+        store.write(&batch, 0, moment(at(120))).unwrap();
         let (mut until, mut seen) = (None, Vec::new());
         loop {
             let term = Term::read("m@severamail.test").unwrap();
@@ -657,7 +756,7 @@ mod tests {
         let mut store = Store::open(&settings, true).unwrap();
         let hour = Duration::from_secs(3600);
         let delivered = Record { key: record(1, now()).key, at: Some(now() + 5 * hour), ..Record::default() };
-        store.write(&[record(1, now()), delivered], 0, now() + 5 * hour).unwrap();
+        store.write(&[record(1, now()), delivered], 0, moment(now() + 5 * hour)).unwrap();
         for (since, is_found) in [(now() + 4 * hour, true), (now() + 6 * hour, false)] {
             for words in ["0000000001", "anna1@mycompany.test"] {
                 let query =
@@ -695,7 +794,7 @@ mod tests {
         let (mut inserted, began) = (0, std::time::Instant::now());
         for from in 0..1000 {
             let batch: Vec<_> = (from * 1000..from * 1000 + 1000).map(|n| record(n, now())).collect();
-            store.write(&batch, 0, now()).unwrap();
+            store.write(&batch, 0, moment(now())).unwrap();
             inserted += batch.len();
         }
         let took = began.elapsed();
@@ -715,7 +814,7 @@ mod tests {
             println!("{words}: {found} in {:?}", began.elapsed());
         }
         let began = std::time::Instant::now();
-        store.write(&[], 0, now() + 8 * DAY).unwrap();
+        store.write(&[], 0, moment(now() + 8 * DAY)).unwrap();
         println!("a slice of old rows in {:?}", began.elapsed());
     }
 }

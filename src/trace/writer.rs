@@ -8,7 +8,7 @@
 use super::{
     Settings,
     record::Record,
-    store::{Store, Trouble, put_aside},
+    store::{Moment, Store, Trouble, put_aside},
 };
 use std::{
     io,
@@ -18,7 +18,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 /// How long a record waits for others at most.
@@ -316,7 +316,7 @@ impl Writer {
         loop {
             let lost = self.shared.lost.load(Ordering::Relaxed);
             let batch = self.unwritten.len().min(BATCH);
-            let more = match store.write(&self.unwritten[..batch], lost - self.told, SystemTime::now()) {
+            let more = match store.write(&self.unwritten[..batch], lost - self.told, Moment::now()) {
                 Err(Trouble::Replaced) => {
                     store.leave();
                     return Err(Trouble::Replaced);
