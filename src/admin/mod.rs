@@ -88,10 +88,10 @@ type App = Arc<Admin>;
 impl Admin {
     /// What who asks may do.
     fn may(&self, headers: &HeaderMap) -> page::May {
-        match (&self.token, self.sessions.of(headers)) {
-            (None, _) => page::May::Look,
-            (Some(_), None) => page::May::LogIn,
-            (Some(_), Some(session)) => page::May::Change(session.form_token.clone()),
+        let Some(token) = &self.token else { return page::May::Look };
+        match self.sessions.of(headers, digest(&token.first())) {
+            None => page::May::LogIn,
+            Some(session) => page::May::Change(session.form_token),
         }
     }
 }
@@ -282,6 +282,10 @@ fn names(
     if ids.is_empty() { HashMap::new() } else { app.views.live.now().directory.names(&ids) }
 }
 
+fn digest(text: &str) -> blake3::Hash {
+    blake3::hash(text.as_bytes())
+}
+
 #[derive(Deserialize)]
 struct LogIn {
     token: String,
@@ -290,12 +294,12 @@ struct LogIn {
 async fn login(Shared(app): Shared<App>, Form(form): Form<LogIn>) -> Response {
     let Some(token) = &app.token else { return StatusCode::NOT_FOUND.into_response() };
     // Digests are compared, so that the time says nothing about the token.
-    let digest = |text: &str| blake3::hash(text.as_bytes());
-    if digest(form.token.trim()) != digest(&token.first()) {
+    let token = digest(&token.first());
+    if digest(form.token.trim()) != token {
         tokio::time::sleep(Duration::from_millis(500)).await; // guessing takes its time
         return refusal(StatusCode::FORBIDDEN, "That is not the admin token.");
     }
-    ([(header::SET_COOKIE, app.sessions.begin())], Redirect::to("/")).into_response()
+    ([(header::SET_COOKIE, app.sessions.begin(token))], Redirect::to("/")).into_response()
 }
 
 #[derive(Deserialize)]
@@ -304,7 +308,7 @@ struct LogOut {
 }
 
 async fn logout(Shared(app): Shared<App>, headers: HeaderMap, Form(form): Form<LogOut>) -> Response {
-    if app.sessions.of(&headers).is_some_and(|session| session.form_token == form.form_token) {
+    if matches!(app.may(&headers), page::May::Change(ours) if ours == form.form_token) {
         app.sessions.end(&headers);
     }
     ([(header::SET_COOKIE, Sessions::forget())], Redirect::to("/")).into_response()

@@ -637,6 +637,14 @@ fn only_who_has_the_token_and_uses_the_page_changes_anything() {
     let (status, _) =
         post(&world, "/activities", cookie, &format!("form_token={form_token}&action=drop&id=all"));
     assert_eq!(status, 403);
+    // So is one whose token is another by now.
+    let head = raw(world.admin_port, request);
+    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    let may_ask = || get("/drop?id=all", cookie).0 != 403;
+    assert!(may_ask());
+    fs::write(token.path(), "another-admin-token\n").unwrap();
+    wait_for("the session to end", || (!may_ask()).then_some(()));
 }
 
 fn raw(port: u16, request: &str) -> String {
