@@ -186,6 +186,7 @@ async fn upkeep() {
     loop {
         tick.tick().await;
         metrics::upkeep();
+        events::say_suppressed(false);
         // A file server may not answer: then one waits for it, and no more.
         if looking.as_ref().is_none_or(JoinHandle::is_finished) {
             looking = Some(tokio::task::spawn_blocking(web::look_at_all));
@@ -324,6 +325,7 @@ impl Running {
         let _ = tokio::time::timeout(COURIER_TIME, finish).await;
         self.pulse.iter().for_each(JoinHandle::abort);
         let _ = tokio::task::spawn_blocking(|| trace::stop(TRACE_TIME)).await;
+        events::say_suppressed(true);
         events::stopped(cut_off);
         served
     }

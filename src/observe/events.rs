@@ -6,7 +6,12 @@
 //! The line shows the fields in the order in which they stand here: reply, addresses, client, tenant, project, key,
 //! attempt, the rest, and last the text of an error.
 
-use super::{ids, limit::Limiter, log::shown, metrics, recent, traced, versions};
+use super::{
+    ids,
+    limit::{Limiter, unsaid},
+    log::shown,
+    metrics, recent, traced, versions,
+};
 use crate::rules::Reply;
 use crate::trace::{Report, What};
 use std::{
@@ -23,7 +28,7 @@ macro_rules! event {
 /// A line that may repeat with every message: ten a minute.
 macro_rules! limited {
     ($level:ident, $id:ident, $($rest:tt)*) => {{
-        static LIMIT: Limiter = Limiter::new();
+        static LIMIT: Limiter = Limiter::new(stringify!($id));
         // Unit tests of all rooms are one process.
         let admitted = if cfg!(test) { Some(0) } else { LIMIT.admit() };
         if let Some(suppressed) = admitted {
@@ -720,6 +725,18 @@ pub fn log_lines_lost(lines: u64) {
         lines,
         "lines of the log are lost: whoever reads it is too slow, or its disk is full. Mail goes on"
     );
+}
+
+/// Says how many lines were left out because there were many like them; `at_end`: also those of this minute.
+pub fn say_suppressed(at_end: bool) {
+    for (name, suppressed) in unsaid(at_end) {
+        lines_suppressed(&name.to_ascii_lowercase(), suppressed);
+    }
+}
+
+/// So many lines of an event were left out, and none has followed that says it.
+pub(super) fn lines_suppressed(event: &str, suppressed: u64) {
+    event!(warn, LINES_SUPPRESSED, event, suppressed, "lines like others were left out of the log");
 }
 
 fn verdict(reply: &Reply) -> &'static str {

@@ -339,7 +339,7 @@ fn the_admin_door_answers_to_names_of_this_machine() {
         config: vec![("admin", "hosts = [\"status.example.com\"]".to_owned())],
         ..Options::default()
     };
-    let world = World::with(options);
+    let mut world = World::with(options);
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n".to_owned(), 200),
@@ -357,6 +357,15 @@ fn the_admin_door_answers_to_names_of_this_machine() {
         let answer = asked(world.admin_port, &format!("{request}Connection: close\r\n\r\n"));
         assert!(answer.contains(&format!(" {status} ")), "{request}: {answer}");
     }
+    // Ten lines a minute, and how many there were more: also where none follows.
+    for _ in 6..30 {
+        asked(world.admin_port, "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    }
+    world.milter().signal("TERM");
+    assert_eq!(world.milter().wait(), Some(0));
+    let log = world.milter().log();
+    let left_out = "WARN lines like others were left out of the log event=admin_misdirected suppressed=20\n";
+    assert!(log.matches("names another host").count() == 10 && log.contains(left_out), "{log}");
 }
 
 #[test]

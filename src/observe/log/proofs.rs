@@ -490,6 +490,11 @@ const CASES: &[Case] = &[
         " WARN the trace has gaps: records were not kept records=7",
     ),
     (
+        "LINES_SUPPRESSED",
+        || events::lines_suppressed("fault", 490),
+        " WARN lines like others were left out of the log event=fault suppressed=490",
+    ),
+    (
         "LOG_LINES_LOST",
         || events::log_lines_lost(8),
         " WARN lines of the log are lost: whoever reads it is too slow, or its disk is full. Mail goes on lines=8",
