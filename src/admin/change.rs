@@ -10,7 +10,10 @@ use crate::observe::events;
 use crate::queue::{Change, Entry, Filter, Queue, State, StorageError};
 use axum::{
     Form,
-    extract::{Query, State as Shared},
+    extract::{
+        Query, State as Shared,
+        rejection::{FormRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode},
     response::{Html, IntoResponse, Redirect, Response},
 };
@@ -114,8 +117,9 @@ pub(super) enum Question {
 pub(super) async fn ask(
     Shared(app): Shared<App>,
     headers: HeaderMap,
-    Query(which): Query<Which>,
+    which: Result<Query<Which>, QueryRejection>,
 ) -> Response {
+    let Ok(Query(which)) = which else { return no_button() };
     let page::May::Change(form_token) = app.may(&headers) else {
         return refusal(StatusCode::FORBIDDEN, "Log in with the admin token first, on the status page.");
     };
@@ -173,8 +177,9 @@ pub(super) struct Order {
 pub(super) async fn change(
     Shared(app): Shared<App>,
     headers: HeaderMap,
-    Form(order): Form<Order>,
+    order: Result<Form<Order>, FormRejection>,
 ) -> Response {
+    let Ok(Form(order)) = order else { return no_button() };
     if !is_ours(&app, &headers, &order.form_token) {
         let text = "Log in with the admin token first, and use the buttons of the page.";
         return refusal(StatusCode::FORBIDDEN, text);

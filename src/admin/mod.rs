@@ -21,7 +21,7 @@ use crate::queue::{Counts, Entry, Filter, Overview, Queue, State, StorageError, 
 use crate::web::SecretFile;
 use axum::{
     Form, Json, Router,
-    extract::{Query as Wanted, Request, State as Shared},
+    extract::{Query as Wanted, Request, State as Shared, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Redirect, Response},
@@ -227,7 +227,13 @@ struct Asked {
     reasons: String,
 }
 
-async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wanted<Asked>) -> Response {
+async fn status(
+    Shared(app): Shared<App>,
+    headers: HeaderMap,
+    asked: Result<Wanted<Asked>, QueryRejection>,
+) -> Response {
+    // What the page does not ask for is answered by the page.
+    let asked = asked.map_or_else(|_| Asked::default(), |Wanted(asked)| asked);
     let place = page::Place { held: asked.held, reasons: asked.reasons };
     let queue = match &app.views.queue {
         None => None,

@@ -95,6 +95,8 @@ fn one_mail_is_found_by_its_queue_id_in_the_journal() {
     world.wait_for_activities(1);
     let (_, answer) = world.mail("mallory@nowhere.test", &[MY], &eml("unknown_sender"));
     assert!(answer.contains("[no-user]"), "{answer}");
+    let (answers, _) = world.mail(ANNA, &["nobody@severamail.test"], &eml("plain"));
+    assert!(answers[0].starts_with("550"), "{answers:?}");
     wait_for("the delivery to be logged", || {
         messages(&journald.ours()).iter().any(|message| message.contains(": delivered ")).then_some(())
     });
@@ -119,6 +121,14 @@ fn one_mail_is_found_by_its_queue_id_in_the_journal() {
         format!(
             "{id}: refused 550 5.7.1 [no-user] from=<mallory@nowhere.test> to=<{MY}> client=127.0.0.1 tenant=t-1 \
              stage=end-of-header verdict=reject"
+        )
+    );
+    // At RCPT Postfix has given no queue id yet; who it was stands there all the same.
+    let at_rcpt = entries.iter().find(|entry| entry["REASON"] == "no-such-tenant").unwrap();
+    assert_eq!(
+        at_rcpt["MESSAGE"],
+        format!(
+            "refused 550 5.1.1 [no-such-tenant] from=<{ANNA}> to=<nobody@severamail.test> client=127.0.0.1 stage=rcpt verdict=reject"
         )
     );
     let has = |name: &str, value: &str| assert_eq!(refused[name], value, "{refused}");

@@ -596,6 +596,8 @@ fn only_who_has_the_token_and_uses_the_page_changes_anything() {
     assert_eq!((status, list(&world, &["--state", "held"]).len()), (303, 2));
     for order in [
         "action=explode&id=all",
+        "id=all",
+        "action=drop&id=1&id=2",
         "action=drop",
         "action=drop&id=ALL",
         "action=drop&group=422",
@@ -619,6 +621,9 @@ fn only_who_has_the_token_and_uses_the_page_changes_anything() {
         ("/drop?id=-9223372036854775808", cookie, 404, "not held any more"),
         ("/drop?id=9223372036854775807", cookie, 404, "not held any more"),
         ("/drop", cookie, 400, "no such button"),
+        ("/drop?id=1&id=2", cookie, 400, "no such button"),
+        ("/?refresh=soon&done=nothing&count=-1", cookie, 200, "activity-milter: ready"),
+        ("/?held=-1&reasons=many", cookie, 200, "activity-milter: ready"),
         ("/drop?group=00", cookie, 400, "no such button"),
         (&format!("/drop?group={}", "0".repeat(64)), cookie, 404, "not held any more"),
     ] {
