@@ -69,6 +69,9 @@ pub(super) struct Shared {
     pub(super) spool: Spool,
 }
 
+/// Keys and tenants of what is sent again.
+type Again = Vec<(Key, String)>;
+
 /// The ledger.
 pub(super) struct Ledger {
     database: Connection,
@@ -542,7 +545,7 @@ impl Ledger {
     pub(super) fn redeliver(
         &mut self,
         places: &[kept::Place],
-    ) -> rusqlite::Result<Result<(Replayed, Vec<(Key, String)>), StorageError>> {
+    ) -> rusqlite::Result<Result<(Replayed, Again), StorageError>> {
         if let Err(full) = self.disk.room(self.shared.watch.running()) {
             return Ok(Err(full.into()));
         }
