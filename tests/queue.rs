@@ -10,7 +10,8 @@ use activity_milter::{
     activity::{Key, Parcel, Raw},
     queue::{
         self, Ask, Change, Clock, Counts, End, Entry, Filter, Full, HandClock, Item, KEY_MEMORY, Kept, LEASE,
-        OpenError, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Upkeep,
+        OpenError, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, TooOld,
+        Upkeep,
     },
 };
 use futures_util::FutureExt;
@@ -1271,7 +1272,9 @@ async fn what_waits_for_too_long_is_held() {
         assert!(tidy(&desk, HOUR / 2).await.is_empty());
         let too_old = tidy(&desk, HOUR / 2 - Duration::from_millis(1)).await;
         let all = desk.all().await;
-        assert_eq!(too_old, [(all[1].key.clone(), "a".to_owned())]);
+        let queue_id = all[1].queue_id.clone();
+        assert!(queue_id.is_some());
+        assert_eq!(too_old, [TooOld { key: all[1].key.clone(), tenant: "a".to_owned(), queue_id }]);
         assert_eq!((all[0].state, all[1].state), (State::InFlight, State::Held));
         assert!(all[1].reason.is_some() && all[1].attempts == 0);
         assert_eq!((desk.numbers().await, desk.untold(None, 10).await.unwrap().len()), ((1, 1), 1));

@@ -122,7 +122,9 @@ async fn rcpt(cx: &mut Context<Connection>, args: Vec<CString>) -> Status {
         return fault(None, "rcpt", &Fault::NoSession, &mut cx.reply);
     };
     note_queue_id(&mut connection.session, &cx.macros);
-    let step = connection.session.rcpt(args.first().map_or(c"", CString::as_c_str)).await;
+    let (macros, client) = (&cx.macros, &connection.client);
+    let who = || Some(who(macros, client.as_deref()));
+    let step = connection.session.rcpt_from(args.first().map_or(c"", CString::as_c_str), who).await;
     answer(connection, "rcpt", step, &mut cx.reply)
 }
 
@@ -140,8 +142,8 @@ fn recipients_complete(connection: &mut Connection, macros: &Macros) -> Result<S
     let step = connection.session.data()?;
     if step == Step::Continue {
         // Not before: nobody asks who sent other people's mail.
-        let client = text(macros, c"{client_addr}").or_else(|| connection.client.clone());
-        connection.session.set_client(client, text(macros, c"{auth_authen}"));
+        let (client, login) = who(macros, connection.client.as_deref());
+        connection.session.set_client(client, login);
     }
     Ok(step)
 }
@@ -305,6 +307,12 @@ fn note_queue_id(session: &mut Session, macros: &Macros) {
     if session.queue_id().is_empty() {
         session.set_queue_id(text(macros, c"i"));
     }
+}
+
+/// The SMTP client's address and login name. `client`: as CONNECT said it, where no macro does.
+fn who(macros: &Macros, client: Option<&str>) -> (Option<String>, Option<String>) {
+    let client = text(macros, c"{client_addr}").or_else(|| client.map(str::to_owned));
+    (client, text(macros, c"{auth_authen}"))
 }
 
 /// A macro's value, for logs and the activity's envelope. Postfix sends ASCII there, but for SMTPUTF8 logins.

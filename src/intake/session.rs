@@ -245,11 +245,23 @@ impl Session {
     /// # Errors
     /// A fault for a command out of order.
     pub async fn rcpt(&mut self, path: &CStr) -> Result<Step, Fault> {
+        self.rcpt_from(path, || None).await
+    }
+
+    /// RCPT, where `who` knows the client's address and login name; it is asked only where a recipient is ours.
+    /// # Errors
+    /// A fault for a command out of order.
+    pub async fn rcpt_from(
+        &mut self,
+        path: &CStr,
+        who: impl FnOnce() -> Option<(Option<String>, Option<String>)>,
+    ) -> Result<Step, Fault> {
         let Stage::Envelope(transaction) = &mut self.stage else { return Err(Fault::OutOfOrder("RCPT")) };
         let service = &self.service;
         let address = match parse_path(path.to_bytes()) {
             Ok(Some(address)) => address,
             Err(_) if domain_of(path.to_bytes()).is_some_and(|d| service.addressing.domains.contains(&d)) => {
+                transaction.came_from(who());
                 return Ok(transaction.refuse_recipient(service, Reason::BadAddress.into(), None));
             }
             Ok(None) | Err(_) => return Ok(transaction.take_other(service, None)),
@@ -258,6 +270,7 @@ impl Session {
         if !service.addressing.covers(&recipient.address) {
             return Ok(transaction.take_other(service, Some(recipient)));
         }
+        transaction.came_from(who());
         let before = transaction.targets.len() + transaction.shadowed.len();
         let also = transaction.named(&service.addressing);
         match service.resolve(&recipient.address, before, &also, transaction.queue_id()).await {
@@ -633,6 +646,13 @@ impl RawHead {
 }
 
 impl Transaction {
+    /// The client and its login name, if somebody knows them.
+    fn came_from(&mut self, who: Option<(Option<String>, Option<String>)>) {
+        if let Some((client, login)) = who {
+            (self.envelope.client, self.envelope.login) = (client, login);
+        }
+    }
+
     fn queue_id(&self) -> &str {
         self.envelope.queue_id.as_deref().unwrap_or_default()
     }

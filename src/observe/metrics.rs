@@ -17,7 +17,7 @@ use std::{
 const BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Kind kind of number it is.
+/// Which kind of number it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -101,7 +101,7 @@ const STAGES: &[&str] =
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Kind nearly every message counts, looked up once: the registry takes longer than the counting.
+/// What nearly every message counts, looked up once: the registry takes longer than the counting.
 struct Usual {
     passed: Counter,
     recorded: Counter,
@@ -174,7 +174,7 @@ fn begin_at_zero() {
     }
 }
 
-/// Kind a reply of that code does to a message.
+/// What a reply of that code does to a message.
 pub(super) fn verdict_of(code: u16) -> &'static str {
     if code < 500 { "defer" } else { "reject" }
 }
@@ -285,7 +285,7 @@ pub(super) fn log_lines_lost(lines: u64) {
     }
 }
 
-/// Kind is counted when somebody asks.
+/// What is counted of the queue when somebody asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     /// Activities waiting.
@@ -294,17 +294,19 @@ pub struct Snapshot {
     pub held: u64,
     /// Age of the oldest waiting one.
     pub oldest: Duration,
-    /// Messages in flight.
-    pub in_flight: usize,
 }
 
-/// Sets what is counted when somebody asks.
+/// Sets what is counted of the queue when somebody asks.
 pub fn snapshot(snapshot: &Snapshot) {
     let set = |state: &'static str, count: u64| gauge!(QUEUE_ITEMS, "state" => state).set(count as f64);
     set("waiting", snapshot.waiting);
     set("held", snapshot.held);
     gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
-    gauge!(IN_FLIGHT).set(snapshot.in_flight as f64);
+}
+
+/// So many messages are in flight.
+pub fn in_flight(count: usize) {
+    gauge!(IN_FLIGHT).set(count as f64);
 }
 
 /// An open connection, counted for as long as this lives.

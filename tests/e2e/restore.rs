@@ -173,6 +173,11 @@ fn a_business_system_restored_from_a_back_up_gets_what_it_lost() {
     let is_logged = error.contains("what=redelivered") && error.contains("activities=4");
     assert!(is_logged || has_system_log(), "{error}");
     assert_eq!((listed(&world, &[]).len(), listed(&world, &["--state", "delivered"]).len()), (4, 0));
+    // The trace has it of each; the command has written it before it ended.
+    for key in &all {
+        let (_, out, error) = world.command(&["trace", key]);
+        assert_eq!(out.matches("  redelivered by hand  ").count(), 1, "{key}: {out}{error}");
+    }
     world.milter().kill();
     world.start_milter();
     world.start_sink();

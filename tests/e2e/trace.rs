@@ -223,6 +223,8 @@ fn what_waits_is_held_retried_and_dropped_and_the_page_finds_it_too() {
     );
     assert_eq!(http(world.admin_port, request.as_bytes()).0, 303);
     wait_for_fates(&world, &id, &["recorded", "held", "retried_by_hand", "held"]);
+    let line = format!("{id}: queue changed by hand tenant=t-1 key={key} what=retried door=admin");
+    wait_for("its line of the log", || world.milter().log().contains(&line).then_some(()));
     let (_, out, _) = world.command(&["queue", "drop", &key]);
     assert_eq!(out, "1 dropped\n");
     wait_for_fates(&world, &id, &["recorded", "held", "retried_by_hand", "held", "dropped_by_hand"]);
