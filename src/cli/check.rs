@@ -24,7 +24,7 @@ pub(super) struct Args {
     json: bool,
     /// Only the configuration and the files it names: nothing is connected to
     #[arg(long)]
-    offline: bool,
+    pub(super) offline: bool,
 }
 
 /// What was looked at, and how it is.

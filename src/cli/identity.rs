@@ -2,11 +2,13 @@
 //!
 //! In: what the command does, and the configuration. Out: the process is somebody else, before any thread starts.
 //! Promise: what `serve` and `queue` write belongs to the owner of `queue.path`'s directory, as all that lies there; `check`
-//! sees what the unit's user sees. Who started it is remembered, for the log.
+//! sees what the unit's user sees, credentials too, which systemd shows to the running unit alone. Who started it is
+//! remembered, for the log.
 //! Fails: where root may not become somebody else, as in some containers.
 
 use super::{Failure, other};
 use crate::config::Config;
+use crate::web::{CREDENTIALS, StandIns};
 use nix::unistd::{Gid, Uid, User, geteuid, getuid, initgroups, setgid, setgroups, setuid};
 use std::{
     ffi::CString,
@@ -75,6 +77,28 @@ pub(super) fn assume(role: Role, config: &Path) -> Result<(), Failure> {
     }
 }
 
+/// What the unit's credentials hold, which `check` cannot read where systemd shows them; `offline`: those of which that is not
+/// known are not looked at (Debian 12's systemd shows them to no ExecReload=). While root can still read the files.
+pub(super) fn stand_in_for_credentials(offline: bool) {
+    let mut cat = Command::new("systemctl");
+    cat.args(["cat", UNIT]).stdin(Stdio::null()).stderr(Stdio::null());
+    let unit = if geteuid().is_root() { cat.output().map(|output| output.stdout) } else { Ok(Vec::new()) };
+    let unit = String::from_utf8(unit.unwrap_or_default()).unwrap_or_default();
+    let read = |(name, path): (&str, &Path)| {
+        let shown = Path::new(CREDENTIALS).join(UNIT).join(name);
+        Some((shown, fs::read(path).ok()?))
+    };
+    StandIns { contents: loaded(&unit).filter_map(read).collect(), unseen: offline }.use_them();
+}
+
+/// The credentials of a unit's text that are files: `LoadCredential=NAME:/PATH` (systemd.exec(5)).
+fn loaded(unit: &str) -> impl Iterator<Item = (&str, &Path)> {
+    unit.lines().filter_map(|line| {
+        let (name, path) = line.trim().strip_prefix("LoadCredential=")?.split_once(':')?;
+        path.starts_with('/').then(|| (name, Path::new(path)))
+    })
+}
+
 /// The user of the unit, if systemd knows it.
 fn unit_user() -> Option<(Uid, Gid)> {
     let mut show = Command::new("systemctl");
@@ -98,4 +122,17 @@ fn become_user(uid: Uid, gid: Gid) -> nix::Result<()> {
         }
     }
     setuid(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_the_units_files() {
+        let unit = "# /etc/systemd/system/activity-milter.service.d/secrets.conf\n[Service]\nLoadCredential=token:/root/token\n\
+                    LoadCredential=by-name\n LoadCredential=key:/a:b\nSetCredential=x:y\nLoadCredential=socket:relative\n";
+        let found: Vec<_> = loaded(unit).collect();
+        assert_eq!(found, [("token", Path::new("/root/token")), ("key", Path::new("/a:b"))]);
+    }
 }

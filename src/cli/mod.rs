@@ -193,6 +193,9 @@ pub fn run() -> ExitCode {
         Command::Check(_) => identity::Role::Look,
         _ => identity::Role::Caller,
     };
+    if let Command::Check(args) = &cli.command {
+        identity::stand_in_for_credentials(args.offline);
+    }
     if let Err(failure) = identity::assume(role, &cli.config) {
         return done(Err(failure));
     }

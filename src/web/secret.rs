@@ -13,9 +13,10 @@ use crate::observe::{
 use crate::source::{Version, read_regular, unreadable};
 use async_trait::async_trait;
 use std::{
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,37 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Secrets that count: the new one and the old one.
 const MOST_SECRETS: usize = 2;
+
+/// Where systemd shows a unit its credentials, and nobody else.
+pub const CREDENTIALS: &str = "/run/credentials";
+
+/// What counts for credentials that systemd does not show to us: for a process that is not the service, and looks whether the
+/// service could start.
+#[derive(Debug, Default)]
+pub struct StandIns {
+    /// What they will hold, by the path at which the service sees them.
+    pub contents: HashMap<PathBuf, Vec<u8>>,
+    /// Those of which nothing is known are not looked at.
+    pub unseen: bool,
+}
+
+static STAND_INS: OnceLock<StandIns> = OnceLock::new();
+
+impl StandIns {
+    /// Uses them from now on, once for the process.
+    pub fn use_them(self) {
+        let _ = STAND_INS.set(self);
+    }
+
+    /// What stands for a path that cannot be read: nothing, if it is not to be looked at.
+    fn of(&self, path: &Path) -> Option<Option<Vec<u8>>> {
+        let is_credential = path.starts_with(CREDENTIALS);
+        self.contents
+            .get(path)
+            .map(|content| Some(content.clone()))
+            .or((self.unseen && is_credential).then_some(None))
+    }
+}
 
 /// A file with secrets. Never shown in debug output.
 pub struct SecretFile {
@@ -46,12 +78,16 @@ impl SecretFile {
     /// In words for an administrator, path included.
     pub fn open(path: &Path) -> Result<Self, String> {
         let seen = Version::of(path);
-        let secrets = secrets(path, read_regular(path))?;
+        let secrets = match (read_regular(path), STAND_INS.get().and_then(|given| given.of(path))) {
+            (Err(_), Some(None)) => Arc::default(),
+            (Err(_), Some(Some(content))) => secrets(path, Ok(content))?,
+            (read, _) => secrets(path, read)?,
+        };
         let state = State { seen, looked: Instant::now(), secrets, told: None };
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
     }
 
-    /// All secrets of the file as it is now, the newest first; never empty.
+    /// All secrets of the file as it is now, the newest first; empty only where it is not to be looked at.
     pub fn all(&self) -> Arc<[String]> {
         self.look(LOOK_EVERY)
     }
@@ -184,6 +220,19 @@ mod tests {
         judge(now, Err(io::Error::other("no descriptor")));
         assert_eq!(file.all().to_vec(), ["one"], "there was no descriptor for it");
         assert_eq!(file.first_now(), "whole");
+    }
+
+    #[test]
+    fn what_stands_for_credentials() {
+        let shown = |name: &str| Path::new(CREDENTIALS).join("activity-milter.service").join(name);
+        let contents = HashMap::from([(shown("token"), b"one\n".to_vec())]);
+        let known = StandIns { contents: contents.clone(), unseen: false };
+        assert_eq!(known.of(&shown("token")), Some(Some(b"one\n".to_vec())));
+        assert_eq!(known.of(&shown("other")), None, "it must be there");
+        let offline = StandIns { contents, unseen: true };
+        assert_eq!(offline.of(&shown("token")), Some(Some(b"one\n".to_vec())));
+        assert_eq!(offline.of(&shown("other")), Some(None));
+        assert_eq!(offline.of(Path::new("/etc/activity-milter/token")), None, "no credential");
     }
 
     #[test]
