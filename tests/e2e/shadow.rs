@@ -66,7 +66,7 @@ fn there_and_back() {
     world.stop_milter();
     mail(&world, "html_only", 3);
     world.start_milter();
-    assert_eq!(world.activities().len(), 0);
+    world.wait_for_activities(0);
 
     // The real thing.
     set_mode(&mut world, "live");
