@@ -192,16 +192,19 @@ const MILTERS: &[Lived] = &[
     },
 ];
 
+/// A1, A2: relays.
 #[test]
 fn relays() {
     RELAYS.iter().for_each(lives_on);
 }
 
+/// A1, A2: hosts with mailboxes.
 #[test]
 fn mailboxes() {
     BOXES.iter().for_each(lives_on);
 }
 
+/// A1, A2: Postfixes with other milters.
 #[test]
 fn milters() {
     MILTERS.iter().for_each(lives_on);
@@ -374,6 +377,7 @@ fn lives_on(case: &Lived) {
     assert_eq!(ways(&world, case.others, "end"), before, "{name}");
 }
 
+/// A2: what came after print.
 #[test]
 fn what_came_later_stays_when_ours_goes() {
     let world = World::with(Options {
@@ -424,6 +428,7 @@ fn what_came_later_stays_when_ours_goes() {
     assert_eq!(files(&world), before);
 }
 
+/// A4.
 #[test]
 fn bcc_is_shown_to_us_and_does_not_leave_the_machine() {
     let port = free_port();
@@ -466,6 +471,7 @@ fn bcc_is_shown_to_us_and_does_not_leave_the_machine() {
     }
 }
 
+/// A3.
 #[test]
 fn a_refusal_prints_nothing() {
     let world = World::with(Options { bare: true, lmtp: true, chroot: true, ..Options::default() });

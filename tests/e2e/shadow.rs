@@ -35,6 +35,7 @@ fn set_mode(world: &mut World, mode: &str) {
     world.start_milter();
 }
 
+/// A6.
 #[test]
 fn there_and_back() {
     let mut world = World::with(Options {
@@ -91,6 +92,7 @@ fn there_and_back() {
     wait_for("an empty queue", || world.postfix.queued().is_empty().then_some(()));
 }
 
+/// A6: of one tenant.
 #[test]
 fn a_tenant_beside_live_ones() {
     let mut world = World::with(Options {
