@@ -489,6 +489,7 @@ mod tests {
         search::search(&settings.path, &query).unwrap().mails.len()
     }
 
+    /// T4: by number.
     #[test]
     fn rows_go_when_they_are_too_many_the_oldest_first_with_their_addresses() {
         let (_scratch, mut settings) = scratch();
@@ -519,6 +520,7 @@ mod tests {
         assert_eq!(found(&settings, "anna3000@mycompany.test"), 1);
     }
 
+    /// T4: by age.
     #[test]
     fn rows_go_when_they_are_old_or_of_a_clock_that_was_ahead() {
         let (_scratch, settings) = scratch();
@@ -664,6 +666,7 @@ mod tests {
         assert_eq!(count(&settings, "event"), 499);
     }
 
+    /// T6.
     #[test]
     fn the_file_is_private() {
         use std::os::unix::fs::PermissionsExt;
@@ -771,6 +774,7 @@ mod tests {
     }
 
     /// Ten milliseconds among a million rows: no table is read through and nothing is sorted, but by a key's range.
+    /// T5.
     #[test]
     fn indexes_answer_each_way_of_asking() {
         let (_scratch, settings) = scratch();

@@ -416,6 +416,7 @@ mod tests {
     }
 
     /// A flood costs no commit for each.
+    /// T2.
     #[test]
     fn many_share_a_commit() {
         let scratch = tempfile::tempdir().unwrap();
@@ -432,6 +433,7 @@ mod tests {
     }
 
     /// The limit on both sides, with a writer that cannot write: what is over it is counted, written down and said.
+    /// T3.
     #[test]
     fn losses_are_counted_and_memory_is_bounded() {
         static LOST: AtomicUsize = AtomicUsize::new(0);
@@ -503,6 +505,7 @@ mod tests {
     }
 
     /// It goes without, says so, and goes on by itself; nobody who notes waits.
+    /// T3.
     #[test]
     fn what_cannot_be_written_is_said_and_written_later() {
         static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -583,6 +586,7 @@ mod tests {
         assert_eq!(LOST.load(SeqCst), 3);
     }
 
+    /// T2: nor does a search.
     #[test]
     fn who_reads_does_not_wait_for_the_writer_nor_the_writer_for_him() {
         let scratch = tempfile::tempdir().unwrap();

@@ -228,6 +228,7 @@ const MILTERS: &[Lived] = &[
     },
 ];
 
+/// A1, A2: relays.
 #[test]
 fn relays() {
     RELAYS.iter().for_each(lives_on);
@@ -238,11 +239,13 @@ fn debians() {
     DEBIANS.iter().for_each(lives_on);
 }
 
+/// A1, A2: hosts with mailboxes.
 #[test]
 fn mailboxes() {
     BOXES.iter().for_each(lives_on);
 }
 
+/// A1, A2: Postfixes with other milters.
 #[test]
 fn milters() {
     MILTERS.iter().for_each(lives_on);
@@ -415,6 +418,7 @@ fn lives_on(case: &Lived) {
     assert_eq!(ways(&world, case.others, "end"), before, "{name}");
 }
 
+/// A2: what came after print.
 #[test]
 fn what_came_later_stays_when_ours_goes() {
     let world = World::with(Options {
@@ -533,6 +537,7 @@ fn an_instance_by_the_environment() {
     assert!(!commands.is_empty() && commands.iter().all(|line| line.starts_with(&named)), "{script}");
 }
 
+/// A4.
 #[test]
 fn bcc_is_shown_to_us_and_does_not_leave_the_machine() {
     let port = free_port();
@@ -575,6 +580,7 @@ fn bcc_is_shown_to_us_and_does_not_leave_the_machine() {
     }
 }
 
+/// A3.
 #[test]
 fn a_refusal_prints_nothing() {
     let world = World::with(Options { bare: true, lmtp: true, chroot: true, ..Options::default() });

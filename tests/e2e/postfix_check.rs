@@ -56,6 +56,7 @@ fn found<'a>(code: Option<i32>, findings: &'a [Value], check: &str, severity: &s
 /// (settings, of master.cf if their names begin with `@`), check, severity, part of the setting named
 type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str, &'static str);
 
+/// A5.
 #[test]
 fn each_fault_is_found_and_its_remedy_cures_it() {
     let world = deployed("mx", Options { chroot: true, ..Options::default() });
@@ -316,6 +317,7 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
     assert_eq!(world.findings(), (Some(0), Vec::new()));
 }
 
+/// A5: as Postfix sees them.
 #[test]
 fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
     let mut world = deployed("mx", Options { chroot: true, ..Options::default() });
@@ -376,6 +378,7 @@ fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
     assert!(reason(&world, "No such file").contains("set milter.listen to a path there"));
 }
 
+/// A5: of other domains.
 #[test]
 fn mail_of_others_that_comes_to_us_is_named() {
     let world = deployed("mx", Options::default());
