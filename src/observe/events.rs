@@ -99,6 +99,7 @@ pub fn stopped(cut_off: usize) {
 /// New settings are in use; `restart` names those that count only after a restart.
 pub fn reloaded(path: &Path, restart: &str) {
     versions::in_order(versions::Kind::Configuration, path);
+    versions::wait_for_restart(restart);
     if restart.is_empty() {
         event!(info, RELOADED, "configuration read again");
     } else {

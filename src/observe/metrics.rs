@@ -63,6 +63,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Seconds since the last good poll of the company whose copy of Severa is the oldest",
     ),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
+    (RESTART_NEEDED, Kind::Gauge, "1 while settings that were read count only after a restart"),
     (
         LAST_RELOAD,
         Kind::Gauge,
@@ -90,6 +91,7 @@ const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
+const RESTART_NEEDED: &str = "activity_milter_restart_needed";
 const LAST_RELOAD: &str = "activity_milter_last_reload_successful";
 const LOG_LINES_LOST: &str = "activity_milter_log_lines_lost_total";
 const TRACE_LOST: &str = "activity_milter_trace_lost_total";
@@ -172,6 +174,7 @@ fn begin_at_zero() {
     for what in versions::Kind::ALL {
         last_reload(what, true);
     }
+    restart_needed(false);
 }
 
 /// What a reply of that code does to a message.
@@ -270,6 +273,11 @@ pub fn severa_copy_age(age: Duration) {
 /// The newest version of something is in use, or was refused.
 pub(super) fn last_reload(what: versions::Kind, is_in_use: bool) {
     gauge!(LAST_RELOAD, "what" => what.as_str()).set(f64::from(u8::from(is_in_use)));
+}
+
+/// Settings that were read wait for a restart.
+pub(super) fn restart_needed(is: bool) {
+    gauge!(RESTART_NEEDED).set(f64::from(u8::from(is)));
 }
 
 /// Something of ours failed.

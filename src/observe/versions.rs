@@ -2,6 +2,7 @@
 //!
 //! In: what was refused, and what is in order again. Out: what is still refused, since when and why, for the status page,
 //! `/readyz` and the metric `activity_milter_last_reload_successful`.
+//! What is taken, and counts only after a restart, is known too.
 //! Promise: a refusal stays until that file is taken, or nobody has it any more.
 
 use super::metrics;
@@ -105,6 +106,21 @@ pub(super) fn refused(what: Kind, path: &Path, error: String) {
 /// What the file says now is in use.
 pub fn in_order(what: Kind, path: &Path) {
     locked().forget(&(what, path.to_owned()));
+}
+
+/// Keys of the configuration that was taken last which count only after a restart, one after the other.
+static FOR_RESTART: Mutex<String> = Mutex::new(String::new());
+
+/// These keys wait for a restart, or none.
+pub(super) fn wait_for_restart(keys: &str) {
+    keys.clone_into(&mut FOR_RESTART.lock().unwrap_or_else(PoisonError::into_inner));
+    metrics::restart_needed(!keys.is_empty());
+}
+
+/// The keys that wait for a restart; none if there are none.
+pub fn for_restart() -> Option<String> {
+    let keys = FOR_RESTART.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    (!keys.is_empty()).then_some(keys)
 }
 
 /// What is refused still, the configuration first.

@@ -303,6 +303,19 @@ fn reload_takes_all_or_nothing() {
     world.milter().signal("HUP");
     wait_for("the new settings", || world.milter().log().contains("configuration read again").then_some(()));
     world.milter().line_with(&["some keys count only after a restart restart=queue"]);
+    // Who looks sees it, until it is put back.
+    let port = world.admin_port;
+    let seen = || {
+        let [ready, metrics, page] = ["/readyz", "/metrics", "/"].map(|path| text(http_get(port, path).1));
+        let said = "changed, and in use only after a restart: queue";
+        let metric = metrics.contains("activity_milter_restart_needed 1\n");
+        [
+            ready.contains(said),
+            metric,
+            page.contains(said) && page.contains("systemctl restart activity-milter"),
+        ]
+    };
+    assert_eq!(seen(), [true; 3]);
     begun.send(b"DATA\r\nFrom: anna@mycompany.test\r\nSubject:\r\n\r\nx\r\n.\r\n");
     assert!(begun.reply().starts_with("354"));
     let reply = begun.reply();
@@ -328,6 +341,7 @@ fn reload_takes_all_or_nothing() {
     wait_for("the old settings", || {
         (world.milter().log().matches("configuration read again").count() == 2).then_some(())
     });
+    assert_eq!(seen(), [false; 3]);
     assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
     let (_, answer) = world.mail(ANNA, &[MY], &eml("no_subject"));
     assert!(answer.contains("needs a subject"), "{answer}");
