@@ -549,7 +549,7 @@ impl FileDirectory {
                 Err(SourceError::about(
                     &self.path,
                     "names no tenant any more, so that all mail would be refused: put the tenants back; to serve \
-                     nobody, write active = false in each, or restart the service with this file",
+                     nobody, write active = false in each",
                 ))
             }
             Found::Good(index) => {
@@ -573,7 +573,13 @@ impl Directory for FileDirectory {
     }
 
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
-        Ok(self.index.load().tenants.get(prefix).map(|entry| entry.tenant.clone()))
+        let index = self.index.load();
+        // As after a first start, or with another file's name: to refuse everybody's mail for good would be too much.
+        if index.tenants.is_empty() {
+            let path = self.path.display();
+            return Err(Unavailable(format!("{path} names no tenant: write a [[tenant]] for each")));
+        }
+        Ok(index.tenants.get(prefix).map(|entry| entry.tenant.clone()))
     }
 
     async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<People, Unavailable> {
@@ -679,7 +685,7 @@ mod tests {
     }
 
     async fn knows(directory: &FileDirectory, prefix: &str) -> bool {
-        directory.tenant(&format!("{prefix:_<8}")).await.unwrap().is_some()
+        directory.tenant(&format!("{prefix:_<8}")).await.is_ok_and(|tenant| tenant.is_some())
     }
 
     async fn becomes(directory: &FileDirectory, prefix: &str) -> bool {
@@ -938,6 +944,9 @@ mod tests {
         replace(&path, "# nobody yet\n");
         let nobody = FileDirectory::settled(&path).await.unwrap();
         nobody.reload().await.unwrap();
+        // Then nobody's mail is refused for good.
+        let error = nobody.tenant("a").await.unwrap_err().to_string();
+        assert!(error.contains("directory.toml names no tenant: write a [[tenant]]"), "{error}");
         let began = Instant::now();
         fs::write(&path, with("c")).unwrap();
         let write = async {

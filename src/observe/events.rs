@@ -193,6 +193,16 @@ pub fn kept_gone(activities: u64) {
     limited!(warn, KEPT_GONE, activities, "delivered activities are kept no longer: their room is wanted");
 }
 
+/// `queue.keep_delivered` is off: so many that were kept are dropped.
+pub fn kept_off(activities: u64) {
+    event!(
+        warn,
+        KEPT_OFF,
+        activities,
+        "queue.keep_delivered is off: delivered activities that were kept are dropped"
+    );
+}
+
 /// The directory file was read.
 pub fn directory_read(path: &Path, tenants: usize, addresses: usize) {
     versions::in_order(versions::Kind::Directory, path);

@@ -116,6 +116,8 @@ ids! {
     TRACE_LOST = "cdb054a4bbc64224ba8cde510cc035d1";
     /// Delivered activities that were kept went before their time.
     KEPT_GONE = "7c5f5997ff9b436569347e92090274d8";
+    /// Delivered activities that were kept are dropped, because the setting is off now.
+    KEPT_OFF = "d2a914578d8c4b74a119cc9163e6e03a";
     /// The first copy of a company's Severa is begun.
     SEVERA_FIRST_PASS = "3642f4429cb6913911576b204119290d";
     /// How far the first copy of a company is.

@@ -7,7 +7,7 @@
 
 use super::{
     record::{key, millis},
-    store::{APPLICATION, VERSION},
+    store::{APPLICATION, VERSION, may_be_a_database},
     term::Term,
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params_from_iter, types::Value};
@@ -193,6 +193,9 @@ fn open(path: &Path) -> Result<Connection, SearchError> {
             });
         }
         Err(_) => return Err(SearchError::Missing(path.to_owned())),
+        Ok(_) if !may_be_a_database(path).unwrap_or(true) => {
+            return Err(SearchError::Foreign(path.to_owned()));
+        }
         Ok(_) => {}
     }
     let wrong = |error: rusqlite::Error| SearchError::new(path, &error);

@@ -12,7 +12,8 @@ use super::{
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
@@ -161,6 +162,9 @@ impl Store {
         let path = &settings.path;
         if create {
             make(path)?;
+        }
+        if !may_be_a_database(path)? {
+            return Err(Trouble::Foreign);
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let database = Connection::open_with_flags(path, flags)?;
@@ -380,6 +384,15 @@ fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()
 fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
     let whole = texts.filter(|text| !text.starts_with("...@"));
     whole.filter_map(|text| text.rsplit_once('@')).map(|(local, domain)| fold(local, domain))
+}
+
+/// False for a file with other content than a database, which is somebody's: it is never moved away. One that is empty, or
+/// begins with zeros, is what a crash leaves of a trace.
+pub(super) fn may_be_a_database(path: &Path) -> io::Result<bool> {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let mut head = Vec::new();
+    File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut head)?;
+    Ok(head == MAGIC || head.iter().all(|&b| b == 0))
 }
 
 /// True for a trace of this version; false for an empty file.
@@ -608,6 +621,14 @@ mod tests {
         let error = search::look_at(&settings.path).unwrap_err().to_string();
         assert!(error.ends_with("is no trace: set another trace.path"), "{error}");
         assert_eq!(count(&settings, "event"), 1);
+        // Nor is anybody's text.
+        for text in ["backend.url = \"x\"", "s", "SQLite format 2, a letter about it"] {
+            fs::write(&settings.path, text).unwrap();
+            assert!(matches!(Store::open(&settings, true), Err(Trouble::Foreign)));
+            let error = search::look_at(&settings.path).unwrap_err().to_string();
+            assert!(error.ends_with("is no trace: set another trace.path"), "{error}");
+            assert_eq!(fs::read_to_string(&settings.path).unwrap(), text);
+        }
         // What is not there is made only by who may.
         let missing = Settings::new(settings.path.with_file_name("other.db"));
         assert!(Store::open(&missing, false).is_err() && !missing.path.exists());

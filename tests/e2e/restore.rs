@@ -194,6 +194,21 @@ fn a_business_system_restored_from_a_back_up_gets_what_it_lost() {
     settled(&world, 4);
 }
 
+/// Whoever switches it off, or starts once without the file that switches it on, finds a line about what is gone.
+#[test]
+fn what_was_kept_is_dropped_with_a_word() {
+    let config = vec![("queue", "keep_delivered = \"2d\"".to_owned())];
+    let mut world = World::with(Options { config, ..Options::default() });
+    assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
+    world.wait_for_activities(1);
+    wait_for("what is kept", || world.command(&["queue", "list"]).1.contains("kept").then_some(()));
+    let text = fs::read_to_string(world.config_path()).unwrap();
+    fs::write(world.config_path(), text.replace("keep_delivered = \"2d\"", "")).unwrap();
+    world.stop_milter();
+    world.start_milter();
+    world.milter().line_with(&["queue.keep_delivered is off", "activities=1"]);
+}
+
 /// With nothing kept the command says why it has nothing to send, and what it was told wrong.
 #[test]
 fn nothing_is_kept_unasked() {

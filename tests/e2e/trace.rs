@@ -396,10 +396,15 @@ fn a_broken_trace_stops_nobody() {
             .unwrap();
     };
     type Break<'a> = &'a dyn Fn(&std::path::Path);
-    let ways: [(&str, Break<'_>, &str); 4] = [
+    let ways: [(&str, Break<'_>, &str); 5] = [
+        (
+            "somebody's text",
+            &|path| fs::write(path, "no database at all ".repeat(999)).unwrap(),
+            "it is no trace",
+        ),
         (
             "damaged",
-            &|path| fs::write(path, "no database at all ".repeat(999)).unwrap(),
+            &|path| fs::write(path, [b"SQLite format 3\0".as_slice(), &[0xff; 9000]].concat()).unwrap(),
             "the trace is damaged: moved aside",
         ),
         ("newer", &newer, "the trace cannot be written: mail goes on"),

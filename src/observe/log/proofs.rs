@@ -466,6 +466,11 @@ const CASES: &[Case] = &[
         " WARN delivered activities are kept no longer: their room is wanted activities=4",
     ),
     (
+        "KEPT_OFF",
+        || events::kept_off(5),
+        " WARN queue.keep_delivered is off: delivered activities that were kept are dropped activities=5",
+    ),
+    (
         "TRACE_ASIDE",
         || {
             let [path, aside] = ["/t.db", "/t.db.aside"].map(Into::into);
