@@ -263,11 +263,14 @@ pub fn said(error: &io::Error) -> String {
     without_numbers(&error.to_string())
 }
 
+/// How the library shows the number of what the system says; people know it by its words.
+pub const NUMBER: &str = " (os error ";
+
 /// A text without the numbers that the system's words have: ` (os error 2)`.
 pub fn without_numbers(text: &str) -> String {
     let mut rest = text;
     let mut plain = String::new();
-    while let Some((before, after)) = rest.split_once(" (os error ") {
+    while let Some((before, after)) = rest.split_once(NUMBER) {
         plain += before;
         rest = after.split_once(')').map_or("", |(_, after)| after);
     }

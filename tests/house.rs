@@ -44,7 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rules", &["activity", "mail"]),
     ("activity", &["mail"]),
     ("mail", &[]),
-    ("observe", &["rules", "trace"]),
+    ("observe", &["rules", "source", "trace"]),
     ("severa", &["mail", "observe", "source", "web"]),
     ("sink", &["activity", "directory", "mail", "observe"]),
     ("source", &[]),
