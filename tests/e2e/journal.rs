@@ -58,6 +58,16 @@ impl Journald {
         Process::start(&mut command, &self.scratch.path().join("service.log"))
     }
 
+    /// The same for a world, once it answers.
+    fn serve_world(&self, world: &World) -> Process {
+        let mut service = self.serve(&world.config_path());
+        wait_for("the service", || {
+            service.assert_running();
+            answers(world.admin_port).then_some(())
+        });
+        service
+    }
+
     /// What `journalctl` finds.
     fn entries(&self, args: &[&str]) -> Vec<Value> {
         let output = self.inside("journalctl", &[&["--output=json", "--no-pager", "--all"], args].concat());
@@ -79,17 +89,15 @@ fn messages(entries: &[Value]) -> Vec<&str> {
     entries.iter().map(|entry| entry["MESSAGE"].as_str().unwrap()).collect()
 }
 
+fn answers(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/livez").0 == 200
+}
+
 #[test]
 fn one_mail_is_found_by_its_queue_id_in_the_journal() {
     let journald = Journald::start();
     let mut world = World::with(Options { without_milter: true, ..Options::default() });
-    let mut service = journald.serve(&world.config_path());
-    let port = world.admin_port;
-    wait_for("the service", || {
-        service.assert_running();
-        (std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/livez").0 == 200)
-            .then_some(())
-    });
+    let mut service = journald.serve_world(&world);
     let (_, answer) = world.mail(ANNA, &[MY], &eml("plain"));
     let recorded = queue_id(&answer).to_owned();
     world.wait_for_activities(1);
@@ -201,8 +209,7 @@ fn mail_goes_on_where_nobody_takes_the_log() {
         let port = world.admin_port;
         wait_for("the service", || {
             assert!(service.try_wait().unwrap().is_none(), "{kind}: it ended");
-            (std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/livez").0 == 200)
-                .then_some(())
+            answers(port).then_some(())
         });
         let mut smtp = world.smtp();
         for n in 0..50 {
@@ -229,14 +236,8 @@ fn mail_goes_on_where_journald_hangs_or_is_gone() {
     let mut journald = Journald::start();
     let level = ("log", "level = \"trace\"".to_owned());
     let mut world = World::with(Options { without_milter: true, config: vec![level], ..Options::default() });
-    let mut service = journald.serve(&world.config_path());
-    let port = world.admin_port;
-    wait_for("the service", || {
-        service.assert_running();
-        (std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/livez").0 == 200)
-            .then_some(())
-    });
-    let pid = service.id();
+    let mut service = journald.serve_world(&world);
+    let (pid, port) = (service.id(), world.admin_port);
     let mut number = 0;
     let mut goes_on = |world: &mut World, with: &str| {
         let mut smtp = world.smtp();
