@@ -35,6 +35,11 @@ impl Check {
         Self { name, ok, detail: outcome.unwrap_or_else(|error| error), is_everybodys: true }
     }
 
+    /// What is wrong, and no reason to take the service away from anybody.
+    fn alarm(name: &'static str, detail: String) -> Self {
+        Self { name, ok: false, detail, is_everybodys: false }
+    }
+
     /// Tenants whose deliveries are paused; an alarm, and no reason to take the service away from the others.
     fn of_tenants(paused: &[Paused]) -> Option<Self> {
         let of_tenants: Vec<_> =
@@ -42,7 +47,7 @@ impl Check {
         let (first, rest) = of_tenants.split_at(of_tenants.len().min(TENANTS_SHOWN));
         let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
         let detail = format!("deliveries paused: {}{more}", first.join(", "));
-        (!first.is_empty()).then_some(Self { name: "tenants", ok: false, detail, is_everybodys: false })
+        (!first.is_empty()).then(|| Self::alarm("tenants", detail))
     }
 
     /// Newer versions of files that were refused; the service goes on with the older ones.
@@ -59,13 +64,12 @@ impl Check {
             format!("new {what} refused {since} ago, the old one stays in use: {}{again}", refused.error)
         });
         let detail = said.collect::<Vec<_>>().join("; ");
-        (!refused.is_empty()).then_some(Self { name: "versions", ok: false, detail, is_everybodys: false })
+        (!refused.is_empty()).then(|| Self::alarm("versions", detail))
     }
 
     /// Settings that were read, and are not in use yet.
     fn of_restart(keys: Option<String>) -> Option<Self> {
-        let detail = format!("changed, and in use only after a restart: {}", keys?);
-        Some(Self { name: "restart", ok: false, detail, is_everybodys: false })
+        keys.map(|keys| Self::alarm("restart", format!("changed, and in use only after a restart: {keys}")))
     }
 
     /// Copies from which the directory answers, and that somebody should look at; none if there are no copies.

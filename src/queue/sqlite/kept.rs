@@ -177,11 +177,8 @@ pub(super) async fn tidy(queue: &Inner) -> Result<u64, StorageError> {
     let over = queue.watch.now().saturating_sub(super::watch::span(queue.keep_delivered));
     if !keeps || queue.watch.is_trusted() {
         let mut dropped = 0;
-        loop {
-            match drop_oldest(queue, keeps.then_some(over), u64::MAX).await? {
-                0 => break,
-                some => dropped += some,
-            }
+        while let some @ 1.. = drop_oldest(queue, keeps.then_some(over), u64::MAX).await? {
+            dropped += some;
         }
         if !keeps && dropped > 0 {
             events::kept_off(dropped);
