@@ -5,7 +5,7 @@
 //! version, and one that names no tenant any more, is refused as a whole and the old one goes on answering.
 //! Fails: at start, with the line of what is wrong; duplicates name both lines. Never [`Unavailable`] afterwards.
 
-use super::{Directory, People, Unavailable, check_prefix, names_of};
+use super::{Directory, People, Unavailable, check_prefix, is_local, names_of};
 use crate::mail::Address;
 use crate::observe::{
     events,
@@ -210,14 +210,16 @@ impl Entry {
             }
         }
         let (mut projects, mut numbers) = (HashMap::new(), Once::new(source, "project number"));
+        let mut project_ids = Once::new(source, "project id");
         for project in text.project {
             let number = project.number.get_ref().to_lowercase();
-            if number.split('.').any(|label| label.trim().is_empty()) {
+            if !is_local(&number) {
                 return Err(
-                    source.error(project.number.span(), format!("\"{number}\" cannot stand in an address: write a number without empty parts, like 1001"))
+                    source.error(project.number.span(), format!("\"{number}\" cannot stand in an address: write a number without blanks and empty parts, like 1001"))
                 );
             }
             said(source, "project's id", &project.id)?;
+            project_ids.claim(&project.id, project.id.get_ref())?;
             numbers.claim(&project.number, &number)?;
             if let Some(customer) = &project.customer
                 && !customer_ids.has(customer.get_ref())
@@ -251,6 +253,13 @@ fn said(source: &Source, what: &str, text: &Spanned<String>) -> Result<(), Sourc
 
 fn address(source: &Source, spelled: &Spanned<String>) -> Result<String, SourceError> {
     match Address::parse(spelled.get_ref()) {
+        Ok(address) if address.local() == "*" => {
+            let message = format!(
+                "\"{}\": * stands for nobody here: write one like \"anna@example.com\", each by itself",
+                spelled.get_ref()
+            );
+            Err(source.error(spelled.span(), message))
+        }
         Ok(address) => Ok(address.folded().to_owned()),
         Err(error) => {
             let message = format!(

@@ -347,7 +347,7 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ("[backend.oauth]\nclient_id = \"x\"", 1, &["missing field `token_url` in [backend.oauth]"]),
     ("[notify]\nto = \"owner\"", 1, &["missing field `from` in [notify]"]),
     ("[[severa]]\nprefix = \"x\"", 1, &["missing field `client_id` in [[severa]]"]),
-    ("[severa]\nprefix = \"x\"", 1, &["[[name]]"]),
+    ("[severa]\nprefix = \"x\"", 1, &["severa: ", "write [[severa]]"]),
     // TOML.
     ("[queue]\nmax_items = 1\nmax_items = 2", 3, &["`max_items`", "second time"]),
     ("[queue]\n[queue]", 2, &["second time"]),
