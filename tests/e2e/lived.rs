@@ -490,6 +490,48 @@ fn what_came_later_stays_when_ours_goes() {
     assert_eq!(files(&world), before);
 }
 
+/// Two activity-milters at one Postfix: each takes out its own.
+#[test]
+fn two_of_us() {
+    let world = World::with(Options {
+        bare: true,
+        lmtp: true,
+        postfix: vec!["relay_domains = elsewhere.test".to_owned(), "relay_transport = keep:".to_owned()],
+        ..Options::default()
+    });
+    let first = fs::read_to_string(world.config_path()).unwrap();
+    let second = first
+        .replace("severamail.test", "second.test")
+        .replace("milter.sock", "second-milter.sock")
+        .replace("lmtp.sock", "second-lmtp.sock")
+        .replace("queue.db", "second.db");
+    assert!(second.contains("second.db"), "{second}");
+    let value = |name: &str| world.postfix.tool("postconf", &["-h", name]).trim().to_owned();
+    piped(&printed(&world, &["shared-mx"]));
+    fs::write(world.config_path(), &second).unwrap();
+    piped(&printed(&world, &["shared-mx"]));
+    // Nobody answers at the second one's socket; it is not an old one of the first.
+    fs::write(world.config_path(), &first).unwrap();
+    piped(&printed(&world, &["shared-mx"]));
+    piped(&printed(&world, &["--remove"]));
+    for (name, ours) in [
+        ("relay_domains", "second.test"),
+        ("transport_maps", "second-lmtp"),
+        ("smtpd_milters", "second-milter"),
+    ] {
+        let value = value(name);
+        let without = value.replace(ours, "");
+        assert!(
+            value.contains(ours) && !without.contains("severamail") && !without.contains("/milter.sock"),
+            "{value}"
+        );
+    }
+    fs::write(world.config_path(), &second).unwrap();
+    piped(&printed(&world, &["--remove"]));
+    assert_eq!(value("relay_domains"), "elsewhere.test");
+    assert_eq!((value("transport_maps"), value("smtpd_milters")), (String::new(), String::new()));
+}
+
 /// A Postfix of ours alone that gets other domains: what was changed for ours is given back by the next print.
 #[test]
 fn others_who_come_later() {

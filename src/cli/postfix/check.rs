@@ -7,7 +7,7 @@ use super::{
     add::{NO_BCC, hides_bcc, size_limit},
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
-    record::Record,
+    record::{Record, owner},
     script::{bare, command, quoted, quoted_for_service},
     settings::{
         ALIASES, Broken, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version, seconds,
@@ -81,7 +81,7 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     };
     let doors = doors(&settings, config);
     let passing = passes_on(&settings, config)?;
-    let record = Record::read(settings.directory())?;
+    let record = Record::read(settings.directory(), owner(config))?;
     let shadowed = shadowed(config);
     let mut checks = Checks { tools, settings: &settings, config, doors, passing, record, shadowed, report };
     checks.tables(&broken);

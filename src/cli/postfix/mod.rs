@@ -98,7 +98,7 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             let config = Config::read_alone(config)?;
             let nobody =
                 || Failure::Configuration(miette::Report::msg("there is no Postfix to take anything out of"));
-            let existing = Existing::ask(instance.tools()).map_err(broken)?.ok_or_else(nobody)?;
+            let existing = Existing::ask(instance.tools(), &config).map_err(broken)?.ok_or_else(nobody)?;
             say(&print::removed(&config, &existing).map_err(broken)?)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -108,7 +108,7 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
                 let remedy = "every deployment delivers to our LMTP listener, and the configuration has none: add the table [lmtp] to it";
                 return Err(Failure::Configuration(miette::Report::msg(remedy)));
             }
-            let existing = Existing::ask(instance.tools()).map_err(broken)?;
+            let existing = Existing::ask(instance.tools(), &config).map_err(broken)?;
             let wish = Wish { deployment, format, shadow, service: &service };
             say(&print::print(wish, &config, existing.as_ref()).map_err(refused)?)?;
             Ok(ExitCode::SUCCESS)
