@@ -378,6 +378,49 @@ fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
     assert!(reason(&world, "No such file").contains("set milter.listen to a path there"));
 }
 
+/// Another domain, our milter with `action`, and no way to us.
+fn beside_others(action: &str) -> World {
+    let world = deployed("shared-mx", Options::default());
+    world.postfix.set("relay_domains", "elsewhere.test, severamail.test");
+    world.postfix.set("relay_transport", "keep:");
+    world.postfix.set("transport_maps", "");
+    world.postfix.set("message_drop_headers", "bcc, resent-bcc, content-length");
+    world.postfix.set("smtpd_milters", &format!("{{ {MILTER}, default_action={action} }}"));
+    world
+}
+
+#[test]
+fn remedies_applied_together_leave_other_peoples_mail_alone() {
+    for action in ["accept", "tempfail", "reject", "quarantine"] {
+        let world = beside_others(action);
+        let (code, findings) = world.findings();
+        assert_eq!(code, Some(1), "{action}: {findings:#?}");
+        for finding in &findings {
+            let remedy = finding["remedy"].as_str().unwrap();
+            assert!(!remedy.contains("default_action=tempfail"), "{action}: {finding:#}");
+            shell(remedy);
+            world.postfix.cool();
+        }
+        assert_eq!(world.findings(), (Some(0), Vec::new()), "{action}");
+        let milters = world.postfix.tool("postconf", &["-h", "smtpd_milters"]);
+        assert!(format!("{milters:?}").contains("default_action=accept"), "{action}: {milters:?}");
+    }
+}
+
+#[test]
+fn other_peoples_mail_does_not_wait_for_us() {
+    let world = beside_others("tempfail");
+    let us = "inline:{ { severamail.test = lmtp:unix:activity-milter/lmtp.sock } }";
+    world.postfix.set("transport_maps", us);
+    let (code, findings) = world.findings();
+    let finding = found(code, &findings, "default-action", "must");
+    let reason = finding["reason"].as_str().unwrap();
+    assert!(reason.contains("other people's mail") && reason.contains("elsewhere.test"), "{finding:#}");
+    shell(finding["remedy"].as_str().unwrap());
+    world.postfix.cool();
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+}
+
 /// A5: of other domains.
 #[test]
 fn mail_of_others_that_comes_to_us_is_named() {

@@ -588,13 +588,21 @@ impl Checks<'_> {
                 _ if self.all_shadowed() => {
                     Some("mode is \"shadow\", but while activity-milter is down, all mail waits for it")
                 }
-                "accept" if !delivered => Some(
+                // Where others' mail passes, a way to us is the remedy, and the only one: see the transport.
+                "accept" if !delivered && self.passing.is_none() => Some(
                     "while activity-milter is down, mail to integration addresses is accepted and never recorded",
+                ),
+                "accept" => None,
+                _ if self.passing.is_some() => Some(
+                    "while activity-milter is down, other people's mail, which passes here too, waits for it",
                 ),
                 _ => None,
             };
             if let Some(reason) = reason {
-                let better = if delivered || self.all_shadowed() { "accept" } else { "tempfail" };
+                let harmless = delivered || self.all_shadowed() || self.passing.is_some();
+                let better = if harmless { "accept" } else { "tempfail" };
+                let why = self.passing.as_ref().filter(|_| !self.all_shadowed() && better == "accept");
+                let reason = &why.map_or(reason.to_owned(), |why| format!("{reason} ({why})"));
                 let remedy = self.set_milter(&door, "default_action", better);
                 let setting = format!("{service}: milter default_action is {action}");
                 self.find(Severity::Must, "default-action", setting, reason, remedy);
