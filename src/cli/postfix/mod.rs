@@ -2,6 +2,7 @@
 
 mod add;
 mod check;
+mod hurdles;
 mod print;
 mod probe;
 mod record;
@@ -114,7 +115,14 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { json, instance } => {
-            let report = check::check(instance.tools(), &Config::read_alone(config)?).map_err(other)?;
+            let report =
+                check::check(instance.tools(), &Config::read_alone(config)?).map_err(
+                    |error| match error {
+                        // What Postfix itself cannot read is a fault of settings, not a Postfix that is not there.
+                        error if error.is_absence() => other(error),
+                        error => broken(error),
+                    },
+                )?;
             match json {
                 true => say_json(&report)?,
                 false => say(&text(&report))?,
