@@ -103,7 +103,7 @@ impl Source {
         self.merged().map_err(|(layer, error)| {
             let span = error.span().unwrap_or(0..0);
             let said = layer.text.get(span.clone()).unwrap_or_default();
-            let message = words::syntax(error.message(), said);
+            let message = words::syntax(error.message(), said, line_at(&layer.text, span.start));
             self.error(span.start + layer.start..span.end + layer.start, message)
         })
     }
@@ -127,8 +127,11 @@ impl Source {
         let tree = self.merged().ok();
         let place = tree.as_ref().and_then(|tree| tree::at(tree, span.start));
         let table = tree.as_ref().map(|tree| tree::table_at(tree, &span)).unwrap_or_default();
-        let found = place.as_ref().and_then(|place| place.value);
-        self.error(span, words::misfit(error.message(), found, &table))
+        let table = match (&tree, table.is_empty() || error.message().starts_with("unknown field")) {
+            (Some(tree), true) => tree::table_of(tree, span.start),
+            _ => table,
+        };
+        self.error(span, words::misfit(error.message(), place.as_ref(), &table))
     }
 
     /// An error about a stretch of the text, in bytes.
@@ -185,6 +188,11 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|&&b| b != b'\n').count() + 1;
     (line, column)
+}
+
+/// The line of a byte.
+fn line_at(text: &str, at: usize) -> &str {
+    text.lines().nth(position(text, at).0 - 1).unwrap_or_default()
 }
 
 /// The last place up to `at` where a character begins.
@@ -263,11 +271,14 @@ pub fn said(error: &io::Error) -> String {
     without_numbers(&error.to_string())
 }
 
+/// How the library shows the number of what the system says; people know it by its words.
+pub const NUMBER: &str = " (os error ";
+
 /// A text without the numbers that the system's words have: ` (os error 2)`.
 pub fn without_numbers(text: &str) -> String {
     let mut rest = text;
     let mut plain = String::new();
-    while let Some((before, after)) = rest.split_once(" (os error ") {
+    while let Some((before, after)) = rest.split_once(NUMBER) {
         plain += before;
         rest = after.split_once(')').map_or("", |(_, after)| after);
     }

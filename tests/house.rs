@@ -44,7 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rules", &["activity", "mail"]),
     ("activity", &["mail"]),
     ("mail", &[]),
-    ("observe", &["rules", "trace"]),
+    ("observe", &["rules", "source", "trace"]),
     ("severa", &["mail", "observe", "source", "web"]),
     ("sink", &["activity", "directory", "mail", "observe"]),
     ("source", &[]),
@@ -248,8 +248,8 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
 /// A promise: the letter of its kind, and its number.
 type Promise = (char, u32);
 
-/// Letters of promises: the queue's, and those of deliveries to Severa.
-const LETTERS: [char; 2] = ['Q', 'S'];
+/// Letters of promises: the queue's, those of deliveries to Severa, of the trace, and of attaching to a Postfix.
+const LETTERS: [char; 4] = ['Q', 'S', 'T', 'A'];
 
 fn promise(word: &str) -> Option<Promise> {
     let letter = word.chars().next().filter(|letter| LETTERS.contains(letter))?;

@@ -52,6 +52,11 @@ const FOREIGN: &[&str] = &[
     "deserialize",
     "expected one of",
     "expected `",
+    "mantissa",
+    "radix",
+    "invalid float",
+    "unquoted",
+    "no TOML:",
 ];
 
 /// A text for an administrator: nothing foreign, the words that help, and the table of what is missing.

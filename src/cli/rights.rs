@@ -44,11 +44,7 @@ pub(super) fn of_files(config: &Config, path: &Path) -> Result<String, String> {
     for written in databases.iter().chain([&config.queue.spool]).chain(sockets) {
         unit.and_then(|unit| unit.forbids_writing(path, written)).map_or(Ok(()), Err)?;
     }
-    let read = match &config.outside.directory {
-        DirectoryKind::File { path } => vec![path],
-        _ => Vec::new(),
-    };
-    for read in read {
+    if let DirectoryKind::File { path: read } = &config.outside.directory {
         unit.and_then(|unit| unit.forbids_reading(path, read)).map_or(Ok(()), Err)?;
     }
     for database in databases {

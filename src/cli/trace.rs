@@ -19,6 +19,9 @@ pub(super) struct Args {
     /// Only mail of which something happened since: how long ago, like 2h or 3days, or a time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = |text: &str| trace::since(text, SystemTime::now()))]
     since: Option<SystemTime>,
+    /// Only what is found until then, as --since says it: the newest are shown, and this leads to those before
+    #[arg(long, value_name = "TIME", value_parser = |text: &str| trace::since(text, SystemTime::now()))]
+    until: Option<SystemTime>,
     /// Print JSON, an object a line for each thing that happened
     #[arg(long)]
     json: bool,
@@ -31,7 +34,12 @@ pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failu
             return Err(Failure::CommandLine(error.to_string()));
         }
     };
-    let query = Query { term, since: args.since };
+    if args.since.zip(args.until).is_some_and(|(since, until)| until < since) {
+        return Err(Failure::CommandLine(
+            "--until is before --since: nothing happened between them".to_owned(),
+        ));
+    }
+    let query = Query { term, since: args.since, until: args.until };
     let (path, asked) = (config.trace.path.clone(), query.clone());
     let found = tokio::task::spawn_blocking(move || trace::search(&path, &asked)).await.map_err(other)?;
     let off = config.trace.keep.is_none();
@@ -48,8 +56,15 @@ pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failu
         return Ok(ExitCode::from(1));
     }
     say(&if args.json { lines_of_json(&found.mails) } else { text(&found) })?;
-    if found.more {
-        tell("there is more, and the newest is shown: --since, or a queue id, says which");
+    match found.older {
+        Some(older) => {
+            let older = humantime::format_rfc3339_millis(older);
+            tell(&format!("the newest are shown; those before: --until {older}"));
+        }
+        None if found.more => {
+            tell("there is more of these mails than is shown: a queue id or a key says which")
+        }
+        None => {}
     }
     if found.reach.lost > 0 {
         tell(&format!("the trace has gaps: {} records were lost", found.reach.lost));

@@ -334,8 +334,11 @@ async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, Bin
     if let Some(name) = &settings.group {
         let group = Group::from_name(name).ok().flatten();
         let group = group.ok_or_else(|| BindError::NoGroup { group: name.clone(), table })?;
-        let remedy = format!("activity-milter must be a member of {table}.socket_group");
-        chown(path, None, Some(group.gid.as_raw())).map_err(failed(remedy))?;
+        // A directory may have handed its group down; then nobody needs the right to give it.
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.gid() != group.gid.as_raw()) {
+            let remedy = format!("activity-milter must be a member of {table}.socket_group");
+            chown(path, None, Some(group.gid.as_raw())).map_err(failed(remedy))?;
+        }
     }
     let mode = fs::Permissions::from_mode(settings.mode);
     fs::set_permissions(path, mode)

@@ -511,7 +511,7 @@ pub struct Overview {
 #[derive(Debug, Default)]
 pub struct Upkeep {
     /// Held now, because they waited too long.
-    pub too_old: Vec<(Key, String)>,
+    pub too_old: Vec<TooOld>,
     /// The clock was set forward by so much: for a day nothing is held as too old, and no key forgotten.
     pub jumped: Option<Duration>,
     /// Activities whose times lay ahead, mended: the clock was set back.
@@ -522,6 +522,17 @@ pub struct Upkeep {
     pub long_log: Option<u64>,
     /// Delivered activities that went before their time, because their room was wanted.
     pub kept_gone: u64,
+}
+
+/// An activity that was held, because it waited too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TooOld {
+    /// Its key.
+    pub key: Key,
+    /// The tenant's id.
+    pub tenant: String,
+    /// Postfix's queue id of its e-mail, if it is known.
+    pub queue_id: Option<String>,
 }
 
 /// A durable queue. Each promise has a number in docs/promises.md, and the tests that hold it name it.

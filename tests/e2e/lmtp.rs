@@ -118,7 +118,7 @@ fn hostile_commands() {
     drop(lmtp);
     let mut lmtp = world.lmtp();
     assert_reply(&lmtp.command("NOOP"), "250*");
-    assert_eq!(world.activities().len(), 0);
+    world.wait_for_activities(0);
 }
 
 #[test]

@@ -83,6 +83,7 @@ const WRONG: &[(&[&str], i32, &[&str])] = &[
     (&["directory", "lookup", "nonsense"], 64, &["\"nonsense\" is no address", "write one like"]),
     (&["directory", "lookup", "@a.test"], 64, &["is no address", "write one like"]),
     (&["directory", "lookup", "x@b.test", "--tenant", "nobody"], 69, &["no tenant \"nobody\""]),
+    (&["directory", "lookup", "x@b.test"], 64, &["no tenant is named", "--tenant PREFIX"]),
     (&["explain"], 64, &["MESSAGE"]),
     (
         &["explain", "/nonexistent", "--recipient", "x@a.test"],
@@ -151,8 +152,8 @@ fn a_full_disk_is_no_panic() {
         &["check", "--offline", "--json"],
         &["queue", "list", "--json"],
         &["queue", "retry", "--all"],
-        &["directory", "lookup", "x@b.test"],
-        &["directory", "lookup", "x@b.test", "--json"],
+        &["directory", "lookup", "--tenant", "mycompany", "x@b.test"],
+        &["directory", "lookup", "--tenant", "mycompany", "x@b.test", "--json"],
         &["explain", &message, "--recipient", "x@b.test"],
         &["explain", &message, "--recipient", "x@b.test", "--json"],
         &["postfix", "print", "mx", "--format", "main.cf"],
@@ -183,7 +184,7 @@ fn a_closed_pipe_is_no_panic() {
         (&["completions", "zsh"], 0),
         (&["config", "show"], 0),
         (&["queue", "list", "--json"], 0),
-        (&["directory", "lookup", "x@b.test"], 1),
+        (&["directory", "lookup", "--tenant", "mycompany", "x@b.test"], 1),
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

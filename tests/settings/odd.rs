@@ -174,7 +174,15 @@ fn what_only_a_library_takes_for_a_url() {
 const VALUES: &[(&str, &str, &str, &str)] = &[
     ("trace", "keep", "\"1us\"", "at least \"1s\", or \"0\" for not at all"),
     ("trace", "keep", "\"999ms\"", "at least \"1s\""),
-    ("trace", "keep", "\"00\"", "has no unit"),
+    (
+        "trace",
+        "keep",
+        "\"00\"",
+        "is no time span: write one like \"30s\", \"10min\" or \"5d\", or \"0\" for not at all",
+    ),
+    ("queue", "keep_delivered", "\"off\"", "or \"0\" for not at all"),
+    ("queue", "held_counts", "\"0\"", "is no time span: write one like \"30s\""),
+    ("queue", "max_age", "\"0\"", "is no time span: write one like \"30s\""),
     ("trace", "keep", "\"7D\"", "write one like"),
     ("trace", "keep", "\"1W\"", "write one like"),
     ("trace", "keep", "\"-1d\"", "write one like"),
@@ -262,6 +270,86 @@ fn odd_writings_of_values() {
         let text = format!("{}[{table}]\n{key} = \"{value}\"\n", least("\"https://crm.test/\""));
         read(&text).unwrap_or_else(|error| panic!("{key} = {value}: {error}"));
     }
+}
+
+/// What stands in one line and is no TOML: the line, and words. The key is named wherever there is one.
+const NO_TOML: &[(&str, &str)] = &[
+    ("timeout = info", "timeout: this is no value: write text in quotes"),
+    ("timeout = none", "timeout: this is no value: write text in quotes"),
+    ("timeout = null", "timeout: this is no value: write text in quotes"),
+    ("timeout = 1.2.3.4", "timeout: this is no value: write text in quotes"),
+    ("timeout = 1__0", "timeout: this is no number: write its digits alone"),
+    ("timeout = 0X10", "timeout: this is no number: write its digits alone"),
+    ("timeout = 0d10", "timeout: this is no number: write its digits alone"),
+    ("timeout = 0xfg", "timeout: this is no number: write its digits alone"),
+    ("timeout = ++1", "timeout: this is no number: write its digits alone"),
+    ("timeout = .5", "timeout: this is no number: write its digits alone"),
+    ("timeout = 1.", "timeout: this is no number: write its digits alone"),
+    ("timeout = 1e", "timeout: this is no number: write its digits alone"),
+    ("timeout == 1", "there is one = too many: write key = value"),
+    ("timeout = [= 1]", "there is one = too many: write key = value"),
+    ("timeout = { a == 1 }", "there is one = too many"),
+    ("timeout = [,]", "there is a comma without a value before it: remove it"),
+    ("timeout = { a = 1,, b = 2 }", "there is a comma without a value before it: remove it"),
+    ("timeout = \"\\x\"", "this is no escape: write \\\\ for a backslash"),
+    ("timeout = \"\\uD800\"", "this is no escape: write \\\\ for a backslash"),
+    ("timeout = “30s”", "this is no value: write text in quotes"),
+    ("“timeout” = 1", "a name has only letters a to z, digits, _ and -"),
+    ("levél = 1", "a name has only letters a to z, digits, _ and -"),
+    ("\u{a0}timeout = 1", "a name has only letters a to z, digits, _ and -"),
+    ("timeout =\u{a0}\"30s\"", "timeout: the text has no beginning: write the quote before it"),
+    ("timeout = 30s\"", "timeout: the text has no beginning: write the quote before it"),
+    ("timeout = 2020-13-01", "timeout: this is no date: write text in quotes"),
+    ("{\"log\":{}}", "this is no key = value: write key = value"),
+    ("timeout = {a}", "braces hold key = value: write { key = value }"),
+    ("timeout = { a = }", "braces hold key = value: write { key = value }"),
+    ("timeout = { a 1 }", "braces hold key = value: write { key = value }"),
+    ("timeout = { a = 1 b = 2 }", "no comma before the name: write { key = value }"),
+    ("timeout.a.b = ", "timeout.a.b: this is no value"),
+];
+
+#[test]
+fn what_is_no_toml_is_said_in_our_words() {
+    let case = |(line, words): &(&str, &str)| {
+        (format!("{}{line}\n", least("\"https://crm.test/\"")), 5, vec![(*words).to_owned()])
+    };
+    let deep = (
+        format!("{}x = {}\n", least("\"https://crm.test/\""), "[".repeat(200)),
+        5,
+        vec!["too many brackets".to_owned()],
+    );
+    refused(NO_TOML.iter().map(case).chain([deep]));
+}
+
+/// A key in the wrong table, and a table in the place of a value.
+#[test]
+fn the_table_is_named_in_which_it_stands() {
+    let url = "\"https://crm.test/\"";
+    let case = |(lines, line, words): &(&str, usize, &[&str])| {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        (least(url) + lines, 4 + line, words)
+    };
+    let above = "write keys of no table above all tables";
+    let cases: &[(&str, usize, &[&str])] = &[
+        ("mode = \"shadow\"\n", 1, &["unknown field `mode` in [backend]", above]),
+        (
+            "integration_domains = [\"b.test\"]\n",
+            1,
+            &["unknown field `integration_domains` in [backend]", above],
+        ),
+        ("log.level = \"info\"\n", 1, &["unknown field `log` in [backend]", above]),
+        ("[queue]\nmode = \"shadow\"\n", 2, &["unknown field `mode` in [queue]", above]),
+        (
+            "oauth = { clientid = \"us\" }\n",
+            1,
+            &["unknown field `clientid` in [backend.oauth]", "did you mean `client_id`?"],
+        ),
+        ("[queue.path]\nx = 1\n", 1, &["queue.path: ", "a table stands here", "write one text in quotes"]),
+        ("[queue]\npath.x = 1\n", 2, &["queue.path: ", "a table stands here", "write one text in quotes"]),
+        ("[replies.no-subject]\nx = 1\n", 1, &["replies.no-subject: ", "a table stands here"]),
+        ("[severa]\nprefix = \"a\"\n", 1, &["severa: ", "write [[severa]]"]),
+    ];
+    refused(cases.iter().map(case));
 }
 
 #[test]

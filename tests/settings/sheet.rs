@@ -366,7 +366,6 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ("[backend.oauth]\nclient_id = \"x\"", 1, &["missing field `token_url` in [backend.oauth]"]),
     ("[notify]\nto = \"owner\"", 1, &["missing field `from` in [notify]"]),
     ("[[severa]]\nprefix = \"x\"", 1, &["missing field `client_id` in [[severa]]"]),
-    ("[severa]\nprefix = \"x\"", 1, &["[[name]]"]),
     ("[[policy]]", 1, &["a list", "[policy]"]),
     ("[policy]\nautomatic = [\"refuse\"]", 2, &["a list", "automatic"]),
     ("[policy]\nautomatic = \"refuse\"", 2, &["is text", "write a table"]),
@@ -380,6 +379,7 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ("[policy.automatic]\nauto_replied = \"refuse\"", 2, &["did you mean `auto-replied`?"]),
     ("[policy.automatic]\nreceipt = \"drop\"", 2, &["there are accept, refuse, discard"]),
     ("[policy]\nautomatic = { vacation = \"refuse\" }", 2, &["unknown field `vacation`"]),
+    ("[severa]\nprefix = \"x\"", 1, &["severa: ", "write [[severa]]"]),
     // TOML.
     ("[queue]\nmax_items = 1\nmax_items = 2", 3, &["`max_items`", "second time"]),
     ("[queue]\n[queue]", 2, &["second time"]),

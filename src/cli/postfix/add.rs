@@ -386,9 +386,9 @@ impl<'a> Adding<'a> {
     /// True if an element of a list of milters is our milter, or was.
     fn is_of_ours(&self, element: &str) -> bool {
         let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
-        MilterEntry::list(element)
-            .iter()
-            .any(|entry| self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded))
+        MilterEntry::list(element).iter().any(|entry| {
+            self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded, self.record)
+        })
     }
 
     /// Dead entries of ours, where a deployment does not set the list: all mail waits for them. `but`: a list that is set
@@ -404,7 +404,7 @@ impl<'a> Adding<'a> {
             let is_alive = |element: &String| {
                 let entries = MilterEntry::list(element);
                 let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
-                !entries.iter().any(|entry| is_old(self.settings, self.config, entry, &recorded))
+                !entries.iter().any(|entry| is_old(self.settings, self.config, entry, &recorded, self.record))
             };
             let elements = split(&value);
             let alive: Vec<String> = elements.iter().filter(|element| is_alive(element)).cloned().collect();
@@ -509,7 +509,7 @@ impl<'a> Adding<'a> {
                     (false, false) => elements.push(element),
                 }
                 found = true;
-            } else if is_old(self.settings, self.config, &entry, &now) {
+            } else if is_old(self.settings, self.config, &entry, &now, self.record) {
                 changed = true;
             } else {
                 elements.push(element);
@@ -660,7 +660,13 @@ pub(super) fn size_limit(settings: &Settings, wanted: u64) -> u64 {
 
 /// True if an entry is one of ours that nobody answers any more: our LMTP listener, or one that we wrote (`recorded`) or
 /// that has our name, and is dead. Another activity-milter that lives is none.
-pub(super) fn is_old(settings: &Settings, config: &Config, entry: &MilterEntry, recorded: &str) -> bool {
+pub(super) fn is_old(
+    settings: &Settings,
+    config: &Config,
+    entry: &MilterEntry,
+    recorded: &str,
+    record: &Record,
+) -> bool {
     let Some(endpoint) = Endpoint::of_milter(&entry.endpoint) else { return false };
     if config.lmtp.as_ref().is_some_and(|lmtp| is_ours(settings, lmtp, &entry.endpoint)) {
         return true;
@@ -671,5 +677,6 @@ pub(super) fn is_old(settings: &Settings, config: &Config, entry: &MilterEntry, 
     let named =
         matches!(&endpoint, Endpoint::Unix(path) if path.to_string_lossy().contains("activity-milter"));
     let written = MilterEntry::list(recorded).iter().any(|ours| ours.endpoint == entry.endpoint);
-    (named || written) && endpoint.is_dead(settings.queue_directory())
+    (written || named && !record.is_of_others(&entry.endpoint))
+        && endpoint.is_dead(settings.queue_directory())
 }

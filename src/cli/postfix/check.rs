@@ -7,7 +7,7 @@ use super::{
     add::{NO_BCC, hides_bcc, size_limit},
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
-    record::Record,
+    record::{Record, owner},
     script::{bare, command, quoted, quoted_for_service},
     settings::{
         ALIASES, Broken, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version, seconds,
@@ -81,11 +81,12 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     };
     let doors = doors(&settings, config);
     let passing = passes_on(&settings, config)?;
-    let record = Record::read(settings.directory())?;
+    let record = Record::read(settings.directory(), owner(config))?;
     let shadowed = shadowed(config);
     let mut checks = Checks { tools, settings: &settings, config, doors, passing, record, shadowed, report };
     checks.tables(&broken);
     checks.instances();
+    checks.restart();
     let mut delivered = true;
     let utf8 = takes_utf8(&settings);
     for domain in config.addressing.domains.iter().flat_map(|domain| forms(domain, utf8)) {
@@ -93,6 +94,7 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     }
     checks.milters(delivered);
     checks.strangers();
+    checks.hurdles();
     checks.cleanup()?;
     checks.size_limits();
     checks.soft_bounce();
@@ -226,6 +228,22 @@ impl Checks<'_> {
             self.see(format!(
                 "other instances of Postfix, not looked at here (--postfix-config DIR does): {others}"
             ));
+        }
+    }
+
+    /// A socket of the configuration where nobody listens, and that Postfix does not name either: the service that runs has
+    /// another one, and what `print` says of this one would be too early.
+    fn restart(&mut self) {
+        let text = print_endpoint(&self.config.milter, self.settings);
+        let queue_directory = self.settings.queue_directory();
+        let dead = Endpoint::parse(&text).is_some_and(|place| place.is_dead(queue_directory));
+        if dead && self.doors.is_empty() {
+            let reason = "nobody listens there: activity-milter does not run, or runs with the socket it was started with, \
+                          for a changed one waits for a restart";
+            let remedy =
+                "restart activity-milter, before anything else that stands here, and before `postfix print`";
+            let setting = format!("milter.listen is {text}");
+            self.find(Severity::Must, "restart", setting, reason, remedy.to_owned());
         }
     }
 
@@ -468,6 +486,22 @@ impl Checks<'_> {
             );
             self.find(Severity::Must, "lmtp-tls", setting, reason, remedy);
         }
+        let enforced = self.settings.of(service, "lmtp_enforce_tls") == "yes";
+        if level.is_empty() && enforced {
+            let setting = format!("{}: lmtp_enforce_tls = yes", service.name);
+            let reason = "our LMTP listener has no TLS, so nothing is delivered to it: mail waits, and bounces after days";
+            let remedy = self.set_for(service, "lmtp_enforce_tls", "no");
+            self.find(Severity::Must, "lmtp-tls", setting, reason, remedy);
+        }
+        let policies = self.settings.of(service, "lmtp_tls_policy_maps").to_owned();
+        if !policies.is_empty() {
+            let setting = format!("{}: lmtp_tls_policy_maps = {policies}", service.name);
+            let reason =
+                "our LMTP listener has no TLS: a policy there that asks for it stops what is delivered to us";
+            let remedy =
+                "see that it says none or may for our listener, and for no other server less than today";
+            self.find(Severity::Note, "lmtp-tls", setting, reason, remedy.to_owned());
+        }
         let deferred = split(self.settings.main("defer_transports"));
         if deferred.iter().any(|transport| transport == name) {
             let rest: Vec<String> = deferred.iter().filter(|transport| *transport != name).cloned().collect();
@@ -588,13 +622,21 @@ impl Checks<'_> {
                 _ if self.all_shadowed() => {
                     Some("mode is \"shadow\", but while activity-milter is down, all mail waits for it")
                 }
-                "accept" if !delivered => Some(
+                // Where others' mail passes, a way to us is the remedy, and the only one: see the transport.
+                "accept" if !delivered && self.passing.is_none() => Some(
                     "while activity-milter is down, mail to integration addresses is accepted and never recorded",
+                ),
+                "accept" => None,
+                _ if self.passing.is_some() => Some(
+                    "while activity-milter is down, other people's mail, which passes here too, waits for it",
                 ),
                 _ => None,
             };
             if let Some(reason) = reason {
-                let better = if delivered || self.all_shadowed() { "accept" } else { "tempfail" };
+                let harmless = delivered || self.all_shadowed() || self.passing.is_some();
+                let better = if harmless { "accept" } else { "tempfail" };
+                let why = self.passing.as_ref().filter(|_| !self.all_shadowed() && better == "accept");
+                let reason = &why.map_or(reason.to_owned(), |why| format!("{reason} ({why})"));
                 let remedy = self.set_milter(&door, "default_action", better);
                 let setting = format!("{service}: milter default_action is {action}");
                 self.find(Severity::Must, "default-action", setting, reason, remedy);

@@ -3,6 +3,7 @@
 mod add;
 mod check;
 mod forged;
+mod hurdles;
 mod print;
 mod probe;
 mod record;
@@ -99,7 +100,7 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             let config = Config::read_alone(config)?;
             let nobody =
                 || Failure::Configuration(miette::Report::msg("there is no Postfix to take anything out of"));
-            let existing = Existing::ask(instance.tools()).map_err(broken)?.ok_or_else(nobody)?;
+            let existing = Existing::ask(instance.tools(), &config).map_err(broken)?.ok_or_else(nobody)?;
             say(&print::removed(&config, &existing).map_err(broken)?)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -109,13 +110,20 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
                 let remedy = "every deployment delivers to our LMTP listener, and the configuration has none: add the table [lmtp] to it";
                 return Err(Failure::Configuration(miette::Report::msg(remedy)));
             }
-            let existing = Existing::ask(instance.tools()).map_err(broken)?;
+            let existing = Existing::ask(instance.tools(), &config).map_err(broken)?;
             let wish = Wish { deployment, format, shadow, service: &service };
             say(&print::print(wish, &config, existing.as_ref()).map_err(refused)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { json, instance } => {
-            let report = check::check(instance.tools(), &Config::read_alone(config)?).map_err(other)?;
+            let report =
+                check::check(instance.tools(), &Config::read_alone(config)?).map_err(
+                    |error| match error {
+                        // What Postfix itself cannot read is a fault of settings, not a Postfix that is not there.
+                        error if error.is_absence() => other(error),
+                        error => broken(error),
+                    },
+                )?;
             match json {
                 true => say_json(&report)?,
                 false => say(&text(&report))?,

@@ -5,9 +5,9 @@
 use super::{
     add::{Adding, Refusal},
     probe::Endpoint,
-    record::{Name, Record},
+    record::{Name, Record, owner},
     remove,
-    script::{Plan, bare, dense},
+    script::{Plan, Way, bare, dense},
     settings::{MilterEntry, Settings, SettingsError, Tools, split},
     ways::forms,
 };
@@ -106,11 +106,11 @@ pub(super) struct Existing {
 
 impl Existing {
     /// Asks the instance that `tools` names; none on a machine without Postfix, which has nothing to keep.
-    pub(super) fn ask(tools: Tools) -> Result<Option<Self>, SettingsError> {
+    pub(super) fn ask(tools: Tools, config: &Config) -> Result<Option<Self>, SettingsError> {
         let nowhere = tools.directory.is_none();
         match Settings::read(tools) {
             Ok(settings) => {
-                let record = Record::read(settings.directory())?;
+                let record = Record::read(settings.directory(), owner(config))?;
                 Ok(Some(Self { settings, record }))
             }
             Err(error) if nowhere && error.is_absence() => Ok(None),
@@ -177,21 +177,21 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
             let list = format!("smtpd_milters={list}{{");
             Ok(master.map_or(nothing.to_owned(), |text| text.replace("smtpd_milters={", &list)))
         }
-        Format::Commands => Ok(script(&plan, existing, false)),
+        Format::Commands => Ok(script(&plan, existing, Way::In(&owner(config)))),
     }
 }
 
 /// The way back: takes out what is ours.
 pub(super) fn removed(config: &Config, existing: &Existing) -> Result<String, SettingsError> {
     let plan = remove::remove(&existing.settings, config, &existing.record)?;
-    Ok(script(&plan, Some(existing), true))
+    Ok(script(&plan, Some(existing), Way::Out(&existing.record)))
 }
 
-fn script(plan: &Plan, existing: Option<&Existing>, retire: bool) -> String {
+fn script(plan: &Plan, existing: Option<&Existing>, way: Way) -> String {
     let tools = existing.map(|existing| &existing.settings.tools);
     let mut out = match existing {
-        Some(existing) => plan.script(tools, existing.settings.directory(), retire),
-        None => plan.script(None, Path::new(CONFIG_DIRECTORY), retire),
+        Some(existing) => plan.script(tools, existing.settings.directory(), way),
+        None => plan.script(None, Path::new(CONFIG_DIRECTORY), way),
     };
     let (reload, option) = match tools.and_then(|tools| tools.directory.as_ref()) {
         Some(directory) => {

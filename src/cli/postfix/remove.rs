@@ -86,7 +86,7 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
         // A dead entry of ours that print had replaced does not come back.
         let lives = |element: &String| {
             !name.parameter().ends_with("smtpd_milters")
-                || !is_our_element(settings, config, name.parameter(), element, "")
+                || !is_our_element(settings, config, name.parameter(), element, "", record)
         };
         let restored = |was: String| {
             let elements = split(&was);
@@ -109,7 +109,9 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
     let elements = split(value);
     let kept: Vec<String> = elements
         .iter()
-        .filter(|e| before.contains(e) || !is_our_element(settings, config, name.parameter(), e, &recorded))
+        .filter(|e| {
+            before.contains(e) || !is_our_element(settings, config, name.parameter(), e, &recorded, record)
+        })
         .cloned()
         .collect();
     match kept.len() {
@@ -127,11 +129,18 @@ fn for_place(name: &Name, value: String) -> String {
 }
 
 /// True if an element of a list is there for us.
-fn is_our_element(settings: &Settings, config: &Config, list: &str, element: &str, recorded: &str) -> bool {
+fn is_our_element(
+    settings: &Settings,
+    config: &Config,
+    list: &str,
+    element: &str,
+    recorded: &str,
+    record: &Record,
+) -> bool {
     match list {
         "smtpd_milters" | "non_smtpd_milters" => MilterEntry::list(element).pop().is_some_and(|entry| {
             let ours = is_ours(settings, &config.milter, &entry.endpoint);
-            ours || is_old(settings, config, &entry, recorded)
+            ours || is_old(settings, config, &entry, recorded, record)
         }),
         // Also one of ours from before integration_domains changed.
         "relay_domains" => {

@@ -4,7 +4,7 @@
 //! `master.cf` first, and changes nothing when it runs again. It works under `sh -eu` and from a pipe.
 
 use super::{
-    record::{CHANGES, DIRECTORY, Name, Value, line, said},
+    record::{CHANGES, DIRECTORY, Name, Record, Value, gone, line, said},
     settings::Tools,
 };
 use std::{fmt::Write as _, path::Path};
@@ -25,6 +25,29 @@ pub(super) enum Step {
     /// Comment lines, or an empty line.
     Say(String),
     Change(Change),
+}
+
+/// What a script does with the record of changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way<'a> {
+    /// Adds to it, for that owner, before anything is changed.
+    In(&'a str),
+    /// Puts it away, after everything is changed.
+    Out(&'a Record),
+}
+
+impl Way<'_> {
+    /// The command that puts the record away; none if there is nothing to put away.
+    fn retire(self, config_directory: &Path) -> Option<String> {
+        let Self::Out(record) = self else { return None };
+        record.all().next()?;
+        let path = word(&config_directory.join(DIRECTORY).join(CHANGES).display().to_string());
+        Some(match record.is_shared() {
+            // The record is another activity-milter's too.
+            true => format!("printf '\\n%s\\n' {} >>{path}", word(&gone(&record.owner))),
+            false => format!("mv {path} {path}.$(date +%Y%m%d-%H%M%S) 2>/dev/null || :"),
+        })
+    }
 }
 
 /// What to do, in order.
@@ -77,12 +100,12 @@ impl Plan {
         out
     }
 
-    /// The script; `retire`: the record of changes is put away at its end.
-    pub(super) fn script(&self, tools: Option<&Tools>, config_directory: &Path, retire: bool) -> String {
+    /// The script.
+    pub(super) fn script(&self, tools: Option<&Tools>, config_directory: &Path, way: Way) -> String {
         let postconf = command(tools);
         let mut out = String::new();
         if self.changes().next().is_some() {
-            out += &self.preamble(&postconf, config_directory);
+            out += &self.preamble(&postconf, config_directory, way);
         }
         for step in &self.steps {
             match step {
@@ -97,15 +120,16 @@ impl Plan {
         }
         if self.changes().next().is_none() {
             out += "\n# Nothing to change.\n";
-        } else if retire {
-            out +=
-                &format!("\nmv \"$am_saved/{CHANGES}\" \"$am_saved/{CHANGES}.$am_now\" 2>/dev/null || :\n");
+        }
+        // Last: a script that is cut off is printed again from the same record.
+        if let Some(retire) = way.retire(config_directory) {
+            out += &format!("\n{retire}\n");
         }
         out
     }
 
     /// Looks whether everything is as it was when this was printed, then makes copies.
-    fn preamble(&self, postconf: &str, config_directory: &Path) -> String {
+    fn preamble(&self, postconf: &str, config_directory: &Path, way: Way) -> String {
         let mut out = format!(
             "set -eu\nPATH=$PATH:/usr/sbin:/sbin\nexport PATH\n\
              # All is looked at before anything is changed: am OPTION NAME IS WILL-BE\n\
@@ -129,14 +153,12 @@ impl Plan {
             let (was, new) = (shown(&change.was), shown(&change.new));
             let _ = writeln!(out, "am {option} '{}' {} {}", change.name, word(&was), word(&new));
         }
-        let record = self.changes().flat_map(|change| {
-            [line("was", &change.name, &change.was), line("now", &change.name, &change.new)]
-        });
+        let retire = way.retire(config_directory).map_or(String::new(), |retire| format!("  {retire}\n"));
         let directory = config_directory.display().to_string();
         let _ = write!(
             out,
             "if [ -z \"$am_todo\" ]; then\n  \
-               echo 'activity-milter: Postfix has these settings already; nothing is changed' >&2\n  exit 0\nfi\n\
+               echo 'activity-milter: Postfix has these settings already; nothing is changed' >&2\n{retire}  exit 0\nfi\n\
              am_conf={} am_now=$(date +%Y%m%d-%H%M%S)\n\
              am_saved=$am_conf/{DIRECTORY}\n\
              mkdir -p \"$am_saved\"\n\
@@ -144,12 +166,21 @@ impl Plan {
                am_copy=$am_saved/$am_file.$am_now\n  \
                while [ -e \"$am_copy\" ]; do am_copy=$am_copy.1; done\n  \
                cp -p \"$am_conf/$am_file\" \"$am_copy\"\n  \
-               echo \"activity-milter: $am_file is saved as $am_copy\" >&2\ndone\n\
-             cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n{}\nEND OF CHANGES\n\n",
+               echo \"activity-milter: $am_file is saved as $am_copy\" >&2\ndone\n",
             word(&directory),
-            record.collect::<Vec<_>>().join("\n")
         );
-        out
+        if let Way::In(owner) = way {
+            let record = self.changes().flat_map(|change| {
+                [line("was", &change.name, &change.was), line("now", &change.name, &change.new)]
+            });
+            // The empty line ends one that a full disk has cut.
+            let _ = write!(
+                out,
+                "cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n\nbegin {owner}\n{}\nend\nEND OF CHANGES\n",
+                record.collect::<Vec<_>>().join("\n")
+            );
+        }
+        out + "\n"
     }
 }
 

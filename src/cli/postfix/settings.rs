@@ -94,9 +94,35 @@ impl Tools {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         // Warnings about unused parameters are Postfix's own business.
         if !output.status.success() || message.contains("fatal:") {
-            return Err(SettingsError::Failed { program: "postconf", message });
+            let hint = self.culprit(&message).map_or(String::new(), |name| {
+                format!(
+                    ". It is {name} in main.cf that Postfix cannot read: put the value into a file of its own \
+                     (regexp:/FILE), or write each $ in it as $$"
+                )
+            });
+            return Err(SettingsError::Failed { program: "postconf", message: message + &hint });
         }
         Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    }
+
+    /// The parameter of `main.cf` whose value a message of postconf's quotes, for it does not say the name.
+    fn culprit(&self, message: &str) -> Option<String> {
+        let (start, end) = (message.find('"')? + 1, message.lines().next()?.rfind('"')?);
+        let quoted = message.get(start..end).filter(|quoted| !quoted.is_empty())?;
+        let directory = self.directory.as_deref().unwrap_or(Path::new("/etc/postfix"));
+        let text = std::fs::read_to_string(directory.join("main.cf")).ok()?;
+        let mut name = None;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if !line.starts_with(char::is_whitespace) {
+                name = line.split_once('=').map(|(name, _)| name.trim());
+            }
+            // A value over lines is quoted as one.
+            let part = line.split_once('=').map_or(line, |(_, value)| value).trim();
+            if line.contains('$') && (line.contains(quoted) || (!part.is_empty() && quoted.contains(part))) {
+                return name.map(str::to_owned);
+            }
+        }
+        None
     }
 
     /// `name = value` of each line; names of `postconf -P` have their service before them.
@@ -398,7 +424,7 @@ fn unproxied(table: &str) -> &str {
 }
 
 /// True for tables that Postfix asks for whole addresses alone, never for a part of one.
-fn is_pattern(table: &str) -> bool {
+pub(super) fn is_pattern(table: &str) -> bool {
     let kind = unproxied(table).split(':').next().unwrap_or_default();
     ["regexp", "pcre", "cidr", "tcp"].contains(&kind)
 }

@@ -6,6 +6,8 @@
 
 use super::{Failure, other, tell};
 use crate::queue::{Entry, Filter, Queue, State};
+use crate::trace::{self, Query, Term};
+use std::collections::BTreeSet;
 
 /// What a word names.
 #[derive(Debug)]
@@ -34,14 +36,37 @@ pub(super) async fn find(queue: &dyn Queue, word: &str, state: Option<State>) ->
         }
     }
     let of_key = list(Filter { keys: vec![word.to_owned()], ..filter.clone() }).await?;
-    // A whole key is nothing else. The search for a queue id reads every row.
+    // A whole key is nothing else.
     if !word.starts_with("b3:") && word.len() < 32 {
-        let entries = list(Filter { queue_id: Some(word.to_owned()), ..filter }).await?;
+        let filter = Filter { queue_id: Some(word.to_owned()), ..filter };
+        let keys = traced(word).await;
+        if !keys.is_empty() {
+            let entries = list(Filter { keys, ..filter.clone() }).await?;
+            if !entries.is_empty() {
+                return Ok(found(How::QueueId, entries));
+            }
+        }
+        // This reads every row.
+        let entries = list(filter).await?;
         if !entries.is_empty() {
             return Ok(found(How::QueueId, entries));
         }
     }
     Ok(found(How::Key, of_key))
+}
+
+/// The keys of what came under a queue id, as the trace has them by an index; none, if it may not have all of them.
+async fn traced(word: &str) -> Vec<String> {
+    let (Some(settings), Ok(term)) = (trace::settings(), Term::read(word)) else { return Vec::new() };
+    let query = Query { term, since: None, until: None };
+    let search = move || trace::search(&settings.path, &query);
+    match tokio::task::spawn_blocking(search).await {
+        Ok(Ok(found)) if !found.more && found.reach.lost == 0 => {
+            let events = found.mails.iter().flat_map(|mail| &mail.events);
+            events.filter_map(|event| event.key.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 impl Found {

@@ -490,7 +490,10 @@ impl Inner {
                     ledger.redeliver(&some)
                 };
                 let (done, took) = self.writer.write_timed(write).await?;
-                let Replayed { again, known, left } = done?;
+                let (Replayed { again, known, left }, those) = done?;
+                for (key, tenant) in &those {
+                    events::by_hand("redelivered", key.as_str(), tenant, None);
+                }
                 (all.again, all.known, all.left) = (all.again + again, all.known + known, all.left + left);
                 slice.done(took).await;
             }
