@@ -10,8 +10,8 @@ use activity_milter::{
     intake::{Client, Interest, Live, Policy, Service, Session, Shadow, Then},
     mail::{Address, Automatic, Budget, Domain, Intake},
     rules::{
-        Addressing, Answer, Emergency, Internal, Mixed, Project, Record, Role, Tenant, TenantPolicy, Texts,
-        Treatment, Trust,
+        Addressing, Answer, Emergency, Internal, Limits, Mixed, Project, Record, Role, Tenant, TenantPolicy,
+        Texts, Treatment, Trust,
     },
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
@@ -29,6 +29,7 @@ fn policy() -> Policy {
         shadow: Shadow::Marked,
         emergency: Emergency::default(),
         trust: Trust::default(),
+        limits: Limits::default(),
     }
 }
 

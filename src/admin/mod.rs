@@ -160,6 +160,9 @@ async fn metrics_text(Shared(app): Shared<App>) -> Response {
     let now = SystemTime::now();
     let service = app.views.live.now();
     metrics::in_flight(service.in_flight());
+    for (what, count) in service.remembered() {
+        metrics::remembered(what, count);
+    }
     metrics::emergency(service.policy.emergency.pulled().is_some());
     match counts {
         Ok(counts) => metrics::snapshot(&metrics::Snapshot {
@@ -261,6 +264,7 @@ async fn status(
         queue,
         is_shadow: service.policy.shadow == Shadow::Everybody,
         emergency: service.policy.emergency.pulled(),
+        limits: service.policy.limits.said(),
         paused,
         copies: copies.collect(),
         names,

@@ -69,6 +69,8 @@ struct Explanation {
     fields_cut: usize,
     /// Where each part of the message went.
     parts: Vec<PartWord>,
+    /// How much is taken from whom, if that is limited. It is not counted here.
+    limits: Option<String>,
     /// What Postfix is told to do with the message.
     postfix: Option<String>,
 }
@@ -207,7 +209,8 @@ fn shown_to_milter(name: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation {
-    let mut explanation = Explanation::default();
+    let limits = session.service().policy.limits.said();
+    let mut explanation = Explanation { limits, ..Explanation::default() };
     let sender = args.sender.clone().unwrap_or_else(|| from(message));
     session.mail(sender.as_bytes(), Intake::Explain);
     for address in &args.recipients {
@@ -373,6 +376,9 @@ fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
         }
         let json = serde_json::to_string_pretty(&explained.activity).map_err(|_| std::fmt::Error)?;
         writeln!(out, "activity: {json}")?;
+    }
+    if let Some(limits) = &explanation.limits {
+        writeln!(out, "limits: {limits}; the service counts, and this message is not counted here")?;
     }
     if let Some(postfix) = &explanation.postfix {
         writeln!(out, "Postfix is told to {postfix}")?;

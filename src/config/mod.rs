@@ -11,6 +11,7 @@
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
 
 mod emergency;
+mod limits;
 mod outside;
 mod range;
 mod reading;
@@ -36,6 +37,7 @@ use crate::rules::{Addressing, Mixed, Reason, TenantPolicy, Texts, Wish, check_t
 use crate::source::{Source, SourceError, meant};
 use crate::trace;
 use emergency::EmergencyText;
+use limits::LimitsText;
 use outside::{BackendText, DirectoryText};
 use reading::{Look, Reading};
 use sender::SenderText;
@@ -188,6 +190,9 @@ struct ConfigText {
     /// Levers for the night, taken over at a reload.
     #[serde(default)]
     emergency: EmergencyText,
+    /// How much is taken from whom.
+    #[serde(default)]
+    limits: LimitsText,
     /// What is asked of mail, unless a tenant says otherwise.
     #[serde(default)]
     policy: PolicyText,
@@ -229,6 +234,9 @@ const TABLES: &[&str] = &[
     "policy",
     "policy.automatic",
     "sender",
+    "limits",
+    "emergency",
+    "emergency.block",
     "replies",
     "directory",
     "backend",
@@ -658,6 +666,7 @@ impl ConfigText {
             unlinked_projects: self.message.unknown_project == UnknownProjectText::Unlinked,
             shadow: if self.mode == ModeText::Shadow { Shadow::Everybody } else { Shadow::Marked },
             emergency: self.emergency.validate(source)?,
+            limits: self.limits.validate(source),
             trust: self.sender.validate(source)?,
         };
         let delivery = self.backend.delivery;

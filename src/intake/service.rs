@@ -4,13 +4,13 @@
 //! Promise: the directory has five seconds for all questions of a stage; one that cannot answer defers.
 //! Fails: [`Unavailable`], and reasons of the table of replies.
 
-use super::{Fault, flow::Flow, head::ReadHead};
+use super::{Fault, flow::Flow, head::ReadHead, meter::Meters};
 use crate::directory::{Directory, Unavailable};
 use crate::mail::{Address, Automatic, Budget};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Emergency, Mixed, Party, Project, Reason, Reply, Target, Tenant, TenantPolicy,
-    Texts, Trust, Verdict,
+    self, Addressing, Case, Emergency, Limits, Mixed, Party, Project, Reason, Reply, Target, Tenant,
+    TenantPolicy, Texts, Trust, Verdict,
 };
 use arc_swap::ArcSwap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -43,6 +43,8 @@ pub struct Policy {
     pub tenants: TenantPolicy,
     /// What is not taken for now.
     pub emergency: Emergency,
+    /// How much is taken from whom.
+    pub limits: Limits,
     /// Whom we believe about senders.
     pub trust: Trust,
 }
@@ -74,6 +76,7 @@ pub struct Service {
     /// Where large messages go while they arrive.
     pub spool: PathBuf,
     flow: Arc<Flow>,
+    pub(super) meters: Arc<Meters>,
 }
 
 /// The service as it is now. A reload puts another one in its place; each transaction keeps the one it began with.
@@ -129,11 +132,11 @@ impl Service {
         budget: Budget,
         spool: PathBuf,
     ) -> Self {
-        let flow = Arc::new(Flow::new());
-        Self { addressing, policy, texts, directory, budget, spool, flow }
+        let (flow, meters) = (Arc::new(Flow::new()), Arc::new(Meters::new(&policy.limits)));
+        Self { addressing, policy, texts, directory, budget, spool, flow, meters }
     }
 
-    /// The same service with other settings: memory, spool and the messages in flight are shared.
+    /// The same service with other settings: memory, spool, the messages in flight and what was counted are shared.
     pub fn with(
         &self,
         addressing: Addressing,
@@ -142,7 +145,8 @@ impl Service {
         directory: Arc<dyn Directory>,
     ) -> Self {
         let (budget, spool, flow) = (self.budget.clone(), self.spool.clone(), Arc::clone(&self.flow));
-        Self { addressing, policy, texts, directory, budget, spool, flow }
+        let meters = Arc::new(self.meters.with(&policy.limits));
+        Self { addressing, policy, texts, directory, budget, spool, flow, meters }
     }
 
     /// Takes no new messages and waits until those in flight are answered. The answer is how many were not.
@@ -153,6 +157,11 @@ impl Service {
     /// Messages with a target that are not answered yet.
     pub fn in_flight(&self) -> usize {
         self.flow.in_flight()
+    }
+
+    /// How many clients, senders and tenants a limit remembers.
+    pub fn remembered(&self) -> [(&'static str, u64); 3] {
+        self.meters.remembered()
     }
 
     /// Counts a session for as long as the token lives.

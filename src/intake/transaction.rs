@@ -52,6 +52,10 @@ pub(super) struct Transaction {
     queue_id: Option<String>,
     client: Option<Client>,
     door: Intake,
+    /// Whether more is taken from the sender and the client; none before the first integration recipient.
+    admitted: Option<Result<(), Reason>>,
+    /// The same of tenants, by their ids.
+    tenants: BTreeMap<String, bool>,
 }
 
 /// Who is connected to Postfix, as far as the door knows.
@@ -83,6 +87,8 @@ impl Transaction {
             queue_id: None,
             client: None,
             door,
+            admitted: None,
+            tenants: BTreeMap::new(),
         }
     }
 
@@ -159,6 +165,9 @@ impl Transaction {
         if let Some(reason) = emergency.stops(self.sender.as_ref(), self.client()) {
             return self.refused(service, reason.into(), Some(address));
         }
+        if let Err(reason) = self.admitted(service) {
+            return self.refused(service, reason.into(), Some(address));
+        }
         let before = self.recipients.targets().count() + self.recipients.shadowed().count();
         let also = self.people_so_far(service);
         let target = match service.resolve(address, before, &also, self.queue_id()).await {
@@ -167,6 +176,10 @@ impl Transaction {
         };
         if let Some(reason) = emergency.stops_tenant(&target.tenant.id, &target.tenant.prefix) {
             let refusal = Refusal { reason, tenant: Some(target.tenant) };
+            return self.refused(service, refusal, Some(address));
+        }
+        if !self.admits_tenant(service, &target.tenant.id) {
+            let refusal = Refusal { reason: Reason::TenantLimit, tenant: Some(target.tenant) };
             return self.refused(service, refusal, Some(address));
         }
         match (service.shadows(Some(&target.tenant)), self.door) {
@@ -178,6 +191,47 @@ impl Transaction {
                 Fate::Target(target)
             }
         }
+    }
+
+    /// Whether one message more is taken from the client and the sender: asked once, whatever the number of recipients.
+    fn admitted(&mut self, service: &Service) -> Result<(), Reason> {
+        if let Some(admitted) = self.admitted {
+            return admitted;
+        }
+        let admitted = self.ask_limits(service);
+        self.admitted = Some(admitted);
+        admitted
+    }
+
+    fn ask_limits(&self, service: &Service) -> Result<(), Reason> {
+        if self.is_trusted(service) {
+            return Ok(());
+        }
+        // By LMTP it is Postfix who comes, with everybody's mail.
+        let client =
+            self.client().filter(|_| self.door != Intake::Lmtp).and_then(|client| client.parse().ok());
+        if client.is_some_and(|client| !service.meters.client(client)) {
+            return Err(Reason::ClientLimit);
+        }
+        let sender = self.sender.as_ref();
+        match sender.is_none_or(|sender| service.meters.sender(sender.folded())) {
+            true => Ok(()),
+            false => Err(Reason::SenderLimit),
+        }
+    }
+
+    /// The same for a tenant.
+    fn admits_tenant(&mut self, service: &Service, id: &str) -> bool {
+        let is_trusted = self.is_trusted(service);
+        let ask = || is_trusted || service.meters.tenant(id);
+        *self.tenants.entry(id.to_owned()).or_insert_with(ask)
+    }
+
+    fn is_trusted(&self, service: &Service) -> bool {
+        let client = self.client.as_ref();
+        client.is_some_and(|client| {
+            service.policy.trust.origin(client.address.as_deref(), client.is_local).is_some()
+        })
     }
 
     /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.

@@ -44,6 +44,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (BYTES, Kind::Counter, "Bytes of messages that were recorded"),
     (SESSIONS, Kind::Gauge, "Open connections by door"),
     (EMERGENCY, Kind::Gauge, "1 while a lever of [emergency] is pulled"),
+    (REMEMBERED, Kind::Gauge, "Clients, senders and tenants that a limit of [limits] remembers"),
     (IN_FLIGHT, Kind::Gauge, "Messages with an integration recipient that are not answered yet"),
     (LOOK_UPS, Kind::Counter, "Questions to the directory by where the answer came from"),
     (DELIVERIES, Kind::Counter, "Attempts at the backend by outcome"),
@@ -80,6 +81,7 @@ const ALL_RECIPIENTS: &str = "activity_milter_recipients_total";
 pub(super) const RECIPIENTS: &str = "activity_milter_recipients_refused_total";
 const BYTES: &str = "activity_milter_recorded_bytes_total";
 const SESSIONS: &str = "activity_milter_sessions";
+const REMEMBERED: &str = "activity_milter_limits_remembered";
 const IN_FLIGHT: &str = "activity_milter_messages_in_flight";
 const LOOK_UPS: &str = "activity_milter_directory_lookups_total";
 const DELIVERIES: &str = "activity_milter_deliveries_total";
@@ -320,6 +322,11 @@ pub fn snapshot(snapshot: &Snapshot) {
 /// So many messages are in flight.
 pub fn in_flight(count: usize) {
     gauge!(IN_FLIGHT).set(count as f64);
+}
+
+/// So many clients, senders or tenants are remembered by a limit.
+pub fn remembered(what: &'static str, count: u64) {
+    gauge!(REMEMBERED, "what" => what).set(count as f64);
 }
 
 /// Whether a lever is pulled.

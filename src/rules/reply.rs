@@ -60,6 +60,15 @@ reasons! {
     /// RCPT: an administrator has blocked the sender, the client or the tenant.
     Blocked = 550, 5 . 7 . 1, "blocked",
         "<{address}>: the service does not take this message. Ask the company's administrator";
+    /// RCPT: the SMTP client has sent more than `limits.per_client`.
+    ClientLimit = 451, 4 . 7 . 1, "client-limit",
+        "<{address}>: too many messages have come from your mail server lately. The message will be tried again";
+    /// RCPT: the envelope sender has sent more than `limits.per_sender`.
+    SenderLimit = 451, 4 . 7 . 1, "sender-limit",
+        "<{address}>: too many messages have come from this sender lately. The message will be tried again";
+    /// RCPT: the tenant has got more than `limits.per_tenant`.
+    TenantLimit = 450, 4 . 2 . 1, "tenant-limit",
+        "<{address}>: too many messages have come for this company lately. The message will be tried again";
     /// RCPT: more integration recipients than one message may have.
     TooManyRecipients = 452, 4 . 5 . 3, "too-many-recipients",
         "<{address}>: too many integration addresses in one message. Send to the others separately";

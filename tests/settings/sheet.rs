@@ -24,9 +24,10 @@ enum Kind {
     Mode,
     List,
     Keep,
+    Rate,
 }
 
-use Kind::{Count, Ever, File, Free, Keep, List, Made, Mode, OneOf, Size, Text, Time, Truth};
+use Kind::{Count, Ever, File, Free, Keep, List, Made, Mode, OneOf, Rate, Size, Text, Time, Truth};
 
 /// Every key of `activity-milter.toml(5)` but the listening addresses, which have cases of their own.
 const KEYS: &[(&str, &str, Kind)] = &[
@@ -88,6 +89,9 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("sender", "logins", OneOf),
     ("sender", "trusted_authserv_ids", List),
     ("sender", "received_by", Text),
+    ("limits", "per_client", Rate),
+    ("limits", "per_sender", Rate),
+    ("limits", "per_tenant", Rate),
     ("emergency", "defer", Truth),
     ("emergency.block", "senders", List),
     ("emergency.block", "networks", List),
@@ -208,6 +212,17 @@ fn wrong(kind: Kind) -> &'static [(&'static str, &'static str)] {
             ("\"/\"", "no regular file"),
         ],
         Made => &[("1", "in quotes"), ("[]", "in quotes"), ("\"\"", "write the whole path")],
+        Rate => &[
+            ("100", "like \"100/h\""),
+            ("\"100\"", "write one like"),
+            ("\"0/h\"", "without the key there is none"),
+            ("\"100/60\"", "write one like"),
+            ("\"999999999/h\"", "from 1 to 100000"),
+            ("\"1/1ms\"", "from \"1s\""),
+            ("\"\"", "write one like"),
+            ("true", "like \"100/h\""),
+            ("[\"100/h\"]", "like \"100/h\""),
+        ],
         Mode => &[
             ("660", "\"0660\""),
             ("\"0\"", "\"0660\""),

@@ -47,6 +47,8 @@ pub(super) struct View {
     pub(super) is_shadow: bool,
     /// The lever that is pulled.
     pub(super) emergency: Option<String>,
+    /// How much is taken from whom, if that is limited.
+    pub(super) limits: Option<String>,
     pub(super) paused: Vec<Paused>,
     pub(super) copies: Vec<Copied>,
     /// Names of tenants by their ids.
@@ -271,6 +273,7 @@ pub(super) mod tests {
             queue: Some(queue),
             is_shadow: false,
             emergency: None,
+            limits: None,
             paused: Vec::new(),
             copies: Vec::new(),
             names: HashMap::new(),
