@@ -259,9 +259,18 @@ impl Checks<'_> {
         }
     }
 
-    /// True if some smtpd asks our milter.
-    pub(super) fn has_doors(&self) -> bool {
-        !self.doors.is_empty()
+    /// The deployment that looks most like what is there.
+    pub(super) fn deployment(&self) -> String {
+        let Some(Door { service, entry }) = self.doors.first() else { return "lmtp-only".to_owned() };
+        let for_all = MilterEntry::list(self.settings.main("smtpd_milters"));
+        let ours = |entry: &MilterEntry| is_ours(self.settings, &self.config.milter, &entry.endpoint);
+        if !for_all.iter().any(ours) {
+            return format!("submission --service {}", bare(service.name.trim_end_matches("/inet")));
+        }
+        match entry.setting("default_action", self.settings, service) {
+            "accept" => "shared-mx".to_owned(),
+            _ => "mx".to_owned(),
+        }
     }
 
     pub(super) fn all_shadowed(&self) -> bool {

@@ -160,19 +160,16 @@ impl Checks<'_> {
 
     /// Domains that were ours, and that this Postfix still takes: nobody records their mail.
     pub(super) fn former(&mut self) -> Result<(), SettingsError> {
-        let attach = match (self.all_shadowed(), self.has_doors()) {
-            (true, _) => {
-                format!("{} | sh, then {}", self.print("--remove"), self.print("shared-mx --shadow"))
-            }
-            (false, true) => self.print("shared-mx"),
-            (false, false) => self.print("lmtp-only"),
+        let print = match self.all_shadowed() {
+            true => format!("{} | sh, then {}", self.print("--remove"), self.print("shared-mx --shadow")),
+            false => self.print(&self.deployment()),
         };
         for domain in self.former.domains.clone() {
             let transport = transport_of(self.settings, &sample(&domain), Class::Relay)?;
             let setting = format!("{domain} is in relay_domains, and its transport is {transport}");
             let reason = "`postfix print` put it there, and integration_domains has it no more: its mail is accepted, and nobody \
                           records it; it waits in Postfix, and bounces";
-            self.find(Severity::Must, "former-domain", setting, reason, format!("{attach} | sh"));
+            self.find(Severity::Must, "former-domain", setting, reason, format!("{print} | sh"));
         }
         Ok(())
     }
