@@ -96,8 +96,9 @@ fn a_script_that_was_cut_off() {
         let original = said(&world);
         let record = world.postfix.conf().join("activity-milter.saved/changes");
         // What is cut off, and what somebody does before the next `--remove`.
-        for (cut_off, then) in [(deployment, None), ("--remove", None), ("--remove", Some(deployment))] {
-            for cut in (0..).step_by(2) {
+        let ways = [(deployment, None), ("--remove", None), ("--remove", Some(deployment))];
+        for (start, (cut_off, then)) in ways.into_iter().enumerate() {
+            for cut in (start..).step_by(4) {
                 if cut_off == "--remove" {
                     run(&world, &printed(&world, &[deployment]));
                 }
@@ -137,7 +138,7 @@ fn a_record_that_is_half_written() {
     fs::create_dir(&saved).unwrap();
     // In each word that counts, and in each end of a line.
     let places = ["begin ", "was main.cf: relay_domains = else", "now ", "\nend", "end\n"];
-    let cuts = places.map(|place| block.find(place).unwrap() + place.len()).into_iter();
+    let cuts = places.into_iter().filter_map(|place| Some(block.find(place)? + place.len()));
     let cuts = cuts.chain(block.match_indices('\n').map(|(at, _)| at).step_by(3));
     for cut in cuts {
         fs::write(saved.join("changes"), &block[..cut]).unwrap();
@@ -308,18 +309,19 @@ fn mail_that_waits_for_us() {
     run(&world, &printed(&world, &["--remove"]));
 }
 
-/// A8: what waits for somebody else is nobody's of ours.
+/// A8: what waits for somebody else's transport waits for him.
 #[test]
 fn mail_that_waits_elsewhere() {
     let world =
-        world(&["relay_domains = severamail.test", "relay_transport = keep:", "defer_transports = keep"]);
-    run(&world, &printed(&world, &["shared-mx", "--shadow"]));
-    let message = eml("plain");
+        world(&["relay_domains = elsewhere.test", "relay_transport = keep:", "defer_transports = keep"]);
+    run(&world, &printed(&world, &["shared-mx"]));
+    let ours = value(&world, "transport_maps");
+    world.postfix.set("transport_maps", &format!("inline:{{ {{ severamail.test = keep: }} }}, {ours}"));
     world.postfix.set("smtpd_milters", "");
     world.postfix.reload();
-    assert!(world.mail(ANNA, &[MY], &message).1.starts_with("250"));
+    assert!(world.mail(ANNA, &[MY], &eml("plain")).1.starts_with("250"));
     wait_for("mail that waits", || (!world.postfix.queued().is_empty()).then_some(()));
-    run(&world, &printed(&world, &["--remove"]));
+    assert!(printed(&world, &["--remove"]).contains("relay_domains = elsewhere.test"));
 }
 
 /// A2: main.cf and master.cf may be links, and stay so.

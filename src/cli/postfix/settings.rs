@@ -655,6 +655,17 @@ mod tests {
     }
 
     #[test]
+    fn entries_go_out_of_a_table() {
+        let table = "inline:{ { a.test = lmtp:unix:x } b.test=smtp:[h] {c=} }";
+        let without = |names: &[&str]| with_entries(table, |(key, _)| !names.contains(&key.as_str()));
+        assert_eq!(without(&["d"]).as_deref(), Some(table));
+        assert_eq!(without(&["a.test"]).as_deref(), Some("inline:{ { b.test = smtp:[h] } { c = } }"));
+        assert_eq!(without(&["a.test", "b.test", "c"]), None);
+        assert_eq!(with_entries("hash:/x", |_| false).as_deref(), Some("hash:/x"));
+        assert_eq!(with_entries("inline:{}", |_| false).as_deref(), Some("inline:{}"));
+    }
+
+    #[test]
     fn milters_have_settings_of_their_own() {
         let all = MilterEntry::list("{ unix:a/b.sock, default_action=accept command_timeout=3s }, inet:h:1");
         assert_eq!(
