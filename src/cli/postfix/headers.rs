@@ -46,7 +46,8 @@ impl Checks<'_> {
             };
             let setting = format!("{}: {table} in {name} says {action} to \"{header}\"", service.name);
             let remedy = format!("take the pattern that matches it out of {table}");
-            return Ok(self.find(Severity::Must, "header-checks", setting, &reason, remedy));
+            self.find(Severity::Must, "header-checks", setting, &reason, remedy);
+            return Ok(());
         }
         for table in split(self.settings.of(service, name)) {
             let Some(action) = taken_by(&table) else { continue };

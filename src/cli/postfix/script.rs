@@ -7,10 +7,7 @@ use super::{
     record::{CHANGES, DIRECTORY, Name, Record, Value, gone, line, said},
     settings::Tools,
 };
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, path::Path};
 
 /// A setting that gets another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +99,7 @@ pub(super) fn editor(tools: Option<&Tools>, config_directory: &Path, file: &str)
     if !path.is_symlink() {
         return Ok(command(tools));
     }
-    let target = path.canonicalize().unwrap_or(PathBuf::new());
+    let target = path.canonicalize().unwrap_or_default();
     match target.parent().filter(|_| target.ends_with(file)) {
         Some(directory) => Ok(format!("postconf -c {}", bare(&directory.display().to_string()))),
         None => Err(format!(
