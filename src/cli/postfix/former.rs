@@ -47,6 +47,17 @@ impl<'a> Former<'a> {
         Ok(Self { config, record, domains, of_somebody })
     }
 
+    /// Those whose way to us the next print takes out, whatever list they are in.
+    pub(super) fn losing_their_way(&self) -> Vec<String> {
+        let recorded = self.record.entries(&Name::Main("transport_maps".to_owned()));
+        let keys = recorded.into_iter().filter_map(|entry| domain_of("transport_maps", &entry));
+        let mut all: Vec<String> = keys.filter(|domain| !is_integration(self.config, domain)).collect();
+        all.extend(self.domains.iter().cloned());
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// A list without what we put there for such domains.
     pub(super) fn without(&self, list: &str, value: &str) -> Vec<String> {
         if list == "relay_domains" {

@@ -5,7 +5,7 @@
 
 use super::{
     check::{Checks, Severity},
-    settings::{Service, SettingsError, split},
+    settings::{Service, split},
     ways::{is_to_us, sample},
 };
 use std::fs;
@@ -15,15 +15,11 @@ const NO_SUBJECT: &str =
     "the subject is gone before it comes to us, and a message without one is refused [no-subject]";
 
 /// Actions of header_checks(5) by which a message does not come to us, and nobody is told.
-const TAKING: [&str; 3] = ["DISCARD", "REDIRECT", "HOLD"];
+const TAKING: [&str; 2] = ["DISCARD", "REDIRECT"];
 
 impl Checks<'_> {
     /// What cleanup(8) does by the header, before the milter sees the message.
-    pub(super) fn header_checks(
-        &mut self,
-        service: &Service,
-        asks_milter: bool,
-    ) -> Result<(), SettingsError> {
+    pub(super) fn header_checks(&mut self, service: &Service, asks_milter: bool) {
         let name = "header_checks";
         let domains: Vec<String> =
             self.config.addressing.domains.iter().map(|d| d.as_str().to_owned()).collect();
@@ -31,14 +27,14 @@ impl Checks<'_> {
             domains.iter().map(|domain| format!("To: {}", sample(domain))).collect();
         headers.extend(PLAIN.map(str::to_owned));
         for header in &headers {
-            let Some((table, action)) = self.action(service, name, header)? else { continue };
+            let Some((table, action)) = self.action(service, name, header) else { continue };
             let reason = match word(&action).as_str() {
                 "REJECT" => "every message to us is refused before the milter is asked".to_owned(),
                 "DISCARD" => "every message to us is thrown away, and its sender is told that it was taken".to_owned(),
                 "REDIRECT" => "every message to us goes to that address instead".to_owned(),
                 // What the milter takes is out of the queue by then.
                 "HOLD" if !asks_milter => "every message to us stays in the hold queue".to_owned(),
-                "FILTER" if is_to_us(self.settings, self.config, action["FILTER".len()..].trim()) => {
+                "FILTER" if is_to_us(self.settings, self.config, rest(&action)) => {
                     "every message, whoever it is for, comes to our LMTP listener, which takes no other domain's".to_owned()
                 }
                 "IGNORE" | "STRIP" if header.starts_with("Subject:") => NO_SUBJECT.to_owned(),
@@ -47,7 +43,7 @@ impl Checks<'_> {
             let setting = format!("{}: {table} in {name} says {action} to \"{header}\"", service.name);
             let remedy = format!("take the pattern that matches it out of {table}");
             self.find(Severity::Must, "header-checks", setting, &reason, remedy);
-            return Ok(());
+            return;
         }
         for table in split(self.settings.of(service, name)) {
             let Some(action) = taken_by(&table) else { continue };
@@ -57,34 +53,26 @@ impl Checks<'_> {
             let remedy = "see that no pattern there matches what is sent to integration addresses".to_owned();
             self.find(Severity::Note, "header-checks", setting, reason, remedy);
         }
-        Ok(())
     }
 
     /// What lmtp(8) takes out on the way to us.
-    pub(super) fn lmtp_header_checks(&mut self, service: &Service) -> Result<(), SettingsError> {
+    pub(super) fn lmtp_header_checks(&mut self, service: &Service) {
         let name = "lmtp_header_checks";
-        let Some((table, action)) = self.action(service, name, PLAIN[0])? else { return Ok(()) };
+        let Some((table, action)) = self.action(service, name, PLAIN[0]) else { return };
         if ["IGNORE", "STRIP"].contains(&word(&action).as_str()) {
             let setting = format!("{}: {table} in {name} says {action} to \"{}\"", service.name, PLAIN[0]);
             let remedy = format!("take the pattern that matches it out of {table}");
             self.find(Severity::Must, "header-checks", setting, NO_SUBJECT, remedy);
         }
-        Ok(())
     }
 
-    /// What the first table that knows a header says: the table, and the action.
-    fn action(
-        &self,
-        service: &Service,
-        name: &str,
-        header: &str,
-    ) -> Result<Option<(String, String)>, SettingsError> {
-        for table in split(self.settings.of(service, name)).into_iter().filter(|table| table.contains(':')) {
-            if let Some(action) = self.settings.ask_for_header(header, &table)? {
-                return Ok(Some((table, action)));
-            }
-        }
-        Ok(None)
+    /// What the first table that knows a header says: the table, and the action. One that cannot be read is named elsewhere.
+    fn action(&self, service: &Service, name: &str, header: &str) -> Option<(String, String)> {
+        let tables = split(self.settings.of(service, name)).into_iter().filter(|table| table.contains(':'));
+        tables.into_iter().find_map(|table| {
+            let action = self.settings.ask(header, &table).ok().flatten()?;
+            Some((table, action))
+        })
     }
 }
 
@@ -95,6 +83,11 @@ const PLAIN: [&str; 4] = [
     "Date: Mon, 30 Nov 2026 08:00:00 +0200",
     "Message-ID: <activity-milter-check@example.invalid>",
 ];
+
+/// What stands behind the action's word.
+fn rest(action: &str) -> &str {
+    action.trim().split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim())
+}
 
 fn word(action: &str) -> String {
     action.split_whitespace().next().unwrap_or_default().to_ascii_uppercase()

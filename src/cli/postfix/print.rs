@@ -185,7 +185,7 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
             if let Some(existing) = existing.filter(|_| !ignore_queue) {
                 // Ours have a way to us, before and after.
                 let former = existing.former(config)?;
-                existing.refuse_waiting(config, &mut plan, former.domains.clone(), &former)?;
+                existing.refuse_waiting(config, &mut plan, former.clone(), &former)?;
             }
             script(&plan, existing, Way::In(&owner(config)))
         }
@@ -198,15 +198,16 @@ pub(super) fn removed(config: &Config, existing: &Existing, ignore_queue: bool) 
     if !ignore_queue {
         let former = existing.former(config)?;
         let ours = config.addressing.domains.iter().flat_map(|domain| forms(domain, true));
-        let domains = ours.chain(former.domains.iter().cloned()).collect();
+        let domains = ours.chain(former.iter().cloned()).collect();
         existing.refuse_waiting(config, &mut plan, domains, &former)?;
     }
     script(&plan, Some(existing), Way::Out(&existing.record))
 }
 
 impl Existing {
-    fn former<'a>(&'a self, config: &'a Config) -> Result<Former<'a>, SettingsError> {
-        Former::of(&self.settings, config, &self.record)
+    /// Domains that are ours no more, and have a way to us.
+    fn former(&self, config: &Config) -> Result<Vec<String>, SettingsError> {
+        Ok(Former::of(&self.settings, config, &self.record)?.losing_their_way())
     }
 
     /// Refuses to take the way to us from mail that waits in Postfix's queue for it; the script looks again.
@@ -215,7 +216,7 @@ impl Existing {
         config: &Config,
         plan: &mut Plan,
         domains: Vec<String>,
-        former: &Former,
+        former: &[String],
     ) -> Result<(), Refusal> {
         if !plan.changes().any(|change| is_way(&change.name)) {
             return Ok(());
@@ -230,7 +231,7 @@ impl Existing {
                  root, or while Postfix runs; --ignore-queue goes on all the same"
             ))
         })?;
-        match waiting.why_not(&former.domains) {
+        match waiting.why_not(former) {
             Some(why) => Err(Refusal::No(why)),
             None => {
                 plan.coming = coming;

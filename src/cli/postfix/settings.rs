@@ -351,14 +351,6 @@ impl Settings {
         }
     }
 
-    /// The same for a whole header, for which every table is asked that can be read.
-    pub(super) fn ask_for_header(&self, header: &str, table: &str) -> Result<Option<String>, SettingsError> {
-        match self.ignored.contains(table) {
-            true => Ok(None),
-            false => self.tools.look_up(header, table),
-        }
-    }
-
     /// What one table has for a key.
     pub(super) fn ask(&self, key: &str, table: &str) -> Result<Option<String>, SettingsError> {
         self.tools.look_up(key, table)
