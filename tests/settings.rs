@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "settings/agree.rs"]
+mod agree;
 #[path = "settings/commands.rs"]
 mod commands;
 #[path = "settings/directory.rs"]

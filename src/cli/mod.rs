@@ -22,6 +22,7 @@ mod unit;
 
 use crate::config::{Config, DEFAULT_PATH, OutsideError};
 use crate::observe::{self, events};
+use crate::queue::OpenError;
 use crate::source::{SourceError, said, without_numbers};
 use clap::{Parser, Subcommand, ValueHint};
 use miette::Report;
@@ -171,6 +172,15 @@ impl From<OutsideError> for Failure {
             OutsideError::Directory(error) => error.into(),
             OutsideError::Backend(error) => other(error),
             OutsideError::Copy(error) => other(error),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error.is_of_settings() {
+            true => Self::Configuration(Report::msg(error.to_string())),
+            false => other(error),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
 
 mod outside;
+mod places;
 mod range;
 mod reading;
 mod severa;
@@ -34,6 +35,7 @@ use crate::rules::{Addressing, Mixed, Reason, Texts, check_text};
 use crate::source::{Source, SourceError, meant};
 use crate::trace;
 use outside::{BackendText, DirectoryText};
+use places::{Kind, Places};
 use reading::{Look, Reading};
 use serde::{Deserialize, Serialize};
 use severa::SeveraText;
@@ -261,13 +263,7 @@ impl SocketText {
             Some(listen) => listen.into_inner().0,
             None => Listen::Unix(default_socket(table)),
         };
-        if let Listen::Unix(path) = &listen
-            && path.as_os_str().len() > LONGEST_SOCKET
-        {
-            let (there, most) = (path.as_os_str().len(), LONGEST_SOCKET);
-            let message = format!("the path has {there} bytes, and that of a socket has at most {most}");
-            return Err(source.error_at(&format!("{table}.listen"), message));
-        }
+        check_listen(source, &format!("{table}.listen"), &listen)?;
         let (mode, group) = (self.socket_mode.0.0, self.socket_group);
         check_mode(source, &format!("{table}.socket_mode"), mode)?;
         if let Some(group) = &group {
@@ -280,6 +276,17 @@ impl SocketText {
 
 /// Longest path of a unix socket: 108 bytes with the zero at its end (unix(7)).
 const LONGEST_SOCKET: usize = 107;
+
+fn check_listen(source: &Reading, key: &str, listen: &Listen) -> Result<(), SourceError> {
+    let Listen::Unix(path) = listen else { return Ok(()) };
+    source.whole(source.place(key), path)?;
+    let (there, most) = (path.as_os_str().len(), LONGEST_SOCKET);
+    if there > most {
+        let message = format!("the path has {there} bytes, and that of a socket has at most {most}");
+        return Err(source.error_at(key, message));
+    }
+    Ok(())
+}
 
 fn lets_us_in(source: &Reading, key: &str, mode: u32) -> Result<(), SourceError> {
     if mode & 0o600 == 0o600 {
@@ -426,18 +433,14 @@ impl Default for TraceText {
 }
 
 impl TraceText {
-    fn validate(self, source: &Reading, queue: &queue::Settings) -> Result<trace::Settings, SourceError> {
+    fn validate(self, queue: &queue::Settings) -> trace::Settings {
         let path = match self.path {
             None => queue.path.with_file_name("trace.db"),
-            Some(path) if *path.get_ref() == queue.path => {
-                let message = "trace.path is the queue's file: give the trace one of its own";
-                return Err(source.error(path.span(), message));
-            }
             Some(path) => path.into_inner(),
         };
         let Text(Keep(keep)) = self.keep;
         let keep = (!keep.is_zero()).then_some(keep);
-        Ok(trace::Settings { keep, min_free: queue.min_free, ..trace::Settings::new(path) })
+        trace::Settings { keep, min_free: queue.min_free, ..trace::Settings::new(path) }
     }
 }
 
@@ -484,6 +487,9 @@ impl AdminText {
                 })?))
             }
         };
+        if let Some(listen) = &listen {
+            check_listen(source, "admin.listen", listen)?;
+        }
         if let Some(name) = self.hosts.iter().find(|name| !is_host(name.get_ref())) {
             let message = format!("\"{}\" is no host name: write it without scheme and port", name.get_ref());
             return Err(source.error(name.span(), message));
@@ -646,18 +652,6 @@ impl ConfigText {
         let (outside, max_in_flight, shares) =
             outside::validate(source, self.backend, self.directory, self.severa)?;
         let (queue_path, spool) = (self.queue.path.into_inner(), self.queue.spool.into_inner());
-        if let DirectoryKind::Severa(SeveraSettings { path, .. }) | DirectoryKind::File { path } =
-            &outside.directory
-            && (*path == queue_path || *path == spool)
-        {
-            let message = "directory.path is the queue's file: give the directory one of its own";
-            return Err(source.error_at("directory.path", message));
-        }
-        if queue_path == spool {
-            let message =
-                "queue.path and queue.spool are the same: the first is a file, the second a directory";
-            return Err(source.error_at("queue.spool", message));
-        }
         let max_age = self.queue.max_age.0.0;
         let (items, per_tenant) = (self.queue.max_items, self.queue.max_items_per_tenant);
         delays(source, retry_first, retry_max, max_age)?;
@@ -667,14 +661,7 @@ impl ConfigText {
         }
         let courier = courier::Settings { max_in_flight, shares, retry_first, retry_max, max_age };
         let milter = self.milter.validate(source, "milter")?;
-        let lmtp_listen = self.lmtp.as_ref().and_then(|lmtp| lmtp.listen.as_ref()).map(Spanned::span);
         let lmtp = self.lmtp.map(|lmtp| lmtp.validate(source, "lmtp")).transpose()?;
-        if let (Some(span), Some(lmtp)) = (lmtp_listen, &lmtp)
-            && lmtp.listen == milter.listen
-            && lmtp.listen != Listen::Systemd
-        {
-            return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
-        }
         let queue = queue::Settings {
             path: queue_path,
             spool,
@@ -684,21 +671,27 @@ impl ConfigText {
             min_free: self.queue.min_free.0.0,
             keep_delivered: self.queue.keep_delivered.0.0,
         };
-        let trace = self.trace.validate(source, &queue)?;
-        if let DirectoryKind::Severa(SeveraSettings { path, .. }) | DirectoryKind::File { path } =
-            &outside.directory
-            && *path == trace.path
-        {
-            let message = "directory.path is the trace's file: give the directory one of its own";
-            return Err(source.error_at("directory.path", message));
-        }
+        let trace = self.trace.validate(&queue);
         let admin = self.admin.validate(source)?;
-        for socket in [Some(&milter), lmtp.as_ref()].into_iter().flatten() {
-            let is_same = admin.socket.as_ref().is_some_and(|admin| admin.listen == socket.listen);
-            if is_same && !matches!(&socket.listen, Listen::Inet(address) if address.port() == 0) {
-                let message = format!("the same address as {}.listen: each needs its own", socket.table);
-                return Err(source.error_at("admin.listen", message));
+        let mut places = Places::new(source)
+            .add(Kind::Database, "queue.path", "the queue's file", &queue.path)?
+            .add(Kind::Directory, "queue.spool", "the queue's directory for messages", &queue.spool)?
+            .add(Kind::Database, "trace.path", "the trace's file", &trace.path)?;
+        places = match &outside.directory {
+            DirectoryKind::Severa(SeveraSettings { path, .. }) => {
+                places.add(Kind::Database, "directory.path", "the copy's file", path)?
             }
+            DirectoryKind::File { path } => {
+                places.add(Kind::File, "directory.path", "the directory file", path)?
+            }
+            DirectoryKind::Http(_) => places,
+        };
+        let lmtp_socket = lmtp.as_ref().map(|lmtp| ("lmtp.listen", lmtp));
+        let admin_socket = admin.socket.as_ref().map(|admin| ("admin.listen", admin));
+        for (key, socket) in
+            std::iter::once(("milter.listen", &milter)).chain(lmtp_socket).chain(admin_socket)
+        {
+            places = places.socket(key, &socket.listen)?;
         }
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },

@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     ops::Range,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 use toml::{
@@ -131,6 +132,7 @@ impl<'a> Reading<'a> {
         if path.get_ref().as_os_str().is_empty() {
             return Err(self.error(path.span(), "the path is empty: write the whole path of a file"));
         }
+        self.whole(path.span(), path.get_ref())?;
         if path.get_ref().is_absolute() {
             if let Look::Throughout(instead) = self.look
                 && let Some(other) = instead.get(path.get_ref())
@@ -156,6 +158,14 @@ impl<'a> Reading<'a> {
         self.warnings.borrow_mut().push(self.error(path.span(), message).to_string());
         *path.get_mut() = whole;
         Ok(())
+    }
+
+    /// A path that the system can be asked for.
+    pub(super) fn whole(&self, span: Range<usize>, path: &Path) -> Result<(), SourceError> {
+        match path.as_os_str().as_bytes().contains(&0) {
+            true => Err(self.error(span, "no path has a zero byte (\\u0000): leave it out")),
+            false => Ok(()),
+        }
     }
 
     /// A file that must be there.
