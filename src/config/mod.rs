@@ -152,6 +152,7 @@ impl Config {
         let reading = Reading::new(source, look)?;
         let config = ConfigText::read(source, &reading)?.validate(&reading)?;
         let files = source.paths().map(Path::to_owned).collect();
+        source.left_out().for_each(|why| reading.warn_of_file(why));
         let (warnings, faults) = reading.into_doubts();
         Ok((Self { files, warnings, ..config }, faults))
     }
@@ -553,6 +554,16 @@ impl NotifyText {
         };
         let expected = "write one like \"activity-milter <postmaster@example.com>\"";
         let from = self.from.get_ref().parse().map_err(|_| wrong(&self.from, expected))?;
+        if let Some(Text(notify::By::Sendmail(program))) = &self.transport
+            && source.looks()
+            && !is_program(program)
+        {
+            let program = program.display();
+            let message = format!(
+                "{program} is no program that can be started, and nobody is told: install it, or write \"smtp:127.0.0.1:25\""
+            );
+            source.warn("notify.transport", message);
+        }
         if let Some(text) = &self.text
             && !text.get_ref().contains("{list}")
         {
@@ -574,6 +585,11 @@ impl NotifyText {
             text: self.text.map_or_else(|| notify::TEXT.to_owned(), Spanned::into_inner),
         })
     }
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -600,11 +616,24 @@ impl Default for LogText {
 /// Longer is as long as this: clocks and libraries have an end.
 const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// RFC 1035, section 3.1: 255 with the lengths of the first label and of the root.
+const LONGEST_DOMAIN: usize = 253;
+
 impl FromStr for Domain {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::parse(text).map_err(|error| format!("\"{text}\" is no domain: {error}"))
+        let domain = Self::parse(text).map_err(|error| format!("\"{text}\" is no domain: {error}"))?;
+        let last = domain.as_str().rsplit('.').next().unwrap_or_default();
+        // RFC 3696, section 2: no last label is all digits; or this would be a host of the network, and mail to it has no MX.
+        if domain.as_str().starts_with('[') || last.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!("\"{text}\" is an address of a network, and no domain: write one of yours"));
+        }
+        if domain.as_str().len() > LONGEST_DOMAIN {
+            let there = domain.as_str().len();
+            return Err(format!("the domain has {there} bytes, and one has at most {LONGEST_DOMAIN}"));
+        }
+        Ok(domain)
     }
 }
 

@@ -88,6 +88,11 @@ impl<'a> Reading<'a> {
         self.warnings.borrow_mut().push(warning);
     }
 
+    /// The same, of a file as a whole.
+    pub(super) fn warn_of_file(&self, warning: &str) {
+        self.warnings.borrow_mut().push(warning.to_owned());
+    }
+
     /// All warnings, in their order, and all faults of files.
     pub(super) fn into_doubts(self) -> (Vec<String>, Vec<SourceError>) {
         (self.warnings.into_inner(), self.faults.into_inner())
@@ -213,7 +218,12 @@ impl<'a> Reading<'a> {
     ) -> Result<(), SourceError> {
         let mut rest = text;
         while let Some((_, after)) = rest.split_once('{') {
-            let Some((name, after)) = after.split_once('}') else { return Ok(()) };
+            let Some((name, after)) = after.split_once('}').filter(|(name, _)| !name.contains('{')) else {
+                let name: String = after.chars().take_while(|c| c.is_alphanumeric()).collect();
+                let message =
+                    format!("the brace before \"{name}\" is not closed: write {{{name}}}, or no brace");
+                return Err(self.error(span, message));
+            };
             if !known.contains(&name) {
                 let there = match known {
                     [] => "this text has none".to_owned(),
