@@ -15,6 +15,8 @@ mod layers;
 mod odd;
 #[path = "settings/sheet.rs"]
 mod sheet;
+#[path = "support/store.rs"]
+mod store;
 
 /// Words of the language and of libraries, which say nothing to who reads an error at night.
 const FOREIGN: &[&str] = &[

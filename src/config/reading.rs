@@ -218,10 +218,14 @@ impl<'a> Reading<'a> {
     ) -> Result<(), SourceError> {
         let mut rest = text;
         while let Some((_, after)) = rest.split_once('{') {
+            let begun: String = after.chars().take_while(|c| c.is_alphanumeric()).collect();
             let Some((name, after)) = after.split_once('}').filter(|(name, _)| !name.contains('{')) else {
-                let name: String = after.chars().take_while(|c| c.is_alphanumeric()).collect();
-                let message =
-                    format!("the brace before \"{name}\" is not closed: write {{{name}}}, or no brace");
+                // A brace alone is a brace.
+                if begun.is_empty() {
+                    rest = after;
+                    continue;
+                }
+                let message = format!("the brace before \"{begun}\" is not closed: write {{{begun}}}");
                 return Err(self.error(span, message));
             };
             if !known.contains(&name) {
