@@ -393,6 +393,7 @@ fn served(file: &Path, home: &Path) -> Option<String> {
     }
 }
 
+/// Q39: and what is refused stays as it was.
 #[test]
 fn check_says_what_stops_a_start() {
     let mut complaints = Vec::new();
