@@ -61,6 +61,30 @@ fn database(at: &Path, sql: &str) {
     Connection::open(at.join("queue.db")).unwrap().execute_batch(sql).unwrap();
 }
 
+/// What is there in place of a copy of Severa, and words; no words: the service starts.
+const COPIES: &[(fn(&Path), &str)] = &[
+    (|_| (), ""),
+    (|copy| fs::write(copy, "").unwrap(), ""),
+    (|copy| fs::create_dir(copy).unwrap(), "the copy of Severa cannot be opened"),
+    (|copy| symlink("/dev/null", copy).unwrap(), "it is no regular file"),
+    (
+        |copy| fs::write(copy, "a letter\nabout it\n").unwrap(),
+        "is no copy of Severa: give directory.path a file",
+    ),
+    (
+        |copy| Connection::open(copy).unwrap().execute_batch("CREATE TABLE x (y)").unwrap(),
+        "is no copy of Severa",
+    ),
+    (
+        |copy| Connection::open(copy).unwrap().execute_batch("PRAGMA user_version = 7").unwrap(),
+        "is no copy of Severa",
+    ),
+    (
+        |copy| Connection::open(copy).unwrap().execute_batch("PRAGMA application_id = 7").unwrap(),
+        "is no copy of Severa",
+    ),
+];
+
 const CASES: &[Case] = &[
     Case { name: "all is well", make: nothing, settings: &[], words: "" },
     Case { name: "a queue is there", make: |at| made(at, |_| ()), settings: &[], words: "" },
@@ -359,7 +383,10 @@ fn checked(file: &Path) -> Option<String> {
     }
     let lines: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
     let text = |line: &serde_json::Value, key: &str| line[key].as_str().unwrap().to_owned();
-    let counts = |line: &&serde_json::Value| !["backend", "trace"].contains(&text(line, "name").as_str());
+    let counts = |line: &&serde_json::Value| {
+        let name = text(line, "name");
+        name != "trace" && !name.starts_with("backend") && !name.starts_with("severa ")
+    };
     let wrong = lines.iter().filter(counts).filter(|line| line["ok"] == false);
     let wrong: Vec<String> = wrong.map(|line| text(line, "detail")).collect();
     (!wrong.is_empty()).then(|| wrong.join("\n"))
@@ -414,6 +441,27 @@ fn check_says_what_stops_a_start() {
         }
         if !words.is_empty() && fs::read(home.join("queue.db")).ok() != before {
             complaints.push(format!("{name}: the file was changed"));
+        }
+    }
+    for (make, words) in COPIES {
+        let scratch = tempfile::tempdir().unwrap();
+        let home = scratch.path();
+        make(&home.join("severa.db"));
+        fs::write(home.join("secret"), "secret\n").unwrap();
+        let text = configuration(home, &[("directory.path", "HOME/severa.db")]);
+        let more = format!(
+            "backend.type = \"severa\"\ndirectory.type = \"severa\"\n[[severa]]\nprefix = \"my\"\nclient_id = \"id\"\n\
+             client_secret_file = \"{}\"\nactivity_type = \"E\"\n",
+            home.join("secret").display()
+        );
+        let file = home.join("am.toml");
+        fs::write(&file, text + &more).unwrap();
+        for said in [checked(&file), served(&file, home)] {
+            if said.as_ref().is_some_and(|said| words.is_empty() || !said.contains(words))
+                || said.is_none() && !words.is_empty()
+            {
+                complaints.push(format!("a copy that shall be \"{words}\": {said:?}"));
+            }
         }
     }
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
