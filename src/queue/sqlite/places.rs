@@ -85,7 +85,7 @@ pub(super) fn is_foreign(database: &Connection) -> rusqlite::Result<bool> {
     };
     Ok(match version {
         // What a crash leaves of a first start: `meta` is made before the rest.
-        0 => !tables.is_empty() && !(tables.iter().eq(["meta"]) && has("meta", 2)?),
+        0 => !(tables.is_empty() || tables.iter().eq(["meta"]) && has("meta", 2)?),
         _ => !(tables.contains("message") && has("item", 3)?),
     })
 }
