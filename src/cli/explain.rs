@@ -8,7 +8,7 @@ use super::{
 use crate::activity::Activity;
 use crate::config::Config;
 use crate::intake::{End, Policy, Service, Session, Shadow, Step};
-use crate::mail::{Budget, Intake, ReadPart, fields, header_end};
+use crate::mail::{Address, AddressError, Budget, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply};
 use crate::source::unreadable;
 use clap::Args as ClapArgs;
@@ -125,7 +125,28 @@ impl From<&Reply> for ReplyWord {
     }
 }
 
+/// That something can be in an envelope. Local parts that are odd pass: what becomes of them the service says.
+fn check_address(option: &str, text: &str) -> Result<(), Failure> {
+    let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
+    let why = match Address::parse(inner) {
+        Ok(_) => return Ok(()),
+        Err(AddressError::BadLocalPart) if inner.matches('@').count() > 1 && inner.contains(',') => {
+            format!("these are several: give {option} for each")
+        }
+        Err(AddressError::BadLocalPart) if !inner.contains([' ', ',', '<']) => return Ok(()),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("{option}: \"{text}\" is no address: {why}: write one like anna@example.com");
+    Err(Failure::CommandLine(message))
+}
+
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
+    if !matches!(args.sender.as_str(), "" | "<>") {
+        check_address("--sender", &args.sender)?;
+    }
+    for recipient in &args.recipients {
+        check_address("--recipient", recipient)?;
+    }
     let message = read(&args.message)
         .map_err(|error| other(format!("{} {}", args.message.display(), unreadable(&error))))?;
     let directory = config.outside.open_directory()?;
