@@ -14,10 +14,12 @@ use std::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_activity-milter");
 
+type Make = fn(&Path);
+
 /// What is tried: its name, what is there before, the settings, and words of both commands; no words: the service starts.
 struct Case {
     name: &'static str,
-    make: fn(&Path),
+    make: Make,
     settings: &'static [(&'static str, &'static str)],
     words: &'static str,
 }
@@ -62,7 +64,7 @@ fn database(at: &Path, sql: &str) {
 }
 
 /// What is there in place of a copy of Severa, and words; no words: the service starts.
-const COPIES: &[(fn(&Path), &str)] = &[
+const COPIES: &[(Make, &str)] = &[
     (|_| (), ""),
     (|copy| fs::write(copy, "").unwrap(), ""),
     (|copy| fs::create_dir(copy).unwrap(), "the copy of Severa cannot be opened"),
