@@ -1445,6 +1445,7 @@ async fn a_clock_put_right_is_believed() {
 async fn a_leap_back_harms_nothing() {
     each_with([false, true], async |mut desk, crashes| {
         desk.give(1, &["a"]).await;
+        let key = desk.all().await[0].key.clone();
         assert!(desk.end(&desk.the_lease().await, End::Taken).await);
         desk.give(2, &["a"]).await;
         desk.leap(-A_YEAR);
@@ -1458,6 +1459,9 @@ async fn a_leap_back_harms_nothing() {
         desk.live(6).await;
         assert_eq!(desk.give(1, &["a"]).await, [Put::Known]);
         assert_eq!(desk.numbers().await, (2, 0));
+        // And nothing is remembered for a year because of it: the time of a generation goes on from here.
+        desk.live(21).await;
+        assert_eq!(desk.knows(&[key]).await, [false]);
     })
     .await;
 }

@@ -8,7 +8,7 @@ use super::{
 use crate::activity::Activity;
 use crate::config::Config;
 use crate::intake::{Client, Interest, Policy, Service, Session, Shadow, Then};
-use crate::mail::{Automatic, Budget, Head, Intake, ReadPart, fields, header_end};
+use crate::mail::{Address, AddressError, Automatic, Budget, Head, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply, Said};
 use crate::source::unreadable;
 use clap::Args as ClapArgs;
@@ -148,7 +148,28 @@ impl From<&Reply> for ReplyWord {
     }
 }
 
+/// That something can be in an envelope. Local parts that are odd pass: what becomes of them the service says.
+fn check_address(option: &str, text: &str) -> Result<(), Failure> {
+    let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
+    let why = match Address::parse(inner) {
+        Ok(_) => return Ok(()),
+        Err(AddressError::BadLocalPart) if inner.matches('@').count() > 1 && inner.contains(',') => {
+            format!("these are several: give {option} for each")
+        }
+        Err(AddressError::BadLocalPart) if !inner.contains([' ', ',', '<']) => return Ok(()),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("{option}: \"{text}\" is no address: {why}: write one like anna@example.com");
+    Err(Failure::CommandLine(message))
+}
+
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
+    if let Some(sender) = args.sender.as_deref().filter(|sender| !matches!(*sender, "" | "<>")) {
+        check_address("--sender", sender)?;
+    }
+    for recipient in &args.recipients {
+        check_address("--recipient", recipient)?;
+    }
     let message = read(&args.message)
         .map_err(|error| other(format!("{} {}", args.message.display(), unreadable(&error))))?;
     let directory = config.outside.open_directory()?;

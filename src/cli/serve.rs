@@ -176,7 +176,7 @@ async fn open_queue(settings: queue::Settings) -> Result<Arc<dyn Queue>, Failure
             }
         }
     };
-    opened.map_err(other)?.map_err(other)
+    Ok(opened.map_err(other)??)
 }
 
 /// Keeps the metrics small, also where nobody reads them, and looks after files with secrets, also where nobody needs them.

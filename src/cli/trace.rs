@@ -28,12 +28,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failure> {
-    let term = match Term::read(&args.what.join(" ")) {
-        Ok(term) => term,
-        Err(error) => {
-            return Err(Failure::CommandLine(error.to_string()));
-        }
-    };
+    let term = term(&args.what)?;
     if args.since.zip(args.until).is_some_and(|(since, until)| until < since) {
         return Err(Failure::CommandLine(
             "--until is before --since: nothing happened between them".to_owned(),
@@ -70,6 +65,21 @@ pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failu
         tell(&format!("the trace has gaps: {} records were lost", found.reach.lost));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is looked for: one thing. The words of a line of a log are about one too, and which it is is said.
+fn term(words: &[String]) -> Result<Term, Failure> {
+    let line = words.join(" ");
+    let term = Term::read(&line).map_err(|error| Failure::CommandLine(error.to_string()))?;
+    let each: Vec<Term> = words.iter().filter_map(|word| Term::read(word).ok()).collect();
+    if words.len() > 1 && each.len() == words.len() && each.iter().any(|other| *other != term) {
+        let message = format!("{} things are asked for: ask for one at a time", words.len());
+        return Err(Failure::CommandLine(message));
+    }
+    if line.trim().contains(char::is_whitespace) {
+        tell(&format!("this is about the {term}"));
+    }
+    Ok(term)
 }
 
 fn rfc3339(event: &Event) -> String {

@@ -313,13 +313,13 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
+/// What a unix socket needs.
+const NEEDS_DIRECTORY: &str = "The directory must exist and be writable for the user activity-milter runs as";
+
 async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, BindError> {
     let table = settings.table;
     let failed = |remedy: String| move |error| settings.failed(error, remedy);
-    if let Ok(meta) = fs::symlink_metadata(path) {
-        if !meta.file_type().is_socket() {
-            return Err(BindError::NotASocket { path: path.to_owned(), table });
-        }
+    if settings.look()? {
         let answers = tokio::time::timeout(Duration::from_secs(2), UnixStream::connect(path)).await;
         // Only a refused connection shows that nobody is there; a full backlog is somebody.
         if !matches!(answers, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused) {
@@ -328,8 +328,7 @@ async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, Bin
         fs::remove_file(path)
             .map_err(failed("The stale socket there cannot be removed: remove it by hand".to_owned()))?;
     }
-    let remedy = "The directory must exist and be writable for the user activity-milter runs as";
-    let listener = UnixListener::bind(path).map_err(failed(remedy.to_owned()))?;
+    let listener = UnixListener::bind(path).map_err(failed(NEEDS_DIRECTORY.to_owned()))?;
     let file = SocketFile::new(path);
     if let Some(name) = &settings.group {
         let group = Group::from_name(name).ok().flatten();
@@ -347,6 +346,20 @@ async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, Bin
 }
 
 impl SocketSettings {
+    /// Whether there is a unix socket already: the service's, or a stale one, which [`Listener::bind`] replaces. It looks so
+    /// too; nothing is changed.
+    /// # Errors
+    /// What is there, or its directory, leaves no room for one.
+    pub fn look(&self) -> Result<bool, BindError> {
+        let Listen::Unix(path) = &self.listen else { return Ok(false) };
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => Ok(true),
+            Ok(_) => Err(BindError::NotASocket { path: path.clone(), table: self.table }),
+            Err(_) if path.parent().is_some_and(Path::is_dir) => Ok(false),
+            Err(error) => Err(self.failed(error, NEEDS_DIRECTORY.to_owned())),
+        }
+    }
+
     /// Where the socket is; systemd's is where our own unit files put it.
     pub fn place(&self) -> Listen {
         match &self.listen {

@@ -253,7 +253,7 @@ fn milters() {
 
 /// Standard output and standard error of a script that comes through a pipe.
 #[track_caller]
-fn piped(script: &str) -> (String, String) {
+pub(super) fn piped(script: &str) -> (String, String) {
     let mut shell = Command::new("sh")
         .arg("-eu")
         .stdin(Stdio::piped())
@@ -269,14 +269,14 @@ fn piped(script: &str) -> (String, String) {
 }
 
 #[track_caller]
-fn printed(world: &World, args: &[&str]) -> String {
+pub(super) fn printed(world: &World, args: &[&str]) -> String {
     let (code, out, error) = world.postfix_command(&[&["print"], args].concat());
     assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
     out
 }
 
 /// What Postfix would say of itself: main.cf and the settings of services.
-fn said(world: &World) -> BTreeSet<String> {
+pub(super) fn said(world: &World) -> BTreeSet<String> {
     let settings = |args: &[&str]| world.postfix.tool("postconf", args);
     settings(&["-n"]).lines().chain(settings(&["-P"]).lines()).map(str::to_owned).collect()
 }

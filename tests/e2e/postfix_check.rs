@@ -352,6 +352,52 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
     assert_eq!(world.findings(), (Some(0), Vec::new()));
 }
 
+/// A5: what takes a message from us by its header; where only a message can tell, it is a note.
+#[test]
+fn header_checks_that_take_ours() {
+    let world = deployed("mx", Options::default());
+    let to_us = "FILTER lmtp:unix:activity-milter/lmtp.sock";
+    for (name, rules, severity, part) in [
+        ("header_checks", "/^Subject:/ REDIRECT x@y.test", "must", "says REDIRECT x@y.test to \"Subject:"),
+        ("header_checks", "/^To:.*@severamail/ DISCARD", "must", "says DISCARD to \"To: "),
+        ("header_checks", "/^Message-ID:/ REJECT no", "must", "says REJECT no"),
+        ("header_checks", "/^Subject:/ IGNORE", "must", "says IGNORE"),
+        ("header_checks", &format!("/^From:/ {to_us}"), "must", "says FILTER lmtp:"),
+        ("header_checks", "/^Subject: spam/ DISCARD", "note", "has DISCARD"),
+        ("lmtp_header_checks", "/^Subject:/ IGNORE", "must", "says IGNORE"),
+        // What the milter takes is not held, and the rest is nobody's business of ours.
+        ("header_checks", "/^Subject: *$/ REJECT\n/^Received:/ IGNORE\n/./ WARN", "", ""),
+        ("header_checks", "/^Subject:/ FILTER smtp:[127.0.0.1]", "", ""),
+        ("lmtp_header_checks", "/^Received:/ IGNORE", "", ""),
+    ] {
+        let file = world.root.join("checks");
+        fs::write(&file, format!("{rules}\n")).unwrap();
+        world.postfix.set(name, &format!("regexp:{}", file.display()));
+        let (code, findings) = world.findings();
+        match severity {
+            "" => assert_eq!((code, findings), (Some(0), Vec::new()), "{rules}"),
+            severity => {
+                let finding = found(code, &findings, "header-checks", severity);
+                assert!(finding["setting"].as_str().unwrap().contains(part), "{finding:#}");
+            }
+        }
+        world.postfix.set(name, "");
+    }
+    // One that cannot be read stops all mail.
+    world.postfix.set("header_checks", "regexp:/nonexistent");
+    let (code, findings) = world.findings();
+    assert!(
+        found(code, &findings, "table", "must")["setting"].as_str().unwrap().contains("header_checks has")
+    );
+    // Without a milter what is held stays on hold.
+    world.postfix.set("header_checks", "regexp:{ { /^Subject:/ HOLD } }");
+    world.postfix.set("smtpd_milters", "");
+    let (code, findings) = world.findings();
+    assert!(
+        found(code, &findings, "header-checks", "must")["reason"].as_str().unwrap().contains("hold queue")
+    );
+}
+
 /// A5: as Postfix sees them.
 #[test]
 fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {

@@ -170,6 +170,86 @@ fn what_only_a_library_takes_for_a_url() {
     }
 }
 
+/// What is no domain of anybody's, with words.
+#[test]
+fn integration_domains_that_are_none() {
+    let long = |bytes: usize| {
+        let domain = "a234567890.".repeat(30);
+        domain[..bytes - 5].trim_end_matches('.').to_owned()
+            + &"z".repeat(bytes - 5 - domain[..bytes - 5].trim_end_matches('.').len())
+            + ".test"
+    };
+    let text = |domain: &str| {
+        least("\"https://crm.test/\"").replace("\"a.test\"", &format!("\"a.test\", \"{domain}\""))
+    };
+    let (fits, too_long) = (long(253), long(254));
+    assert_eq!((fits.len(), too_long.len()), (253, 254));
+    refused(
+        [
+            ("1.2.3.4", "is an address of a network, and no domain"),
+            ("[127.0.0.1]", "is an address of a network, and no domain"),
+            ("[IPv6:::1]", "is an address of a network, and no domain"),
+            ("a.test.7", "is an address of a network, and no domain"),
+            ("0x7f.1", "is an address of a network, and no domain"),
+            ("::1", "is no domain"),
+            ("a b.test", "is no domain"),
+            ("a..test", "is no domain"),
+            ("@a.test", "is no domain"),
+            ("", "is no domain"),
+            (too_long.as_str(), "the domain has 254 bytes, and one has at most 253"),
+        ]
+        .map(|(domain, words)| (text(domain), 1, vec!["integration_domains: ".to_owned(), words.to_owned()])),
+    );
+    for good in ["b.test", "b.test.", "1.test", "4.3.2.1.in-addr.arpa", "räksmörgås.test", "localhost", &fits]
+    {
+        read(&text(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
+    }
+}
+
+/// Which of the two files of a client's certificate lacks what.
+#[test]
+fn certificates_and_keys_that_are_none() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let pem = |name: &str, label: &str| {
+        fs::write(at(name), format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n")).unwrap();
+    };
+    pem("certificate", "CERTIFICATE");
+    pem("key", "PRIVATE KEY");
+    pem("encrypted", "ENCRYPTED PRIVATE KEY");
+    let case = |(certificate, key, words): (&str, &str, String)| {
+        let (certificate, key) = (at(certificate), at(key));
+        let files = format!("client_certificate_file = \"{certificate}\"\nclient_key_file = \"{key}\"\n");
+        (least("\"https://crm.test/\"") + &files, 5, vec!["client_certificate_file: ".to_owned(), words])
+    };
+    refused(
+        [
+            ("key", "key", format!("{} holds no certificate in PEM form", at("key"))),
+            ("certificate", "certificate", format!("{} holds no private key in PEM form", at("certificate"))),
+            ("certificate", "encrypted", format!("{} is encrypted", at("encrypted"))),
+        ]
+        .map(case),
+    );
+}
+
+/// Notices that no program takes: said, and no reason not to start.
+#[test]
+fn a_sendmail_that_is_none_is_doubtful() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plain = scratch.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    for (program, is_doubtful) in
+        [("/nonexistent", true), ("/tmp", true), (plain.to_str().unwrap(), true), ("/bin/sh", false)]
+    {
+        let notify =
+            format!("[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntransport = \"sendmail:{program}\"\n");
+        let config = read(&(least("\"https://crm.test/\"") + &notify)).unwrap();
+        let words = format!("am.toml:8:13: transport: {program} is no program that can be started");
+        let said = config.warnings.iter().any(|warning| warning.starts_with(&words));
+        assert_eq!(said, is_doubtful, "{program}: {:?}", config.warnings);
+    }
+}
+
 /// Table, key, value, words: units in other writing, numbers in odd forms, texts.
 const VALUES: &[(&str, &str, &str, &str)] = &[
     ("trace", "keep", "\"1us\"", "at least \"1s\", or \"0\" for not at all"),

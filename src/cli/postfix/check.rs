@@ -5,13 +5,14 @@
 
 use super::{
     add::{NO_BCC, hides_bcc, size_limit},
+    former::Former,
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
     record::{Record, owner},
-    script::{bare, command, quoted, quoted_for_service},
+    script::{bare, command, editor, quoted, quoted_for_service},
     settings::{
-        ALIASES, Broken, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version, seconds,
-        split,
+        ALIASES, Broken, CONTENTS, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version,
+        seconds, split,
     },
     ways::{
         Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
@@ -72,7 +73,7 @@ impl Report {
 pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsError> {
     let mut settings = Settings::read(tools.clone())?;
     // What cannot be read is said, and the rest is looked at without it.
-    let broken = settings.broken(&[&WAYS[..], &ALIASES[..]].concat());
+    let broken = settings.broken(&[&WAYS[..], &ALIASES[..], &CONTENTS[..]].concat());
     settings.ignore(&broken);
     let report = Report {
         postfix: settings.main("mail_version").to_owned(),
@@ -80,15 +81,18 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
         ..Report::default()
     };
     let doors = doors(&settings, config);
-    let passing = passes_on(&settings, config)?;
     let record = Record::read(settings.directory(), owner(config))?;
+    let former = Former::of(&settings, config, &record)?;
+    let passing = passes_on(&settings, config, &former.domains)?;
     let shadowed = shadowed(config);
-    let mut checks = Checks { tools, settings: &settings, config, doors, passing, record, shadowed, report };
+    let settings = &settings;
+    let mut checks =
+        Checks { tools, settings, config, doors, passing, record: &record, former, shadowed, report };
     checks.tables(&broken);
     checks.instances();
     checks.restart();
     let mut delivered = true;
-    let utf8 = takes_utf8(&settings);
+    let utf8 = takes_utf8(settings);
     for domain in config.addressing.domains.iter().flat_map(|domain| forms(domain, utf8)) {
         delivered &= checks.domain(&domain)?;
     }
@@ -98,6 +102,7 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     checks.cleanup()?;
     checks.size_limits();
     checks.soft_bounce();
+    checks.former()?;
     checks.others()?;
     checks.detours()?;
     let Checks { mut report, .. } = checks;
@@ -135,7 +140,8 @@ pub(super) struct Checks<'a> {
     doors: Vec<Door<'a>>,
     /// Whose other mail passes here, in words.
     passing: Option<String>,
-    pub(super) record: Record,
+    pub(super) record: &'a Record,
+    pub(super) former: Former<'a>,
     shadowed: Shadowed,
     report: Report,
 }
@@ -161,16 +167,22 @@ impl Checks<'_> {
 
     /// A command that sets a parameter of main.cf.
     pub(super) fn set(&self, name: &str, value: &str) -> String {
-        format!("{} -e {}", command(Some(&self.tools)), quoted(name, value))
+        format!("{} -e {}", self.editor("main.cf"), quoted(name, value))
     }
 
     /// A command that sets a parameter where the service reads it.
     pub(super) fn set_for(&self, service: &Service, name: &str, value: &str) -> String {
         if self.settings.is_overridden(service, name) {
             let name = format!("{}/{name}", service.name);
-            return format!("{} -P {}", command(Some(&self.tools)), quoted_for_service(&name, value));
+            return format!("{} -P {}", self.editor("master.cf"), quoted_for_service(&name, value));
         }
         self.set(name, value)
+    }
+
+    /// `postconf` that writes a file.
+    fn editor(&self, file: &str) -> String {
+        let tools = Some(&self.tools);
+        editor(tools, self.settings.directory(), file).unwrap_or_else(|_| command(tools))
     }
 
     /// A command that sets a parameter of our milter for one service.
@@ -247,7 +259,21 @@ impl Checks<'_> {
         }
     }
 
-    fn all_shadowed(&self) -> bool {
+    /// The deployment that looks most like what is there.
+    pub(super) fn deployment(&self) -> String {
+        let Some(Door { service, entry }) = self.doors.first() else { return "lmtp-only".to_owned() };
+        let for_all = MilterEntry::list(self.settings.main("smtpd_milters"));
+        let ours = |entry: &MilterEntry| is_ours(self.settings, &self.config.milter, &entry.endpoint);
+        if !for_all.iter().any(ours) {
+            return format!("submission --service {}", bare(service.name.trim_end_matches("/inet")));
+        }
+        match entry.setting("default_action", self.settings, service) {
+            "accept" => "shared-mx".to_owned(),
+            _ => "mx".to_owned(),
+        }
+    }
+
+    pub(super) fn all_shadowed(&self) -> bool {
         matches!(self.shadowed, Shadowed::All)
     }
 
@@ -259,7 +285,9 @@ impl Checks<'_> {
         }
         if !matches!(class, Class::Relay | Class::VirtualMailbox) {
             let place = class.list();
-            let existing = self.settings.base("relay_domains");
+            let existing =
+                self.settings.base("relay_domains").map(|base| self.former.without("relay_domains", &base));
+            let existing = existing.filter(|list| !list.is_empty()).map(|list| list.join(", "));
             let mut remedy = self.set("relay_domains", &with_existing("relay_domains", domain, existing));
             if class != Class::Other {
                 remedy = format!("take {domain} out of {place}, then {remedy}");
@@ -436,6 +464,7 @@ impl Checks<'_> {
                 self.lmtp_times(service);
                 self.lmtp_lines(service);
                 self.lmtp_rewriting(service);
+                self.lmtp_header_checks(service);
                 Ok(true)
             }
             (Some(_), Some(_)) => {
@@ -463,7 +492,7 @@ impl Checks<'_> {
             );
         };
         let endpoint = endpoint(lmtp, self.settings.queue_directory());
-        let others = Others::of(self.settings, self.config)?;
+        let others = Others::of(self.settings, self.config, &self.former.domains)?;
         if class == Class::Relay && others.is_empty() && self.settings.main("transport_maps").is_empty() {
             return Ok(self.set("relay_transport", &format!("lmtp:{endpoint}")));
         }
@@ -481,7 +510,7 @@ impl Checks<'_> {
             let reason = "our LMTP listener has no TLS, so nothing is delivered to it: mail waits, and bounces after days";
             let remedy = format!(
                 "{} -P '{}/{parameter}=may', or say what it is in lmtp_tls_policy_maps, for other servers alone",
-                command(Some(&self.tools)),
+                self.editor("master.cf"),
                 service.name
             );
             self.find(Severity::Must, "lmtp-tls", setting, reason, remedy);
@@ -747,6 +776,10 @@ impl Checks<'_> {
             }
             self.bcc(service)?;
             self.forged(service)?;
+            // In shadow mode mail goes where it goes.
+            if !self.all_shadowed() {
+                self.header_checks(service, !self.doors.is_empty());
+            }
             let milters = self.settings.of(service, "non_smtpd_milters").to_owned();
             let (ours, others): (Vec<_>, Vec<_>) = split(&milters).into_iter().partition(|element| {
                 let entry = MilterEntry::list(element).pop();

@@ -10,7 +10,7 @@
 
 use super::{
     script::dense,
-    settings::{MilterEntry, SettingsError, split},
+    settings::{MilterEntry, SettingsError, inline, split},
 };
 use crate::config::Config;
 use std::{
@@ -49,7 +49,8 @@ impl Name {
         }
     }
 
-    fn file(&self) -> &'static str {
+    /// `main.cf` or `master.cf`.
+    pub(super) fn file(&self) -> &'static str {
         match self {
             Self::Main(_) => "main.cf",
             Self::Service(_) => "master.cf",
@@ -173,6 +174,17 @@ impl Record {
     /// The elements of a list that we put in, as a list.
     pub(super) fn added(&self, name: &Name) -> String {
         self.of(name).map_or(String::new(), |changed| changed.added().join(", "))
+    }
+
+    /// True if an element of a list is one that we put in.
+    pub(super) fn has_added(&self, name: &Name, element: &str) -> bool {
+        self.of(name).is_some_and(|changed| changed.added().contains(&dense(element)))
+    }
+
+    /// What stands in the inline tables that we put in.
+    pub(super) fn entries(&self, name: &Name) -> Vec<(String, String)> {
+        let added = self.of(name).map(Changed::added).unwrap_or_default();
+        added.iter().filter_map(|element| inline(element)).flatten().collect()
     }
 
     /// True if we gave a setting this value.

@@ -54,6 +54,61 @@ impl Way<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
+    /// Domains whose mail loses its way to us: none of it may wait in the queue.
+    pub(super) coming: Vec<String>,
+}
+
+/// `postconf` for one instance, as it reads and as it writes each file.
+#[derive(Debug)]
+pub(super) struct Editors {
+    reads: String,
+    main: String,
+    master: String,
+}
+
+impl Default for Editors {
+    fn default() -> Self {
+        let postconf = command(None);
+        Self { reads: postconf.clone(), main: postconf.clone(), master: postconf }
+    }
+}
+
+impl Editors {
+    /// Those for a plan; an error is for people: a link that postconf would replace by a file.
+    pub(super) fn of(tools: Option<&Tools>, config_directory: &Path, plan: &Plan) -> Result<Self, String> {
+        let is_changed = |file| plan.changes().any(|change| change.name.file() == file);
+        let writes = |file| match is_changed(file) {
+            true => editor(tools, config_directory, file),
+            false => Ok(command(tools)),
+        };
+        Ok(Self { reads: command(tools), main: writes("main.cf")?, master: writes("master.cf")? })
+    }
+
+    fn of_file(&self, name: &Name) -> &str {
+        match name {
+            Name::Main(_) => &self.main,
+            Name::Service(_) => &self.master,
+        }
+    }
+}
+
+/// `postconf` that edits a file. It writes beside and renames, which would put a file in the place of a link: so it is told
+/// the directory of what the link is for.
+pub(super) fn editor(tools: Option<&Tools>, config_directory: &Path, file: &str) -> Result<String, String> {
+    let path = config_directory.join(file);
+    if !path.is_symlink() {
+        return Ok(command(tools));
+    }
+    let target = path.canonicalize().unwrap_or_default();
+    match target.parent().filter(|_| target.ends_with(file)) {
+        Some(directory) => Ok(format!("postconf -c {}", bare(&directory.display().to_string()))),
+        None => Err(format!(
+            "{path} is a link to {target}, in whose place postconf would put a file: name what it is for {file}, in a directory \
+             of its own, or put a copy there instead of the link, then print again",
+            path = path.display(),
+            target = target.display()
+        )),
+    }
 }
 
 impl Plan {
@@ -101,11 +156,10 @@ impl Plan {
     }
 
     /// The script.
-    pub(super) fn script(&self, tools: Option<&Tools>, config_directory: &Path, way: Way) -> String {
-        let postconf = command(tools);
+    pub(super) fn script(&self, editors: &Editors, config_directory: &Path, way: Way) -> String {
         let mut out = String::new();
         if self.changes().next().is_some() {
-            out += &self.preamble(&postconf, config_directory, way);
+            out += &self.preamble(&editors.reads, config_directory, way);
         }
         for step in &self.steps {
             match step {
@@ -114,7 +168,7 @@ impl Plan {
                     if let Some(was) = &change.was {
                         let _ = writeln!(out, "# was: {}", said(&change.name, &Some(was.clone())));
                     }
-                    let _ = writeln!(out, "{}", change.command(&postconf));
+                    let _ = writeln!(out, "{}", change.command(editors.of_file(&change.name)));
                 }
             }
         }
@@ -159,7 +213,7 @@ impl Plan {
             out,
             "if [ -z \"$am_todo\" ]; then\n  \
                echo 'activity-milter: Postfix has these settings already; nothing is changed' >&2\n{retire}  exit 0\nfi\n\
-             am_conf={} am_now=$(date +%Y%m%d-%H%M%S)\n\
+             {queue}am_conf={} am_now=$(date +%Y%m%d-%H%M%S)\n\
              am_saved=$am_conf/{DIRECTORY}\n\
              mkdir -p \"$am_saved\"\n\
              for am_file in main.cf master.cf; do\n  \
@@ -168,6 +222,7 @@ impl Plan {
                cp -p \"$am_conf/$am_file\" \"$am_copy\"\n  \
                echo \"activity-milter: $am_file is saved as $am_copy\" >&2\ndone\n",
             word(&directory),
+            queue = self.look_at_queue(postconf),
         );
         if let Way::In(owner) = way {
             let record = self.changes().flat_map(|change| {
@@ -181,6 +236,21 @@ impl Plan {
             );
         }
         out + "\n"
+    }
+
+    /// Looks once more whether mail waits for us.
+    fn look_at_queue(&self, postconf: &str) -> String {
+        if self.coming.is_empty() {
+            return String::new();
+        }
+        let domains: Vec<String> = self.coming.iter().map(|domain| domain.replace('.', "[.]")).collect();
+        let pattern = format!("\"address\": \"[^\"]*@({})\"", domains.join("|"));
+        let postqueue = postconf.replacen("postconf", "postqueue", 1);
+        format!(
+            "if {postqueue} -j 2>/dev/null | grep -Eiq {}; then\n  \
+               echo 'activity-milter: mail for it waits in the queue of Postfix by now: print it again' >&2\n  exit 78\nfi\n",
+            word(&pattern)
+        )
     }
 }
 

@@ -70,6 +70,9 @@ pub(super) const WAYS: [&str; 8] = [
 /// Parameters whose tables make other addresses of ours, after the milter was asked.
 pub(super) const ALIASES: [&str; 3] = ["canonical_maps", "recipient_canonical_maps", "virtual_alias_maps"];
 
+/// Parameters whose tables look at what a message says.
+pub(super) const CONTENTS: [&str; 2] = ["header_checks", "lmtp_header_checks"];
+
 /// Runs Postfix's tools for one instance.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tools {
@@ -132,6 +135,16 @@ impl Tools {
             Some((name.trim().to_owned(), value.trim().to_owned()))
         };
         Ok(self.lines(args)?.into_iter().filter_map(pair).collect())
+    }
+
+    /// What is in the queue, a line of JSON for each message. Root need not have Postfix running for it.
+    fn queue(&self) -> Result<String, SettingsError> {
+        let output = self.run("postqueue", &["-j"])?;
+        let message = last_words(String::from_utf8_lossy(&output.stderr).trim());
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(SettingsError::Failed { program: "postqueue", message }),
+        }
     }
 
     /// All entries of a table; none if its kind cannot list them.
@@ -274,6 +287,15 @@ impl Settings {
         Path::new(self.main("queue_directory"))
     }
 
+    /// What is in the queue, as `postqueue -j` says it; nothing where Postfix has never run.
+    pub(super) fn queue(&self) -> Result<String, SettingsError> {
+        let queues = ["maildrop", "incoming", "active", "deferred", "hold"];
+        match queues.iter().any(|queue| self.queue_directory().join(queue).exists()) {
+            true => self.tools.queue(),
+            false => Ok(String::new()),
+        }
+    }
+
     /// What of these parameters cannot be read.
     pub(super) fn broken(&self, parameters: &[&str]) -> Vec<Broken> {
         let of = |parameter: &&str| {
@@ -319,6 +341,14 @@ impl Settings {
             }
         }
         Ok(None)
+    }
+
+    /// The same for a name, of which patterns and tables that cannot be read say nothing.
+    pub(super) fn ask_for_name(&self, name: &str, table: &str) -> Result<Option<String>, SettingsError> {
+        match self.ignored.contains(table) || is_pattern(table) {
+            true => Ok(None),
+            false => self.tools.look_up(name, table),
+        }
     }
 
     /// What one table has for a key.
@@ -457,6 +487,19 @@ pub(super) fn inline(table: &str) -> Option<Vec<(String, String)>> {
         Some((key.trim().to_owned(), value.trim().to_owned()))
     };
     split(inner).into_iter().map(entry).collect()
+}
+
+/// An inline table with the entries that are `kept` alone; none if there are none left. Anything else is as it is.
+pub(super) fn with_entries(element: &str, kept: impl Fn(&(String, String)) -> bool) -> Option<String> {
+    let Some(entries) = inline(element).filter(|entries| !entries.iter().all(&kept)) else {
+        return Some(element.to_owned());
+    };
+    let entries: Vec<String> = entries
+        .into_iter()
+        .filter(kept)
+        .map(|(key, value)| format!("{{ {} }}", format!("{key} = {value}").trim_end()))
+        .collect();
+    (!entries.is_empty()).then(|| format!("inline:{{ {} }}", entries.join(" ")))
 }
 
 /// The elements of a list: separated by commas or white space, braces kept together.
@@ -601,6 +644,17 @@ mod tests {
         for other in ["hash:/x", "inline:{ a }", "inline:"] {
             assert_eq!(inline(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn entries_go_out_of_a_table() {
+        let table = "inline:{ { a.test = lmtp:unix:x } b.test=smtp:[h] {c=} }";
+        let without = |names: &[&str]| with_entries(table, |(key, _)| !names.contains(&key.as_str()));
+        assert_eq!(without(&["d"]).as_deref(), Some(table));
+        assert_eq!(without(&["a.test"]).as_deref(), Some("inline:{ { b.test = smtp:[h] } { c = } }"));
+        assert_eq!(without(&["a.test", "b.test", "c"]), None);
+        assert_eq!(with_entries("hash:/x", |_| false).as_deref(), Some("hash:/x"));
+        assert_eq!(with_entries("inline:{}", |_| false).as_deref(), Some("inline:{}"));
     }
 
     #[test]
