@@ -11,7 +11,7 @@ use crate::observe::{
     events,
     versions::{self, Had, Kind},
 };
-use crate::rules::{Contact, Person, Project, Tenant, User};
+use crate::rules::{Contact, Person, Project, Require, Tenant, User};
 use crate::source::{Source, SourceError, Version, read_regular, text_of};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -457,6 +457,12 @@ impl FileDirectory {
         prefixes
     }
 
+    /// True if a tenant asks for a proof of who sends.
+    pub fn asks_for_proof(&self) -> bool {
+        let index = self.index.load();
+        index.tenants.values().any(|entry| entry.tenant.policy.require == Some(Require::Authenticated))
+    }
+
     /// True if no tenant is in it.
     pub fn names_nobody(&self) -> bool {
         self.index.load().tenants.is_empty()
@@ -623,7 +629,7 @@ impl Directory for FileDirectory {
 mod tests {
     use super::*;
     use crate::mail::Automatic;
-    use crate::rules::{Require, Treatment, Who, Wish};
+    use crate::rules::{Treatment, Who, Wish};
     use futures_util::future::join_all;
     use nix::{sys::stat::Mode, unistd::mkfifo};
     use std::{

@@ -36,9 +36,9 @@ pub(super) enum Refusal {
 
 /// Adds to one Postfix.
 pub(super) struct Adding<'a> {
-    settings: &'a Settings,
-    config: &'a Config,
-    record: &'a Record,
+    pub(super) settings: &'a Settings,
+    pub(super) config: &'a Config,
+    pub(super) record: &'a Record,
     former: Former<'a>,
     others: Others,
     /// Whose other mail passes, in words.
@@ -670,7 +670,7 @@ impl<'a> Adding<'a> {
 }
 
 /// True if Postfix takes patterns inline: since 3.7.
-fn takes_patterns(settings: &Settings) -> bool {
+pub(super) fn takes_patterns(settings: &Settings) -> bool {
     let mut numbers =
         settings.main("mail_version").split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (3, 7)

@@ -99,6 +99,8 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
     checks.milters(delivered);
     checks.strangers();
     checks.hurdles();
+    checks.logins();
+    checks.unchecked();
     checks.cleanup()?;
     checks.size_limits();
     checks.soft_bounce();
@@ -271,6 +273,12 @@ impl Checks<'_> {
             "accept" => "shared-mx".to_owned(),
             _ => "mx".to_owned(),
         }
+    }
+
+    /// The entry of our milter, where a service of smtpd asks it.
+    pub(super) fn entry_of(&self, service: &Service) -> Option<&MilterEntry> {
+        let door = self.doors.iter().find(|door| door.service.name == service.name);
+        door.map(|door| &door.entry)
     }
 
     pub(super) fn all_shadowed(&self) -> bool {

@@ -6,6 +6,7 @@ mod forged;
 mod former;
 mod headers;
 mod hurdles;
+mod logins;
 mod print;
 mod probe;
 mod record;

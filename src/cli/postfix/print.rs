@@ -4,6 +4,7 @@
 
 use super::{
     add::{Adding, Refusal},
+    forged,
     former::Former,
     probe::Endpoint,
     record::{Name, Record, owner},
@@ -150,7 +151,7 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
     let main = if shadow { SHADOW.to_owned() + &only_milter(&main) } else { main };
     let mut plan = match existing {
         Some(existing) => added(wish, &main, config, existing)?,
-        None => as_it_is(&main),
+        None => as_it_is(&main, config, shadow),
     };
     if let Some(master) = &master {
         if format == Format::Commands && existing.is_none() {
@@ -286,6 +287,7 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
     }
     if !wish.shadow {
         adding.without_former();
+        adding.forged()?;
     }
     if !main.lines().filter_map(setting).any(|(name, _)| name == "smtpd_milters") {
         let set = wish.deployment.master_cf().map(|_| format!("{}/inet/smtpd_milters", wish.service));
@@ -295,13 +297,16 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
 }
 
 /// The settings where nothing is.
-fn as_it_is(main: &str) -> Plan {
+fn as_it_is(main: &str, config: &Config, shadow: bool) -> Plan {
     let mut plan = Plan::default();
     for line in main.lines() {
         match setting(line) {
             Some((name, value)) => plan.change(Name::Main(name.to_owned()), None, Some(value.to_owned())),
             None => plan.say(line),
         }
+    }
+    if !shadow {
+        forged::as_it_is(&mut plan, config);
     }
     plan
 }

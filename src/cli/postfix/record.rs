@@ -93,7 +93,7 @@ pub(super) fn line(word: &str, name: &Name, value: &Value) -> String {
 }
 
 /// Settings that are lists, whose elements tell whether they are ours.
-pub(super) const LISTS: [&str; 9] = [
+pub(super) const LISTS: [&str; 10] = [
     "smtpd_milters",
     "non_smtpd_milters",
     "transport_maps",
@@ -103,6 +103,7 @@ pub(super) const LISTS: [&str; 9] = [
     "virtual_mailbox_maps",
     "relay_domains",
     "smtp_header_checks",
+    "header_checks",
 ];
 
 /// What the file says of one setting.

@@ -156,6 +156,7 @@ fn is_our_element(
             is_integration(config, element) || split(recorded).iter().any(|ours| ours == element)
         }
         "smtp_header_checks" => element == NO_BCC,
+        "header_checks" => split(recorded).contains(&dense(element)),
         _ => false,
     }
 }
