@@ -248,8 +248,8 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
 /// A promise: the letter of its kind, and its number.
 type Promise = (char, u32);
 
-/// Letters of promises: the queue's, those of deliveries to Severa, of the trace, and of attaching to a Postfix.
-const LETTERS: [char; 4] = ['Q', 'S', 'T', 'A'];
+/// Letters of promises: the queue's, those of deliveries to Severa, of the trace, of attaching to a Postfix, and of the doors.
+const LETTERS: [char; 5] = ['Q', 'S', 'T', 'A', 'D'];
 
 fn promise(word: &str) -> Option<Promise> {
     let letter = word.chars().next().filter(|letter| LETTERS.contains(letter))?;

@@ -566,6 +566,7 @@ fn with_policy(policy: &str) -> Arc<dyn Directory> {
     Arc::new(FileDirectory::open(file.path()).unwrap())
 }
 
+/// D6.
 #[tokio::test]
 async fn machines_mail_is_what_the_policy_says() {
     let automatic = |kinds: &[(Automatic, Treatment)]| {
@@ -698,6 +699,7 @@ async fn machines_mail_is_what_the_policy_says() {
     assert_eq!(play(shadow, "a@b.test", MY, &header("AList-Id: <l.test>\n")).await, "");
 }
 
+/// D9.
 #[tokio::test]
 async fn what_is_private_is_not_recorded() {
     let never = |answer| {
@@ -801,6 +803,7 @@ fn open_in(folder: &Path) -> usize {
         .count()
 }
 
+/// D9.
 #[tokio::test]
 async fn of_what_is_discarded_no_byte_is_spilled() {
     let never_log = ["law.test".parse().unwrap()];
@@ -839,6 +842,7 @@ async fn of_what_is_discarded_no_byte_is_spilled() {
     }
 }
 
+/// D9.
 #[tokio::test]
 async fn mail_among_users_alone_is_skipped_where_it_is_to_be() {
     let skip = |answer| {
@@ -954,6 +958,7 @@ async fn a_directory_that_cannot_answer_defers_and_never_refuses() {
     }
 }
 
+/// D3.
 #[tokio::test(start_paused = true)]
 async fn all_look_ups_of_a_message_have_one_deadline() {
     // Two tenants and one in shadow mode, and a directory that never answers: five seconds, not five for each.

@@ -122,6 +122,7 @@ fn expected(place: &str, proves: bool, login: Option<&str>, logins: Logins) -> S
     owner.map_or(REFUSED.to_owned(), |owner| format!("{owner} true"))
 }
 
+/// D4.
 #[tokio::test]
 async fn the_matrix_of_place_result_domain_door_and_login() {
     let mut cases = 0;
@@ -173,6 +174,7 @@ fn message(place: &str, login: Option<&str>, result: &str) -> (&'static str, Str
 
 const ANNA: &str = "From: anna@mycompany.test\r\nSubject: s\r\n";
 
+/// D4.
 #[tokio::test]
 async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_address() {
     let live = service(Require::Authenticated, Logins::Address, None);
@@ -192,6 +194,7 @@ async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_add
     }
 }
 
+/// D4.
 #[tokio::test]
 async fn who_is_asked_and_who_is_not() {
     let proven = "Authentication-Results: mx.test; dmarc=pass header.from=acme.test\r\n";
@@ -267,6 +270,7 @@ const TENANT_LIMIT: &str = "450 4.2.1 tenant-limit";
 /// Messages one after the other: from where, from whom, to whom, and what they are told.
 type Mails<'a> = &'a [(&'a str, &'a str, &'a [&'a str], &'a str)];
 
+/// D7.
 #[tokio::test]
 async fn what_is_too_much_comes_again_later() {
     const A: &str = "anna@mycompany.test";

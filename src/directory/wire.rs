@@ -278,6 +278,7 @@ mod tests {
         Ok(tenant.policy.as_ref().clone())
     }
 
+    /// D11.
     #[test]
     fn a_policy_is_read_as_far_as_it_is_known() {
         let strict = Wish { require: Some(Require::Authenticated), ..Wish::default() };

@@ -134,7 +134,7 @@ mod tests {
         Limits { client: Some(hourly(count)), sender: Some(hourly(count)), tenant: Some(hourly(count)) }
     }
 
-    /// What a flood of senders that nobody has seen before takes, from several threads.
+    /// What a flood of senders that nobody has seen before takes, from several threads. D8.
     #[test]
     fn at_most_so_many_are_remembered() {
         let meter = Meter::new(hourly(1));
@@ -171,6 +171,7 @@ mod tests {
         assert_eq!(meters.remembered(), [("client", 4), ("sender", 2), ("tenant", 1)]);
     }
 
+    /// D8.
     #[test]
     fn a_reload_forgets_only_what_has_another_limit() {
         let meters = Meters::new(&limits(1));
@@ -183,6 +184,7 @@ mod tests {
         assert!(without.tenant("t") && without.remembered() == [("client", 0), ("sender", 0), ("tenant", 0)]);
     }
 
+    /// D8.
     #[test]
     fn two_at_a_time_are_two() {
         let meter = Meter::new(hourly(100));

@@ -47,6 +47,7 @@ fn address_of(element: Element) -> Option<Address> {
 mod tests {
     use super::*;
 
+    /// D9.
     #[test]
     fn every_field_counts_however_often_it_is_there() {
         let head = b"Resent-From: a@x.test\r\nReceived: from r@x.test\r\nresent-to: b@x.test, B <c@x.test>\r\n\

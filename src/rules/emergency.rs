@@ -131,6 +131,7 @@ mod tests {
         Emergency { defer: false, block: Block { senders, networks, tenants, refuse } }
     }
 
+    /// D10.
     #[test]
     fn who_is_stopped() {
         let levers =

@@ -401,6 +401,7 @@ mod tests {
         }
     }
 
+    /// D4.
     #[test]
     fn fields_of_others_are_ignored_and_trusted_ones_must_agree() {
         let spf_passes = "mx.test; spf=pass smtp.mailfrom=x.test";
@@ -484,6 +485,7 @@ mod tests {
         }
     }
 
+    /// D4.
     #[test]
     fn two_from_fields_prove_nothing() {
         for (from, passes) in [

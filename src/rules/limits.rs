@@ -82,6 +82,7 @@ mod tests {
         said
     }
 
+    /// D7.
     #[test]
     fn what_is_too_much() {
         for (name, rate, at, expected) in [
@@ -101,6 +102,7 @@ mod tests {
         }
     }
 
+    /// D7.
     #[test]
     fn at_once_it_is_the_count_whatever_the_rest_of_the_division() {
         for count in [1, 3, 7, 999, 100_000] {

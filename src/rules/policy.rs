@@ -282,6 +282,7 @@ mod tests {
     use super::*;
     use Require::Authenticated;
 
+    /// D11.
     #[test]
     fn of_two_words_on_require_the_stricter_wins() {
         for (service, tenant, expected, by) in [
@@ -300,6 +301,7 @@ mod tests {
         }
     }
 
+    /// D11.
     #[test]
     fn what_a_tenant_says_of_privacy_replaces_our_word() {
         let names = |name: &str| Arc::new(BTreeSet::from([name.parse::<Who>().unwrap()]));
@@ -326,6 +328,7 @@ mod tests {
         assert_eq!(wish.over(&default).never_log, names("a@x.test"));
     }
 
+    /// D11.
     #[test]
     fn the_tenant_replaces_the_service_kind_by_kind() {
         let kinds = |kinds: &[(Automatic, Treatment)]| kinds.iter().copied().collect::<BTreeMap<_, _>>();

@@ -34,6 +34,7 @@ fn at_each_door(world: &World) -> [String; 2] {
     [answers[0].clone(), lmtp.command(&format!("RCPT TO:<{MY}>"))]
 }
 
+/// D10.
 #[test]
 fn each_lever_is_pulled_and_put_back() {
     let mut world = World::with(Options { lmtp: true, ..Options::default() });
@@ -81,6 +82,7 @@ fn each_lever_is_pulled_and_put_back() {
     world.wait_for_activities(1);
 }
 
+/// D7.
 #[test]
 fn who_sends_too_much_comes_again() {
     let mut world = World::with(Options { lmtp: true, ..Options::default() });

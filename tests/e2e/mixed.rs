@@ -64,7 +64,7 @@ fn reject_tells_the_sender_and_strip_lets_the_rest_through() {
     assert_eq!(reject.postfix.delivered().len(), 0);
 }
 
-/// Every form in which a client can write an integration recipient is taken out, and nothing else is.
+/// Every form in which a client can write an integration recipient is taken out, and nothing else is. D2.
 #[test]
 fn recipients_are_taken_out_in_whatever_form_the_client_wrote_them() {
     let mut options = strip();
@@ -188,6 +188,7 @@ fn by_lmtp_each_recipient_has_its_own_answer() {
     }
 }
 
+/// D2.
 #[test]
 fn a_recipient_refused_at_rcpt_stops_nobody_else() {
     let world = World::start();

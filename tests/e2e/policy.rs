@@ -42,6 +42,7 @@ fn metric(world: &World, labels: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or("none").to_owned()
 }
 
+/// D6.
 #[test]
 fn machines_mail_is_accepted_refused_or_discarded_at_each_door() {
     let automatic = "automatic = { bounce = \"discard\", auto-replied = \"refuse\", bulk = \"discard\" }";
@@ -93,6 +94,7 @@ fn machines_mail_is_accepted_refused_or_discarded_at_each_door() {
     assert_eq!(world.wait_for_activities(1)[0]["automatic"], "list");
 }
 
+/// D6.
 #[test]
 fn each_tenant_has_its_word_and_our_own_notices_are_nothing() {
     let world = with(&[("policy", "automatic = { list = \"discard\" }")]);
@@ -145,7 +147,7 @@ fn has(bytes: &[u8], word: &str) -> bool {
     bytes.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
 }
 
-/// A lawyer far behind `max_people`, a body that would go to the spool: nothing of it is kept, at either door.
+/// A lawyer far behind `max_people`, a body that would go to the spool: nothing of it is kept, at either door. D9.
 #[test]
 fn of_private_mail_nothing_reaches_disk_log_or_trace() {
     for (answer, reply) in

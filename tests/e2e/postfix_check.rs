@@ -53,6 +53,7 @@ fn found<'a>(code: Option<i32>, findings: &'a [Value], check: &str, severity: &s
     finding
 }
 
+/// D5.
 #[test]
 fn strangers_cannot_write_the_results_that_are_trusted() {
     let trust = "trusted_authserv_ids = [\"mx.test\"]";

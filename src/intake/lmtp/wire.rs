@@ -240,6 +240,7 @@ mod tests {
         end.then_some((all, content.bare))
     }
 
+    /// D1.
     #[tokio::test]
     async fn content_ends_at_the_dot_whatever_the_pieces() {
         for size in [1, 2, 3, 5, 1000] {
@@ -255,6 +256,7 @@ mod tests {
         }
     }
 
+    /// D1.
     #[tokio::test]
     async fn smuggling_forms_do_not_end_the_content_and_are_noticed() {
         for size in [1, 2, 3, 5, 1000] {
