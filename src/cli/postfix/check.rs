@@ -212,7 +212,8 @@ impl Checks<'_> {
 
     /// Tables that Postfix cannot read either.
     fn tables(&mut self, broken: &[Broken]) {
-        for Broken { parameter, table, why } in broken {
+        for table in broken {
+            let (remedy, Broken { parameter, table, why }) = (table.remedy(), table);
             let setting = format!("{parameter} has {table}");
             if !is_possible() && why.contains("ermission denied") {
                 let remedy = "run the check as root".to_owned();
@@ -227,9 +228,7 @@ impl Checks<'_> {
             }
             let reason =
                 format!("it cannot be read ({why}): while that is so, Postfix answers 451 or lets mail wait");
-            let remedy = format!(
-                "repair it (`postmap {table}`, if it is made by that), or take it out of {parameter}"
-            );
+            let remedy = format!("{remedy}, or take it out of {parameter}");
             self.find(Severity::Must, "table", setting, &reason, remedy);
         }
     }

@@ -51,9 +51,35 @@ pub(super) struct Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { parameter, table, why } = self;
-        write!(f, "{parameter} has {table}, which cannot be read ({why}): repair it, or take it out")
+        write!(f, "{parameter} has {table}, which cannot be read ({why}): {}, or take it out", self.remedy())
     }
 }
+
+impl Broken {
+    /// What makes it readable.
+    pub(super) fn remedy(&self) -> String {
+        let made = self.table.trim_start_matches("proxy:");
+        match self.why.split_once("unsupported dictionary type: ") {
+            Some((_, kind)) => {
+                let kind = kind.split_whitespace().next().unwrap_or_default();
+                match PACKAGES.contains(&kind) {
+                    true => format!("install the package postfix-{kind}"),
+                    false => "mend the name of that type (`postconf -m` lists those there are)".to_owned(),
+                }
+            }
+            None if !made.contains('{') && HAS_SOURCE.iter().any(|kind| made.starts_with(kind)) => {
+                format!("repair it (`postmap {made}`)")
+            }
+            None => "repair it".to_owned(),
+        }
+    }
+}
+
+/// Types of tables that are packages of their own.
+const PACKAGES: [&str; 8] = ["cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"];
+
+/// Types of tables that postmap(1) makes from a text.
+const HAS_SOURCE: [&str; 6] = ["hash:", "btree:", "lmdb:", "cdb:", "dbm:", "sdbm:"];
 
 /// Parameters whose tables say which way mail goes.
 pub(super) const WAYS: [&str; 8] = [
@@ -631,6 +657,30 @@ mod tests {
             ["inline:{ { a = b, c } { d = e } }", "hash:/x"]
         );
         assert_eq!(split(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_makes_a_table_readable() {
+        for (table, why, remedy) in [
+            ("hash:/x", "No such file or directory", "repair it (`postmap hash:/x`)"),
+            ("proxy:lmdb:/x", "No such file or directory", "repair it (`postmap lmdb:/x`)"),
+            ("/x", "No such file or directory", "repair it"),
+            ("regexp:/x", "No such file or directory", "repair it"),
+            ("mysql:/x", "unsupported dictionary type: mysql", "install the package postfix-mysql"),
+            (
+                "pcre:{ { /a/ b } }",
+                "unsupported dictionary type: pcre (is it there?)",
+                "install the package postfix-pcre",
+            ),
+            (
+                "hsh:/x",
+                "unsupported dictionary type: hsh",
+                "mend the name of that type (`postconf -m` lists those there are)",
+            ),
+        ] {
+            let broken = Broken { parameter: "p".to_owned(), table: table.to_owned(), why: why.to_owned() };
+            assert_eq!(broken.remedy(), remedy, "{table}");
+        }
     }
 
     #[test]
