@@ -87,6 +87,38 @@ impl LimitsText {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::Config, source::Source};
+    use std::path::Path;
+
+    #[test]
+    fn one_who_may_use_up_what_all_have_is_doubtful() {
+        for (limits, doubtful) in [
+            ("per_client = \"100/h\"\nper_sender = \"60/h\"\nper_tenant = \"100/h\"", &[][..]),
+            (
+                "per_client = \"101/h\"\nper_sender = \"1/min\"\nper_tenant = \"100/h\"",
+                &["per_client: 101/h"],
+            ),
+            (
+                "per_client = \"2/min\"\nper_sender = \"1/s\"\nper_tenant = \"100/h\"",
+                &["per_client", "per_sender"],
+            ),
+            ("per_client = \"100000/s\"", &[]),
+        ] {
+            let text = format!(
+                "integration_domains = [\"a.test\"]\n[directory]\npath = \"tests/directory.toml\"\n[backend]\nurl = \"https://b.test\"\n\
+                 [limits]\n{limits}\n"
+            );
+            let source = Source::from_text(Path::new("am.toml"), &text);
+            let warnings = Config::from_source(&source).unwrap().warnings;
+            let found: Vec<_> =
+                warnings.iter().filter(|warning| warning.contains("one alone uses up")).collect();
+            assert_eq!(found.len(), doubtful.len(), "{limits}: {found:?}");
+            assert!(
+                found.iter().zip(doubtful).all(|(found, key)| found.contains(key)),
+                "{limits}: {found:?}"
+            );
+        }
+    }
 
     #[test]
     fn limits_are_read_and_written() {
