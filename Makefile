@@ -67,9 +67,11 @@ deb rpm:
 package-test:
 	packaging/test-packages
 
-# The Debian package on a machine that runs: real systemd and a Postfix that has lived, in namespaces of their own.
+# The Debian package on a machine that runs: real systemd and a Postfix that has lived, in namespaces of their own; then its
+# maintainer scripts in every order.
 booted-test: deb
 	packaging/test-booted $$(ls -t target/debian/activity-milter_*.deb | head -1)
+	packaging/test-scripts $$(ls -t target/debian/activity-milter_*.deb | head -1)
 
 # target/dist/activity-milter-VERSION.tar.gz, all crates with it: builds without a network.
 dist:

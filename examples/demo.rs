@@ -238,7 +238,7 @@ fn leave(world: World) {
         "  swaks --server 127.0.0.1:{port} --from anna@mycompany.test --to mycompany@severamail.test \\"
     );
     println!("    --header 'From: anna@mycompany.test' --header 'Subject: Hello'");
-    println!("  {ours} directory lookup anna@mycompany.test bo@acme.test");
+    println!("  {ours} directory lookup mycompany@severamail.test anna@mycompany.test bo@acme.test");
     println!("  {ours} queue list");
     println!("More:");
     println!("  logs:         {root}/milter.log  {root}/sink.log  {root}/postfix/mail.log");

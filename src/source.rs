@@ -34,6 +34,8 @@ use toml::{Spanned, de::DeTable};
 #[derive(Clone, Debug)]
 pub struct Source {
     layers: Vec<Layer>,
+    /// Of what beside it nothing is read, and a person may think it is.
+    left_out: Vec<String>,
 }
 
 /// One of the files.
@@ -55,7 +57,8 @@ impl Source {
 
     /// Wraps a text that is already in memory; `path` is what errors call it.
     pub fn from_text(path: &Path, text: impl Into<String>) -> Self {
-        Self { layers: vec![Layer { path: path.to_owned(), text: text.into(), start: 0 }] }
+        let layers = vec![Layer { path: path.to_owned(), text: text.into(), start: 0 }];
+        Self { layers, left_out: Vec::new() }
     }
 
     /// Lays another text over it: its tables are merged into those there, its values and lists replace those there, and
@@ -68,15 +71,22 @@ impl Source {
     }
 
     /// Lays the file's drop-ins over it: `FILE.d/*.toml`, in the order of their names; those that begin with a dot, and
-    /// whatever ends otherwise (an editor's leftovers, say), are none.
+    /// whatever ends otherwise, are none, and [`Source::left_out`] says so of what is no leftover.
     /// # Errors
     /// A [`SourceError`], if one of them, or their directory, cannot be read.
     pub fn with_drop_ins(mut self) -> Result<Self, SourceError> {
-        for path in drop_ins(self.path())? {
+        let (drop_ins, left_out) = drop_ins(self.path())?;
+        self.left_out.extend(left_out);
+        for path in drop_ins {
             let text = text_of(&path, bytes_of(&path, LONGEST_CONFIGURATION))?;
             self = self.with(&path, text);
         }
         Ok(self)
+    }
+
+    /// Files and links beside it that are not read, a line each: neither drop-ins nor what editors and packages leave.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.left_out.iter().map(String::as_str)
     }
 
     /// The file; the first of several.
@@ -103,7 +113,7 @@ impl Source {
         self.merged().map_err(|(layer, error)| {
             let span = error.span().unwrap_or(0..0);
             let said = layer.text.get(span.clone()).unwrap_or_default();
-            let message = words::syntax(error.message(), said);
+            let message = words::syntax(error.message(), said, line_at(&layer.text, span.start));
             self.error(span.start + layer.start..span.end + layer.start, message)
         })
     }
@@ -127,8 +137,11 @@ impl Source {
         let tree = self.merged().ok();
         let place = tree.as_ref().and_then(|tree| tree::at(tree, span.start));
         let table = tree.as_ref().map(|tree| tree::table_at(tree, &span)).unwrap_or_default();
-        let found = place.as_ref().and_then(|place| place.value);
-        self.error(span, words::misfit(error.message(), found, &table))
+        let table = match (&tree, table.is_empty() || error.message().starts_with("unknown field")) {
+            (Some(tree), true) => tree::table_of(tree, span.start),
+            _ => table,
+        };
+        self.error(span, words::misfit(error.message(), place.as_ref(), &table))
     }
 
     /// An error about a stretch of the text, in bytes.
@@ -187,31 +200,56 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
+/// The line of a byte.
+fn line_at(text: &str, at: usize) -> &str {
+    text.lines().nth(position(text, at).0 - 1).unwrap_or_default()
+}
+
 /// The last place up to `at` where a character begins.
 fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-/// The files that are laid over a file.
-fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+/// What editors, packages and people leave of a file that counts no more.
+fn is_leftover(name: &str) -> bool {
+    let ends = ["~", ".bak", ".old", ".orig", ".off", ".disabled", ".save", ".swp", ".tmp", ".md"];
+    let parts = [".dpkg-", ".rpmnew", ".rpmsave", ".rpmorig", ".ucf-"];
+    name.starts_with(['.', '#'])
+        || name.to_ascii_uppercase().starts_with("README")
+        || ends.iter().any(|end| name.ends_with(end))
+        || parts.iter().any(|part| name.contains(part))
+}
+
+/// The files that are laid over a file, and what is said of others there.
+fn drop_ins(path: &Path) -> Result<(Vec<PathBuf>, Vec<String>), SourceError> {
     let mut directory = path.as_os_str().to_owned();
     directory.push(".d");
     let directory = PathBuf::from(directory);
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let is_link = fs::symlink_metadata(&directory).is_ok();
+            let shown = directory.display();
+            let why = || format!("{shown} is a link to nothing, and no drop-in is read: mend or remove it");
+            return Ok((Vec::new(), is_link.then(why).into_iter().collect()));
+        }
         Err(error) => return Err(SourceError::about(&directory, unreadable(&error))),
     };
-    let mut names = Vec::new();
+    let (mut names, mut left_out) = (Vec::new(), Vec::new());
     for entry in entries {
-        let name = entry.map_err(|error| SourceError::about(&directory, unreadable(&error)))?.file_name();
+        let entry = entry.map_err(|error| SourceError::about(&directory, unreadable(&error)))?;
+        let name = entry.file_name();
         let bytes = name.as_bytes();
         if bytes.ends_with(b".toml") && !bytes.starts_with(b".") {
             names.push(name);
+        } else if !entry.path().is_dir() && !is_leftover(&name.to_string_lossy()) {
+            let place = entry.path();
+            left_out.push(format!("{} is not read: the name of a drop-in ends in .toml", place.display()));
         }
     }
     names.sort();
-    Ok(names.into_iter().map(|name| directory.join(name)).collect())
+    left_out.sort();
+    Ok((names.into_iter().map(|name| directory.join(name)).collect(), left_out))
 }
 
 /// The text of what was read.
@@ -263,11 +301,14 @@ pub fn said(error: &io::Error) -> String {
     without_numbers(&error.to_string())
 }
 
+/// How the library shows the number of what the system says; people know it by its words.
+pub const NUMBER: &str = " (os error ";
+
 /// A text without the numbers that the system's words have: ` (os error 2)`.
 pub fn without_numbers(text: &str) -> String {
     let mut rest = text;
     let mut plain = String::new();
-    while let Some((before, after)) = rest.split_once(" (os error ") {
+    while let Some((before, after)) = rest.split_once(NUMBER) {
         plain += before;
         rest = after.split_once(')').map_or("", |(_, after)| after);
     }

@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rules", &["activity", "mail"]),
     ("activity", &["mail"]),
     ("mail", &[]),
-    ("observe", &["rules", "trace"]),
+    ("observe", &["rules", "source", "trace"]),
     ("severa", &["mail", "observe", "source", "web"]),
     ("sink", &["activity", "directory", "mail", "observe"]),
     ("source", &[]),
@@ -250,8 +250,9 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
 /// A promise: the letter of its kind, and its number.
 type Promise = (char, u32);
 
-/// Letters of promises: the queue's, who sent it, those of deliveries to Severa, and the doors'.
-const LETTERS: [char; 4] = ['Q', 'W', 'S', 'D'];
+/// Letters of promises: the queue's, who sent it, those of deliveries to Severa, of the trace, of attaching to a Postfix, and
+/// the doors'.
+const LETTERS: [char; 6] = ['Q', 'W', 'S', 'T', 'A', 'D'];
 
 fn promise(word: &str) -> Option<Promise> {
     let letter = word.chars().next().filter(|letter| LETTERS.contains(letter))?;

@@ -8,7 +8,7 @@ use activity_milter::{
     intake::{Listener, Policy, Service, Shadow, SocketSettings, lmtp},
     mail::{Address, Budget, Domain},
     queue::{self, SystemClock},
-    rules::{Addressing, Emergency, Mixed, Project, Tenant, TenantPolicy, Texts, Trust},
+    rules::{Addressing, Emergency, Limits, Mixed, Project, Tenant, TenantPolicy, Texts, Trust},
 };
 use async_trait::async_trait;
 use std::sync::{
@@ -80,6 +80,7 @@ async fn a_directory_that_cannot_answer_defers() {
             shadow: Shadow::Marked,
             emergency: Emergency::default(),
             trust: Trust::default(),
+            limits: Limits::default(),
         },
         Texts::default(),
         Arc::clone(&moody) as Arc<dyn Directory>,

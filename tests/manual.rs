@@ -176,10 +176,8 @@ fn metrics_and_events_are_documented() {
     }
     for (name, id) in ids::ALL {
         let name = name.to_lowercase();
-        assert!(
-            operations.contains(&format!("| `{name}` | `{id}` |")),
-            "docs/operations.md has no event {name} {id}"
-        );
+        let said = operations.matches(&format!("| `{name}` | `{id}` |")).count();
+        assert_eq!(said, 1, "docs/operations.md has the event {name} {id} so often");
     }
     let alerts = read("packaging/prometheus/alerts.yml");
     let dashboard = read("packaging/grafana/activity-milter.json");
@@ -196,4 +194,63 @@ fn metrics_and_events_are_documented() {
     for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         assert!(operations.contains(&format!("### {alert}\n")), "docs/operations.md says nothing of {alert}");
     }
+}
+
+/// Documents of people, and where their links lead.
+fn links() -> Vec<(String, String)> {
+    let docs = fs::read_dir(root().join("docs")).unwrap();
+    let docs = docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().to_str().unwrap()));
+    let documents = docs.filter(|name| name.ends_with(".md")).chain(["README.md".to_owned()]);
+    let mut found = Vec::new();
+    for document in documents {
+        let text = read(&document);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            let path = link.split('#').next().unwrap();
+            if !link.contains("://") && !path.is_empty() {
+                let folder = Path::new(&document).parent().unwrap();
+                found.push((document.clone(), folder.join(path).to_str().unwrap().to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// What a document links to is there, and in both packages beside it, as in the sources.
+#[test]
+fn documents_find_each_other_in_the_packages() {
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    let metadata = &manifest["package"]["metadata"];
+    let deb = metadata["deb"]["assets"].as_array().unwrap().iter();
+    let deb: Vec<_> =
+        deb.map(|asset| (asset[0].as_str().unwrap(), format!("/{}", asset[1].as_str().unwrap()))).collect();
+    let rpm = metadata["generate-rpm"]["assets"].as_array().unwrap().iter();
+    let rpm: Vec<_> = rpm
+        .map(|asset| (asset["source"].as_str().unwrap(), asset["dest"].as_str().unwrap().to_owned()))
+        .collect();
+    let links = links();
+    assert!(links.len() > 25, "{links:?}");
+    for (document, to) in links {
+        assert!(root().join(&to).exists(), "{document} links to {to}");
+        // What installs the tools of the tests is of use in the sources alone.
+        if to == "packaging/install-deps" {
+            continue;
+        }
+        for (package, assets) in [("deb", &deb), ("rpm", &rpm)] {
+            let (folder, name) = to.rsplit_once('/').unwrap_or(("", &to));
+            let there = format!("/usr/share/doc/activity-milter/{to}");
+            let is_there = assets.iter().any(|(source, dest)| {
+                let is_source = *source == to || (*source == format!("{folder}/*"));
+                is_source && (*dest == there || format!("{dest}{name}") == there)
+            });
+            assert!(is_there, "{document} links to {to}, and the {package} has no {there}");
+        }
+    }
+}
+
+/// The profile is compiled, and not loaded: it may be of no use here.
+#[test]
+fn the_apparmor_profile_is_read() {
+    let profile = root().join("packaging/apparmor/activity-milter");
+    let parser = Command::new("/usr/sbin/apparmor_parser").arg("-QTK").arg(profile).output().unwrap();
+    assert!(parser.status.success(), "{}", String::from_utf8_lossy(&parser.stderr));
 }

@@ -661,7 +661,7 @@ impl World {
         }
         let is_old = |row: &Row| now.duration_since(row.accepted_at).is_ok_and(|age| age > max_age);
         for (key, row) in &mut self.rows {
-            let too_old = done.too_old.iter().any(|(old, tenant)| old == key && tenant == row.tenant);
+            let too_old = done.too_old.iter().any(|old| old.key == *key && old.tenant == row.tenant);
             let may = row.held_at.is_none() && row.lease.is_none() && is_trusted && is_old(row);
             assert!(!too_old || may, "not too old, or the clock not to be believed: {key}");
             assert!(too_old || !may || !self.exact, "too old: {key}");

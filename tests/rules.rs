@@ -7,10 +7,11 @@
 
 use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
-    intake::{Client, Interest, Live, Policy, Service, Session, Shadow},
+    intake::{Client, Interest, Live, Policy, Service, Session, Shadow, Then},
     mail::{Address, Automatic, Budget, Domain, Intake},
     rules::{
-        Addressing, Emergency, Mixed, Project, Record, Role, Tenant, TenantPolicy, Texts, Treatment, Trust,
+        Addressing, Answer, Emergency, Internal, Limits, Mixed, Project, Record, Role, Tenant, TenantPolicy,
+        Texts, Treatment, Trust,
     },
 };
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
@@ -29,6 +30,7 @@ fn policy() -> Policy {
         shadow: Shadow::Marked,
         emergency: Emergency::default(),
         trust: Trust::default(),
+        limits: Limits::default(),
     }
 }
 
@@ -565,6 +567,7 @@ fn with_policy(policy: &str) -> Arc<dyn Directory> {
     Arc::new(FileDirectory::open(file.path()).unwrap())
 }
 
+/// D6.
 #[tokio::test]
 async fn machines_mail_is_what_the_policy_says() {
     let automatic = |kinds: &[(Automatic, Treatment)]| {
@@ -697,6 +700,183 @@ async fn machines_mail_is_what_the_policy_says() {
     assert_eq!(play(shadow, "a@b.test", MY, &header("AList-Id: <l.test>\n")).await, "");
 }
 
+/// D9.
+#[tokio::test]
+async fn what_is_private_is_not_recorded() {
+    let never = |answer| {
+        let never_log = ["Lawyer@law.test", "works-council.test"].map(|name| name.parse().unwrap());
+        let tenants =
+            TenantPolicy { never_log: Arc::new(never_log.into()), answer, ..TenantPolicy::default() };
+        Policy { tenants, max_people: 3, ..policy() }
+    };
+    let many: String = (0..50).map(|n| format!("p{n}@x.test, ")).collect();
+    let far = format!("ATo: {many}lawyer@law.test\n");
+    let open = "{ never_log = [] }";
+    let two = &["<mycompany@severamail.test>", "<other@severamail.test>"][..];
+    for (what, sender, recipients, head, theirs, expected) in [
+        ("in To", "a@b.test", MY, "ATo: LAWYER@law.test\n", "{}", "never-log"),
+        (
+            "another of his domain",
+            "a@b.test",
+            MY,
+            "ATo: clerk@law.test\n",
+            "{}",
+            "u-anna(from): external clerk@law.test(to)",
+        ),
+        ("a domain", "a@b.test", MY, "ACc: x@works-council.test\n", "{}", "never-log"),
+        (
+            "not its subdomain",
+            "a@b.test",
+            MY,
+            "ACc: x@a.works-council.test\n",
+            "{}",
+            "u-anna(from): external x@a.works-council.test(cc)",
+        ),
+        ("among those who are too many", "a@b.test", MY, &far, "{}", "never-log"),
+        ("in Reply-To", "a@b.test", MY, "AReply-To: Lawyer <lawyer@law.test>\n", "{}", "never-log"),
+        (
+            "in the second Sender",
+            "a@b.test",
+            MY,
+            "ASender: a@b.test\nSender: lawyer@law.test\n",
+            "{}",
+            "never-log",
+        ),
+        ("as envelope sender", "lawyer@law.test", MY, "A", "{}", "never-log"),
+        (
+            "as envelope recipient",
+            "a@b.test",
+            &["<mycompany@severamail.test>", "<lawyer@law.test>"],
+            "A",
+            "{}",
+            "never-log",
+        ),
+        ("before a missing subject", "a@b.test", MY, "From: lawyer@law.test\n", "{}", "never-log"),
+        (
+            "before two From fields",
+            "a@b.test",
+            MY,
+            "From: lawyer@law.test\nFrom: b@x.test\nSubject: s\n",
+            "{}",
+            "never-log",
+        ),
+        ("only in words", "a@b.test", MY, "AComments: lawyer@law.test\n", "{}", "u-anna(from): "),
+        (
+            "a tenant that says nobody",
+            "a@b.test",
+            &["<other@severamail.test>"],
+            "From: otto@other.test\nTo: lawyer@law.test\nSubject: s\n",
+            open,
+            "u-otto(from): external lawyer@law.test(to)",
+        ),
+        (
+            "two tenants, one of them open",
+            "a@b.test",
+            two,
+            "ATo: otto@other.test, lawyer@law.test\n",
+            open,
+            "never-log",
+        ),
+    ] {
+        for (answer, said) in
+            [(Answer::Refuse, "550 5.7.1 never-log"), (Answer::Discard, "nothing: never-log")]
+        {
+            if what.starts_with("two tenants") && answer == Answer::Discard {
+                continue;
+            }
+            let service = service(never(answer), with_policy(theirs));
+            let found = play(service, sender, recipients, &header(head)).await;
+            assert_eq!(found, if expected == "never-log" { said } else { expected }, "{what}");
+        }
+    }
+    // He is not even looked up.
+    let down = Arc::new(Trouble { inner: file(), at: "people", hangs: false });
+    let found =
+        play(service(never(Answer::Refuse), down), "a@b.test", MY, &header("ATo: lawyer@law.test\n")).await;
+    assert_eq!(found, "550 5.7.1 never-log");
+}
+
+/// Files of ours in a folder, unlinked ones too.
+fn open_in(folder: &Path) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|path| path.starts_with(folder))
+        .count()
+}
+
+/// D9.
+#[tokio::test]
+async fn of_what_is_discarded_no_byte_is_spilled() {
+    let never_log = ["law.test".parse().unwrap()];
+    let tenants = TenantPolicy {
+        never_log: Arc::new(never_log.into()),
+        answer: Answer::Discard,
+        ..TenantPolicy::default()
+    };
+    let addressing = Addressing {
+        domains: vec![Domain::parse("severamail.test").unwrap()],
+        recipient_delimiter: String::new(),
+    };
+    let spool = tempfile::tempdir().unwrap();
+    let folder = spool.path().canonicalize().unwrap();
+    let policy = Policy { tenants, keep_after_accept: true, ..policy() };
+    let service =
+        Service::new(addressing, policy, Texts::default(), file(), Budget::new(8 << 20), folder.clone());
+    let live = Live::from(service);
+    for (to, is_spilled) in [("lawyer@law.test", false), ("bo@acme.test", true)] {
+        let mut session = Session::new(live.clone());
+        session.mail(b"<anna@mycompany.test>", Intake::Milter);
+        session.rcpt(c"<mycompany@severamail.test>", Client::default).await.unwrap();
+        session.data().unwrap();
+        for (name, value) in [("From", "anna@mycompany.test"), ("To", to), ("Subject", "s")] {
+            session.header(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        session.end_of_header().await.unwrap();
+        for _ in 0..8 {
+            session.body(&[b'x'; 64 * 1024]).await;
+        }
+        assert_eq!(open_in(&folder), usize::from(is_spilled), "{to}");
+        // It leaves Postfix, also where what is recorded stays there.
+        let end = session.end().await.unwrap();
+        assert_eq!(end.pending.is_some(), is_spilled, "{to}");
+        assert_eq!(end.then, if is_spilled { Then::Pass } else { Then::Discard }, "{to}");
+    }
+}
+
+/// D9.
+#[tokio::test]
+async fn mail_among_users_alone_is_skipped_where_it_is_to_be() {
+    let skip = |answer| {
+        let tenants = TenantPolicy { internal: Internal::Skip, answer, ..TenantPolicy::default() };
+        Policy { tenants, max_people: 3, ..policy() }
+    };
+    for (what, sender, head, is_internal) in [
+        ("two users", "anna@mycompany.test", "ATo: esa@mycompany.test\n", true),
+        ("one user alone", "anna@mycompany.test", "A", true),
+        ("two addresses of one user", "", "ATo: anna.aalto@mycompany.test\n", true),
+        ("a bounce address is nobody", "bounces@list.test", "ATo: esa@mycompany.test\n", true),
+        ("a stranger", "", "ATo: esa@mycompany.test, x@y.test\n", false),
+        ("a contact", "", "ATo: bo@acme.test\n", false),
+        ("a user is the recipient of a stranger", "", "NTo: anna@mycompany.test\n", false),
+        ("who cannot be read may be anybody", "", "ATo: esa@mycompany.test, somebody else\n", false),
+        (
+            "who is not looked up may be anybody",
+            "",
+            "ATo: esa@mycompany.test, asa@r\u{e4}ksm\u{f6}rg\u{e5}s.test, otto@other.test, x@y.test\n",
+            false,
+        ),
+    ] {
+        for (answer, said) in [(Answer::Refuse, "550 5.7.1 internal"), (Answer::Discard, "nothing: internal")]
+        {
+            let found = play(service(skip(answer), file()), sender, MY, &header(head)).await;
+            assert_eq!(found == said, is_internal, "{what}: {found}");
+            assert_eq!(found.starts_with("u-"), !is_internal, "{what}: {found}");
+        }
+    }
+    let found = play(service(policy(), file()), "", MY, &header("ATo: esa@mycompany.test\n")).await;
+    assert!(found.starts_with("u-anna"), "recorded, where nothing is said: {found}");
+}
+
 #[tokio::test]
 async fn shadow_mode_decides_and_changes_nothing() {
     let everybody = service(Policy { shadow: Shadow::Everybody, ..policy() }, file());
@@ -779,6 +959,7 @@ async fn a_directory_that_cannot_answer_defers_and_never_refuses() {
     }
 }
 
+/// D3.
 #[tokio::test(start_paused = true)]
 async fn all_look_ups_of_a_message_have_one_deadline() {
     // Two tenants and one in shadow mode, and a directory that never answers: five seconds, not five for each.

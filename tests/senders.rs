@@ -1,5 +1,6 @@
 //! Who counts as the sender, where a tenant asks for it: a matrix over the place that names him, what a filter before us
-//! says, its domain, the door and the login. Each case goes through the session that the doors use.
+//! says, its domain, the door and the login; and how much is taken from whom. Each case goes through the session that the
+//! doors use.
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
@@ -8,7 +9,8 @@ use activity_milter::{
     intake::{Client, Live, Policy, Service, Session, Shadow},
     mail::{Budget, Domain, Intake},
     rules::{
-        Addressing, Emergency, Finding, Logins, Method, Mixed, Outcome, Require, TenantPolicy, Texts, Trust,
+        Addressing, Emergency, Finding, Limits, Logins, Method, Mixed, Outcome, Rate, Require, TenantPolicy,
+        Texts, Trust,
     },
     verify::{Question, Verification, Verifier},
 };
@@ -23,13 +25,18 @@ use std::{
 const MY: &str = "<mycompany@severamail.test>";
 
 fn service(require: Require, logins: Logins, received_by: Option<&str>) -> Live {
-    service_with(require, logins, received_by, None)
+    service_with(require, logins, received_by, Limits::default(), None)
+}
+
+fn limited(require: Require, logins: Logins, received_by: Option<&str>, limits: Limits) -> Live {
+    service_with(require, logins, received_by, limits, None)
 }
 
 fn service_with(
     require: Require,
     logins: Logins,
     received_by: Option<&str>,
+    limits: Limits,
     verifier: Option<Arc<dyn Verifier>>,
 ) -> Live {
     let trust = Trust {
@@ -49,6 +56,7 @@ fn service_with(
         unlinked_projects: false,
         shadow: Shadow::Marked,
         emergency: Emergency::default(),
+        limits,
         tenants: TenantPolicy { require, ..TenantPolicy::default() },
         trust,
     };
@@ -188,6 +196,7 @@ fn message(place: &str, login: Option<&str>, result: &str) -> (&'static str, Str
 
 const ANNA: &str = "From: anna@mycompany.test\r\nSubject: s\r\n";
 
+// W1
 #[tokio::test]
 async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_address() {
     let live = service(Require::Authenticated, Logins::Address, None);
@@ -440,7 +449,7 @@ async fn we_ask_ourselves_where_the_outcome_depends_on_it() {
         for wants_body in [false, true] {
             let count = Arc::new(AtomicUsize::new(0));
             let told = Told { findings: findings.clone(), wants_body, hangs, asked: Arc::clone(&count) };
-            let live = service_with(require, Logins::Address, None, Some(Arc::new(told)));
+            let live = service_with(require, Logins::Address, None, Limits::default(), Some(Arc::new(told)));
             let expected = match expected.starts_with("u-") || expected.starts_with("header") {
                 true => expected.to_owned(),
                 // Known as soon as it can be.
@@ -450,4 +459,174 @@ async fn we_ask_ourselves_where_the_outcome_depends_on_it() {
             assert_eq!(count.load(Ordering::SeqCst), asked, "{sentence} {wants_body}");
         }
     }
+}
+
+/// What recipients of one message are told: `ok`, or the reason.
+async fn told(live: &Live, door: Intake, from: &str, sender: &str, recipients: &[&str]) -> String {
+    let client = match from {
+        "local" => client(None, true, None),
+        address => client(Some(address), false, None),
+    };
+    let mut session = Session::new(live.clone());
+    session.mail(sender.as_bytes(), door);
+    let mut all = Vec::new();
+    for recipient in recipients {
+        let path = std::ffi::CString::new(format!("<{recipient}>")).unwrap();
+        all.push(match session.rcpt(&path, || client.clone()).await {
+            Ok(()) => "ok".to_owned(),
+            Err(reply) => format!("{} {} {}", reply.code, reply.status, reply.reason),
+        });
+    }
+    all.join(", ")
+}
+
+const CLIENT_LIMIT: &str = "451 4.7.1 client-limit";
+const SENDER_LIMIT: &str = "451 4.7.1 sender-limit";
+const TENANT_LIMIT: &str = "450 4.2.1 tenant-limit";
+
+/// Messages one after the other: from where, from whom, to whom, and what they are told.
+type Mails<'a> = &'a [(&'a str, &'a str, &'a [&'a str], &'a str)];
+
+/// D7.
+#[tokio::test]
+async fn what_is_too_much_comes_again_later() {
+    const A: &str = "anna@mycompany.test";
+    const MY: &str = "mycompany@severamail.test";
+    const PROJECT: &str = "1001.mycompany@severamail.test";
+    const OTHER: &str = "other@severamail.test";
+    const FAR: &str = "203.0.113.7";
+    let hourly = |count| Some(Rate { count, per: std::time::Duration::from_secs(3600) });
+    let none = Limits::default();
+    let client = Limits { client: hourly(2), ..none };
+    let sender = Limits { sender: hourly(2), ..none };
+    let tenant = Limits { tenant: hourly(2), ..none };
+    let (milter, lmtp) = (Intake::Milter, Intake::Lmtp);
+    let cases: &[(&str, Limits, Intake, Mails<'_>)] = &[
+        (
+            "nothing is limited by default",
+            none,
+            milter,
+            &[(FAR, A, &[MY], "ok"), (FAR, A, &[MY], "ok"), (FAR, A, &[MY], "ok")],
+        ),
+        (
+            "of a client",
+            client,
+            milter,
+            &[
+                (FAR, A, &[MY], "ok"),
+                (FAR, "", &[OTHER], "ok"),
+                (FAR, "x@y.test", &[MY], CLIENT_LIMIT),
+                ("203.0.113.8", A, &[MY], "ok"),
+            ],
+        ),
+        (
+            "by LMTP the client is Postfix, and nobody is counted",
+            client,
+            lmtp,
+            &[(FAR, A, &[MY], "ok"), (FAR, A, &[MY], "ok"), (FAR, A, &[MY], "ok")],
+        ),
+        (
+            "of a sender, wherever he is and however he is written",
+            sender,
+            milter,
+            &[
+                (FAR, A, &[MY], "ok"),
+                ("203.0.113.8", "Anna@MyCompany.test", &[MY], "ok"),
+                ("203.0.113.9", A, &[MY], SENDER_LIMIT),
+                (FAR, "esa@mycompany.test", &[MY], "ok"),
+            ],
+        ),
+        (
+            "of a sender by LMTP too",
+            sender,
+            lmtp,
+            &[
+                (FAR, A, &[MY], "ok"),
+                (FAR, A, &[MY], "ok"),
+                (FAR, A, &[MY, OTHER], "451 4.7.1 sender-limit, 451 4.7.1 sender-limit"),
+            ],
+        ),
+        (
+            "the null sender is everybody's",
+            sender,
+            milter,
+            &[(FAR, "", &[MY], "ok"), (FAR, "", &[MY], "ok"), (FAR, "", &[MY], "ok")],
+        ),
+        (
+            "a message counts once, whatever its recipients",
+            sender,
+            milter,
+            &[
+                (FAR, A, &[MY, PROJECT, OTHER], "ok, ok, ok"),
+                (FAR, A, &[MY], "ok"),
+                (FAR, A, &["bo@acme.test", MY], "ok, 451 4.7.1 sender-limit"),
+            ],
+        ),
+        (
+            "other people's mail does not count",
+            sender,
+            milter,
+            &[
+                (FAR, A, &["bo@acme.test"], "ok"),
+                (FAR, A, &["bo@acme.test"], "ok"),
+                (FAR, A, &["bo@acme.test"], "ok"),
+                (FAR, A, &[MY], "ok"),
+            ],
+        ),
+        (
+            "for a tenant, from all together, and once a message",
+            tenant,
+            milter,
+            &[
+                (FAR, A, &[MY, PROJECT], "ok, ok"),
+                ("203.0.113.8", "x@y.test", &[MY], "ok"),
+                (
+                    FAR,
+                    "z@y.test",
+                    &[PROJECT, OTHER, MY],
+                    "450 4.2.1 tenant-limit, ok, 450 4.2.1 tenant-limit",
+                ),
+            ],
+        ),
+        (
+            "for a tenant by LMTP too",
+            tenant,
+            lmtp,
+            &[(FAR, A, &[MY], "ok"), (FAR, A, &[MY], "ok"), (FAR, A, &[MY], TENANT_LIMIT)],
+        ),
+        (
+            "who is over the client's limit uses up nobody's",
+            Limits { client: hourly(1), sender: hourly(2), ..none },
+            milter,
+            &[
+                (FAR, A, &[MY], "ok"),
+                (FAR, A, &[MY], CLIENT_LIMIT),
+                (FAR, A, &[MY], CLIENT_LIMIT),
+                ("203.0.113.8", A, &[MY], "ok"),
+                ("203.0.113.9", A, &[MY], SENDER_LIMIT),
+            ],
+        ),
+    ];
+    for (name, limits, door, mails) in cases {
+        let live = limited(Require::None, Logins::Address, None, *limits);
+        for (number, (from, sender, recipients, expected)) in mails.iter().enumerate() {
+            assert_eq!(told(&live, *door, from, sender, recipients).await, *expected, "{name}: {number}");
+        }
+    }
+    // Trusted networks and the machine itself count for none.
+    let all = limited(
+        Require::None,
+        Logins::Address,
+        None,
+        Limits { client: hourly(1), sender: hourly(1), tenant: hourly(1) },
+    );
+    for door in [milter, lmtp] {
+        for _ in 0..3 {
+            assert_eq!(told(&all, door, "192.0.2.9", A, &[MY]).await, "ok");
+            assert_eq!(told(&all, door, "local", A, &[MY]).await, "ok");
+        }
+    }
+    assert_eq!(told(&all, milter, FAR, A, &[MY]).await, "ok");
+    assert_eq!(told(&all, lmtp, FAR, A, &[MY]).await, SENDER_LIMIT);
+    assert_eq!(told(&all, milter, "192.0.2.9", A, &[MY]).await, "ok");
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "settings/agree.rs"]
+mod agree;
 #[path = "settings/commands.rs"]
 mod commands;
 #[path = "settings/directory.rs"]
@@ -13,6 +15,8 @@ mod layers;
 mod odd;
 #[path = "settings/sheet.rs"]
 mod sheet;
+#[path = "support/store.rs"]
+mod store;
 
 /// Words of the language and of libraries, which say nothing to who reads an error at night.
 const FOREIGN: &[&str] = &[
@@ -52,6 +56,11 @@ const FOREIGN: &[&str] = &[
     "deserialize",
     "expected one of",
     "expected `",
+    "mantissa",
+    "radix",
+    "invalid float",
+    "unquoted",
+    "no TOML:",
 ];
 
 /// A text for an administrator: nothing foreign, the words that help, and the table of what is missing.

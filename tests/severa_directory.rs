@@ -510,6 +510,27 @@ async fn a_copy_that_has_grown_old_refuses_nobody() {
     assert_eq!(world.settings(Duration::from_secs(3600), NEVER).stale, Duration::from_secs(3 * 3600));
 }
 
+/// S9: what a look-up said of a number is no word against it once the copy beside it has grown old, however fresh it is.
+#[tokio::test]
+async fn an_old_copy_refuses_no_number_that_was_looked_up() {
+    let world = World::new();
+    let company = world.severa.company("id", "secret");
+    fill(&company, 1, 1, 1);
+    let mut settings = world.settings(SOON, NEVER);
+    settings.stale = Duration::from_secs(2);
+    settings.look_ups.misses = Duration::from_secs(3600);
+    let directory = SeveraDirectory::start(&settings, vec![world.tenant("mycompany", "id")]).unwrap();
+    complete(&directory).await;
+    assert_eq!(project(&directory, "9999").await, Ok(None));
+    world.severa.down();
+    wait("the copy to grow old", || state(&directory).is_stale).await;
+    let error = project(&directory, "9999").await.unwrap_err();
+    assert!(error.contains("past its time"), "{error}");
+    world.severa.up();
+    wait("a good poll", || !state(&directory).is_stale).await;
+    assert_eq!(project(&directory, "9999").await, Ok(None));
+}
+
 #[tokio::test]
 async fn unknown_numbers_are_looked_up_once() {
     let world = World::new();

@@ -147,7 +147,7 @@ impl Mail {
             evidence: &Evidence::default(),
             head: &self.head,
             correspondents: &self.correspondents,
-            parties: &[Party { targets: &self.targets, people: &self.people }],
+            parties: &[Party { targets: &self.targets, people: &self.people, is_private: false }],
             other_recipients: false,
             mixed: Mixed::Reject,
             texts: &self.texts,
@@ -158,7 +158,7 @@ impl Mail {
     pub fn parties(&self) -> Vec<Parties> {
         match self.decide() {
             Verdict::Record { records, .. } => records.into_iter().map(|record| record.parties).collect(),
-            Verdict::Refuse(reply) => panic!("refused: {reply:?}"),
+            Verdict::Refuse { reply, .. } => panic!("refused: {reply:?}"),
         }
     }
 

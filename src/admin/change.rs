@@ -10,7 +10,10 @@ use crate::observe::events;
 use crate::queue::{Change, Entry, Filter, Queue, State, StorageError};
 use axum::{
     Form,
-    extract::{Query, State as Shared},
+    extract::{
+        Query, State as Shared,
+        rejection::{FormRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode},
     response::{Html, IntoResponse, Redirect, Response},
 };
@@ -114,8 +117,9 @@ pub(super) enum Question {
 pub(super) async fn ask(
     Shared(app): Shared<App>,
     headers: HeaderMap,
-    Query(which): Query<Which>,
+    which: Result<Query<Which>, QueryRejection>,
 ) -> Response {
+    let Ok(Query(which)) = which else { return no_button() };
     let page::May::Change(form_token) = app.may(&headers) else {
         return refusal(StatusCode::FORBIDDEN, "Log in with the admin token first, on the status page.");
     };
@@ -173,8 +177,9 @@ pub(super) struct Order {
 pub(super) async fn change(
     Shared(app): Shared<App>,
     headers: HeaderMap,
-    Form(order): Form<Order>,
+    order: Result<Form<Order>, FormRejection>,
 ) -> Response {
+    let Ok(Form(order)) = order else { return no_button() };
     if !is_ours(&app, &headers, &order.form_token) {
         let text = "Log in with the admin token first, and use the buttons of the page.";
         return refusal(StatusCode::FORBIDDEN, text);
@@ -193,9 +198,6 @@ pub(super) async fn change(
             Target::Group(group) => change_held(queue.as_ref(), action, Some(&group), before).await,
             Target::All => change_held(queue.as_ref(), action, None, before).await,
         };
-        if let Ok(changed) = &changed {
-            events::queue_changed(action.past(), *changed);
-        }
         changed.map_err(|error| error.to_string())
     });
     match changed.await.unwrap_or_else(|error| Err(error.to_string())) {
@@ -216,19 +218,21 @@ fn no_queue() -> Response {
 
 /// Changes one.
 async fn change_one(queue: &dyn Queue, id: i64, action: Action) -> Result<usize, StorageError> {
-    let entry = one(queue, id).await?;
-    let changed = queue.change(vec![id], action.change()).await?;
-    if changed > 0 {
-        by_hand(entry.iter(), action);
+    match one(queue, id).await? {
+        Some(entry) => change_these(queue, &[entry], action).await,
+        None => Ok(0),
     }
-    Ok(changed)
 }
 
-/// For the trace.
-fn by_hand<'a>(entries: impl Iterator<Item = &'a Entry>, action: Action) {
-    for entry in entries {
-        events::by_hand(action.past(), entry.key.as_str(), &entry.tenant, entry.queue_id.as_deref());
+/// Changes these, as far as they can be; says which.
+async fn change_these(queue: &dyn Queue, entries: &[Entry], action: Action) -> Result<usize, StorageError> {
+    let items = entries.iter().map(|entry| entry.id).collect();
+    let changed: HashSet<i64> = queue.change_those(items, action.change()).await?.into_iter().collect();
+    for entry in entries.iter().filter(|entry| changed.contains(&entry.id)) {
+        let queue_id = entry.queue_id.as_deref();
+        events::changed_on_page(action.past(), entry.key.as_str(), &entry.tenant, queue_id);
     }
+    Ok(changed.len())
 }
 
 /// Changes those that are held, for the reason of a digest, since before a time; a page at a time.
@@ -246,9 +250,7 @@ async fn change_held(
         after = Some(last.id);
         entries.retain(|entry| is_meant(entry, group, before));
         if !entries.is_empty() {
-            let items = entries.iter().map(|entry| entry.id).collect();
-            changed += queue.change(items, action.change()).await?;
-            by_hand(entries.iter(), action);
+            changed += change_these(queue, &entries, action).await?;
         }
     }
 }

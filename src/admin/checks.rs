@@ -35,6 +35,11 @@ impl Check {
         Self { name, ok, detail: outcome.unwrap_or_else(|error| error), is_everybodys: true }
     }
 
+    /// What is wrong, and no reason to take the service away from anybody.
+    fn alarm(name: &'static str, detail: String) -> Self {
+        Self { name, ok: false, detail, is_everybodys: false }
+    }
+
     /// Tenants whose deliveries are paused; an alarm, and no reason to take the service away from the others.
     fn of_tenants(paused: &[Paused]) -> Option<Self> {
         let of_tenants: Vec<_> =
@@ -42,7 +47,7 @@ impl Check {
         let (first, rest) = of_tenants.split_at(of_tenants.len().min(TENANTS_SHOWN));
         let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
         let detail = format!("deliveries paused: {}{more}", first.join(", "));
-        (!first.is_empty()).then_some(Self { name: "tenants", ok: false, detail, is_everybodys: false })
+        (!first.is_empty()).then(|| Self::alarm("tenants", detail))
     }
 
     /// Newer versions of files that were refused; the service goes on with the older ones.
@@ -51,10 +56,20 @@ impl Check {
             let since = now.duration_since(refused.since).unwrap_or_default().as_secs();
             let since = humantime::format_duration(Duration::from_secs(since));
             let what = refused.what.as_str();
-            format!("new {what} refused {since} ago, the old one stays in use: {}", refused.error)
+            // The other kinds are looked at by themselves; of this one nobody knows whether it is repaired.
+            let again = match refused.what {
+                versions::Kind::Configuration => " (repaired? It is read again at a reload)",
+                _ => "",
+            };
+            format!("new {what} refused {since} ago, the old one stays in use: {}{again}", refused.error)
         });
         let detail = said.collect::<Vec<_>>().join("; ");
-        (!refused.is_empty()).then_some(Self { name: "versions", ok: false, detail, is_everybodys: false })
+        (!refused.is_empty()).then(|| Self::alarm("versions", detail))
+    }
+
+    /// Settings that were read, and are not in use yet.
+    fn of_restart(keys: Option<String>) -> Option<Self> {
+        keys.map(|keys| Self::alarm("restart", format!("changed, and in use only after a restart: {keys}")))
     }
 
     /// Copies from which the directory answers, and that somebody should look at; none if there are no copies.
@@ -106,7 +121,9 @@ pub(super) async fn checks(app: &Admin, paused: &[Paused]) -> Vec<Check> {
     let unwell: Vec<_> = unwell.map(|copy| format!("{}: {}", copy.tenant, copy.standing())).collect();
     // An alarm, and no reason to take no mail.
     let trace = trace::check().map(|how| Check { is_everybodys: false, ..Check::new("trace", how) });
-    let others = [refused, Check::of_tenants(paused), Check::of_copies(copies.len(), &unwell), trace];
+    let restart = Check::of_restart(versions::for_restart());
+    let others =
+        [refused, restart, Check::of_tenants(paused), Check::of_copies(copies.len(), &unwell), trace];
     everybodys.into_iter().chain(others.into_iter().flatten()).collect()
 }
 

@@ -2,13 +2,14 @@
 //!
 //! In: connections; requests. Out: requests that name this machine.
 //! Promise: a page elsewhere that lets a name of its own point here (DNS rebinding) reads nothing but `/livez` and `/readyz`.
-//! Fails: 421 for another name (RFC 9110, section 15.5.20).
+//! Fails: 421 for another name (RFC 9110, section 15.5.20); 400 for a request that names none, or several (RFC 9112,
+//! section 3.2). HTTP/1.0 names none, and checkers of load balancers speak it; every browser says where it means to be.
 
 use crate::intake;
 use crate::observe::events;
 use axum::{
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -99,12 +100,16 @@ pub(super) async fn check_host(State(names): State<Names>, request: Request, nex
     let authority = match (request.uri().authority(), fields.next(), fields.next()) {
         (Some(authority), _, _) => Some(authority.as_str().to_owned()),
         (None, Some(field), None) => field.to_str().ok().map(str::to_owned),
+        (None, None, None) if request.version() <= Version::HTTP_10 => return next.run(request).await,
         _ => None,
     };
-    if authority.as_deref().is_some_and(|authority| names.has(authority)) {
+    let Some(authority) = authority.filter(|authority| !authority.is_empty()) else {
+        return (StatusCode::BAD_REQUEST, "Name this machine in one Host field.\n").into_response();
+    };
+    if names.has(&authority) {
         return next.run(request).await;
     }
-    events::admin_misdirected(authority.as_deref().unwrap_or_default());
+    events::admin_misdirected(&authority);
     let text =
         "This machine is not known here by that name. Use its IP address, or add the name to admin.hosts.\n";
     (StatusCode::MISDIRECTED_REQUEST, text).into_response()

@@ -16,12 +16,12 @@ mod trace;
 
 use crate::courier::{Controls, Paused};
 use crate::intake::{Listen, Listener, Live, Shadow, SocketSettings};
-use crate::observe::{metrics, recent};
+use crate::observe::{events, metrics, recent};
 use crate::queue::{Counts, Entry, Filter, Overview, Queue, State, StorageError, TenantCounts};
 use crate::web::SecretFile;
 use axum::{
     Form, Json, Router,
-    extract::{Query as Wanted, Request, State as Shared},
+    extract::{Query as Wanted, Request, State as Shared, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Redirect, Response},
@@ -88,10 +88,10 @@ type App = Arc<Admin>;
 impl Admin {
     /// What who asks may do.
     fn may(&self, headers: &HeaderMap) -> page::May {
-        match (&self.token, self.sessions.of(headers)) {
-            (None, _) => page::May::Look,
-            (Some(_), None) => page::May::LogIn,
-            (Some(_), Some(session)) => page::May::Change(session.form_token.clone()),
+        let Some(token) = &self.token else { return page::May::Look };
+        match self.sessions.of(headers, digest(&token.first())) {
+            None => page::May::LogIn,
+            Some(session) => page::May::Change(session.form_token),
         }
     }
 }
@@ -154,17 +154,25 @@ async fn harden(request: Request, next: Next) -> Response {
 
 async fn metrics_text(Shared(app): Shared<App>) -> Response {
     let counts = match &app.views.queue {
-        Some(queue) => queue.counts().await.unwrap_or_default(),
-        None => Counts::default(),
+        Some(queue) => queue.counts().await,
+        None => Ok(Counts::default()),
     };
     let now = SystemTime::now();
-    metrics::snapshot(&metrics::Snapshot {
-        waiting: counts.waiting,
-        held: counts.held,
-        oldest: counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default(),
-        in_flight: app.views.live.now().in_flight(),
-        is_emergency: app.views.live.now().policy.emergency.pulled().is_some(),
-    });
+    let service = app.views.live.now();
+    metrics::in_flight(service.in_flight());
+    for (what, count) in service.remembered() {
+        metrics::remembered(what, count);
+    }
+    metrics::emergency(service.policy.emergency.pulled().is_some());
+    match counts {
+        Ok(counts) => metrics::snapshot(&metrics::Snapshot {
+            waiting: counts.waiting,
+            held: counts.held,
+            oldest: counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default(),
+        }),
+        // The numbers stay: none held would end an alert.
+        Err(error) => events::queue_trouble(&error),
+    }
     // A company that has no copy yet waits for it since we began.
     let copies = app.views.live.now().directory.copies();
     if let Some(age) = copies.iter().map(|copy| copy.age.unwrap_or(copy.known_for)).max() {
@@ -186,17 +194,23 @@ struct InQueue {
     counts: Counts,
     tenants: Vec<TenantCounts>,
     held: Vec<Entry>,
+    /// There are more behind them.
+    more_held: bool,
     overview: Overview,
     trouble: Option<String>,
 }
 
-/// How much there is, by tenant; why it is held, the first of what is held, and what waits longest.
-async fn in_queue(queue: &dyn Queue) -> Result<InQueue, StorageError> {
-    let held = Filter { state: Some(State::Held), limit: Some(SHOWN), ..Filter::default() };
+/// How much there is, by tenant; why it is held, the first of what is held behind a row, and what waits longest.
+async fn in_queue(queue: &dyn Queue, after: Option<i64>) -> Result<InQueue, StorageError> {
+    let held = Filter { state: Some(State::Held), after, limit: Some(SHOWN + 1), ..Filter::default() };
+    let mut held = queue.list(held).await?;
+    let more_held = held.len() > SHOWN;
+    held.truncate(SHOWN);
     Ok(InQueue {
         counts: queue.counts().await?,
         tenants: queue.by_tenant().await?,
-        held: queue.list(held).await?,
+        held,
+        more_held,
         overview: queue.overview(LOOKED_AT, WAITING_SHOWN).await?,
         trouble: None,
     })
@@ -211,13 +225,25 @@ struct Asked {
     done: Option<change::Action>,
     /// and to how many.
     count: Option<u64>,
+    /// Where the list of held activities begins,
+    held: Option<String>,
+    /// and that of their reasons.
+    #[serde(default)]
+    reasons: String,
 }
 
-async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wanted<Asked>) -> Response {
+async fn status(
+    Shared(app): Shared<App>,
+    headers: HeaderMap,
+    asked: Result<Wanted<Asked>, QueryRejection>,
+) -> Response {
+    // What the page does not ask for is answered by the page.
+    let asked = asked.map_or_else(|_| Asked::default(), |Wanted(asked)| asked);
+    let place = page::Place { held: asked.held, reasons: asked.reasons };
     let queue = match &app.views.queue {
         None => None,
         Some(queue) => Some(
-            in_queue(queue.as_ref())
+            in_queue(queue.as_ref(), place.held())
                 .await
                 .unwrap_or_else(|error| InQueue { trouble: Some(error.to_string()), ..InQueue::default() }),
         ),
@@ -230,7 +256,7 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wan
     });
     let paused = app.views.controls.paused();
     let checks = checks(&app, &paused).await;
-    let names = names(&app, queue.as_ref(), &paused);
+    let names = names(&app, queue.as_ref(), &paused, &place);
     let view = page::View {
         now: SystemTime::now(),
         started: app.started,
@@ -238,6 +264,7 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wan
         queue,
         is_shadow: service.policy.shadow == Shadow::Everybody,
         emergency: service.policy.emergency.pulled(),
+        limits: service.policy.limits.said(),
         paused,
         copies: copies.collect(),
         names,
@@ -247,19 +274,29 @@ async fn status(Shared(app): Shared<App>, headers: HeaderMap, Wanted(asked): Wan
         may: app.may(&headers),
         refresh: asked.refresh.map(|seconds| seconds.clamp(LEAST_REFRESH, 3600)),
         done: asked.done.zip(asked.count),
+        place,
     };
     Html(page::render(&view)).into_response()
 }
 
 /// The names of the tenants that the page may show.
-fn names(app: &Admin, queue: Option<&InQueue>, paused: &[Paused]) -> HashMap<String, String> {
+fn names(
+    app: &Admin,
+    queue: Option<&InQueue>,
+    paused: &[Paused],
+    place: &page::Place,
+) -> HashMap<String, String> {
     let mut ids: HashSet<&str> = paused.iter().filter_map(|paused| paused.tenant.as_deref()).collect();
     if let Some(queue) = queue {
         ids.extend(queue.tenants.iter().take(SHOWN).map(|of| of.tenant.as_str()));
         ids.extend(queue.held.iter().chain(&queue.overview.oldest).map(|entry| entry.tenant.as_str()));
-        ids.extend(queue.overview.held_for.iter().take(page::REASONS_SHOWN).map(|of| of.tenant.as_str()));
+        ids.extend(place.of(&queue.overview.held_for).iter().map(|of| of.tenant.as_str()));
     }
     if ids.is_empty() { HashMap::new() } else { app.views.live.now().directory.names(&ids) }
+}
+
+fn digest(text: &str) -> blake3::Hash {
+    blake3::hash(text.as_bytes())
 }
 
 #[derive(Deserialize)]
@@ -270,12 +307,12 @@ struct LogIn {
 async fn login(Shared(app): Shared<App>, Form(form): Form<LogIn>) -> Response {
     let Some(token) = &app.token else { return StatusCode::NOT_FOUND.into_response() };
     // Digests are compared, so that the time says nothing about the token.
-    let digest = |text: &str| blake3::hash(text.as_bytes());
-    if digest(form.token.trim()) != digest(&token.first()) {
+    let token = digest(&token.first());
+    if digest(form.token.trim()) != token {
         tokio::time::sleep(Duration::from_millis(500)).await; // guessing takes its time
         return refusal(StatusCode::FORBIDDEN, "That is not the admin token.");
     }
-    ([(header::SET_COOKIE, app.sessions.begin())], Redirect::to("/")).into_response()
+    ([(header::SET_COOKIE, app.sessions.begin(token))], Redirect::to("/")).into_response()
 }
 
 #[derive(Deserialize)]
@@ -284,7 +321,7 @@ struct LogOut {
 }
 
 async fn logout(Shared(app): Shared<App>, headers: HeaderMap, Form(form): Form<LogOut>) -> Response {
-    if app.sessions.of(&headers).is_some_and(|session| session.form_token == form.form_token) {
+    if matches!(app.may(&headers), page::May::Change(ours) if ours == form.form_token) {
         app.sessions.end(&headers);
     }
     ([(header::SET_COOKIE, Sessions::forget())], Redirect::to("/")).into_response()

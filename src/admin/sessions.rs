@@ -1,6 +1,7 @@
 //! Who has logged in with the admin token.
 //!
-//! Promise: a session is a random number that only its browser knows; it ends after twelve hours, or with the process.
+//! Promise: a session is a random number that only its browser knows; it ends after twelve hours, with the process, and
+//! when the token is another one: who should not have had the old one is out at once.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use std::{
@@ -23,6 +24,8 @@ const MOST: usize = 100;
 pub(super) struct Session {
     /// Stands in each form: another site does not know it.
     pub(super) form_token: String,
+    /// Digest of the token it was begun with.
+    token: blake3::Hash,
     began: Instant,
 }
 
@@ -47,15 +50,15 @@ fn cookie_of(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl Sessions {
-    /// The session of a request.
-    pub(super) fn of(&self, headers: &HeaderMap) -> Option<Session> {
+    /// The session of a request, if the token is still the one of its beginning.
+    pub(super) fn of(&self, headers: &HeaderMap, token: blake3::Hash) -> Option<Session> {
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|_, session| session.began.elapsed() < LIFE);
+        sessions.retain(|_, session| session.began.elapsed() < LIFE && session.token == token);
         sessions.get(cookie_of(headers)?).cloned()
     }
 
-    /// A new session; its cookie.
-    pub(super) fn begin(&self) -> HeaderValue {
+    /// A new session, begun with this token; its cookie.
+    pub(super) fn begin(&self, token: blake3::Hash) -> HeaderValue {
         let id = random();
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= MOST
@@ -65,7 +68,7 @@ impl Sessions {
             sessions.remove(&oldest);
         }
         let cookie = format!("{COOKIE}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={}", LIFE.as_secs());
-        sessions.insert(id, Session { form_token: random(), began: Instant::now() });
+        sessions.insert(id, Session { form_token: random(), token, began: Instant::now() });
         HeaderValue::try_from(cookie).expect("hex digits can stand in a header")
     }
 

@@ -1,6 +1,6 @@
 //! The search on the status page: what became of a mail.
 //!
-//! In: `/trace?q=…&since=…`. Out: a page with the mails that were found.
+//! In: `/trace?q=…&since=…&until=…`. Out: a page with the mails that were found.
 //! Promise: where there is an admin token, only who has shown it may search; a few searches at a time, on threads that may
 //! block.
 
@@ -28,6 +28,8 @@ pub(super) struct Question {
     q: String,
     #[serde(default)]
     since: String,
+    #[serde(default)]
+    until: String,
 }
 
 /// How the trace is; none if nothing is traced.
@@ -105,7 +107,13 @@ pub(super) async fn search(
             status
         }
         Ok((query, found)) => {
-            results(&mut html, &trace::settings().unwrap_or_else(|| Settings::new(path)), &query, &found);
+            results(
+                &mut html,
+                &question,
+                &trace::settings().unwrap_or_else(|| Settings::new(path)),
+                &query,
+                &found,
+            );
             StatusCode::OK
         }
     };
@@ -115,12 +123,14 @@ pub(super) async fn search(
 
 fn read(question: &Question) -> Result<Query, String> {
     let term = Term::read(&question.q).map_err(|error| error.to_string())?;
-    let since = Some(question.since.trim()).filter(|since| !since.is_empty());
-    let since = since.map(|since| trace::since(since, SystemTime::now())).transpose()?;
-    Ok(Query { term, since })
+    let time = |text: &str| {
+        let text = Some(text.trim()).filter(|text| !text.is_empty());
+        text.map(|text| trace::since(text, SystemTime::now())).transpose()
+    };
+    Ok(Query { term, since: time(&question.since)?, until: time(&question.until)? })
 }
 
-fn results(html: &mut String, settings: &Settings, query: &Query, found: &Found) {
+fn results(html: &mut String, question: &Question, settings: &Settings, query: &Query, found: &Found) {
     if found.mails.is_empty() {
         let is_whole = observe::addresses() == Addresses::Full;
         let _ = write!(
@@ -132,12 +142,20 @@ fn results(html: &mut String, settings: &Settings, query: &Query, found: &Found)
     }
     let count = found.mails.len();
     let mails = if count == 1 { "1 mail".to_owned() } else { format!("{count} mails") };
-    let more = if found.more { "; there is more, and the newest is shown: say since when" } else { "" };
-    let _ = write!(html, "<p>{mails}, the newest first{more}. Times are UTC.</p>");
+    let cut = if found.more && found.older.is_none() { "; there is more of them than is shown" } else { "" };
+    let _ = write!(html, "<p>{mails}, the newest first{cut}. Times are UTC.</p>");
     if found.reach.lost > 0 {
         let _ = write!(html, "<p>The trace has gaps: {} records were lost.</p>", found.reach.lost);
     }
     found.mails.iter().for_each(|mail| self::mail(html, mail));
+    if let Some(older) = found.older {
+        let until = humantime::format_rfc3339_millis(older).to_string();
+        let [q, since, until] = [&question.q, &question.since, &until].map(|text| page::encoded(text));
+        let _ = write!(
+            html,
+            "<p><a class=button href=\"/trace?q={q}&amp;since={since}&amp;until={until}\">Older</a></p>"
+        );
+    }
 }
 
 fn sentence(text: &str) -> String {
@@ -188,6 +206,10 @@ fn codes(values: &[impl AsRef<str>]) -> String {
 mod tests {
     use super::*;
 
+    fn question(q: &str, since: &str) -> Question {
+        Question { q: q.to_owned(), since: since.to_owned(), until: String::new() }
+    }
+
     #[test]
     fn strangers_words_are_text() {
         let bad = || Some("<script>\"&".to_owned());
@@ -209,10 +231,19 @@ mod tests {
             !html.contains("<script") && !html.contains("<img") && html.contains("&lt;script&gt;"),
             "{html}"
         );
-        let query = read(&Question { q: "<b>@x.test".to_owned(), since: String::new() }).unwrap();
+        let question = question("<b>@x.test", "");
+        let query = read(&question).unwrap();
+        let settings = Settings::new("/x/trace.db".into());
         let mut html = String::new();
-        results(&mut html, &Settings::new("/x/trace.db".into()), &query, &Found::default());
+        results(&mut html, &question, &settings, &query, &Found::default());
         assert!(html.starts_with("<p>Nothing is known of the address") && !html.contains("<b>"), "{html}");
+        let older = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_800_000_000_123));
+        let found = Found { mails: vec![Mail::default()], more: true, older, ..Found::default() };
+        let mut html = String::new();
+        results(&mut html, &question, &settings, &query, &found);
+        let link =
+            "href=\"/trace?q=%3Cb%3E%40x.test&amp;since=&amp;until=2027-01-15T08%3A00%3A00.123Z\">Older<";
+        assert!(html.contains(link), "{html}");
     }
 
     #[test]
@@ -222,7 +253,7 @@ mod tests {
             ("b3:12", "", "at least 8 digits"),
             ("7F3A91E0C2", "tomorrow", "\"tomorrow\" is no time: write how long ago, like 2h"),
         ] {
-            let error = read(&Question { q: q.to_owned(), since: since.to_owned() }).unwrap_err();
+            let error = read(&question(q, since)).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
     }

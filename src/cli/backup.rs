@@ -184,7 +184,7 @@ fn fill(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
     let queue = match queue::copy(&config.queue, to) {
         Ok(queue) => Some(queue),
         Err(OpenError::Missing(_)) => None,
-        Err(error) => return Err(other(error)),
+        Err(error) => return Err(error.into()),
     };
     for file in queue.iter().flat_map(|queue| &queue.files) {
         let place = match file.strip_prefix(SPOOL) {

@@ -12,7 +12,7 @@ use crate::severa::CopyState;
 use crate::trace::{self, SearchError};
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use std::{fs, os::unix::fs::FileTypeExt, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 /// Time for the backend and the directory to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -164,32 +164,25 @@ async fn look_up(config: &Config, offline: bool) -> (Result<String, String>, Vec
 
 /// A socket that is there is the service's, or a stale one that it replaces; its directory must be there.
 fn place(socket: &SocketSettings, offline: bool) -> Result<String, String> {
-    let table = socket.table;
     rights::of_group(socket)?;
     match &socket.listen {
         Listen::Systemd => Ok("given by systemd".to_owned()),
         Listen::Inet(address) if offline => Ok(format!("inet:{address}")),
-        Listen::Inet(address) => rights::of_port(table, *address),
-        Listen::Unix(path) => match fs::symlink_metadata(path) {
-            Ok(meta) if meta.file_type().is_socket() => Ok(format!("unix:{}, there", path.display())),
-            Ok(_) => Err(format!(
-                "{} exists and is no socket: remove it, or set another {table}.listen",
-                path.display()
-            )),
-            Err(_) if path.parent().is_some_and(Path::is_dir) => {
+        Listen::Inet(address) => rights::of_port(socket.table, *address),
+        Listen::Unix(path) => match socket.look() {
+            Ok(true) => Ok(format!("unix:{}, there", path.display())),
+            Ok(false) => {
                 rights::to_write(path.parent().unwrap_or(path))?;
                 Ok(format!("unix:{}, not there yet", path.display()))
             }
-            Err(_) => Err(format!(
-                "{} does not exist: make it, writable for the user activity-milter runs as, or set another {table}.listen",
-                path.parent().unwrap_or(path).display()
-            )),
+            Err(error) => Err(error.to_string()),
         },
     }
 }
 
 async fn queue(config: &Config) -> Result<String, String> {
     let path = &config.queue.path;
+    queue::look(&config.queue).map_err(|error| error.to_string())?;
     if !path.exists() {
         return match config.delivery {
             Delivery::Direct => Ok("direct mode: none".to_owned()),

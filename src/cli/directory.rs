@@ -71,7 +71,7 @@ struct TenantWord {
 struct AddressWord {
     address: String,
     tenant: Option<String>,
-    /// `integration address`, `user`, `contact`, `unknown`, `no such tenant`, `no such project`.
+    /// `integration address`, `user`, `contact`, `unknown`, `not looked up` (no tenant), `no such tenant`, `no such project`.
     what: &'static str,
     /// The id of the user, contact or project.
     id: Option<String>,
@@ -86,7 +86,7 @@ impl AddressWord {
     }
 
     fn is_unknown(&self) -> bool {
-        matches!(self.what, "unknown" | "no such tenant" | "no such project")
+        matches!(self.what, "unknown" | "not looked up" | "no such tenant" | "no such project")
     }
 }
 
@@ -106,6 +106,10 @@ pub(super) async fn directory(config: &Config, args: Args) -> Result<ExitCode, F
         })
     };
     let addresses = args.addresses.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    if args.tenants.is_empty() && !addresses.iter().any(|address| config.addressing.covers(address)) {
+        let remedy = "add --tenant PREFIX, or one of its integration addresses";
+        return Err(Failure::CommandLine(format!("no tenant is named to look in: {remedy}")));
+    }
     let directory = config.outside.open_directory()?;
     let started = Instant::now();
     let found = look_up(&directory, &config.addressing, &addresses, &args.tenants).await;
@@ -170,7 +174,10 @@ async fn look_up(
         }
     }
     found.addresses.extend(
-        others.iter().filter(|_| tenants.is_empty()).map(|address| AddressWord::of(address, None, "unknown")),
+        others
+            .iter()
+            .filter(|_| tenants.is_empty())
+            .map(|address| AddressWord::of(address, None, "not looked up")),
     );
     found.tenants = tenants.iter().map(TenantWord::from).collect();
     Ok(found)

@@ -8,7 +8,7 @@ use super::{
 use crate::activity::Activity;
 use crate::config::Config;
 use crate::intake::{Client, Interest, Policy, Service, Session, Shadow, Then};
-use crate::mail::{Automatic, Budget, Head, Intake, ReadPart, fields, header_end};
+use crate::mail::{Address, AddressError, Automatic, Budget, Head, Intake, ReadPart, fields, header_end};
 use crate::rules::{Part, Reply, Said};
 use crate::source::unreadable;
 use crate::verify;
@@ -70,6 +70,8 @@ struct Explanation {
     fields_cut: usize,
     /// Where each part of the message went.
     parts: Vec<PartWord>,
+    /// How much is taken from whom, if that is limited. It is not counted here.
+    limits: Option<String>,
     /// What Postfix is told to do with the message.
     postfix: Option<String>,
 }
@@ -147,7 +149,28 @@ impl From<&Reply> for ReplyWord {
     }
 }
 
+/// That something can be in an envelope. Local parts that are odd pass: what becomes of them the service says.
+fn check_address(option: &str, text: &str) -> Result<(), Failure> {
+    let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
+    let why = match Address::parse(inner) {
+        Ok(_) => return Ok(()),
+        Err(AddressError::BadLocalPart) if inner.matches('@').count() > 1 && inner.contains(',') => {
+            format!("these are several: give {option} for each")
+        }
+        Err(AddressError::BadLocalPart) if !inner.contains([' ', ',', '<']) => return Ok(()),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("{option}: \"{text}\" is no address: {why}: write one like anna@example.com");
+    Err(Failure::CommandLine(message))
+}
+
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
+    if let Some(sender) = args.sender.as_deref().filter(|sender| !matches!(*sender, "" | "<>")) {
+        check_address("--sender", sender)?;
+    }
+    for recipient in &args.recipients {
+        check_address("--recipient", recipient)?;
+    }
     let message = read(&args.message)
         .map_err(|error| other(format!("{} {}", args.message.display(), unreadable(&error))))?;
     let directory = config.outside.open_directory()?;
@@ -210,7 +233,8 @@ fn shown_to_milter(name: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation {
-    let mut explanation = Explanation::default();
+    let limits = session.service().policy.limits.said();
+    let mut explanation = Explanation { limits, ..Explanation::default() };
     let sender = args.sender.clone().unwrap_or_else(|| from(message));
     session.mail(sender.as_bytes(), Intake::Explain);
     for address in &args.recipients {
@@ -377,6 +401,9 @@ fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
         }
         let json = serde_json::to_string_pretty(&explained.activity).map_err(|_| std::fmt::Error)?;
         writeln!(out, "activity: {json}")?;
+    }
+    if let Some(limits) = &explanation.limits {
+        writeln!(out, "limits: {limits}; the service counts, and this message is not counted here")?;
     }
     if let Some(postfix) = &explanation.postfix {
         writeln!(out, "Postfix is told to {postfix}")?;

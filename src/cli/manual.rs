@@ -10,6 +10,7 @@ use std::{fmt::Write as _, fs, io, path::Path, process::ExitCode};
 const CONFIG: &str = concat!(
     include_str!("../config/mod.rs"),
     include_str!("../config/emergency.rs"),
+    include_str!("../config/limits.rs"),
     include_str!("../config/outside.rs"),
     include_str!("../config/sender.rs"),
     include_str!("../config/severa.rs"),
@@ -29,6 +30,7 @@ const TABLES: &[(&str, &str)] = &[
     ("policy", "PolicyText"),
     ("policy.automatic", "AutomaticText"),
     ("sender", "SenderText"),
+    ("limits", "LimitsText"),
     ("emergency", "EmergencyText"),
     ("emergency.block", "BlockText"),
     ("queue", "QueueText"),

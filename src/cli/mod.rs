@@ -23,8 +23,12 @@ mod unit;
 
 use crate::config::{Config, DEFAULT_PATH, OutsideError};
 use crate::observe::{self, events};
+use crate::queue::OpenError;
 use crate::source::{SourceError, said, without_numbers};
-use clap::{Parser, Subcommand, ValueHint};
+use clap::{
+    CommandFactory, Parser, Subcommand, ValueHint,
+    error::{ContextKind, ContextValue},
+};
 use miette::Report;
 use std::{
     io::{self, IsTerminal},
@@ -176,11 +180,21 @@ impl From<OutsideError> for Failure {
     }
 }
 
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error.is_of_settings() {
+            true => Self::Configuration(Report::msg(error.to_string())),
+            false => other(error),
+        }
+    }
+}
+
 /// Runs the command the arguments ask for.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => {
+        Err(mut error) if error.use_stderr() => {
+            leave_out_hidden(&mut error);
             if observe::takes_lines_only() {
                 return fail(&Report::msg(error.render().to_string()), EX_USAGE);
             }
@@ -228,6 +242,19 @@ pub fn run() -> ExitCode {
     // What still waits for a file server or a pipe, nobody waits for.
     runtime.shutdown_timeout(LAST_TIME);
     done(outcome)
+}
+
+/// clap names commands that its help does not show.
+fn leave_out_hidden(error: &mut clap::Error) {
+    if let Some(ContextValue::Strings(names)) = error.remove(ContextKind::ValidSubcommand) {
+        let hidden: Vec<String> = Cli::command()
+            .get_subcommands()
+            .filter(|command| command.is_hide_set())
+            .map(|command| command.get_name().to_owned())
+            .collect();
+        let names = names.into_iter().filter(|name| !hidden.contains(name)).collect();
+        error.insert(ContextKind::ValidSubcommand, ContextValue::Strings(names));
+    }
 }
 
 /// Tells why a command failed, and how it ended.

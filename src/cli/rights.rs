@@ -14,8 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a database has beside it.
-const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
+/// What a database has beside it; the lock is the queue's.
+const BESIDE: [&str; 4] = ["", "-wal", "-shm", ".lock"];
 
 /// Directories as near to the root as that are the system's: `/`, `/var`, `/var/lib`.
 const MOST_OF_SYSTEM: usize = 3;
@@ -44,11 +44,7 @@ pub(super) fn of_files(config: &Config, path: &Path) -> Result<String, String> {
     for written in databases.iter().chain([&config.queue.spool]).chain(sockets) {
         unit.and_then(|unit| unit.forbids_writing(path, written)).map_or(Ok(()), Err)?;
     }
-    let read = match &config.outside.directory {
-        DirectoryKind::File { path } => vec![path],
-        _ => Vec::new(),
-    };
-    for read in read {
+    if let DirectoryKind::File { path: read } = &config.outside.directory {
         unit.and_then(|unit| unit.forbids_reading(path, read)).map_or(Ok(()), Err)?;
     }
     for database in databases {
@@ -60,6 +56,12 @@ pub(super) fn of_files(config: &Config, path: &Path) -> Result<String, String> {
         to_write(database.parent().unwrap_or(&database))?;
     }
     to_write(&config.queue.spool)?;
+    // Each queue has a folder there; a restored one is whose who restored it.
+    let folders = fs::read_dir(&config.queue.spool).into_iter().flatten().flatten().map(|entry| entry.path());
+    for folder in folders.filter(|path| path.is_dir()) {
+        to_write(&folder)?;
+        to_write(&folder.join("lock"))?;
+    }
     Ok(format!("writable for user {}", user()))
 }
 

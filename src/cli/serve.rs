@@ -12,6 +12,7 @@ use crate::observe::{self, events, metrics};
 use crate::queue::{self, Queue, SystemClock};
 use crate::trace;
 use crate::verify;
+use crate::web;
 use miette::Report;
 use sd_notify::NotifyState;
 use std::{
@@ -166,15 +167,21 @@ async fn open_queue(settings: queue::Settings) -> Result<Arc<dyn Queue>, Failure
             }
         }
     };
-    opened.map_err(other)?.map_err(other)
+    Ok(opened.map_err(other)??)
 }
 
-/// Keeps the metrics small, also where nobody reads them.
-async fn count() {
+/// Keeps the metrics small, also where nobody reads them, and looks after files with secrets, also where nobody needs them.
+async fn upkeep() {
     let mut tick = tokio::time::interval(Duration::from_secs(5));
+    let mut looking: Option<JoinHandle<()>> = None;
     loop {
         tick.tick().await;
         metrics::upkeep();
+        events::say_suppressed(false);
+        // A file server may not answer: then one waits for it, and no more.
+        if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+            looking = Some(tokio::task::spawn_blocking(web::look_at_all));
+        }
     }
 }
 
@@ -290,7 +297,7 @@ impl Running {
         let reload = tokio::spawn(reloadable.watch(hangup));
         let pulse = [
             tokio::spawn(watchdog()),
-            tokio::spawn(count()),
+            tokio::spawn(upkeep()),
             tokio::spawn(intake::keep(places, live.clone())),
         ];
         let hang_up = CancellationToken::new();
@@ -331,6 +338,7 @@ impl Running {
         let _ = tokio::time::timeout(COURIER_TIME, finish).await;
         self.pulse.iter().for_each(JoinHandle::abort);
         let _ = tokio::task::spawn_blocking(|| trace::stop(TRACE_TIME)).await;
+        events::say_suppressed(true);
         events::stopped(cut_off);
         served
     }

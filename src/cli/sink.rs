@@ -1,6 +1,7 @@
 //! `sink`: the reference backend.
 
 use super::{Failure, other, out::say};
+use crate::backend::signing_key_of;
 use crate::config::time_span;
 use crate::sink::{Settings, run};
 use crate::web::SecretFile;
@@ -14,7 +15,7 @@ use tokio::{
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
     /// Where to listen; port 0 lets the system choose, and the line printed at start says which
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     listen: SocketAddr,
     /// Directory for what is received
     #[arg(long, value_name = "DIR")]
@@ -35,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     fail_rate: f64,
     /// Answer every request with this status, and store nothing
-    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(200..600))]
+    #[arg(long, value_name = "CODE", value_parser = status)]
     status: Option<u16>,
     /// Wait this long before each answer, like 50ms
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time_span)]
@@ -52,6 +53,18 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.replace("localhost:", "127.0.0.1:").parse();
+    address.map_err(|_| "write an IP address with a port, like 127.0.0.1:8080".to_owned())
+}
+
+fn status(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(status) if (200..600).contains(&status) => Ok(status),
+        _ => Err("write a status from 200 to 599".to_owned()),
+    }
+}
+
 pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
     let secrets = |path: &Option<PathBuf>| match path {
         Some(path) => SecretFile::open(path).map(|file| file.all().to_vec()).map_err(other),
@@ -59,6 +72,12 @@ pub(super) async fn serve(args: Args) -> Result<ExitCode, Failure> {
     };
     let token = secrets(&args.token_file)?.into_iter().next();
     let signing_secrets = secrets(&args.signing_secret_file)?;
+    if let (Some(path), Some(Err(why))) = (
+        &args.signing_secret_file,
+        signing_secrets.iter().map(|text| signing_key_of(text)).find(Result::is_err),
+    ) {
+        return Err(other(format!("{}: {why}", path.display())));
+    }
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| other(format!("cannot listen on {}: {error}: set another --listen", args.listen)))?;

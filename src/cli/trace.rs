@@ -19,19 +19,22 @@ pub(super) struct Args {
     /// Only mail of which something happened since: how long ago, like 2h or 3days, or a time (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = |text: &str| trace::since(text, SystemTime::now()))]
     since: Option<SystemTime>,
+    /// Only what is found until then, as --since says it: the newest are shown, and this leads to those before
+    #[arg(long, value_name = "TIME", value_parser = |text: &str| trace::since(text, SystemTime::now()))]
+    until: Option<SystemTime>,
     /// Print JSON, an object a line for each thing that happened
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failure> {
-    let term = match Term::read(&args.what.join(" ")) {
-        Ok(term) => term,
-        Err(error) => {
-            return Err(Failure::CommandLine(error.to_string()));
-        }
-    };
-    let query = Query { term, since: args.since };
+    let term = term(&args.what)?;
+    if args.since.zip(args.until).is_some_and(|(since, until)| until < since) {
+        return Err(Failure::CommandLine(
+            "--until is before --since: nothing happened between them".to_owned(),
+        ));
+    }
+    let query = Query { term, since: args.since, until: args.until };
     let (path, asked) = (config.trace.path.clone(), query.clone());
     let found = tokio::task::spawn_blocking(move || trace::search(&path, &asked)).await.map_err(other)?;
     let off = config.trace.keep.is_none();
@@ -48,13 +51,35 @@ pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failu
         return Ok(ExitCode::from(1));
     }
     say(&if args.json { lines_of_json(&found.mails) } else { text(&found) })?;
-    if found.more {
-        tell("there is more, and the newest is shown: --since, or a queue id, says which");
+    match found.older {
+        Some(older) => {
+            let older = humantime::format_rfc3339_millis(older);
+            tell(&format!("the newest are shown; those before: --until {older}"));
+        }
+        None if found.more => {
+            tell("there is more of these mails than is shown: a queue id or a key says which")
+        }
+        None => {}
     }
     if found.reach.lost > 0 {
         tell(&format!("the trace has gaps: {} records were lost", found.reach.lost));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is looked for: one thing. The words of a line of a log are about one too, and which it is is said.
+fn term(words: &[String]) -> Result<Term, Failure> {
+    let line = words.join(" ");
+    let term = Term::read(&line).map_err(|error| Failure::CommandLine(error.to_string()))?;
+    let each: Vec<Term> = words.iter().filter_map(|word| Term::read(word).ok()).collect();
+    if words.len() > 1 && each.len() == words.len() && each.iter().any(|other| *other != term) {
+        let message = format!("{} things are asked for: ask for one at a time", words.len());
+        return Err(Failure::CommandLine(message));
+    }
+    if line.trim().contains(char::is_whitespace) {
+        tell(&format!("this is about the {term}"));
+    }
+    Ok(term)
 }
 
 fn rfc3339(event: &Event) -> String {

@@ -11,7 +11,9 @@
 //! What the file says (`…Text`, as written) and what was validated are two types, so that the second cannot be wrong.
 
 mod emergency;
+mod limits;
 mod outside;
+mod places;
 mod range;
 mod reading;
 mod sender;
@@ -37,7 +39,9 @@ use crate::source::{Source, SourceError, meant};
 use crate::trace;
 use crate::verify;
 use emergency::EmergencyText;
+use limits::LimitsText;
 use outside::{BackendText, DirectoryText};
+use places::{Kind, Places};
 use reading::{Look, Reading};
 use sender::SenderText;
 use serde::{Deserialize, Serialize};
@@ -157,6 +161,7 @@ impl Config {
         let reading = Reading::new(source, look)?;
         let config = ConfigText::read(source, &reading)?.validate(&reading)?;
         let files = source.paths().map(Path::to_owned).collect();
+        source.left_out().for_each(|why| reading.warn_of_file(why));
         let (warnings, faults) = reading.into_doubts();
         Ok((Self { files, warnings, ..config }, faults))
     }
@@ -191,6 +196,9 @@ struct ConfigText {
     /// Levers for the night, taken over at a reload.
     #[serde(default)]
     emergency: EmergencyText,
+    /// How much is taken from whom.
+    #[serde(default)]
+    limits: LimitsText,
     /// What is asked of mail, unless a tenant says otherwise.
     #[serde(default)]
     policy: PolicyText,
@@ -232,6 +240,9 @@ const TABLES: &[&str] = &[
     "policy",
     "policy.automatic",
     "sender",
+    "limits",
+    "emergency",
+    "emergency.block",
     "replies",
     "directory",
     "backend",
@@ -283,13 +294,7 @@ impl SocketText {
             Some(listen) => listen.into_inner().0,
             None => Listen::Unix(default_socket(table)),
         };
-        if let Listen::Unix(path) = &listen
-            && path.as_os_str().len() > LONGEST_SOCKET
-        {
-            let (there, most) = (path.as_os_str().len(), LONGEST_SOCKET);
-            let message = format!("the path has {there} bytes, and that of a socket has at most {most}");
-            return Err(source.error_at(&format!("{table}.listen"), message));
-        }
+        check_listen(source, &format!("{table}.listen"), &listen)?;
         let (mode, group) = (self.socket_mode.0.0, self.socket_group);
         check_mode(source, &format!("{table}.socket_mode"), mode)?;
         if let Some(group) = &group {
@@ -309,6 +314,17 @@ const ADMIN_IDLE: Duration = Duration::from_secs(5);
 
 /// Longest path of a unix socket: 108 bytes with the zero at its end (unix(7)).
 const LONGEST_SOCKET: usize = 107;
+
+fn check_listen(source: &Reading, key: &str, listen: &Listen) -> Result<(), SourceError> {
+    let Listen::Unix(path) = listen else { return Ok(()) };
+    source.whole(source.place(key), path)?;
+    let (there, most) = (path.as_os_str().len(), LONGEST_SOCKET);
+    if there > most {
+        let message = format!("the path has {there} bytes, and that of a socket has at most {most}");
+        return Err(source.error_at(key, message));
+    }
+    Ok(())
+}
 
 fn lets_us_in(source: &Reading, key: &str, mode: u32) -> Result<(), SourceError> {
     if mode & 0o600 == 0o600 {
@@ -458,18 +474,14 @@ impl Default for TraceText {
 }
 
 impl TraceText {
-    fn validate(self, source: &Reading, queue: &queue::Settings) -> Result<trace::Settings, SourceError> {
+    fn validate(self, queue: &queue::Settings) -> trace::Settings {
         let path = match self.path {
             None => queue.path.with_file_name("trace.db"),
-            Some(path) if *path.get_ref() == queue.path => {
-                let message = "trace.path is the queue's file: give the trace one of its own";
-                return Err(source.error(path.span(), message));
-            }
             Some(path) => path.into_inner(),
         };
         let Text(Keep(keep)) = self.keep;
         let keep = (!keep.is_zero()).then_some(keep);
-        Ok(trace::Settings { keep, min_free: queue.min_free, ..trace::Settings::new(path) })
+        trace::Settings { keep, min_free: queue.min_free, ..trace::Settings::new(path) }
     }
 }
 
@@ -516,6 +528,9 @@ impl AdminText {
                 })?))
             }
         };
+        if let Some(listen) = &listen {
+            check_listen(source, "admin.listen", listen)?;
+        }
         if let Some(name) = self.hosts.iter().find(|name| !is_host(name.get_ref())) {
             let message = format!("\"{}\" is no host name: write it without scheme and port", name.get_ref());
             return Err(source.error(name.span(), message));
@@ -580,6 +595,16 @@ impl NotifyText {
         };
         let expected = "write one like \"activity-milter <postmaster@example.com>\"";
         let from = self.from.get_ref().parse().map_err(|_| wrong(&self.from, expected))?;
+        if let Some(Text(notify::By::Sendmail(program))) = &self.transport
+            && source.looks()
+            && !is_program(program)
+        {
+            let program = program.display();
+            let message = format!(
+                "{program} is no program that can be started, and nobody is told: install it, or write \"smtp:127.0.0.1:25\""
+            );
+            source.warn("notify.transport", message);
+        }
         if let Some(text) = &self.text
             && !text.get_ref().contains("{list}")
         {
@@ -601,6 +626,11 @@ impl NotifyText {
             text: self.text.map_or_else(|| notify::TEXT.to_owned(), Spanned::into_inner),
         })
     }
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -627,11 +657,24 @@ impl Default for LogText {
 /// Longer is as long as this: clocks and libraries have an end.
 const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// RFC 1035, section 3.1: 255 with the lengths of the first label and of the root.
+const LONGEST_DOMAIN: usize = 253;
+
 impl FromStr for Domain {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::parse(text).map_err(|error| format!("\"{text}\" is no domain: {error}"))
+        let domain = Self::parse(text).map_err(|error| format!("\"{text}\" is no domain: {error}"))?;
+        let last = domain.as_str().rsplit('.').next().unwrap_or_default();
+        // RFC 3696, section 2: no last label is all digits; or this would be a host of the network, and mail to it has no MX.
+        if domain.as_str().starts_with('[') || last.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!("\"{text}\" is an address of a network, and no domain: write one of yours"));
+        }
+        if domain.as_str().len() > LONGEST_DOMAIN {
+            let there = domain.as_str().len();
+            return Err(format!("the domain has {there} bytes, and one has at most {LONGEST_DOMAIN}"));
+        }
+        Ok(domain)
     }
 }
 
@@ -677,6 +720,7 @@ impl ConfigText {
             unlinked_projects: self.message.unknown_project == UnknownProjectText::Unlinked,
             shadow: if self.mode == ModeText::Shadow { Shadow::Everybody } else { Shadow::Marked },
             emergency: self.emergency.validate(source)?,
+            limits: self.limits.validate(source),
             trust: self.sender.validate(source)?,
         };
         let delivery = self.backend.delivery;
@@ -684,18 +728,6 @@ impl ConfigText {
         let (outside, max_in_flight, shares) =
             outside::validate(source, self.backend, self.directory, self.severa)?;
         let (queue_path, spool) = (self.queue.path.into_inner(), self.queue.spool.into_inner());
-        if let DirectoryKind::Severa(SeveraSettings { path, .. }) | DirectoryKind::File { path } =
-            &outside.directory
-            && (*path == queue_path || *path == spool)
-        {
-            let message = "directory.path is the queue's file: give the directory one of its own";
-            return Err(source.error_at("directory.path", message));
-        }
-        if queue_path == spool {
-            let message =
-                "queue.path and queue.spool are the same: the first is a file, the second a directory";
-            return Err(source.error_at("queue.spool", message));
-        }
         let max_age = self.queue.max_age.0.0;
         let (items, per_tenant) = (self.queue.max_items, self.queue.max_items_per_tenant);
         delays(source, retry_first, retry_max, max_age)?;
@@ -705,14 +737,7 @@ impl ConfigText {
         }
         let courier = courier::Settings { max_in_flight, shares, retry_first, retry_max, max_age };
         let milter = self.milter.validate(source, "milter")?;
-        let lmtp_listen = self.lmtp.as_ref().and_then(|lmtp| lmtp.listen.as_ref()).map(Spanned::span);
         let lmtp = self.lmtp.map(|lmtp| lmtp.validate(source, "lmtp")).transpose()?;
-        if let (Some(span), Some(lmtp)) = (lmtp_listen, &lmtp)
-            && lmtp.listen == milter.listen
-            && lmtp.listen != Listen::Systemd
-        {
-            return Err(source.error(span, "the same socket as milter.listen: each protocol needs its own"));
-        }
         let queue = queue::Settings {
             path: queue_path,
             spool,
@@ -722,21 +747,27 @@ impl ConfigText {
             min_free: self.queue.min_free.0.0,
             keep_delivered: self.queue.keep_delivered.0.0,
         };
-        let trace = self.trace.validate(source, &queue)?;
-        if let DirectoryKind::Severa(SeveraSettings { path, .. }) | DirectoryKind::File { path } =
-            &outside.directory
-            && *path == trace.path
-        {
-            let message = "directory.path is the trace's file: give the directory one of its own";
-            return Err(source.error_at("directory.path", message));
-        }
+        let trace = self.trace.validate(&queue);
         let admin = self.admin.validate(source)?;
-        for socket in [Some(&milter), lmtp.as_ref()].into_iter().flatten() {
-            let is_same = admin.socket.as_ref().is_some_and(|admin| admin.listen == socket.listen);
-            if is_same && !matches!(&socket.listen, Listen::Inet(address) if address.port() == 0) {
-                let message = format!("the same address as {}.listen: each needs its own", socket.table);
-                return Err(source.error_at("admin.listen", message));
+        let mut places = Places::new(source)
+            .add(Kind::Database, "queue.path", "the queue's file", &queue.path)?
+            .add(Kind::Directory, "queue.spool", "the queue's directory for messages", &queue.spool)?
+            .add(Kind::Database, "trace.path", "the trace's file", &trace.path)?;
+        places = match &outside.directory {
+            DirectoryKind::Severa(SeveraSettings { path, .. }) => {
+                places.add(Kind::Database, "directory.path", "the copy's file", path)?
             }
+            DirectoryKind::File { path } => {
+                places.add(Kind::File, "directory.path", "the directory file", path)?
+            }
+            DirectoryKind::Http(_) => places,
+        };
+        let lmtp_socket = lmtp.as_ref().map(|lmtp| ("lmtp.listen", lmtp));
+        let admin_socket = admin.socket.as_ref().map(|admin| ("admin.listen", admin));
+        for (key, socket) in
+            std::iter::once(("milter.listen", &milter)).chain(lmtp_socket).chain(admin_socket)
+        {
+            places = places.socket(key, &socket.listen)?;
         }
         Ok(Config {
             addressing: Addressing { domains, recipient_delimiter: self.message.recipient_delimiter },

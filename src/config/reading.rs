@@ -13,6 +13,7 @@ use std::{
     fmt::Display,
     net::IpAddr,
     ops::Range,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 use toml::{
@@ -89,6 +90,11 @@ impl<'a> Reading<'a> {
         self.warnings.borrow_mut().push(warning);
     }
 
+    /// The same, of a file as a whole.
+    pub(super) fn warn_of_file(&self, warning: &str) {
+        self.warnings.borrow_mut().push(warning.to_owned());
+    }
+
     /// All warnings, in their order, and all faults of files.
     pub(super) fn into_doubts(self) -> (Vec<String>, Vec<SourceError>) {
         (self.warnings.into_inner(), self.faults.into_inner())
@@ -133,6 +139,7 @@ impl<'a> Reading<'a> {
         if path.get_ref().as_os_str().is_empty() {
             return Err(self.error(path.span(), "the path is empty: write the whole path of a file"));
         }
+        self.whole(path.span(), path.get_ref())?;
         if path.get_ref().is_absolute() {
             if let Look::Throughout(instead) = self.look
                 && let Some(other) = instead.get(path.get_ref())
@@ -158,6 +165,14 @@ impl<'a> Reading<'a> {
         self.warnings.borrow_mut().push(self.error(path.span(), message).to_string());
         *path.get_mut() = whole;
         Ok(())
+    }
+
+    /// A path that the system can be asked for.
+    pub(super) fn whole(&self, span: Range<usize>, path: &Path) -> Result<(), SourceError> {
+        match path.as_os_str().as_bytes().contains(&0) {
+            true => Err(self.error(span, "no path has a zero byte (\\u0000): leave it out")),
+            false => Ok(()),
+        }
     }
 
     /// A file that must be there.
@@ -215,7 +230,16 @@ impl<'a> Reading<'a> {
     ) -> Result<(), SourceError> {
         let mut rest = text;
         while let Some((_, after)) = rest.split_once('{') {
-            let Some((name, after)) = after.split_once('}') else { return Ok(()) };
+            let begun: String = after.chars().take_while(|c| c.is_alphanumeric()).collect();
+            let Some((name, after)) = after.split_once('}').filter(|(name, _)| !name.contains('{')) else {
+                // A brace alone is a brace.
+                if begun.is_empty() {
+                    rest = after;
+                    continue;
+                }
+                let message = format!("the brace before \"{begun}\" is not closed: write {{{begun}}}");
+                return Err(self.error(span, message));
+            };
             if !known.contains(&name) {
                 let there = match known {
                     [] => "this text has none".to_owned(),

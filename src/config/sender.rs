@@ -78,7 +78,7 @@ impl SenderText {
         }
         let id = |id: &Spanned<String>| {
             let text = id.get_ref().trim();
-            let is_word = |c: char| !c.is_whitespace() && !c.is_control() && !"()<>;,\"\\/=".contains(c);
+            let is_word = |c: char| !c.is_whitespace() && !c.is_control() && !"()<>;,\"\\/={}$".contains(c);
             match !text.is_empty() && text.chars().all(is_word) {
                 true => Ok(text.to_lowercase()),
                 false => {
@@ -138,6 +138,7 @@ mod tests {
             ("trusted_authserv_ids = [\"\"]", "is no authserv-id"),
             ("trusted_authserv_ids = [\"mx test\"]", "is no authserv-id"),
             ("trusted_authserv_ids = [\"mx.test;\"]", "is no authserv-id"),
+            ("trusted_authserv_ids = [\"$mydomain\"]", "is no authserv-id"),
             ("received_by = \"mx test\"", "is no host name"),
             ("logins = \"all\"", "logins"),
             ("name_server = \"ns.test\"", "is no name server"),

@@ -107,7 +107,8 @@ pub(super) struct Span(pub(super) Duration);
 /// # Errors
 /// What is none, what has no unit, and `M`: months to the library, minutes to many people.
 pub fn time_span(text: &str) -> Result<Duration, String> {
-    if !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.' || c == ' ') {
+    let is_some = text.contains(|c: char| c.is_ascii_digit() && c != '0');
+    if is_some && text.chars().all(|c| c.is_ascii_digit() || c == '.' || c == ' ') {
         return Err(format!(
             "\"{text}\" has no unit: write one like \"{text}s\", \"{text}min\" or \"{text}d\""
         ));
@@ -163,7 +164,7 @@ impl FromStr for Keep {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
             "0" => Ok(Self(Duration::ZERO)),
-            _ => time_span(text).map(Self),
+            _ => time_span(text).map(Self).map_err(|error| format!("{error}, or \"0\" for not at all")),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::backend::{Backend, Delivery, Journal, NotNoted, Outcome, Trouble};
 use crate::observe::events;
-use crate::queue::{End, Item, LEASE, Queue, StorageError, Ticket};
+use crate::queue::{End, Entry, Filter, Item, LEASE, Queue, StorageError, Ticket};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use std::{
@@ -161,13 +161,22 @@ pub(super) async fn attempt(
     learned
 }
 
+/// What the queue says of a row, if it can.
+async fn entry(queue: &dyn Queue, item: i64) -> Option<Entry> {
+    let filter = Filter { after: item.checked_sub(1), limit: Some(1), ..Filter::default() };
+    queue.list(filter).await.ok()?.into_iter().find(|entry| entry.id == item)
+}
+
 /// What cannot be read says nothing of the backend. Only what nobody will ever read is held for a person.
 async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> Lesson {
     let item_id = ticket.item;
     let reason = error.to_string();
     let end = match error {
         StorageError::Gone(_) => {
-            events::held(&events::Which { tenant: &ticket.tenant, ..Default::default() }, 0, &reason);
+            let entry = entry(queue, item_id).await;
+            let queue_id = entry.as_ref().and_then(|entry| entry.queue_id.as_deref()).unwrap_or_default();
+            let key = entry.as_ref().map(|entry| entry.key.as_str()).unwrap_or_default();
+            events::held(&events::Which { queue_id, key, tenant: &ticket.tenant }, 0, &reason);
             End::Held { reason }
         }
         _ => {

@@ -481,8 +481,10 @@ async fn tidy(queue: Arc<dyn Queue>, controls: Arc<Controls>) {
 async fn tidy_once(queue: &dyn Queue, settings: &Settings) -> Result<(), StorageError> {
     let found = queue.upkeep(settings.max_age).await?;
     let reason = too_old(settings, "no attempt was answered");
-    for (key, tenant) in &found.too_old {
-        events::held(&events::Which { key: key.as_str(), tenant, ..Default::default() }, 0, &reason);
+    for held in &found.too_old {
+        let queue_id = held.queue_id.as_deref().unwrap_or_default();
+        let which = events::Which { queue_id, key: held.key.as_str(), tenant: &held.tenant };
+        events::held(&which, 0, &reason);
     }
     events::upkeep(found.jumped, found.mended, found.aside, found.long_log);
     if found.kept_gone > 0 {

@@ -5,13 +5,13 @@
 //! version, and one that names no tenant any more, is refused as a whole and the old one goes on answering.
 //! Fails: at start, with the line of what is wrong; duplicates name both lines. Never [`Unavailable`] afterwards.
 
-use super::{Directory, People, PolicyText, Unavailable, check_prefix, names_of, table};
+use super::{Directory, People, PolicyText, Unavailable, check_prefix, is_local, names_of, table};
 use crate::mail::Address;
 use crate::observe::{
     events,
-    versions::{self, Kind},
+    versions::{self, Had, Kind},
 };
-use crate::rules::{Contact, Person, Project, Tenant, User};
+use crate::rules::{Contact, Person, Project, Require, Tenant, User};
 use crate::source::{Source, SourceError, Version, read_regular, text_of};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -30,7 +30,7 @@ use toml::Spanned;
 /// saves the file waits about twice this long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Kind was changed this long ago has settled, without a second look. Much more than the second that is needed, because
+/// What was changed this long ago has settled, without a second look. Much more than the second that is needed, because
 /// the clock may be a file server's.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
@@ -213,14 +213,16 @@ impl Entry {
             }
         }
         let (mut projects, mut numbers) = (HashMap::new(), Once::new(source, "project number"));
+        let mut project_ids = Once::new(source, "project id");
         for project in text.project {
             let number = project.number.get_ref().to_lowercase();
-            if number.split('.').any(|label| label.trim().is_empty()) {
+            if !is_local(&number) {
                 return Err(
-                    source.error(project.number.span(), format!("\"{number}\" cannot stand in an address: write a number without empty parts, like 1001"))
+                    source.error(project.number.span(), format!("\"{number}\" cannot stand in an address: write a number without blanks and empty parts, like 1001"))
                 );
             }
             said(source, "project's id", &project.id)?;
+            project_ids.claim(&project.id, project.id.get_ref())?;
             numbers.claim(&project.number, &number)?;
             if let Some(customer) = &project.customer
                 && !customer_ids.has(customer.get_ref())
@@ -254,6 +256,13 @@ fn said(source: &Source, what: &str, text: &Spanned<String>) -> Result<(), Sourc
 
 fn address(source: &Source, spelled: &Spanned<String>) -> Result<String, SourceError> {
     match Address::parse(spelled.get_ref()) {
+        Ok(address) if address.local() == "*" => {
+            let message = format!(
+                "\"{}\": * stands for nobody here: write one like \"anna@example.com\", each by itself",
+                spelled.get_ref()
+            );
+            Err(source.error(spelled.span(), message))
+        }
         Ok(address) => Ok(address.folded().to_owned()),
         Err(error) => {
             let message = format!(
@@ -299,7 +308,7 @@ impl<'a> Once<'a> {
 /// How a text becomes an index.
 type Parse = fn(&Source) -> Result<Index, SourceError>;
 
-/// Kind is at the path, and since when the same has been seen there.
+/// What is at the path, and since when the same has been seen there.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     version: Option<Version>,
@@ -328,7 +337,7 @@ impl Look {
     }
 }
 
-/// Kind a look came to.
+/// What a look came to.
 #[derive(Debug)]
 enum Found {
     /// The version that was read last.
@@ -386,13 +395,15 @@ async fn look(
     tokio::task::spawn_blocking(work).await.ok() // else the program ends
 }
 
-/// Kind the looks have seen so far.
+/// What the looks have seen so far.
 #[derive(Debug, Default)]
 struct Seen {
     last: Option<Look>,
     /// The version that was read last, in use or refused: it is not read again.
     judged: Option<Version>,
-    /// Kind was wrong at the last look; what stays wrong is said once.
+    /// Why that one was refused; none: it is in use.
+    refused: Option<String>,
+    /// What was wrong at the last look; what stays wrong is said once.
     told: Option<String>,
 }
 
@@ -404,27 +415,28 @@ pub struct FileDirectory {
     /// Locked as long as somebody looks and reads, so that nobody puts an older version in place of a newer one.
     seen: Mutex<Seen>,
     parse: Parse,
+    _had: Had,
 }
 
 impl FileDirectory {
     /// Reads the file as it is now: for commands, which are started when it is written.
     /// # Errors
-    /// Kind is wrong with it.
+    /// What is wrong with it.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let look = Look::after(None, path);
         let index = Index::read(&Source::read(path)?)?;
         events::directory_read(path, index.tenants.len(), index.addresses);
         let mut directory = Self::new(path, Index::read);
         directory.index.store(Arc::new(index));
-        // Kind has not settled is read again by who watches.
+        // What has not settled is read again by who watches.
         let judged = look.version.filter(|_| look.has_settled() && Version::of(path) == look.version);
-        directory.seen = Mutex::new(Seen { last: Some(look), judged, told: None });
+        directory.seen = Mutex::new(Seen { last: Some(look), judged, ..Seen::default() });
         Ok(directory)
     }
 
     /// Reads the file once it has settled: for the service, which may be started while somebody writes it.
     /// # Errors
-    /// Kind is wrong with it; that it never settles.
+    /// What is wrong with it; that it never settles.
     pub async fn settled(path: &Path) -> Result<Self, SourceError> {
         let directory = Self::new(path, Index::read);
         directory.reload().await?;
@@ -445,18 +457,25 @@ impl FileDirectory {
         prefixes
     }
 
+    /// True if a tenant asks for a proof of who sends.
+    pub fn asks_for_proof(&self) -> bool {
+        let index = self.index.load();
+        index.tenants.values().any(|entry| entry.tenant.policy.require == Some(Require::Authenticated))
+    }
+
     /// True if no tenant is in it.
     pub fn names_nobody(&self) -> bool {
         self.index.load().tenants.is_empty()
     }
 
     fn new(path: &Path, parse: Parse) -> Self {
-        Self { path: path.to_owned(), index: ArcSwap::default(), seen: Mutex::default(), parse }
+        let (path, _had) = (path.to_owned(), Had::new(Kind::Directory, path));
+        Self { path, index: ArcSwap::default(), seen: Mutex::default(), parse, _had }
     }
 
     /// Reads the file now, as soon as it has settled, whether it is another version or not.
     /// # Errors
-    /// Kind is wrong with it; that it names no tenant any more; that it never settles. Kind is in use stays in use.
+    /// What is wrong with it; that it names no tenant any more; that it never settles. What is in use stays in use.
     pub async fn reload(&self) -> Result<(), SourceError> {
         // A look may hang, ours or the watcher's: the file server's business.
         let late =
@@ -512,6 +531,7 @@ impl FileDirectory {
         if let Found::Unsettled = found {
             return;
         }
+        let is_back = seen.told.is_some() && matches!(found, Found::Known);
         let wrong = self.judge(&mut seen, found).err();
         let told = wrong.as_ref().filter(|_| again).map(SourceError::to_string);
         if let Some(error) = wrong
@@ -519,18 +539,27 @@ impl FileDirectory {
         {
             events::directory_refused(&self.path, &error);
         }
-        // Kind could not be read is there again, as it was.
-        if seen.told.is_some() && told.is_none() {
-            versions::in_order(Kind::Directory, &self.path);
-        }
         seen.told = told;
+        // What could not be read is there again, as it was.
+        match &seen.refused {
+            Some(error) if is_back => events::directory_refused(&self.path, error),
+            None if is_back => versions::in_order(Kind::Directory, &self.path),
+            _ => {}
+        }
     }
 
     /// Puts a good version in use.
     fn judge(&self, seen: &mut Seen, found: Found) -> Result<(), SourceError> {
-        if let Found::Good(_) | Found::Broken(_) = found {
+        let is_read = matches!(found, Found::Good(_) | Found::Broken(_));
+        let judged = self.put_in_use(found);
+        if is_read {
             seen.judged = seen.last.and_then(|look| look.version);
+            seen.refused = judged.as_ref().err().map(SourceError::to_string);
         }
+        judged
+    }
+
+    fn put_in_use(&self, found: Found) -> Result<(), SourceError> {
         match found {
             Found::Known | Found::Unsettled => Ok(()),
             Found::Broken(error) | Found::Unreadable(error) => Err(error),
@@ -538,7 +567,7 @@ impl FileDirectory {
                 Err(SourceError::about(
                     &self.path,
                     "names no tenant any more, so that all mail would be refused: put the tenants back; to serve \
-                     nobody, write active = false in each, or restart the service with this file",
+                     nobody, write active = false in each",
                 ))
             }
             Found::Good(index) => {
@@ -547,12 +576,6 @@ impl FileDirectory {
                 Ok(())
             }
         }
-    }
-}
-
-impl Drop for FileDirectory {
-    fn drop(&mut self) {
-        versions::in_order(Kind::Directory, &self.path);
     }
 }
 
@@ -568,7 +591,13 @@ impl Directory for FileDirectory {
     }
 
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
-        Ok(self.index.load().tenants.get(prefix).map(|entry| entry.tenant.clone()))
+        let index = self.index.load();
+        // As after a first start, or with another file's name: to refuse everybody's mail for good would be too much.
+        if index.tenants.is_empty() {
+            let path = self.path.display();
+            return Err(Unavailable(format!("{path} names no tenant: write a [[tenant]] for each")));
+        }
+        Ok(index.tenants.get(prefix).map(|entry| entry.tenant.clone()))
     }
 
     async fn people(&self, tenant: &Tenant, addresses: &[Address]) -> Result<People, Unavailable> {
@@ -600,7 +629,7 @@ impl Directory for FileDirectory {
 mod tests {
     use super::*;
     use crate::mail::Automatic;
-    use crate::rules::{Require, Treatment, Wish};
+    use crate::rules::{Treatment, Who, Wish};
     use futures_util::future::join_all;
     use nix::{sys::stat::Mode, unistd::mkfifo};
     use std::{
@@ -636,7 +665,13 @@ mod tests {
         let expected = Wish {
             require: Some(Require::Authenticated),
             automatic: [(Automatic::AutoReplied, Treatment::Discard)].into(),
+            ..Wish::default()
         };
+        let private =
+            policy("policy = { never_log = [\"Lawyer@x.test\", \"law.test\"], internal = \"skip\" }");
+        let names = private.unwrap().never_log.clone().unwrap();
+        let lawyer = |text: &str| Who::any(&names, &Address::parse(text).unwrap());
+        assert!(lawyer("lawyer@X.test") && lawyer("a@law.test") && !lawyer("a@sub.law.test"));
         for written in [
             "policy = { require = \"authenticated\", automatic = { auto-replied = \"discard\" } }",
             "policy.require = \"authenticated\"\npolicy.automatic.auto-replied = \"discard\"",
@@ -696,7 +731,7 @@ mod tests {
     }
 
     async fn knows(directory: &FileDirectory, prefix: &str) -> bool {
-        directory.tenant(&format!("{prefix:_<8}")).await.unwrap().is_some()
+        directory.tenant(&format!("{prefix:_<8}")).await.is_ok_and(|tenant| tenant.is_some())
     }
 
     async fn becomes(directory: &FileDirectory, prefix: &str) -> bool {
@@ -709,7 +744,7 @@ mod tests {
         false
     }
 
-    /// Kind is logged until the guard is dropped, by this thread.
+    /// What is logged until the guard is dropped, by this thread.
     fn log() -> (tempfile::NamedTempFile, tracing::subscriber::DefaultGuard) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(file.reopen().unwrap());
@@ -783,7 +818,7 @@ mod tests {
         fs::write(path, text).unwrap();
     }
 
-    /// Kind can happen to the file: how it was put there, and what is wrong then.
+    /// What can happen to the file: how it was put there, and what is wrong then.
     type Happening = (&'static str, fn(&Path, &str), fn(&Path), Option<&'static str>);
 
     const HAPPENINGS: &[Happening] = &[
@@ -852,6 +887,50 @@ mod tests {
         join_all(cases).await;
     }
 
+    /// A version that cannot be read hides none that is broken: neither one that comes, nor one that comes back.
+    #[tokio::test]
+    async fn what_is_broken_is_refused_also_after_it_was_gone() {
+        // Whether a line is wanted is remembered of the first thread that says it: the other test listens for these.
+        let (_log, _guard) = log();
+        let home = tempfile::tempdir().unwrap();
+        let (path, away) = (home.path().join("directory.toml"), home.path().join("away"));
+        fs::write(&path, with("old")).unwrap();
+        let file = Arc::new(FileDirectory::open(&path).unwrap());
+        let watch = tokio::spawn(file.watch());
+        let is_said = async |words: &str| {
+            for _ in 0..400 {
+                let all = versions::still_refused();
+                let ours = all.iter().find(|refused| refused.error.contains(path.to_str().unwrap()));
+                let said = ours.map(|refused| refused.error.as_str()).unwrap_or_default();
+                if if words.is_empty() { said.is_empty() } else { said.contains(words) } {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            false
+        };
+        fs::remove_file(&path).unwrap();
+        assert!(is_said("No such file").await);
+        fs::write(&path, "[[tenant]]\nprefix = 1\n").unwrap();
+        assert!(is_said("prefix: 1 is a number").await);
+        // As after a file server's outage: the very same file.
+        let (kept, link) = (home.path().join("kept"), home.path().join("link"));
+        fs::rename(&path, &kept).unwrap();
+        symlink(&kept, &path).unwrap();
+        tokio::time::sleep(LOOK_EVERY * 3).await;
+        assert!(is_said("prefix: 1 is a number").await);
+        symlink(home.path().join("nowhere"), &link).unwrap();
+        fs::rename(&path, &away).unwrap();
+        fs::rename(&link, &path).unwrap();
+        assert!(is_said("No such file").await);
+        fs::rename(&away, &path).unwrap();
+        assert!(is_said("prefix: 1 is a number").await);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, with("new")).unwrap();
+        assert!(is_said("").await && becomes(&file, "new").await);
+        watch.abort();
+    }
+
     #[tokio::test]
     async fn a_file_that_is_being_written_does_not_count() {
         let (home, whole) = (tempfile::tempdir().unwrap(), with("a") + &with("b").replace('1', "2"));
@@ -911,6 +990,9 @@ mod tests {
         replace(&path, "# nobody yet\n");
         let nobody = FileDirectory::settled(&path).await.unwrap();
         nobody.reload().await.unwrap();
+        // Then nobody's mail is refused for good.
+        let error = nobody.tenant("a").await.unwrap_err().to_string();
+        assert!(error.contains("directory.toml names no tenant: write a [[tenant]]"), "{error}");
         let began = Instant::now();
         fs::write(&path, with("c")).unwrap();
         let write = async {

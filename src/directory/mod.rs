@@ -31,12 +31,23 @@ pub struct Unavailable(pub String);
 /// # Errors
 /// Why not, in words for an administrator.
 pub fn check_prefix(prefix: &str) -> Result<(), String> {
-    if prefix.split('.').any(|label| label.trim().is_empty()) || prefix.contains('@') {
+    if !is_local(prefix) || prefix.contains('*') {
         return Err(format!(
             "prefix \"{prefix}\" cannot be the local part of an address: write one like \"mycompany\""
         ));
     }
     Ok(())
+}
+
+/// Longest local part of an address that others send to (RFC 5321, section 4.5.3.1.1).
+const LONGEST_LOCAL: usize = 64;
+
+/// True for what can stand before the @ of an address as it is: without quotes, blanks and comments.
+fn is_local(text: &str) -> bool {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"@\"()<>,;:\\[]".contains(c);
+    let has_labels = text.split('.').all(|label| !label.is_empty());
+    let is_whole = has_labels && text.len() <= LONGEST_LOCAL && text.chars().all(plain);
+    is_whole && Address::parse(&format!("{text}@a.test")).is_ok_and(|address| address.local() == text)
 }
 
 /// The people behind addresses.

@@ -4,17 +4,25 @@
 //! In: the table, as written. Out: a [`Wish`]. Fails: while it is read, at the key that is wrong.
 
 use crate::mail::Automatic;
-use crate::rules::{Require, Treatment, Wish};
-use serde::{Deserialize, Deserializer, Serialize, de};
-use std::fmt;
+use crate::rules::{Answer, Internal, Require, Treatment, Who, Wish};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{fmt, sync::Arc};
 
 /// `[policy]`
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyText {
     /// What is asked of a user as sender: `none` (default), or `authenticated`. A tenant can ask for more than the service,
     /// never for less.
     require: Option<Require>,
+    /// Addresses (`lawyer@example.com`) and domains (`example.com`, without its subdomains): a message that names one of them
+    /// anywhere is not recorded; default none.
+    never_log: Option<Vec<Named>>,
+    /// Mail in which all people are users: `record` (default), or `skip`: it is not recorded.
+    internal: Option<Internal>,
+    /// What is told of a message that `never_log` or `internal` does not let in: `refuse` (default): 550; `discard`: 250, and
+    /// nothing becomes of it for the integration recipients.
+    answer: Option<Answer>,
     /// What becomes of machines' mail, by kind.
     #[serde(deserialize_with = "table", skip_serializing_if = "AutomaticText::is_empty")]
     automatic: AutomaticText,
@@ -63,6 +71,9 @@ impl PolicyText {
     /// What is not written gets its default: for the service, behind which nobody has a word.
     pub fn complete(&mut self) {
         self.require.get_or_insert_default();
+        self.never_log.get_or_insert_default();
+        self.internal.get_or_insert_default();
+        self.answer.get_or_insert_default();
         for (_, treatment) in self.automatic.kinds() {
             treatment.get_or_insert_default();
         }
@@ -70,7 +81,40 @@ impl PolicyText {
 
     /// True if nothing is said.
     pub fn is_empty(&self) -> bool {
-        self.require.is_none() && self.automatic.is_empty()
+        Wish::from(self.clone()) == Wish::default()
+    }
+}
+
+/// An address, or a domain, as people write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "String"))]
+pub struct Named(Who);
+
+impl Named {
+    /// All of them, each once.
+    pub(super) fn all(names: Vec<Self>) -> Arc<std::collections::BTreeSet<Who>> {
+        Arc::new(names.into_iter().map(|name| name.0).collect())
+    }
+
+    /// The same, back.
+    pub(super) fn list(all: &std::collections::BTreeSet<Who>) -> Vec<Self> {
+        all.iter().cloned().map(Self).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = |error| {
+            de::Error::custom(format!("{error}: write an address, or a domain for all of its addresses"))
+        };
+        text.trim().parse().map(Self).map_err(wrong)
+    }
+}
+
+impl Serialize for Named {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
     }
 }
 
@@ -78,7 +122,13 @@ impl From<PolicyText> for Wish {
     fn from(mut text: PolicyText) -> Self {
         let automatic =
             text.automatic.kinds().into_iter().filter_map(|(kind, treatment)| Some((kind, (*treatment)?)));
-        Self { require: text.require, automatic: automatic.collect() }
+        Self {
+            require: text.require,
+            automatic: automatic.collect(),
+            never_log: text.never_log.map(Named::all),
+            internal: text.internal,
+            answer: text.answer,
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Promise: as for activities: new fields may come, receivers ignore what they do not know.
 
+use super::policy::Named;
 use crate::mail::Automatic;
-use crate::rules::{Contact, Person, Project, Require, Tenant, Treatment, User, Wish};
+use crate::rules::{Answer, Contact, Internal, Person, Project, Require, Tenant, Treatment, User, Wish};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,6 +40,15 @@ pub struct PolicyAnswer {
     /// What is asked of a user as sender; the service may ask for more.
     #[serde(default)]
     pub require: Option<Require>,
+    /// Addresses, and domains without their subdomains: a message that names one of them anywhere is not recorded.
+    #[serde(default)]
+    pub never_log: Option<Vec<Named>>,
+    /// Mail in which all people are users.
+    #[serde(default)]
+    pub internal: Option<Internal>,
+    /// What is told of a message that is not recorded.
+    #[serde(default)]
+    pub answer: Option<Answer>,
     /// What becomes of machines' mail, by kind.
     #[serde(default)]
     pub automatic: Option<AutomaticAnswer>,
@@ -177,14 +187,21 @@ impl From<Tenant> for TenantAnswer {
 
 impl From<PolicyAnswer> for Wish {
     fn from(answer: PolicyAnswer) -> Self {
-        Self { require: answer.require, automatic: answer.automatic.unwrap_or_default().kinds() }
+        Self {
+            require: answer.require,
+            automatic: answer.automatic.unwrap_or_default().kinds(),
+            never_log: answer.never_log.map(Named::all),
+            internal: answer.internal,
+            answer: answer.answer,
+        }
     }
 }
 
 impl From<&Wish> for PolicyAnswer {
     fn from(wish: &Wish) -> Self {
         let automatic = (!wish.automatic.is_empty()).then(|| AutomaticAnswer::of(&wish.automatic));
-        Self { require: wish.require, automatic }
+        let never_log = wish.never_log.as_ref().map(|never_log| Named::list(never_log));
+        Self { require: wish.require, never_log, internal: wish.internal, answer: wish.answer, automatic }
     }
 }
 
@@ -261,9 +278,17 @@ mod tests {
         Ok(tenant.policy.as_ref().clone())
     }
 
+    /// D11.
     #[test]
     fn a_policy_is_read_as_far_as_it_is_known() {
         let strict = Wish { require: Some(Require::Authenticated), ..Wish::default() };
+        let names = ["a@x.test".parse().unwrap(), "x.test".parse().unwrap()];
+        let private = Wish {
+            never_log: Some(Arc::new(names.into())),
+            internal: Some(Internal::Skip),
+            answer: Some(Answer::Discard),
+            ..Wish::default()
+        };
         let kinds = [(Automatic::AutoReplied, Treatment::Discard), (Automatic::Bulk, Treatment::Refuse)];
         let kinds = Wish { automatic: kinds.into(), ..Wish::default() };
         for (policy, expected) in [
@@ -272,6 +297,10 @@ mod tests {
             (", \"policy\": {}", Wish::default()),
             (", \"policy\": {\"require\": null, \"automatic\": null}", Wish::default()),
             (", \"policy\": {\"require\": \"authenticated\", \"to_come\": 1}", strict),
+            (
+                ", \"policy\": {\"never_log\": [\"A@x.test\", \"x.test\"], \"internal\": \"skip\", \"answer\": \"discard\"}",
+                private,
+            ),
             (
                 ", \"policy\": {\"automatic\": {\"auto-replied\": \"discard\", \"bulk\": \"refuse\", \"list\": null, \"to-come\": \"x\"}}",
                 kinds,
@@ -288,6 +317,9 @@ mod tests {
             ", \"policy\": {\"require\": \"encrypted\"}",
             ", \"policy\": {\"automatic\": {\"bulk\": \"quarantine\"}}",
             ", \"policy\": \"authenticated\"",
+            ", \"policy\": {\"never_log\": [\"no domain\"]}",
+            ", \"policy\": {\"never_log\": \"x.test\"}",
+            ", \"policy\": {\"internal\": \"hide\"}",
         ] {
             assert!(read(policy).is_err(), "{policy}");
         }

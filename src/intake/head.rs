@@ -6,10 +6,14 @@
 
 use super::{Fault, service::Service, transaction::Transaction};
 use crate::mail::{
-    Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, Reader, Reservation, authenticated_sender,
+    Address, Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, Reader, Reservation,
+    authenticated_sender, everybody,
 };
-use crate::rules::{self, Correspondents, Evidence, Reason};
-use std::sync::Arc;
+use crate::rules::{self, Correspondents, Evidence, Reason, Who};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Largest head, and most text, that is parsed where it arrives; more goes to a thread that may block.
 pub(super) const PARSED_INLINE: usize = 64 * 1024;
@@ -83,11 +87,12 @@ impl RawHead {
         }
         let limits = limits_for(transaction.recipients.targets().count());
         let envelope = transaction.envelope();
+        let never_log = transaction.never_log(&service.policy);
         if !large {
-            return Ok(parse(service, envelope, bytes, limits, reserved));
+            return Ok(parse(service, envelope, &never_log, bytes, limits, reserved));
         }
         let of = Arc::clone(service);
-        service.apart(move || parse(&of, envelope, bytes, limits, reserved)).await
+        service.apart(move || parse(&of, envelope, &never_log, bytes, limits, reserved)).await
     }
 }
 
@@ -100,15 +105,38 @@ pub(super) struct ReadHead {
     pub(super) evidence: Evidence,
     /// The SASL login, as the door or the head says it.
     pub(super) login: Option<String>,
+    /// Tenants whose policy says of somebody whom the message names that nothing is recorded.
+    pub(super) private: BTreeSet<String>,
     /// Reads the body that follows.
     pub(super) reader: Reader,
     /// Memory for all this, until the buffer of the message has its own.
     pub(super) reserved: Reservation,
 }
 
+/// Who is never recorded, by the ids of tenants.
+pub(super) type NeverLog = BTreeMap<String, Arc<BTreeSet<Who>>>;
+
+/// The tenants for whom nothing is recorded, because the message names one of theirs: in whatever field, and however many
+/// there are.
+pub(super) fn private(never_log: &NeverLog, head: &[u8], envelope: &Envelope) -> BTreeSet<String> {
+    if never_log.is_empty() {
+        return BTreeSet::new();
+    }
+    let login = envelope.login.as_deref().and_then(|login| Address::parse(login).ok());
+    let recipients = envelope.recipients.iter().map(|recipient| recipient.address.clone());
+    let all = everybody(head).chain(login).chain(envelope.sender.clone()).chain(recipients);
+    let mut found = BTreeSet::new();
+    for address in all {
+        let named = never_log.iter().filter(|(_, set)| Who::any(set, &address));
+        found.extend(named.map(|(tenant, _)| tenant.clone()));
+    }
+    found
+}
+
 fn parse(
     service: &Service,
     mut envelope: Envelope,
+    never_log: &NeverLog,
     bytes: Vec<u8>,
     limits: Limits,
     reserved: Reservation,
@@ -124,10 +152,12 @@ fn parse(
         rules::correspondents(&head, &envelope, &service.addressing, service.policy.max_people);
     let evidence = Evidence::of(&head, &envelope, trust);
     let evidence = if service.verifier.is_some() { evidence.asked_later() } else { evidence };
+    let private = private(never_log, &bytes, &envelope);
     head.forget_what_is_read();
     // The empty line goes between.
     let reader = Reader::new(&bytes, bytes.len() as u64 + 2, limits);
-    Ok(ReadHead { bytes, head, correspondents, evidence, login: envelope.login, reader, reserved })
+    let login = envelope.login;
+    Ok(ReadHead { bytes, head, correspondents, evidence, login, private, reader, reserved })
 }
 
 /// The text of all activities of a message together has a limit too; what is longer is a file all the same.

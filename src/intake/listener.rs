@@ -410,13 +410,13 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// What a unix socket needs.
+const NEEDS_DIRECTORY: &str = "The directory must exist and be writable for the user activity-milter runs as";
+
 async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, BindError> {
     let table = settings.table;
     let failed = |remedy: String| move |error| settings.failed(error, remedy);
-    if let Ok(meta) = fs::symlink_metadata(path) {
-        if !meta.file_type().is_socket() {
-            return Err(BindError::NotASocket { path: path.to_owned(), table });
-        }
+    if settings.look()? {
         let answers = tokio::time::timeout(Duration::from_secs(2), UnixStream::connect(path)).await;
         // Only a refused connection shows that nobody is there; a full backlog is somebody.
         if !matches!(answers, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused) {
@@ -425,19 +425,21 @@ async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, Bin
         fs::remove_file(path)
             .map_err(failed("The stale socket there cannot be removed: remove it by hand".to_owned()))?;
     }
-    let remedy = "The directory must exist and be writable for the user activity-milter runs as";
     let bind = || {
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
         socket.listen(BACKLOG)
     };
-    let listener = bind().map_err(failed(remedy.to_owned()))?;
+    let listener = bind().map_err(failed(NEEDS_DIRECTORY.to_owned()))?;
     let file = SocketFile::new(path);
     if let Some(name) = &settings.group {
         let group = Group::from_name(name).ok().flatten();
         let group = group.ok_or_else(|| BindError::NoGroup { group: name.clone(), table })?;
-        let remedy = format!("activity-milter must be a member of {table}.socket_group");
-        chown(path, None, Some(group.gid.as_raw())).map_err(failed(remedy))?;
+        // A directory may have handed its group down; then nobody needs the right to give it.
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.gid() != group.gid.as_raw()) {
+            let remedy = format!("activity-milter must be a member of {table}.socket_group");
+            chown(path, None, Some(group.gid.as_raw())).map_err(failed(remedy))?;
+        }
     }
     let mode = fs::Permissions::from_mode(settings.mode);
     fs::set_permissions(path, mode)
@@ -446,6 +448,20 @@ async fn bind_unix(path: &Path, settings: &SocketSettings) -> Result<Socket, Bin
 }
 
 impl SocketSettings {
+    /// Whether there is a unix socket already: the service's, or a stale one, which [`Listener::bind`] replaces. It looks so
+    /// too; nothing is changed.
+    /// # Errors
+    /// What is there, or its directory, leaves no room for one.
+    pub fn look(&self) -> Result<bool, BindError> {
+        let Listen::Unix(path) = &self.listen else { return Ok(false) };
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => Ok(true),
+            Ok(_) => Err(BindError::NotASocket { path: path.clone(), table: self.table }),
+            Err(_) if path.parent().is_some_and(Path::is_dir) => Ok(false),
+            Err(error) => Err(self.failed(error, NEEDS_DIRECTORY.to_owned())),
+        }
+    }
+
     /// Where the socket is; systemd's is where our own unit files put it.
     pub fn place(&self) -> Listen {
         match &self.listen {

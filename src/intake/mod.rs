@@ -10,6 +10,7 @@ mod flow;
 mod head;
 mod listener;
 pub mod lmtp;
+mod meter;
 pub mod milter;
 mod places;
 mod record;
@@ -20,6 +21,7 @@ mod transaction;
 
 pub use fate::{Fate, Interest, Then};
 pub use listener::{BindError, Listen, Listener, SocketSettings, default_socket};
+pub use meter::REMEMBERED;
 pub use places::{Places, keep};
 pub use record::{Concluded, End, Pending, Recall, record};
 pub use service::{LOOK_UP_TIME, Live, Policy, Service, Shadow};

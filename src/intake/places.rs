@@ -546,7 +546,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(seconds)).await;
     }
 
-    // D1.
+    // D4.
     #[tokio::test(start_paused = true)]
     async fn the_longest_idle_makes_room_and_whom_we_work_for_never_does() {
         let places = door(4);
@@ -593,7 +593,7 @@ mod tests {
         assert_eq!((polite.why(), mute.why()), (None, Some(Why::Idle)));
     }
 
-    // D1.
+    // D4.
     #[tokio::test(start_paused = true)]
     async fn there_are_never_more_than_places() {
         let places = door(1);
@@ -609,7 +609,7 @@ mod tests {
         assert!(places.has_room());
     }
 
-    // D4.
+    // D13.
     #[tokio::test(start_paused = true)]
     async fn who_stands_gets_a_seat_when_one_is_free() {
         let places = door(1);
@@ -625,7 +625,7 @@ mod tests {
         assert!(Seat::Free.sit().await);
     }
 
-    // D3.
+    // D12.
     /// Where somebody is, how he keeps us waiting, and for how many seconds he may.
     #[tokio::test(start_paused = true)]
     async fn who_keeps_us_waiting_goes() {
@@ -653,7 +653,7 @@ mod tests {
         }
     }
 
-    // D3.
+    // D12.
     #[tokio::test(start_paused = true)]
     async fn content_is_waited_for_in_all_and_what_came_counts() {
         // A byte each second, and 100 KiB: the rate of the slowest network that is endured is 16 KiB/s.

@@ -4,13 +4,13 @@
 //! Promise: the directory has five seconds for all questions of a stage; one that cannot answer defers.
 //! Fails: [`Unavailable`], and reasons of the table of replies.
 
-use super::{Fault, flow::Flow, head::ReadHead};
+use super::{Fault, flow::Flow, head::ReadHead, meter::Meters};
 use crate::directory::{Directory, Unavailable};
 use crate::mail::{Address, Automatic, Budget, Head};
 use crate::observe::events;
 use crate::rules::{
-    self, Addressing, Case, Correspondents, Emergency, Evidence, Mixed, Party, Person, Project, Reason,
-    Reply, Target, Tenant, TenantPolicy, Texts, Trust, Verdict,
+    self, Addressing, Case, Correspondents, Emergency, Evidence, Limits, Mixed, Party, Person, Project,
+    Reason, Reply, Target, Tenant, TenantPolicy, Texts, Trust, Verdict,
 };
 use crate::verify::Verifier;
 use arc_swap::ArcSwap;
@@ -46,6 +46,8 @@ pub struct Policy {
     pub tenants: TenantPolicy,
     /// What is not taken for now.
     pub emergency: Emergency,
+    /// How much is taken from whom.
+    pub limits: Limits,
     /// Whom we believe about senders.
     pub trust: Trust,
 }
@@ -79,6 +81,7 @@ pub struct Service {
     /// Who finds out who sent a message, if we do so ourselves.
     pub verifier: Option<Arc<dyn Verifier>>,
     flow: Arc<Flow>,
+    pub(super) meters: Arc<Meters>,
 }
 
 /// The service as it is now. A reload puts another one in its place; each transaction keeps the one it began with.
@@ -125,8 +128,8 @@ impl Service {
         budget: Budget,
         spool: PathBuf,
     ) -> Self {
-        let flow = Arc::new(Flow::new());
-        Self { addressing, policy, texts, directory, budget, spool, verifier: None, flow }
+        let (flow, meters) = (Arc::new(Flow::new()), Arc::new(Meters::new(&policy.limits)));
+        Self { addressing, policy, texts, directory, budget, spool, verifier: None, flow, meters }
     }
 
     /// The same service, which finds out itself who sent a message.
@@ -134,7 +137,8 @@ impl Service {
         Self { verifier, ..self }
     }
 
-    /// The same service with other settings: memory, spool and the messages in flight are shared. Who verifies is told anew.
+    /// The same service with other settings: memory, spool, the messages in flight and what was counted are shared. Who
+    /// verifies is told anew.
     pub fn with(
         &self,
         addressing: Addressing,
@@ -143,7 +147,8 @@ impl Service {
         directory: Arc<dyn Directory>,
     ) -> Self {
         let (budget, spool, flow) = (self.budget.clone(), self.spool.clone(), Arc::clone(&self.flow));
-        Self { addressing, policy, texts, directory, budget, spool, verifier: None, flow }
+        let meters = Arc::new(self.meters.with(&policy.limits));
+        Self { addressing, policy, texts, directory, budget, spool, verifier: None, flow, meters }
     }
 
     /// Takes no new messages and waits until those in flight are answered. The answer is how many were not.
@@ -154,6 +159,11 @@ impl Service {
     /// Messages with a target that are not answered yet.
     pub fn in_flight(&self) -> usize {
         self.flow.in_flight()
+    }
+
+    /// How many clients, senders and tenants a limit remembers.
+    pub fn remembered(&self) -> [(&'static str, u64); 3] {
+        self.meters.remembered()
     }
 
     /// Counts a session for as long as the token lives.
@@ -246,8 +256,9 @@ impl Service {
         automatic: Option<Automatic>,
         deadline: Instant,
     ) -> Result<Known, Unavailable> {
-        let ReadHead { head, correspondents, .. } = read;
+        let ReadHead { head, correspondents, private, .. } = read;
         let groups = by_tenant(targets);
+        let is_private = |group: &[Target]| private.contains(&group[0].tenant.id);
         let addresses: Vec<Address> = correspondents.people.iter().map(|c| c.address.clone()).collect();
         let mut stale = false;
         let ask = async {
@@ -255,7 +266,7 @@ impl Service {
             for group in &groups {
                 let policy = group[0].tenant.policy.over(&self.policy.tenants);
                 // What is decided by policy and head alone needs no look-up.
-                if rules::settled(&policy, head, automatic).is_some() {
+                if rules::settled(&policy, head, automatic, is_private(group)).is_some() {
                     people.push(Vec::new());
                     continue;
                 }
@@ -270,13 +281,15 @@ impl Service {
             Ok(people)
         };
         let people = in_time(deadline, ask).await?;
-        Ok(Known { groups, people, stale })
+        let groups = groups.into_iter().zip(people);
+        let groups =
+            groups.map(|(targets, people)| Group { is_private: is_private(&targets), targets, people });
+        Ok(Known { groups: groups.collect(), stale })
     }
 
     /// Lets the rules decide.
     pub(super) fn decide(&self, known: &Known, asked: &Asked<'_>) -> Result<Verdict, Unavailable> {
-        let pairs = known.groups.iter().zip(&known.people);
-        let parties: Vec<Party<'_>> = pairs.map(|(targets, people)| Party { targets, people }).collect();
+        let parties: Vec<Party<'_>> = known.groups.iter().map(Group::party).collect();
         let verdict = rules::decide(&Case {
             head: asked.head,
             automatic: asked.automatic,
@@ -299,8 +312,7 @@ impl Service {
 
 /// What the directory says of the people of a message, for each tenant.
 pub(super) struct Known {
-    groups: Vec<Vec<Target>>,
-    people: Vec<Vec<Person>>,
+    groups: Vec<Group>,
     /// Some of it is past its time.
     stale: bool,
 }
@@ -308,7 +320,22 @@ pub(super) struct Known {
 impl Known {
     /// How many activities there may be.
     pub(super) fn targets(&self) -> usize {
-        self.groups.iter().map(Vec::len).sum()
+        self.groups.iter().map(|group| group.targets.len()).sum()
+    }
+}
+
+/// One tenant's part of a message.
+struct Group {
+    targets: Vec<Target>,
+    people: Vec<Person>,
+    /// It names somebody of `never_log`.
+    is_private: bool,
+}
+
+impl Group {
+    fn party(&self) -> Party<'_> {
+        let Self { targets, people, is_private } = self;
+        Party { targets, people, is_private: *is_private }
     }
 }
 
@@ -326,7 +353,7 @@ pub(super) struct Asked<'a> {
 fn refuses_unproven(verdict: &Verdict) -> bool {
     let is_unproven = |reply: &Reply| reply.reason == Reason::NotAuthenticated;
     match verdict {
-        Verdict::Refuse(reply) => is_unproven(reply),
+        Verdict::Refuse { reply, .. } => is_unproven(reply),
         Verdict::Record { refused, .. } => refused.iter().any(|(_, reply)| is_unproven(reply)),
     }
 }

@@ -98,8 +98,20 @@ struct Ruling {
 /// What the rules said at end of header.
 enum Ruled {
     Now(Verdict),
-    /// It depends on who sent the message, and that on the body.
-    Later(Waiting),
+    /// It depends on who sent the message, and that on the body. For one of its tenants it may be private already.
+    Later {
+        waiting: Waiting,
+        is_private: bool,
+    },
+}
+
+impl Ruled {
+    fn is_private(&self) -> bool {
+        match self {
+            Self::Now(verdict) => verdict.is_private(),
+            Self::Later { is_private, .. } => *is_private,
+        }
+    }
 }
 
 /// What the rules are asked again with, once the body is here.
@@ -256,6 +268,7 @@ impl Session {
                 return Err(self.fault(STAGE, &Fault::OutOfOrder("end of header")));
             }
         };
+        transaction.look_for_private(&self.service.policy);
         self.last = transaction.told();
         let read = match raw.read(&self.service, &transaction).await {
             Ok(Ok(read)) => read,
@@ -263,13 +276,17 @@ impl Session {
             Err(fault) => return Err(self.fault(STAGE, &fault)),
         };
         transaction.message_id.clone_from(&read.head.message_id);
+        if !read.private.is_empty() {
+            transaction.keep_private();
+        }
         transaction.set_login(read.login.clone());
         self.last = transaction.told();
         self.note_left_out(&transaction, &read);
         self.automatic = transaction.automatic(&read.head);
-        let Some((ruling, waiting)) = self.judge(&transaction, &read).await? else {
-            return Ok(Interest::Nothing);
-        };
+        let judged = self.judge(&mut transaction, &read).await;
+        // Only now is it known whether all people are users.
+        self.last = transaction.told();
+        let Some((ruling, waiting)) = judged? else { return Ok(Interest::Nothing) };
         let decided = Box::new(Decided::new(&self.service, read, ruling, waiting).await);
         self.stage = Stage::Body(transaction, decided);
         Ok(Interest::Message)
@@ -290,23 +307,26 @@ impl Session {
     /// What the rules say for targets, and what has to wait; none where there are only such in shadow mode.
     async fn judge(
         &self,
-        transaction: &Transaction,
+        transaction: &mut Transaction,
         read: &ReadHead,
     ) -> Result<Option<(Ruling, Option<Waiting>)>, Reply> {
         let targets: Vec<Target> = transaction.recipients.targets().cloned().collect();
+        let shadowed: Vec<Target> = transaction.recipients.shadowed().cloned().collect();
         // One deadline for all look-ups of the message.
         let deadline = look_ups_end();
-        let decide = async {
-            match targets.is_empty() {
-                true => None,
-                false => Some(self.rule(transaction, read, &targets, deadline).await),
-            }
-        };
-        let shadowed = self.judge_shadowed(transaction, read, deadline);
-        let (ruled, ()) = tokio::join!(decide, shadowed);
+        let (ruled, would_be) = tokio::join!(
+            for_any(&targets, self.rule(transaction, read, &targets, deadline)),
+            for_any(&shadowed, self.rule_in_shadow(transaction, read, &shadowed, deadline))
+        );
+        if matches!(&ruled, Some(Ok(ruled)) if ruled.is_private())
+            || matches!(&would_be, Some(Ok(verdict)) if verdict.is_private())
+        {
+            transaction.keep_private();
+        }
+        tell_shadowed(transaction, &shadowed, would_be);
         match ruled {
             None => Ok(None),
-            Some(Ok(Ruled::Later(waiting))) => Ok(Some((Ruling::default(), Some(waiting)))),
+            Some(Ok(Ruled::Later { waiting, .. })) => Ok(Some((Ruling::default(), Some(waiting)))),
             Some(Ok(Ruled::Now(verdict))) => {
                 let ruling = self.ruling(transaction, Ok(verdict), "end-of-header")?;
                 Ok(Some((ruling, None)))
@@ -332,7 +352,8 @@ impl Session {
         };
         let verification = verifier.begin(transaction.question(read.bytes.clone()));
         if verification.wants_body() {
-            return Ok(Ruled::Later(Waiting { verification, known }));
+            let is_private = verdict.is_private();
+            return Ok(Ruled::Later { waiting: Waiting { verification, known }, is_private });
         }
         let evidence = read.evidence.clone().with(found_out(verification, deadline).await);
         service.decide(&known, &Asked { evidence: &evidence, ..asked }).map(Ruled::Now)
@@ -376,7 +397,7 @@ impl Session {
         let mixed = transaction.mixed(&self.service.policy);
         let (records, refused, discarded) = match verdict {
             Err(error) => return Err(self.unavailable(transaction, &error)),
-            Ok(Verdict::Refuse(reply)) => {
+            Ok(Verdict::Refuse { reply, .. }) => {
                 let tenant = targets.first().map(|target| target.tenant.id.as_str());
                 let recipient = targets.first().map(|target| &target.address);
                 transaction.log_refusal(tenant, recipient, stage, &reply);
@@ -406,48 +427,18 @@ impl Session {
         })
     }
 
-    /// Logs what would become of the message for tenants in shadow mode.
-    async fn judge_shadowed(&self, transaction: &Transaction, read: &ReadHead, deadline: Instant) {
-        let shadowed: Vec<Target> = transaction.recipients.shadowed().cloned().collect();
-        let Some(first) = shadowed.first() else { return };
-        let mixed = self.service.policy.mixed;
-        // Nobody is asked for the sake of a log.
+    /// What the rules would say for tenants in shadow mode. Nobody is asked who sent the message for the sake of a log.
+    async fn rule_in_shadow(
+        &self,
+        transaction: &Transaction,
+        read: &ReadHead,
+        shadowed: &[Target],
+        deadline: Instant,
+    ) -> Result<Verdict, Unavailable> {
+        let known = self.service.look_up_people(shadowed, read, self.automatic, deadline).await?;
         let evidence = read.evidence.clone().with(Vec::new());
-        let decide = async {
-            let service = &self.service;
-            let known = service.look_up_people(&shadowed, read, self.automatic, deadline).await?;
-            let asked = self.asked(transaction, &read.head, &read.correspondents, &evidence);
-            service.decide(&known, &Asked { mixed, ..asked })
-        };
-        match decide.await {
-            Err(error) => events::directory_unavailable(transaction.queue_id(), &error),
-            Ok(Verdict::Refuse(reply)) => {
-                transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)
-            }
-            Ok(Verdict::Record { records, refused, discarded }) => {
-                for (tenant, reply) in &refused {
-                    let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
-                    transaction.would_refuse(target, tenant, "end-of-header", reply);
-                }
-                for (tenant, why) in &discarded {
-                    let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
-                    let recipient = target.map(|target| target.address.to_string());
-                    let tell = |who: &events::Who<'_>| events::would_discard(who, *why);
-                    transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
-                }
-                for parties in records.iter().map(|record| &record.parties) {
-                    let project = parties.project.as_ref().map(|p| p.number.as_str());
-                    let (tenant, is_it) = (&parties.tenant.id, |target: &&Target| {
-                        target.tenant.id == parties.tenant.id
-                            && target.project.as_ref().map(|p| p.number.as_str()) == project
-                    });
-                    let target = shadowed.iter().find(is_it);
-                    let recipient = target.map(|target| target.address.to_string());
-                    let tell = |who: &events::Who<'_>| events::would_record(who, project);
-                    transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
-                }
-            }
-        }
+        let asked = self.asked(transaction, &read.head, &read.correspondents, &evidence);
+        self.service.decide(&known, &Asked { mixed: self.service.policy.mixed, ..asked })
     }
 
     /// A piece of the body. Nobody can be answered here: trouble, and a piece out of order, are met again at the end.
@@ -465,7 +456,7 @@ impl Session {
     /// # Errors
     /// The reply to the message.
     pub async fn end_of_body(&mut self) -> Result<(), Reply> {
-        let (transaction, mut decided) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+        let (mut transaction, mut decided) = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Body(transaction, decided) if decided.undecided.is_some() => (transaction, decided),
             stage => {
                 self.stage = stage;
@@ -481,6 +472,10 @@ impl Session {
             let evidence = evidence.with(found_out(waiting.verification, look_ups_end()).await);
             let asked = self.asked(&transaction, &decided.head, &correspondents, &evidence);
             let verdict = self.service.decide(&waiting.known, &asked);
+            if matches!(&verdict, Ok(verdict) if verdict.is_private()) {
+                transaction.keep_private();
+                self.last = transaction.told();
+            }
             let ruling = self.ruling(&transaction, verdict, "end-of-message")?;
             Ruling { records: decided.records, refused: decided.refused, discarded: decided.discarded } =
                 ruling;
@@ -664,6 +659,44 @@ impl Session {
     }
 }
 
+/// Logs what would become of the message for tenants in shadow mode.
+fn tell_shadowed(
+    transaction: &Transaction,
+    shadowed: &[Target],
+    would_be: Option<Result<Verdict, Unavailable>>,
+) {
+    let (Some(first), Some(would_be)) = (shadowed.first(), would_be) else { return };
+    match would_be {
+        Err(error) => events::directory_unavailable(transaction.queue_id(), &error),
+        Ok(Verdict::Refuse { reply, .. }) => {
+            transaction.would_refuse(Some(first), &first.tenant.id, "end-of-header", &reply)
+        }
+        Ok(Verdict::Record { records, refused, discarded }) => {
+            for (tenant, reply) in &refused {
+                let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
+                transaction.would_refuse(target, tenant, "end-of-header", reply);
+            }
+            for (tenant, why) in &discarded {
+                let target = shadowed.iter().find(|target| target.tenant.id == *tenant);
+                let recipient = target.map(|target| target.address.to_string());
+                let tell = |who: &events::Who<'_>| events::would_discard(who, *why);
+                transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
+            }
+            for parties in records.iter().map(|record| &record.parties) {
+                let project = parties.project.as_ref().map(|p| p.number.as_str());
+                let (tenant, is_it) = (&parties.tenant.id, |target: &&Target| {
+                    target.tenant.id == parties.tenant.id
+                        && target.project.as_ref().map(|p| p.number.as_str()) == project
+                });
+                let target = shadowed.iter().find(is_it);
+                let recipient = target.map(|target| target.address.to_string());
+                let tell = |who: &events::Who<'_>| events::would_record(who, project);
+                transaction.tell(Some(tenant), recipient.as_deref(), true, tell);
+            }
+        }
+    }
+}
+
 impl Decided {
     /// Begins the buffer with the head, if anything is recorded.
     async fn new(service: &Service, read: ReadHead, ruling: Ruling, waiting: Option<Waiting>) -> Self {
@@ -729,11 +762,19 @@ fn taken(held: usize, activities: usize) -> usize {
     held * (5 + activities)
 }
 
+/// The answer, if there is anybody it is asked for.
+async fn for_any<T>(targets: &[Target], answer: impl Future<Output = T>) -> Option<T> {
+    match targets.is_empty() {
+        true => None,
+        false => Some(answer.await),
+    }
+}
+
 /// True if somebody who is not proven to be the sender would be, or may be, if we asked.
 fn depends_on_proof(verdict: &Verdict) -> bool {
     let is_unverified = |reply: &Reply| reply.reason == Reason::SenderUnverified;
     match verdict {
-        Verdict::Refuse(reply) => is_unverified(reply),
+        Verdict::Refuse { reply, .. } => is_unverified(reply),
         Verdict::Record { records, refused, .. } => {
             let is_unproven = |record: &Record| record.parties.sender_authenticated == Some(false);
             refused.iter().any(|(_, reply)| is_unverified(reply)) || records.iter().any(is_unproven)

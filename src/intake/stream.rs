@@ -350,7 +350,7 @@ mod tests {
         all
     }
 
-    // D2.
+    // D5.
     #[tokio::test]
     async fn large_frames_wait_for_the_memory_of_others_and_small_ones_do_not() {
         let places = places();

@@ -6,6 +6,7 @@
 
 use super::{
     fate::{Fate, Recipients},
+    head::{NeverLog, private},
     places::Seat,
     service::{Policy, Refusal, Service},
 };
@@ -32,6 +33,8 @@ pub struct Told {
     pub client: Option<String>,
     /// Message-ID without brackets.
     pub message_id: Option<String>,
+    /// Nothing else is to be said of it.
+    pub is_private: bool,
 }
 
 /// What MAIL and RCPT said.
@@ -46,9 +49,15 @@ pub(super) struct Transaction {
     sender: Option<Address>,
     /// The envelope sender is null: nobody wants an answer.
     from_nobody: bool,
+    /// It is not to be recorded: the log and the trace hold no address of it.
+    is_private: bool,
     queue_id: Option<String>,
     client: Option<Client>,
     door: Intake,
+    /// Whether more is taken from the sender and the client; none before the first integration recipient.
+    admitted: Option<Result<(), Reason>>,
+    /// The same of tenants, by their ids.
+    tenants: BTreeMap<String, bool>,
 }
 
 /// Who is connected to Postfix, as far as the door knows.
@@ -71,6 +80,7 @@ impl Transaction {
         let sender = parse_path(path);
         Self {
             from_nobody: sender == Ok(None),
+            is_private: false,
             id: observe::transaction(),
             message_id: None,
             recipients: Recipients::default(),
@@ -79,6 +89,8 @@ impl Transaction {
             queue_id: None,
             client: None,
             door,
+            admitted: None,
+            tenants: BTreeMap::new(),
         }
     }
 
@@ -165,6 +177,9 @@ impl Transaction {
         if let Some(reason) = emergency.stops(self.sender.as_ref(), self.client()) {
             return self.refused(service, reason.into(), Some(address));
         }
+        if let Err(reason) = self.admitted(service) {
+            return self.refused(service, reason.into(), Some(address));
+        }
         let before = self.recipients.targets().count() + self.recipients.shadowed().count();
         let also = self.people_so_far(service);
         let target = match service.resolve(address, before, &also, self.queue_id()).await {
@@ -173,6 +188,10 @@ impl Transaction {
         };
         if let Some(reason) = emergency.stops_tenant(&target.tenant.id, &target.tenant.prefix) {
             let refusal = Refusal { reason, tenant: Some(target.tenant) };
+            return self.refused(service, refusal, Some(address));
+        }
+        if !self.admits_tenant(service, &target.tenant.id) {
+            let refusal = Refusal { reason: Reason::TenantLimit, tenant: Some(target.tenant) };
             return self.refused(service, refusal, Some(address));
         }
         match (service.shadows(Some(&target.tenant)), self.door) {
@@ -184,6 +203,47 @@ impl Transaction {
                 Fate::Target(target)
             }
         }
+    }
+
+    /// Whether one message more is taken from the client and the sender: asked once, whatever the number of recipients.
+    fn admitted(&mut self, service: &Service) -> Result<(), Reason> {
+        if let Some(admitted) = self.admitted {
+            return admitted;
+        }
+        let admitted = self.ask_limits(service);
+        self.admitted = Some(admitted);
+        admitted
+    }
+
+    fn ask_limits(&self, service: &Service) -> Result<(), Reason> {
+        if self.is_trusted(service) {
+            return Ok(());
+        }
+        // By LMTP it is Postfix who comes, with everybody's mail.
+        let client =
+            self.client().filter(|_| self.door != Intake::Lmtp).and_then(|client| client.parse().ok());
+        if client.is_some_and(|client| !service.meters.client(client)) {
+            return Err(Reason::ClientLimit);
+        }
+        let sender = self.sender.as_ref();
+        match sender.is_none_or(|sender| service.meters.sender(sender.folded())) {
+            true => Ok(()),
+            false => Err(Reason::SenderLimit),
+        }
+    }
+
+    /// The same for a tenant.
+    fn admits_tenant(&mut self, service: &Service, id: &str) -> bool {
+        let is_trusted = self.is_trusted(service);
+        let ask = || is_trusted || service.meters.tenant(id);
+        *self.tenants.entry(id.to_owned()).or_insert_with(ask)
+    }
+
+    fn is_trusted(&self, service: &Service) -> bool {
+        let client = self.client.as_ref();
+        client.is_some_and(|client| {
+            service.policy.trust.origin(client.address.as_deref(), client.is_local).is_some()
+        })
     }
 
     /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.
@@ -224,6 +284,25 @@ impl Transaction {
         let recipients = self.recipients.named().map(|recipient| &recipient.address);
         let all = self.sender.iter().chain(recipients);
         all.filter(|address| !service.addressing.covers(address)).cloned().collect()
+    }
+
+    /// From here on nothing is said of it but its queue id and why.
+    pub(super) fn keep_private(&mut self) {
+        self.is_private = true;
+    }
+
+    /// Looks whether the envelope alone names somebody who is never recorded: the head may be one that cannot be read.
+    pub(super) fn look_for_private(&mut self, policy: &Policy) {
+        let never_log = self.never_log(policy);
+        self.is_private = !never_log.is_empty() && !private(&never_log, b"", &self.envelope()).is_empty();
+    }
+
+    /// Who is never recorded, as far as tenants of this message say so.
+    pub(super) fn never_log(&self, policy: &Policy) -> NeverLog {
+        let tenants =
+            self.recipients.targets().chain(self.recipients.shadowed()).map(|target| &target.tenant);
+        let said = tenants.map(|tenant| (tenant.id.clone(), tenant.policy.never_log_over(&policy.tenants)));
+        said.filter(|(_, never_log)| !never_log.is_empty()).collect()
     }
 
     /// What kind of automatic mail it is, if no person wrote it.
@@ -282,6 +361,9 @@ impl Transaction {
         all: bool,
         tell: impl FnOnce(&events::Who<'_>),
     ) {
+        if self.is_private {
+            return tell(&self.told().who(self.door.as_str()));
+        }
         let recipients: Vec<String> = if all {
             self.recipients.named().take(TOLD).map(|r| r.address.to_string()).collect()
         } else {
@@ -292,7 +374,12 @@ impl Transaction {
     }
 
     pub(super) fn told(&self) -> Told {
+        if self.is_private {
+            let queue_id = self.queue_id().to_owned();
+            return Told { transaction: Some(self.id), queue_id, is_private: true, ..Told::default() };
+        }
         Told {
+            is_private: false,
             transaction: Some(self.id),
             queue_id: self.queue_id().to_owned(),
             // The null sender is shown as such.

@@ -137,6 +137,7 @@ mod tests {
         signs.kind(from_nobody).map_or("", Automatic::as_str)
     }
 
+    /// D6.
     #[test]
     fn each_kind_by_each_sign() {
         for (head, expected) in [

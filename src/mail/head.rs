@@ -147,7 +147,7 @@ impl Head {
 }
 
 /// The charset that the body names, for fields of eight bits that do not say theirs.
-fn fallback(raw: &[u8]) -> Option<String> {
+pub(super) fn fallback(raw: &[u8]) -> Option<String> {
     if raw.is_ascii() {
         return None;
     }

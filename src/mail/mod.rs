@@ -18,6 +18,7 @@ mod date;
 mod digest;
 mod encoded_word;
 mod envelope;
+mod everybody;
 mod field;
 mod file_name;
 mod flowed;
@@ -41,6 +42,7 @@ pub use authentication_results::{AuthenticationFields, AuthenticationResults, Me
 pub use automatic::{Automatic, Signs};
 pub use body::{Body, FilePart, Place, ReadPart};
 pub use envelope::{Envelope, Intake, Recipient};
+pub use everybody::everybody;
 pub use field::{fields, header_end};
 pub use from::{FromField, read_from};
 pub use head::{AddressFields, Head, HeadError, MAX_HEAD_BYTES};

@@ -20,7 +20,7 @@ use lettre::{Address, message::Mailbox};
 use mail::{Item, NotSent};
 use schedule::Schedule;
 use serde::Deserialize;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -72,13 +72,20 @@ impl std::str::FromStr for By {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("\"{text}\" is no way for mail: write \"sendmail\" or \"smtp:127.0.0.1:25\"");
+        let nul = || "no path has a zero byte (\\u0000): leave it out".to_owned();
         match text.split_once(':') {
             None if text == "sendmail" => Ok(Self::Sendmail("/usr/sbin/sendmail".into())),
+            Some(("sendmail", path)) if path.contains('\0') => Err(nul()),
             Some(("sendmail", path)) if path.starts_with('/') => Ok(Self::Sendmail(path.into())),
             Some(("smtp", place)) => {
                 let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
+                let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+                let is_host = is_name(host) || inner.parse::<IpAddr>().is_ok();
                 match port.parse() {
-                    Ok(port) if !host.is_empty() => Ok(Self::Smtp(host.to_owned(), port)),
+                    Ok(0) => Err(format!(
+                        "\"{text}\": nobody listens on port 0: write 25, or the port of your MTA"
+                    )),
+                    Ok(port) if is_host => Ok(Self::Smtp(inner.to_owned(), port)),
                     _ => Err(wrong()),
                 }
             }
@@ -87,9 +94,18 @@ impl std::str::FromStr for By {
     }
 }
 
+/// A host's name, as far as letters go.
+fn is_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
+}
+
 impl std::fmt::Display for By {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Smtp(host, port) if host.contains(':') => write!(f, "smtp:[{host}]:{port}"),
             Self::Smtp(host, port) => write!(f, "smtp:{host}:{port}"),
             Self::Sendmail(path) => write!(f, "sendmail:{}", path.display()),
         }
@@ -298,8 +314,36 @@ mod tests {
         assert_eq!("sendmail".parse(), Ok(By::Sendmail("/usr/sbin/sendmail".into())));
         assert_eq!("sendmail:/opt/sendmail".parse(), Ok(By::Sendmail("/opt/sendmail".into())));
         assert_eq!("smtp:127.0.0.1:25".parse(), Ok(By::Smtp("127.0.0.1".to_owned(), 25)));
-        for bad in ["", "smtp", "smtp:host", "smtp::25", "smtp:host:x", "sendmail:opt", "uucp:x"] {
+        for (text, host) in [
+            ("smtp:[::1]:25", "::1"),
+            ("smtp:::1:25", "::1"),
+            ("smtp:mx1.a.test:25", "mx1.a.test"),
+            ("smtp:mx_1:2525", "mx_1"),
+        ] {
+            let by: By = text.parse().unwrap();
+            assert!(matches!(&by, By::Smtp(found, _) if found == host), "{text}");
+            assert_eq!(by.to_string().parse(), Ok(by), "{text}");
+        }
+        for bad in [
+            "",
+            "smtp",
+            "smtp:host",
+            "smtp::25",
+            "smtp:host:x",
+            "smtp:host:65536",
+            "smtp://host:25",
+            "smtp://host/:25",
+            "smtp:us@host:25",
+            "smtp: host:25",
+            "smtp:a..b:25",
+            "smtp:[host]:25",
+            "smtp:[::1:25",
+            "sendmail:opt",
+            "uucp:x",
+        ] {
             assert!(bad.parse::<By>().unwrap_err().contains("is no way for mail"), "{bad}");
         }
+        assert!("smtp:host:0".parse::<By>().unwrap_err().contains("nobody listens on port 0"));
+        assert!("sendmail:/a\0".parse::<By>().unwrap_err().contains("zero byte"));
     }
 }

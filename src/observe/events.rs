@@ -6,7 +6,12 @@
 //! The line shows the fields in the order in which they stand here: reply, addresses, client, tenant, project, key,
 //! attempt, the rest, and last the text of an error.
 
-use super::{ids, limit::Limiter, log::shown, metrics, recent, traced, versions};
+use super::{
+    ids,
+    limit::{Limiter, unsaid},
+    log::shown,
+    metrics, recent, traced, versions,
+};
 use crate::rules::{Discard, Reply};
 use crate::trace::{Report, What};
 use std::{
@@ -23,7 +28,7 @@ macro_rules! event {
 /// A line that may repeat with every message: ten a minute.
 macro_rules! limited {
     ($level:ident, $id:ident, $($rest:tt)*) => {{
-        static LIMIT: Limiter = Limiter::new();
+        static LIMIT: Limiter = Limiter::new(stringify!($id));
         // Unit tests of all rooms are one process.
         let admitted = if cfg!(test) { Some(0) } else { LIMIT.admit() };
         if let Some(suppressed) = admitted {
@@ -94,6 +99,7 @@ pub fn stopped(cut_off: usize) {
 /// New settings are in use; `restart` names those that count only after a restart.
 pub fn reloaded(path: &Path, restart: &str) {
     versions::in_order(versions::Kind::Configuration, path);
+    versions::wait_for_restart(restart);
     if restart.is_empty() {
         event!(info, RELOADED, "configuration read again");
     } else {
@@ -122,11 +128,6 @@ pub fn works_as_root(directory: &Path) {
     );
 }
 
-/// A person retried, held or dropped activities. `what`: `retried`, `held` or `dropped`.
-pub fn queue_changed(what: &'static str, activities: usize) {
-    event!(info, QUEUE_CHANGED, what, activities, "queue changed by hand");
-}
-
 /// Somebody called the admin door by a name that is not this machine's.
 pub fn admin_misdirected(host: &str) {
     limited!(
@@ -137,9 +138,15 @@ pub fn admin_misdirected(host: &str) {
     );
 }
 
-/// A person did this with an activity: `retried`, `held`, `dropped` or `redelivered`; for the trace.
+/// A person did this with an activity; for the trace alone, where one line of the log says it of many.
 pub fn by_hand(what: &str, key: &str, tenant: &str, queue_id: Option<&str>) {
     traced::by_hand(what, key, tenant, queue_id);
+}
+
+/// A person changed an activity on the status page. `what`: `retried` or `dropped`.
+pub fn changed_on_page(what: &'static str, key: &str, tenant: &str, queue_id: Option<&str>) {
+    traced::by_hand(what, key, tenant, queue_id);
+    event!(info, QUEUE_CHANGED, queue_id, tenant, key, what, door = "admin", "queue changed by hand");
 }
 
 /// Something is to be said of the trace.
@@ -158,6 +165,10 @@ pub fn trace(report: &Report) {
                 "the trace cannot be written: mail goes on, and what happens to it is not kept"
             );
         }
+        Report::Replaced(path) => {
+            let path = path.display();
+            event!(warn, TRACE_REPLACED, %path, "the trace was moved away or replaced: what is there now is written");
+        }
         Report::GoesOn => event!(info, TRACE_GOES_ON, "the trace is written again"),
         Report::Lost(records) => {
             limited!(warn, TRACE_LOST, records, "the trace has gaps: records were not kept")
@@ -165,7 +176,7 @@ pub fn trace(report: &Report) {
     }
 }
 
-/// A person changed an activity on the command line. `what`: as [`queue_changed`] says; `uid`: who it was.
+/// A person changed an activity on the command line. `what`: `retried`, `held` or `dropped`; `uid`: who it was.
 pub fn activity_changed(what: &'static str, uid: u32, key: &str, tenant: &str, queue_id: &str) {
     traced::by_hand(what, key, tenant, Some(queue_id).filter(|queue_id| !queue_id.is_empty()));
     event!(info, QUEUE_CHANGED, queue_id, tenant, key, what, uid, "queue changed by hand");
@@ -180,6 +191,16 @@ pub fn redelivered(uid: u32, activities: usize, since: String, tenant: &str) {
 /// Delivered activities that were kept went before their time: their room on the disk, or in the queue, is wanted.
 pub fn kept_gone(activities: u64) {
     limited!(warn, KEPT_GONE, activities, "delivered activities are kept no longer: their room is wanted");
+}
+
+/// `queue.keep_delivered` is off: so many that were kept are dropped.
+pub fn kept_off(activities: u64) {
+    event!(
+        warn,
+        KEPT_OFF,
+        activities,
+        "queue.keep_delivered is off: delivered activities that were kept are dropped"
+    );
 }
 
 /// The directory file was read.
@@ -498,16 +519,19 @@ pub fn backend_denies(reason: &str) {
 }
 
 /// An answer of Severa's was lost, and what it made was found: `activity` or `file`.
-pub fn severa_found(key: &str, tenant: &str, what: &'static str) {
-    event!(info, SEVERA_FOUND, tenant, key, what, "found what a lost answer had made");
+pub fn severa_found(which: &Which<'_>, what: &'static str) {
+    let Which { queue_id, key, tenant } = *which;
+    event!(info, SEVERA_FOUND, queue_id, tenant, key, what, "found what a lost answer had made");
 }
 
 /// A person deleted the activity in Severa while it was being delivered. It counts as delivered.
-pub fn severa_activity_gone(key: &str, tenant: &str) {
+pub fn severa_activity_gone(which: &Which<'_>) {
+    let Which { queue_id, key, tenant } = *which;
     traced::attempt(What::Gone, key, tenant, 0, None, "");
     event!(
         warn,
         SEVERA_ACTIVITY_GONE,
+        queue_id,
         tenant,
         key,
         "somebody deleted the activity in Severa before all of it was there: it is left so"
@@ -526,10 +550,12 @@ pub fn severa_marker_lost(tenant: &str, notes_limit: usize) {
 }
 
 /// Severa does not take somebody as a participant; the rest goes on.
-pub fn severa_participant_skipped(key: &str, tenant: &str, guid: &str, reason: &dyn Display) {
+pub fn severa_participant_skipped(which: &Which<'_>, guid: &str, reason: &dyn Display) {
+    let Which { queue_id, key, tenant } = *which;
     event!(
         warn,
         SEVERA_PARTICIPANT_SKIPPED,
+        queue_id,
         tenant,
         key,
         guid,
@@ -762,6 +788,18 @@ pub fn log_lines_lost(lines: u64) {
         lines,
         "lines of the log are lost: whoever reads it is too slow, or its disk is full. Mail goes on"
     );
+}
+
+/// Says how many lines were left out because there were many like them; `at_end`: also those of this minute.
+pub fn say_suppressed(at_end: bool) {
+    for (name, suppressed) in unsaid(at_end) {
+        lines_suppressed(&name.to_ascii_lowercase(), suppressed);
+    }
+}
+
+/// So many lines of an event were left out, and none has followed that says it.
+pub(super) fn lines_suppressed(event: &str, suppressed: u64) {
+    event!(warn, LINES_SUPPRESSED, event, suppressed, "lines like others were left out of the log");
 }
 
 fn verdict(reply: &Reply) -> &'static str {

@@ -114,12 +114,18 @@ ids! {
     TRACE_ASIDE = "74b79275b88a4c219885c929ed8b857e";
     /// The trace cannot be written.
     TRACE_UNKEPT = "c74174deabb84d73aa1a9c8ba3018241";
+    /// The trace was moved away or replaced while it was written.
+    TRACE_REPLACED = "fdac26e6545f678aeb46f28595399e34";
+    /// Lines were left out because there were many like them.
+    LINES_SUPPRESSED = "58232322f290c8c1a2ae4f0624a08272";
     /// The trace is written again.
     TRACE_GOES_ON = "04e30a5f353e4410b2f34e91f8343074";
     /// Records of the trace were not kept.
     TRACE_LOST = "cdb054a4bbc64224ba8cde510cc035d1";
     /// Delivered activities that were kept went before their time.
     KEPT_GONE = "7c5f5997ff9b436569347e92090274d8";
+    /// Delivered activities that were kept are dropped, because the setting is off now.
+    KEPT_OFF = "d2a914578d8c4b74a119cc9163e6e03a";
     /// The first copy of a company's Severa is begun.
     SEVERA_FIRST_PASS = "3642f4429cb6913911576b204119290d";
     /// How far the first copy of a company is.

@@ -17,7 +17,7 @@ use std::{
 const BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Kind kind of number it is.
+/// Which kind of number it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -49,6 +49,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Connections that we closed, by door and why: full (no place), idle (it made room), slow (it kept us waiting)",
     ),
     (EMERGENCY, Kind::Gauge, "1 while a lever of [emergency] is pulled"),
+    (REMEMBERED, Kind::Gauge, "Clients, senders and tenants that a limit of [limits] remembers"),
     (IN_FLIGHT, Kind::Gauge, "Messages with an integration recipient that are not answered yet"),
     (LOOK_UPS, Kind::Counter, "Questions to the directory by where the answer came from"),
     (DELIVERIES, Kind::Counter, "Attempts at the backend by outcome"),
@@ -69,6 +70,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Seconds since the last good poll of the company whose copy of Severa is the oldest",
     ),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
+    (RESTART_NEEDED, Kind::Gauge, "1 while settings that were read count only after a restart"),
     (
         LAST_RELOAD,
         Kind::Gauge,
@@ -85,6 +87,7 @@ pub(super) const RECIPIENTS: &str = "activity_milter_recipients_refused_total";
 const BYTES: &str = "activity_milter_recorded_bytes_total";
 const SESSIONS: &str = "activity_milter_sessions";
 const HUNG_UP: &str = "activity_milter_hung_up_total";
+const REMEMBERED: &str = "activity_milter_limits_remembered";
 const IN_FLIGHT: &str = "activity_milter_messages_in_flight";
 const LOOK_UPS: &str = "activity_milter_directory_lookups_total";
 const DELIVERIES: &str = "activity_milter_deliveries_total";
@@ -97,6 +100,7 @@ const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
+const RESTART_NEEDED: &str = "activity_milter_restart_needed";
 const LAST_RELOAD: &str = "activity_milter_last_reload_successful";
 const LOG_LINES_LOST: &str = "activity_milter_log_lines_lost_total";
 const TRACE_LOST: &str = "activity_milter_trace_lost_total";
@@ -109,7 +113,7 @@ const STAGES: &[&str] =
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Kind nearly every message counts, looked up once: the registry takes longer than the counting.
+/// What nearly every message counts, looked up once: the registry takes longer than the counting.
 struct Usual {
     passed: Counter,
     recorded: Counter,
@@ -188,9 +192,10 @@ fn begin_at_zero() {
     for what in versions::Kind::ALL {
         last_reload(what, true);
     }
+    restart_needed(false);
 }
 
-/// Kind a reply of that code does to a message.
+/// What a reply of that code does to a message.
 pub(super) fn verdict_of(code: u16) -> &'static str {
     if code < 500 { "defer" } else { "reject" }
 }
@@ -288,6 +293,11 @@ pub(super) fn last_reload(what: versions::Kind, is_in_use: bool) {
     gauge!(LAST_RELOAD, "what" => what.as_str()).set(f64::from(u8::from(is_in_use)));
 }
 
+/// Settings that were read wait for a restart.
+pub(super) fn restart_needed(is: bool) {
+    gauge!(RESTART_NEEDED).set(f64::from(u8::from(is)));
+}
+
 /// Something of ours failed.
 pub(super) fn fault(stage: &'static str) {
     debug_assert!(STAGES.contains(&stage), "{stage} begins at zero");
@@ -301,7 +311,7 @@ pub(super) fn log_lines_lost(lines: u64) {
     }
 }
 
-/// Kind is counted when somebody asks.
+/// What is counted of the queue when somebody asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     /// Activities waiting.
@@ -310,20 +320,29 @@ pub struct Snapshot {
     pub held: u64,
     /// Age of the oldest waiting one.
     pub oldest: Duration,
-    /// Messages in flight.
-    pub in_flight: usize,
-    /// A lever is pulled.
-    pub is_emergency: bool,
 }
 
-/// Sets what is counted when somebody asks.
+/// Sets what is counted of the queue when somebody asks.
 pub fn snapshot(snapshot: &Snapshot) {
     let set = |state: &'static str, count: u64| gauge!(QUEUE_ITEMS, "state" => state).set(count as f64);
     set("waiting", snapshot.waiting);
     set("held", snapshot.held);
     gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
-    gauge!(IN_FLIGHT).set(snapshot.in_flight as f64);
-    gauge!(EMERGENCY).set(f64::from(u8::from(snapshot.is_emergency)));
+}
+
+/// So many messages are in flight.
+pub fn in_flight(count: usize) {
+    gauge!(IN_FLIGHT).set(count as f64);
+}
+
+/// So many clients, senders or tenants are remembered by a limit.
+pub fn remembered(what: &'static str, count: u64) {
+    gauge!(REMEMBERED, "what" => what).set(count as f64);
+}
+
+/// Whether a lever is pulled.
+pub fn emergency(is_pulled: bool) {
+    gauge!(EMERGENCY).set(f64::from(u8::from(is_pulled)));
 }
 
 /// We closed a connection.

@@ -212,6 +212,33 @@ pub enum OpenError {
         /// Why.
         message: String,
     },
+    /// `queue.path` names a directory, a device, a pipe.
+    #[error("queue {0} is no regular file: set another queue.path")]
+    NoFile(PathBuf),
+    /// A directory can never be made, for there is a file.
+    #[error("{path} cannot be made: {there} is no directory: set another {key}")]
+    InTheWay {
+        /// The directory.
+        path: PathBuf,
+        /// What is in its way.
+        there: PathBuf,
+        /// The key that names it.
+        key: &'static str,
+    },
+    /// Another program's database.
+    #[error("{0} is another program's database, and no queue: set another queue.path")]
+    Foreign(PathBuf),
+    /// A copy was laid over a queue whose log was left.
+    #[error(
+        "queue {path} is a restored copy, and {log} beside it is the log of the queue before: nothing was changed. Move that file and \
+         the -shm file away (they are of no use without the file they belong to), and start again"
+    )]
+    OthersLog {
+        /// The file.
+        path: PathBuf,
+        /// The log.
+        log: PathBuf,
+    },
     /// A copy cannot be written.
     #[error("{path}: {error}: the copy is not complete; remove it, and try again")]
     Copy {
@@ -230,6 +257,13 @@ pub enum OpenError {
         /// Why.
         error: io::Error,
     },
+}
+
+impl OpenError {
+    /// True if another setting is what helps, and no other attempt.
+    pub fn is_of_settings(&self) -> bool {
+        matches!(self, Self::NoFile(_) | Self::InTheWay { .. } | Self::Foreign(_))
+    }
 }
 
 /// What a courier asks for.
@@ -511,7 +545,7 @@ pub struct Overview {
 #[derive(Debug, Default)]
 pub struct Upkeep {
     /// Held now, because they waited too long.
-    pub too_old: Vec<(Key, String)>,
+    pub too_old: Vec<TooOld>,
     /// The clock was set forward by so much: for a day nothing is held as too old, and no key forgotten.
     pub jumped: Option<Duration>,
     /// Activities whose times lay ahead, mended: the clock was set back.
@@ -522,6 +556,17 @@ pub struct Upkeep {
     pub long_log: Option<u64>,
     /// Delivered activities that went before their time, because their room was wanted.
     pub kept_gone: u64,
+}
+
+/// An activity that was held, because it waited too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TooOld {
+    /// Its key.
+    pub key: Key,
+    /// The tenant's id.
+    pub tenant: String,
+    /// Postfix's queue id of its e-mail, if it is known.
+    pub queue_id: Option<String>,
 }
 
 /// A durable queue. Each promise has a number in docs/promises.md, and the tests that hold it name it.
@@ -648,6 +693,13 @@ pub trait Queue: fmt::Debug + Send + Sync {
 /// [`OpenError`].
 pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
     Ok(Arc::new(sqlite::SqliteQueue::open(settings, clock)?))
+}
+
+/// Whether what is seen at the queue's places would stop a start; changes nothing. [`open`] looks first too. Blocks.
+/// # Errors
+/// [`OpenError`].
+pub fn look(settings: &Settings) -> Result<(), OpenError> {
+    sqlite::SqliteQueue::look(settings)
 }
 
 /// The queue of a service that may be running, for commands: everything but put, lease and what belongs to a lease.

@@ -2,7 +2,7 @@
 
 use super::{
     evidence::{Claim, Evidence, Place, Proof},
-    policy::{Discard, Require, TenantPolicy, Treatment},
+    policy::{Answer, Discard, Internal, Require, TenantPolicy, Treatment},
     reply::{Reason, Reply, Texts},
     words::{
         Candidate, Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Record, Role,
@@ -30,7 +30,16 @@ pub enum Settled {
 /// What a tenant's policy and the head alone decide; nothing, if the people count.
 ///
 /// The policy comes first: to refuse a machine's mail for its head makes another machine's mail.
-pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>) -> Option<Settled> {
+/// `is_private`: it names somebody of `never_log`.
+pub fn settled(
+    policy: &TenantPolicy,
+    head: &Head,
+    automatic: Option<Automatic>,
+    is_private: bool,
+) -> Option<Settled> {
+    if is_private {
+        return Some(unrecorded(policy, Reason::NeverLog, Discard::NeverLog));
+    }
     if head.message_id.as_deref().is_some_and(|id| id.starts_with(NOTICE_ID)) {
         return Some(Settled::Discarded(Discard::OwnNotice));
     }
@@ -42,6 +51,14 @@ pub fn settled(policy: &TenantPolicy, head: &Head, automatic: Option<Automatic>)
         }
     }
     check_head(head).map(Settled::Refused)
+}
+
+/// What is not to be recorded.
+fn unrecorded(policy: &TenantPolicy, refused: Reason, discarded: Discard) -> Settled {
+    match policy.answer {
+        Answer::Refuse => Settled::Refused(refused),
+        Answer::Discard => Settled::Discarded(discarded),
+    }
 }
 
 /// Checks what holds for the message whatever its tenants are: a readable sender and a subject.
@@ -74,10 +91,16 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         Mixed::Strip => !something_remains,
         Mixed::Each => false,
     };
+    // A reply that says why nothing is to be recorded goes first: then nothing else is said of the message either.
+    let private = refused.iter().find(|(_, reply)| reply.reason.is_private());
     // What is refused for now would be lost, if the rest went on without it.
     let for_now = |(_, reply): &&(String, Reply)| case.mixed == Mixed::Strip && reply.code < 500;
-    match refused.first().filter(|_| as_a_whole).or_else(|| refused.iter().find(for_now)) {
-        Some((_, reply)) => Verdict::Refuse(reply.clone()),
+    let whole = private.or(refused.first()).filter(|_| as_a_whole);
+    match whole.or_else(|| refused.iter().find(for_now)) {
+        Some((_, reply)) => Verdict::Refuse {
+            is_private: private.is_some() || discarded.iter().any(|(_, why)| why.is_private()),
+            reply: reply.clone(),
+        },
         _ => Verdict::Record { records, refused, discarded },
     }
 }
@@ -96,12 +119,19 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
         Judged::Refused(reply_to(case.texts, reason, &first.address, case.automatic, people.len(), *omitted))
     };
     let policy = first.tenant.policy.over(case.policy);
-    match settled(&policy, case.head, case.automatic) {
-        Some(Settled::Refused(reason)) => return refused(reason),
-        Some(Settled::Discarded(why)) => return Judged::Discarded(why),
-        None => {}
+    let without = |settled| match settled {
+        Settled::Refused(reason) => refused(reason),
+        Settled::Discarded(why) => Judged::Discarded(why),
+    };
+    if let Some(settled) = settled(&policy, case.head, case.automatic, party.is_private) {
+        return without(settled);
     }
+    let skips = policy.internal == Internal::Skip && is_internal(case, party);
     let owner = match owner_of(case, party, &policy) {
+        // Whatever may yet prove the sender: nothing is recorded, so nobody is asked, and nothing is kept meanwhile.
+        Ok(_) | Err(Ownerless::Unverified) if skips => {
+            return without(unrecorded(&policy, Reason::Internal, Discard::Internal));
+        }
         Ok(owner) => owner,
         Err(Ownerless::NoUser) => return refused(Reason::NoUser),
         Err(Ownerless::NotAuthenticated) => return refused(Reason::NotAuthenticated),
@@ -110,6 +140,16 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
     // Made once, however many projects there are.
     let cast = Cast::of(case, party, &owner);
     Judged::Recorded(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
+}
+
+/// True if all people are users. Who was not looked up, or cannot be read, may be anybody.
+fn is_internal(case: &Case<'_>, party: &Party<'_>) -> bool {
+    let Correspondents { people, omitted, skipped, .. } = case.correspondents;
+    let is_outside = |(correspondent, person): (&Correspondent, &Person)| {
+        let is_contact = !person.contacts.is_empty() && counts_as_contact(correspondent);
+        person.user.is_none() && (is_contact || correspondent.listed.is_some())
+    };
+    *omitted == 0 && *skipped == 0 && !people.iter().zip(party.people).any(is_outside)
 }
 
 /// The reply to a message that is refused for this reason. Where nobody is a user and not all were looked at, the text says

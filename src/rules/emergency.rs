@@ -55,6 +55,15 @@ impl std::str::FromStr for Who {
     }
 }
 
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Address(address) => address,
+            Self::Domain(domain) => domain.as_str(),
+        })
+    }
+}
+
 impl Who {
     /// True if the set has the address or its domain.
     pub fn any(set: &BTreeSet<Self>, address: &Address) -> bool {
@@ -122,6 +131,7 @@ mod tests {
         Emergency { defer: false, block: Block { senders, networks, tenants, refuse } }
     }
 
+    /// D10.
     #[test]
     fn who_is_stopped() {
         let levers =

@@ -143,7 +143,7 @@ impl Evidence {
     /// What there is, by whom the service trusts.
     pub fn of(head: &Head, envelope: &Envelope, trust: &Trust) -> Self {
         Self {
-            origin: origin(envelope, trust),
+            origin: trust.origin(envelope.client.as_deref(), envelope.is_local),
             login: Login::of(envelope.login.as_deref(), trust),
             fields: fields(head, trust).unwrap_or_default(),
             is_asked_later: false,
@@ -254,16 +254,18 @@ fn is_its(named: &Domain, domain: &Domain) -> bool {
     named == domain || domain.organisational().as_ref() == Some(named)
 }
 
-/// The client, or the machine.
-fn origin(envelope: &Envelope, trust: &Trust) -> Option<Proof> {
-    match &envelope.client {
-        Some(client) => {
-            let client: IpAddr = client.parse().ok()?;
-            contains(&trust.networks, client).then_some(Proof::Network(client.to_canonical()))
+impl Trust {
+    /// The trusted network, or the machine, that a client is in.
+    pub fn origin(&self, client: Option<&str>, is_local: bool) -> Option<Proof> {
+        match client {
+            Some(client) => {
+                let client: IpAddr = client.parse().ok()?;
+                contains(&self.networks, client).then_some(Proof::Network(client.to_canonical()))
+            }
+            // With an address, `SOURCE=LOCAL` is Postfix's `local_header_rewrite_clients`, which may be anybody, and a filter
+            // on this machine that gives mail back is a local client: the address has to be trusted then.
+            None => is_local.then_some(Proof::Local),
         }
-        // With an address, `SOURCE=LOCAL` is Postfix's `local_header_rewrite_clients`, which may be anybody, and a filter
-        // on this machine that gives mail back is a local client: the address has to be trusted then.
-        None => envelope.is_local.then_some(Proof::Local),
     }
 }
 

@@ -12,6 +12,7 @@ mod correspondents;
 mod decide;
 mod emergency;
 mod evidence;
+mod limits;
 mod policy;
 mod reply;
 mod words;
@@ -21,7 +22,8 @@ pub use correspondents::correspondents;
 pub use decide::{Settled, decide, reply_to, settled};
 pub use emergency::{Block, Emergency, Who, contains};
 pub use evidence::{Claim, Evidence, Finding, Logins, Method, Outcome, Place, Proof, Trust};
-pub use policy::{Discard, Require, Said, Speaker, TenantPolicy, Treatment, Wish};
+pub use limits::{Limits, Rate};
+pub use policy::{Answer, Discard, Internal, Require, Said, Speaker, TenantPolicy, Treatment, Wish};
 pub use reply::{MAX_TEXT_BYTES, Reason, Reply, Texts, check_text};
 pub use words::{
     Candidate, Case, Contact, Correspondent, Correspondents, Mixed, Part, Party, Person, Project, Record,

@@ -60,6 +60,15 @@ reasons! {
     /// RCPT: an administrator has blocked the sender, the client or the tenant.
     Blocked = 550, 5 . 7 . 1, "blocked",
         "<{address}>: the service does not take this message. Ask the company's administrator";
+    /// RCPT: the SMTP client has sent more than `limits.per_client`.
+    ClientLimit = 451, 4 . 7 . 1, "client-limit",
+        "<{address}>: too many messages have come from your mail server lately. The message will be tried again";
+    /// RCPT: the envelope sender has sent more than `limits.per_sender`.
+    SenderLimit = 451, 4 . 7 . 1, "sender-limit",
+        "<{address}>: too many messages have come from this sender lately. The message will be tried again";
+    /// RCPT: the tenant has got more than `limits.per_tenant`.
+    TenantLimit = 450, 4 . 2 . 1, "tenant-limit",
+        "<{address}>: too many messages have come for this company lately. The message will be tried again";
     /// RCPT: more integration recipients than one message may have.
     TooManyRecipients = 452, 4 . 5 . 3, "too-many-recipients",
         "<{address}>: too many integration addresses in one message. Send to the others separately";
@@ -81,6 +90,12 @@ reasons! {
     /// End of header, end of message: the same, and a name server that may prove it does not answer now.
     SenderUnverified = 451, 4 . 4 . 3, "sender-unverified",
         "<{address}>: the sender is a user of this company's system, and a name server that may prove that it was he does not answer now. The message will be tried again";
+    /// End of header: it names somebody of `never_log`.
+    NeverLog = 550, 5 . 7 . 1, "never-log",
+        "<{address}>: the company does not record messages like this one. Send it without this address";
+    /// End of header: all people are users, and the policy skips such mail.
+    Internal = 550, 5 . 7 . 1, "internal",
+        "<{address}>: the company does not record messages among its own people. Send it without this address";
     /// End of header: several From fields.
     AmbiguousFrom = 550, 5 . 6 . 0, "ambiguous-from",
         "<{address}>: the From field of the message can be read in several ways, or is there several times, so its sender is not clear";
@@ -133,6 +148,11 @@ impl Reason {
     /// its key, and then another copy of it is not refused.
     pub fn may_be_known(self) -> bool {
         matches!(self, Self::NoUser | Self::NotAuthenticated | Self::SenderUnverified)
+    }
+
+    /// True for what log and trace hold no address of.
+    pub fn is_private(self) -> bool {
+        matches!(self, Self::NeverLog | Self::Internal)
     }
 }
 

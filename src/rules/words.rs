@@ -149,6 +149,8 @@ pub struct Party<'a> {
     pub targets: &'a [Target],
     /// What its directory says of each correspondent, in their order.
     pub people: &'a [Person],
+    /// True if the message names somebody of whom the tenant's policy says that nothing is recorded.
+    pub is_private: bool,
 }
 
 /// Everything a decision needs.
@@ -188,7 +190,25 @@ pub enum Verdict {
         discarded: Vec<(String, Discard)>,
     },
     /// Refuse the message.
-    Refuse(Reply),
+    Refuse {
+        /// The reply to it.
+        reply: Reply,
+        /// It is private for one of its tenants, whatever the reply says.
+        is_private: bool,
+    },
+}
+
+impl Verdict {
+    /// True if log and trace hold no address of the message.
+    pub fn is_private(&self) -> bool {
+        match self {
+            Self::Refuse { is_private, .. } => *is_private,
+            Self::Record { refused, discarded, .. } => {
+                refused.iter().any(|(_, reply)| reply.reason.is_private())
+                    || discarded.iter().any(|(_, why)| why.is_private())
+            }
+        }
+    }
 }
 
 /// One activity to be recorded, and why everybody is what they are in it.

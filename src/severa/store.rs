@@ -82,6 +82,8 @@ pub(super) struct Standing {
     pub(super) since: Option<i64>,
 }
 
+const NO_FILE: &str = "it is no regular file";
+
 /// Why there is no place for copies.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
@@ -268,6 +270,7 @@ pub(super) fn look(path: &Path, keys: &[Key]) -> Result<Vec<(Standing, Copied)>,
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing()),
         Err(error) => return Err(CopyError::new(path, &error)),
+        Ok(meta) if !meta.is_file() => return Err(CopyError::new(path, &NO_FILE)),
         Ok(meta) if meta.len() == 0 && !beside("-wal").exists() => return Ok(nothing()),
         Ok(_) => {}
     }
@@ -275,23 +278,27 @@ pub(super) fn look(path: &Path, keys: &[Key]) -> Result<Vec<(Standing, Copied)>,
     let immutable = if beside("-wal").exists() { "" } else { "?immutable=1" };
     let uri = format!("file:{}{immutable}", escaped(path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let read = || -> rusqlite::Result<Vec<(Standing, Copied)>> {
+    // None: another program's.
+    let read = || -> rusqlite::Result<Option<Vec<(Standing, Copied)>>> {
         let mut database = Connection::open_with_flags(&uri, flags)?;
         database.busy_timeout(BUSY)?;
         let transaction = database.transaction()?;
-        if marks(&transaction)? != (APPLICATION, VERSION) {
-            return Ok(nothing()); // the service makes it anew
+        match marks(&transaction)? {
+            (APPLICATION, VERSION) => {}
+            (APPLICATION, _) => return Ok(Some(nothing())), // the service makes it anew
+            marks => return Ok((marks == (0, 0) && tables(&transaction)? == 0).then(nothing)),
         }
         let of = |key: &Key| match id_of(&transaction, key)? {
             None => Ok(Default::default()),
             Some(id) => load(&transaction, id),
         };
-        keys.iter().map(of).collect()
+        keys.iter().map(of).collect::<rusqlite::Result<_>>().map(Some)
     };
+    let foreign = || CopyError::Foreign { path: path.to_owned() };
     match read() {
-        Err(error) if is_damage(&error) && is_text(path) => Err(CopyError::Foreign { path: path.to_owned() }),
+        Err(error) if is_damage(&error) && is_text(path) => Err(foreign()),
         Err(error) if is_damage(&error) => Ok(nothing()), // as above
-        read => read.map_err(|error| CopyError::new(path, &error)),
+        read => read.map_err(|error| CopyError::new(path, &error))?.ok_or_else(foreign),
     }
 }
 
@@ -346,8 +353,7 @@ fn open(path: &Path) -> rusqlite::Result<Opened> {
     let opened = || -> rusqlite::Result<Opened> {
         let database = connect(path)?;
         let (application, version) = marks(&database)?;
-        let tables: i64 = database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        if (application, version, tables) == (0, 0, 0) {
+        if (application, version, tables(&database)?) == (0, 0, 0) {
             return Ok(Opened::Empty(database));
         }
         if application != APPLICATION {
@@ -383,6 +389,10 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Whose database it is, and of which version.
+fn tables(database: &Connection) -> rusqlite::Result<i64> {
+    database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+}
+
 fn marks(database: &Connection) -> rusqlite::Result<(i64, i64)> {
     let pragma = |name: &str| database.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
     Ok((pragma("application_id")?, pragma("user_version")?))
@@ -413,7 +423,7 @@ fn private(path: &Path) -> io::Result<()> {
     let file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other(NO_FILE));
     }
     if meta.permissions().mode() & 0o077 != 0 {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;

@@ -123,6 +123,30 @@ fn named(table: &DeTable<'_>, span: &Range<usize>, above: &str) -> Option<String
     })
 }
 
+/// The header of the table in which the key at a byte stands; empty above all tables.
+pub(super) fn table_of(tree: &Spanned<DeTable<'_>>, at: usize) -> String {
+    holding(tree.get_ref(), at, "", "").unwrap_or_default()
+}
+
+fn holding(table: &DeTable<'_>, at: usize, above: &str, header: &str) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        if key.span().contains(&at) {
+            return Some(header.to_owned());
+        }
+        let name = format!("{above}{}", key.get_ref());
+        let below = format!("{name}.");
+        match value.get_ref() {
+            DeValue::Table(table) => holding(table, at, &below, &format!("[{name}]")),
+            DeValue::Array(list) => {
+                let header = format!("[[{name}]]");
+                let mut tables = list.iter().filter_map(|value| value.get_ref().as_table());
+                tables.find_map(|table| holding(table, at, &below, &header))
+            }
+            _ => None,
+        }
+    })
+}
+
 /// The value of a dotted key.
 pub fn value_at<'t, 'i>(tree: &'t DeTable<'i>, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
     match key.split_once('.') {

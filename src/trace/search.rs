@@ -7,7 +7,7 @@
 
 use super::{
     record::{key, millis},
-    store::{APPLICATION, VERSION},
+    store::{APPLICATION, VERSION, may_be_a_database},
     term::Term,
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params_from_iter, types::Value};
@@ -31,8 +31,10 @@ const MOST_EVENTS: usize = 5000;
 pub struct Query {
     /// The words.
     pub term: Term,
-    /// Only mails of which something was found since then.
+    /// Only mails of which something happened since then.
     pub since: Option<SystemTime>,
+    /// Only what is found until then: the newest are shown, and this leads to those before.
+    pub until: Option<SystemTime>,
 }
 
 /// Something that happened, as it was noted. See [`super::Record`].
@@ -115,6 +117,8 @@ pub struct Found {
     pub mails: Vec<Mail>,
     /// There is more than is shown.
     pub more: bool,
+    /// Until when that is, if it is older.
+    pub older: Option<SystemTime>,
     /// How far the trace reaches.
     pub reach: Reach,
 }
@@ -189,6 +193,9 @@ fn open(path: &Path) -> Result<Connection, SearchError> {
             });
         }
         Err(_) => return Err(SearchError::Missing(path.to_owned())),
+        Ok(_) if !may_be_a_database(path).unwrap_or(true) => {
+            return Err(SearchError::Foreign(path.to_owned()));
+        }
         Ok(_) => {}
     }
     let wrong = |error: rusqlite::Error| SearchError::new(path, &error);
@@ -223,15 +230,17 @@ const COLUMNS: &str = "e.id, e.at, e.what, e.mail, e.queue_id, e.key, e.message_
 /// A condition that an index answers, with its values.
 type Condition = (&'static str, Vec<Value>);
 
-/// By queue id, and by Message-ID, whatever has one word.
-const BY_QUEUE_ID: &str = "event e WHERE e.queue_id = ?1";
-const BY_MESSAGE_ID: &str = "event e WHERE e.message_id = ?1";
-const BY_KEY: &str = "event e WHERE e.key BETWEEN ?1 AND ?2";
+/// By queue id, and by Message-ID, whatever has one word. The last parameter is the last row that counts; with the sign no
+/// plan begins with it.
+const BY_QUEUE_ID: &str = "event e WHERE e.queue_id = ?1 AND +e.id <= ?3";
+const BY_MESSAGE_ID: &str = "event e WHERE e.message_id = ?1 AND +e.id <= ?3";
+const BY_KEY: &str = "event e WHERE e.key BETWEEN ?1 AND ?2 AND +e.id <= ?4";
 /// By what several have in common: lists, so that many mails are a few questions.
 const BY_MAILS: &str = "event e WHERE e.mail IN (SELECT value FROM json_each(?1))";
 const BY_QUEUE_IDS: &str = "event e WHERE e.queue_id IN (SELECT value FROM json_each(?1))";
 const BY_KEYS: &str = "event e WHERE e.key IN (SELECT unhex(value) FROM json_each(?1))";
-const BY_ADDRESS: &str = "address a CROSS JOIN event e ON e.id = a.event WHERE a.address = ?1";
+const BY_ADDRESS: &str =
+    "address a CROSS JOIN event e ON e.id = a.event WHERE a.address = ?1 AND a.event <= ?3";
 
 fn conditions(term: &Term) -> Vec<Condition> {
     let text = |text: &str| vec![Value::Text(text.to_owned())];
@@ -297,14 +306,34 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-/// The newest rows of a condition, at most `most`.
-fn rows(database: &Connection, (from, values): &Condition, most: usize) -> rusqlite::Result<Vec<Event>> {
+/// The newest rows of a condition, at most `most`; of a term none behind `last`.
+fn rows(
+    database: &Connection,
+    (from, values): &Condition,
+    most: usize,
+    last: Option<i64>,
+) -> rusqlite::Result<Vec<Event>> {
     let sql = newest(from);
     let mut statement = database.prepare_cached(&sql)?;
-    let values = values.iter().cloned().chain([Value::Integer(i64::try_from(most).unwrap_or(i64::MAX))]);
-    // The limit is the last parameter.
-    let found = statement.query_map(params_from_iter(values), event)?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let limits = [Some(most), last].into_iter().flatten().map(Value::Integer);
+    let found = statement.query_map(params_from_iter(values.iter().cloned().chain(limits)), event)?;
     found.collect()
+}
+
+/// The last row that was written by a time. Rows are numbered as they come, and a clock that was set back misleads by as much.
+fn last_until(database: &Connection, until: i64) -> rusqlite::Result<i64> {
+    let ends = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM event";
+    let (mut first, mut last): (i64, i64) =
+        database.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut at = database.prepare_cached("SELECT at FROM event WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    while first <= last {
+        let middle = first + (last - first) / 2;
+        let is_later =
+            at.query_row([middle], |row| row.get::<_, i64>(0)).optional()?.is_none_or(|at| at > until);
+        if is_later { last = middle - 1 } else { first = middle + 1 }
+    }
+    Ok(last)
 }
 
 fn newest(from: &str) -> String {
@@ -319,17 +348,25 @@ fn find(database: &Connection, query: &Query) -> rusqlite::Result<Found> {
     database.execute_batch("BEGIN")?;
     let reach = reach(database)?;
     let since = query.since.map(millis);
+    let last = match query.until {
+        Some(until) => last_until(database, millis(until))?,
+        None => i64::MAX,
+    };
     let mut all: BTreeMap<i64, Event> = BTreeMap::new();
-    let mut more = false;
+    let mut older = None;
     for condition in conditions(&query.term) {
-        let hits = rows(database, &condition, MOST_HITS + 1)?;
-        more |= hits.len() > MOST_HITS && hits.last().is_some_and(|hit| since.is_none_or(|s| hit.at.0 >= s));
-        let hits = hits.into_iter().take(MOST_HITS).filter(|hit| since.is_none_or(|since| hit.at.0 >= since));
-        all.extend(hits.map(|hit| (hit.id, hit)));
+        let mut hits = rows(database, &condition, MOST_HITS + 1, Some(last))?;
+        if hits.len() > MOST_HITS && hits.last().is_some_and(|hit| since.is_none_or(|s| hit.at.0 >= s)) {
+            older = older.max(hits.last().map(|hit| hit.at));
+        }
+        hits.truncate(MOST_HITS);
+        all.extend(hits.into_iter().map(|hit| (hit.id, hit)));
     }
-    more |= gather(database, &mut all)?;
+    let is_cut = gather(database, &mut all)?;
     database.execute_batch("COMMIT")?;
-    Ok(Found { mails: mails(all), more, reach })
+    let mut mails = mails(all);
+    mails.retain(|mail| since.is_none_or(|since| mail.events.iter().any(|event| event.at.0 >= since)));
+    Ok(Found { mails, more: is_cut || older.is_some(), older: older.map(SystemTimeMs::time), reach })
 }
 
 /// What an event has in common with others of its mail.
@@ -358,7 +395,7 @@ fn gather(database: &Connection, all: &mut BTreeMap<i64, Event>) -> rusqlite::Re
         for condition in lists(&open) {
             let room = MOST_EVENTS.saturating_sub(all.len());
             // What is there already comes again.
-            let found = rows(database, &condition, all.len() + room + 1)?;
+            let found = rows(database, &condition, all.len() + room + 1, None)?;
             let new: Vec<Event> = found.into_iter().filter(|event| !all.contains_key(&event.id)).collect();
             let is_more = new.len() > room;
             all.extend(new.into_iter().take(room).map(|event| (event.id, event)));
@@ -424,7 +461,7 @@ pub(super) mod plans {
         let plan = |from: &'static str| {
             let sql = format!("EXPLAIN QUERY PLAN {}", newest(from));
             let mut statement = database.prepare(&sql).unwrap();
-            let values = if from == BY_KEY { vec![Value::Null; 3] } else { vec![Value::Null; 2] };
+            let values = vec![Value::Null; statement.parameter_count()];
             let lines = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
             (from, lines.map(Result::unwrap).collect::<Vec<_>>().join("; "))
         };

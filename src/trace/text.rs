@@ -59,6 +59,9 @@ pub fn not_found(settings: &Settings, query: &Query, found: &Found, addresses_ar
     if let Some(since) = query.since {
         text += &format!(" since {}", humantime::format_rfc3339_seconds(since));
     }
+    if let Some(until) = query.until {
+        text += &format!(" until {}", humantime::format_rfc3339_seconds(until));
+    }
     text += &match found.reach.oldest {
         Some(oldest) => format!(
             ". The trace {} reaches back to {} (trace.keep is {})",
@@ -117,7 +120,7 @@ mod tests {
     fn nothing_found_says_what_was_searched_how_far_and_with_which_gaps() {
         let settings = Settings::new("/x/trace.db".into());
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let query = |words, since| Query { term: Term::read(words).unwrap(), since };
+        let query = |words, since| Query { term: Term::read(words).unwrap(), since, until: None };
         let mut found = Found::default();
         let text = not_found(&settings, &query("7F3A91E0C2", None), &found, true);
         assert!(

@@ -8,7 +8,7 @@
 use super::{
     Settings,
     record::Record,
-    store::{Store, Trouble, put_aside},
+    store::{Moment, Store, Trouble, put_aside},
 };
 use std::{
     io,
@@ -18,7 +18,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 /// How long a record waits for others at most.
@@ -61,6 +61,8 @@ pub enum Report {
         /// Why, and what to do.
         message: String,
     },
+    /// The file was moved away or replaced: the one that is at its path now is written, a new one if there is none.
+    Replaced(PathBuf),
     /// It can again.
     GoesOn,
     /// So many records were not kept.
@@ -91,6 +93,8 @@ struct Shared {
     lost: AtomicU64,
     /// Transactions so far.
     commits: AtomicU64,
+    /// Records that the writer has taken and not written.
+    unwritten: AtomicU64,
     stops: AtomicBool,
     standing: Mutex<Standing>,
 }
@@ -99,6 +103,7 @@ struct Recorder {
     settings: Settings,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
+    report: fn(&Report),
 }
 
 static RECORDER: RwLock<Option<Recorder>> = RwLock::new(None);
@@ -159,6 +164,7 @@ impl Recorder {
             pending: Mutex::default(),
             lost: AtomicU64::new(0),
             commits: AtomicU64::new(0),
+            unwritten: AtomicU64::new(0),
             stops: AtomicBool::new(false),
             standing: Mutex::new(Standing::Writing(settings.path.clone())),
         });
@@ -172,7 +178,7 @@ impl Recorder {
             unwritten: Vec::new(),
         };
         let thread = thread::Builder::new().name("trace".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { settings: settings.clone(), shared, thread })
+        Ok(Self { settings: settings.clone(), shared, thread, report })
     }
 
     fn note(&self, record: Record) {
@@ -198,6 +204,11 @@ impl Recorder {
         let began = Instant::now();
         while !self.thread.is_finished() && began.elapsed() < patience {
             thread::sleep(Duration::from_millis(5));
+        }
+        let left =
+            self.shared.unwritten.load(Ordering::SeqCst) + locked(&self.shared.pending).records.len() as u64;
+        if left > 0 {
+            (self.report)(&Report::Lost(left));
         }
     }
 }
@@ -269,12 +280,17 @@ impl Writer {
             let mut pending = locked(&self.shared.pending);
             pending.bytes = 0;
             self.unwritten = std::mem::take(&mut pending.records);
+            self.shared.unwritten.store(self.unwritten.len() as u64, Ordering::SeqCst);
         }
         if self.unwritten.is_empty() && !self.create {
             return Some(false);
         }
         let written = self.write().or_else(|trouble| match trouble {
             Trouble::Damaged(why) if self.create => self.begin_anew(why),
+            Trouble::Replaced if self.create => {
+                (self.report)(&Report::Replaced(self.settings.path.clone()));
+                self.write()
+            }
             trouble => Err(trouble),
         });
         match written {
@@ -300,13 +316,20 @@ impl Writer {
         loop {
             let lost = self.shared.lost.load(Ordering::Relaxed);
             let batch = self.unwritten.len().min(BATCH);
-            let more = store.write(&self.unwritten[..batch], lost - self.told, SystemTime::now())?;
+            let more = match store.write(&self.unwritten[..batch], lost - self.told, Moment::now()) {
+                Err(Trouble::Replaced) => {
+                    store.leave();
+                    return Err(Trouble::Replaced);
+                }
+                written => written?,
+            };
             self.shared.commits.fetch_add(1, Ordering::Relaxed);
             if lost > self.told {
                 (self.report)(&Report::Lost(lost - self.told));
             }
             self.told = lost;
             self.unwritten.drain(..batch);
+            self.shared.unwritten.store(self.unwritten.len() as u64, Ordering::SeqCst);
             if self.unwritten.is_empty() {
                 self.store = Some(store);
                 return Ok(more);
@@ -361,7 +384,7 @@ mod tests {
     }
 
     fn found(path: &Path, id: &str) -> bool {
-        let query = search::Query { term: Term::read(id).unwrap(), since: None };
+        let query = search::Query { term: Term::read(id).unwrap(), since: None, until: None };
         search::search(path, &query).is_ok_and(|found| !found.mails.is_empty())
     }
 
@@ -393,6 +416,7 @@ mod tests {
     }
 
     /// A flood costs no commit for each.
+    /// T2.
     #[test]
     fn many_share_a_commit() {
         let scratch = tempfile::tempdir().unwrap();
@@ -409,6 +433,7 @@ mod tests {
     }
 
     /// The limit on both sides, with a writer that cannot write: what is over it is counted, written down and said.
+    /// T3.
     #[test]
     fn losses_are_counted_and_memory_is_bounded() {
         static LOST: AtomicUsize = AtomicUsize::new(0);
@@ -462,12 +487,13 @@ mod tests {
         }
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("trace.db");
-        fs::write(&path, "this is no database, and was never one ".repeat(1000)).unwrap();
+        // As a crash may leave it.
+        fs::write(&path, vec![0; 40_000]).unwrap();
         let recorder = start(&path, report);
         recorder.note(record("AAAAAA01"));
         wait_for("record", || found(&path, "AAAAAA01"));
         assert_eq!(ASIDE.load(SeqCst), 1);
-        assert!(fs::read_to_string(scratch.path().join("trace.db.aside")).unwrap().starts_with("this is no"));
+        assert_eq!(fs::read(scratch.path().join("trace.db.aside")).unwrap(), vec![0; 40_000]);
         stop(recorder);
         // Pages that are overwritten: the next write finds it.
         let bytes = fs::read(&path).unwrap();
@@ -480,6 +506,7 @@ mod tests {
     }
 
     /// It goes without, says so, and goes on by itself; nobody who notes waits.
+    /// T3.
     #[test]
     fn what_cannot_be_written_is_said_and_written_later() {
         static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -505,6 +532,62 @@ mod tests {
         assert!(said.len() == 2 && said[1] == "GoesOn", "{said:?}");
     }
 
+    /// What is noted then goes where people look for it, and what was moved away is whole.
+    #[test]
+    fn a_file_that_is_taken_away_or_replaced_is_not_written_any_more() {
+        static REPLACED: AtomicUsize = AtomicUsize::new(0);
+        fn report(report: &Report) {
+            match report {
+                Report::Replaced(path) => assert!(path.ends_with("trace.db")),
+                other => panic!("{other:?}"),
+            }
+            REPLACED.fetch_add(1, SeqCst);
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let [path, other, moved] = ["trace.db", "other.db", "moved.db"].map(|name| scratch.path().join(name));
+        let recorder = start(&other, quiet);
+        recorder.note(record("BBBBBB01"));
+        stop(recorder);
+        let recorder = start(&path, report);
+        recorder.note(record("AAAAAA01"));
+        wait_for("first record", || found(&path, "AAAAAA01"));
+        fs::remove_file(&path).unwrap();
+        recorder.note(record("AAAAAA02"));
+        wait_for("record in a new file", || found(&path, "AAAAAA02"));
+        assert!(!found(&path, "AAAAAA01"));
+        // Moved, with another trace in its place: neither gets what is the other's.
+        fs::rename(&path, &moved).unwrap();
+        fs::rename(&other, &path).unwrap();
+        recorder.note(record("AAAAAA03"));
+        wait_for("record in the other file", || found(&path, "AAAAAA03"));
+        assert!(found(&path, "BBBBBB01") && !found(&path, "AAAAAA02"));
+        assert!(found(&moved, "AAAAAA02") && !found(&moved, "AAAAAA03"));
+        stop(recorder);
+        assert_eq!(REPLACED.load(SeqCst), 2);
+        let database = Connection::open(&path).unwrap();
+        let check: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_said_to_be_lost() {
+        static LOST: AtomicUsize = AtomicUsize::new(0);
+        fn report(report: &Report) {
+            if let Report::Lost(lost) = report {
+                LOST.fetch_add(usize::try_from(*lost).unwrap(), SeqCst);
+            }
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("state/trace.db");
+        fs::write(scratch.path().join("state"), "a file where a directory should be").unwrap();
+        let recorder = start(&path, report);
+        (0..3).for_each(|n| recorder.note(record(&format!("AAAAAA0{n}"))));
+        wait_for("trouble", || matches!(&*locked(&recorder.shared.standing), Standing::Trouble(..)));
+        stop(recorder);
+        assert_eq!(LOST.load(SeqCst), 3);
+    }
+
+    /// T2: nor does a search.
     #[test]
     fn who_reads_does_not_wait_for_the_writer_nor_the_writer_for_him() {
         let scratch = tempfile::tempdir().unwrap();

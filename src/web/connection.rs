@@ -124,7 +124,7 @@ fn builder(settings: &Settings) -> Result<ClientBuilder, ClientError> {
         builder = builder.tls_certs_merge(authorities);
     }
     if let Some((certificate, key)) = &settings.identity {
-        let pem = [read(key)?, b"\n".to_vec(), read(certificate)?].concat();
+        let pem = identity(certificate, key)?;
         builder = builder.identity(Identity::from_pem(&pem).map_err(|error| in_file(certificate, &error))?);
     }
     if let Some(proxy) = &settings.proxy {
@@ -132,6 +132,28 @@ fn builder(settings: &Settings) -> Result<ClientBuilder, ClientError> {
         builder = builder.proxy(proxy.map_err(|error| ClientError::new(root(&error)))?);
     }
     Ok(builder)
+}
+
+/// A certificate and its key. Which of the files lacks what the library does not say.
+fn identity(certificate: &Path, key: &Path) -> Result<Vec<u8>, ClientError> {
+    let (chain, own) = (read(certificate)?, read(key)?);
+    let has = |pem: &[u8], label: &str| {
+        let begin = format!("{label}-----");
+        pem.windows(begin.len()).any(|text| text == begin.as_bytes())
+    };
+    if !has(&chain, "BEGIN CERTIFICATE") {
+        return Err(ClientError::new(format!("{} holds no certificate in PEM form", certificate.display())));
+    }
+    if has(&own, "BEGIN ENCRYPTED PRIVATE KEY") || has(&own, "Proc-Type: 4,ENCRYPTED") {
+        let key = key.display();
+        return Err(ClientError::new(format!(
+            "{key} is encrypted, and nobody is asked for its password: write it without"
+        )));
+    }
+    if !has(&own, "PRIVATE KEY") {
+        return Err(ClientError::new(format!("{} holds no private key in PEM form", key.display())));
+    }
+    Ok([own, b"\n".to_vec(), chain].concat())
 }
 
 /// True if a client cannot be made because there are no certificates of authorities; reqwest has only words for it.

@@ -18,5 +18,5 @@ pub use client::{Client, Credentials, Settings as ClientSettings};
 pub use connection::{ClientError, Connection, Settings as ConnectionSettings, send_once};
 pub use keeper::{Asks, Keeper, Token};
 pub use oauth::{AuthMethod, Settings as OAuthSettings};
-pub use secret::SecretFile;
+pub use secret::{SecretFile, look_at_all};
 pub use tokens::Tokens;

@@ -222,11 +222,15 @@ fn lookup_shows_what_the_directory_says() {
     for (args, said) in [
         (["directory", "lookup", "nobody@severamail.test"], "no such tenant"),
         (["directory", "lookup", "9999.mycompany@severamail.test"], "no such project"),
-        (["directory", "lookup", ANNA], "unknown"),
     ] {
         let (code, out, _) = http.command(&args);
         assert!(code == Some(1) && out.contains(said), "{out}");
     }
+    // Whoever is asked of nobody is not called unknown.
+    let (code, out, error) = http.command(&["directory", "lookup", ANNA]);
+    assert!(code == Some(64) && out.is_empty() && error.contains("add --tenant PREFIX"), "{out}{error}");
+    let (_, out, _) = http.command(&["directory", "lookup", "nobody@severamail.test", ANNA]);
+    assert!(out.contains("anna@mycompany.test: not looked up\n"), "{out}");
     let (code, _, error) = http.command(&["directory", "lookup", "nonsense"]);
     assert!(code == Some(64) && error.contains("\"nonsense\" is no address"), "{error}");
     let config = fs::read_to_string(http.config_path()).unwrap();

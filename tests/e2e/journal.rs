@@ -58,6 +58,16 @@ impl Journald {
         Process::start(&mut command, &self.scratch.path().join("service.log"))
     }
 
+    /// The same for a world, once it answers.
+    fn serve_world(&self, world: &World) -> Process {
+        let mut service = self.serve(&world.config_path());
+        wait_for("the service", || {
+            service.assert_running();
+            answers(world.admin_port).then_some(())
+        });
+        service
+    }
+
     /// What `journalctl` finds.
     fn entries(&self, args: &[&str]) -> Vec<Value> {
         let output = self.inside("journalctl", &[&["--output=json", "--no-pager", "--all"], args].concat());
@@ -79,22 +89,22 @@ fn messages(entries: &[Value]) -> Vec<&str> {
     entries.iter().map(|entry| entry["MESSAGE"].as_str().unwrap()).collect()
 }
 
+fn answers(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/livez").0 == 200
+}
+
 #[test]
 fn one_mail_is_found_by_its_queue_id_in_the_journal() {
     let journald = Journald::start();
     let mut world = World::with(Options { without_milter: true, ..Options::default() });
-    let mut service = journald.serve(&world.config_path());
-    let port = world.admin_port;
-    wait_for("the service", || {
-        service.assert_running();
-        (std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/livez").0 == 200)
-            .then_some(())
-    });
+    let mut service = journald.serve_world(&world);
     let (_, answer) = world.mail(ANNA, &[MY], &eml("plain"));
     let recorded = queue_id(&answer).to_owned();
     world.wait_for_activities(1);
     let (_, answer) = world.mail("mallory@nowhere.test", &[MY], &eml("unknown_sender"));
     assert!(answer.contains("[no-user]"), "{answer}");
+    let (answers, _) = world.mail(ANNA, &["nobody@severamail.test"], &eml("plain"));
+    assert!(answers[0].starts_with("550"), "{answers:?}");
     wait_for("the delivery to be logged", || {
         messages(&journald.ours()).iter().any(|message| message.contains(": delivered ")).then_some(())
     });
@@ -119,6 +129,14 @@ fn one_mail_is_found_by_its_queue_id_in_the_journal() {
         format!(
             "{id}: refused 550 5.7.1 [no-user] from=<mallory@nowhere.test> to=<{MY}> client=127.0.0.1 tenant=t-1 \
              stage=end-of-header verdict=reject"
+        )
+    );
+    // At RCPT Postfix has given no queue id yet; who it was stands there all the same.
+    let at_rcpt = entries.iter().find(|entry| entry["REASON"] == "no-such-tenant").unwrap();
+    assert_eq!(
+        at_rcpt["MESSAGE"],
+        format!(
+            "refused 550 5.1.1 [no-such-tenant] from=<{ANNA}> to=<nobody@severamail.test> client=127.0.0.1 stage=rcpt verdict=reject"
         )
     );
     let has = |name: &str, value: &str| assert_eq!(refused[name], value, "{refused}");
@@ -191,8 +209,7 @@ fn mail_goes_on_where_nobody_takes_the_log() {
         let port = world.admin_port;
         wait_for("the service", || {
             assert!(service.try_wait().unwrap().is_none(), "{kind}: it ended");
-            (std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/livez").0 == 200)
-                .then_some(())
+            answers(port).then_some(())
         });
         let mut smtp = world.smtp();
         for n in 0..50 {
@@ -211,4 +228,58 @@ fn mail_goes_on_where_nobody_takes_the_log() {
         let ended = wait_for("the end", || service.try_wait().unwrap());
         assert_eq!(ended.code(), Some(0), "{kind}");
     }
+}
+
+/// A journald that hangs, one that is gone, and one that is there again: mail goes on, and what is lost is said.
+#[test]
+fn mail_goes_on_where_journald_hangs_or_is_gone() {
+    let mut journald = Journald::start();
+    let level = ("log", "level = \"trace\"".to_owned());
+    let mut world = World::with(Options { without_milter: true, config: vec![level], ..Options::default() });
+    let mut service = journald.serve_world(&world);
+    let (pid, port) = (service.id(), world.admin_port);
+    let mut number = 0;
+    let mut goes_on = |world: &mut World, with: &str| {
+        let mut smtp = world.smtp();
+        for _ in 0..30 {
+            number += 1;
+            let message = format!("From: {ANNA}\r\nSubject: {number}\r\n\r\nx\r\n");
+            let (_, answer) = smtp.mail(ANNA, &[MY], message.as_bytes());
+            assert!(answer.starts_with("250"), "{with}: {answer}");
+        }
+        world.wait_for_activities(number);
+        number
+    };
+    journald.process.signal("STOP");
+    goes_on(&mut world, "it hangs");
+    journald.process.signal("CONT");
+    wait_for("the lines of before", || {
+        let entries = journald.entries(&["--identifier=activity-milter", "--grep", ": delivered "]);
+        (entries.len() == 30).then_some(())
+    });
+    journald.process.kill();
+    goes_on(&mut world, "it is gone");
+    let lost = || {
+        let metrics = String::from_utf8(http_get(port, "/metrics").1).unwrap();
+        let of = |line: &str| line.strip_prefix("activity_milter_log_lines_lost_total ")?.parse::<u64>().ok();
+        metrics.lines().find_map(of).unwrap()
+    };
+    wait_for("lines to be lost", || (lost() > 30).then_some(()));
+    // Another one, in the namespace that the service has kept.
+    let mut command = Command::new("nsenter");
+    command.args(["--mount", "--target", &pid.to_string(), "/lib/systemd/systemd-journald"]);
+    journald.process = Process::start(&mut command, &journald.scratch.path().join("journald-2.log"));
+    let said = wait_for("what is lost to be said", || {
+        let entries =
+            journald.entries(&["--identifier=activity-milter", "--grep", "lines of the log are lost"]);
+        entries.first().map(|entry| entry["LINES"].as_str().unwrap().parse::<u64>().unwrap())
+    });
+    assert!(said > 30, "{said}");
+    let all = goes_on(&mut world, "it is there again");
+    wait_for("the newest line", || {
+        let entries = journald.entries(&["--identifier=activity-milter", "--grep", ": delivered "]);
+        (entries.len() >= 60 && all == 90).then_some(())
+    });
+    service.signal("TERM");
+    assert_eq!(service.wait(), Some(0));
 }

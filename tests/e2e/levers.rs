@@ -1,4 +1,5 @@
-//! Levers for the night (`[emergency]`): pulled and put back by a reload, told to both doors, shown to whoever looks.
+//! Levers for the night (`[emergency]`) and limits of mail (`[limits]`): put in force and taken back by a reload, told to both
+//! doors, shown to whoever looks.
 
 use crate::support::{
     http::http_get,
@@ -33,6 +34,7 @@ fn at_each_door(world: &World) -> [String; 2] {
     [answers[0].clone(), lmtp.command(&format!("RCPT TO:<{MY}>"))]
 }
 
+/// D10.
 #[test]
 fn each_lever_is_pulled_and_put_back() {
     let mut world = World::with(Options { lmtp: true, ..Options::default() });
@@ -78,4 +80,61 @@ fn each_lever_is_pulled_and_put_back() {
     assert!(answers[0].starts_with("250") && end.starts_with("250"), "{answers:?} {end}");
     // The same e-mail each time.
     world.wait_for_activities(1);
+}
+
+/// D7.
+#[test]
+fn who_sends_too_much_comes_again() {
+    let mut world = World::with(Options { lmtp: true, ..Options::default() });
+    let metrics = |world: &World| String::from_utf8(http_get(world.admin_port, "/metrics").1).unwrap();
+    let refused = |world: &World, reason: &str| {
+        let name = "activity_milter_recipients_refused_total{";
+        let text = metrics(world);
+        let line =
+            text.lines().find(|line| line.starts_with(name) && line.contains(&format!("\"{reason}\"")));
+        line.and_then(|line| line.rsplit_once(' ')).unwrap().1.to_owned()
+    };
+    const CLIENT: &str = "451 4.7.1 <mycompany@severamail.test>: *[client-limit]";
+    const SENDER: &str = "451 4.7.1 <mycompany@severamail.test>: *[sender-limit]";
+    const TENANT: &str = "450 4.2.1 <mycompany@severamail.test>: *[tenant-limit]";
+    for (lines, reason, milter, lmtp) in [
+        ("per_client = \"1/h\"", "client-limit", CLIENT, "250*"),
+        ("per_sender = \"2/h\"", "sender-limit", SENDER, SENDER),
+        ("per_tenant = \"2/h\"", "tenant-limit", TENANT, TENANT),
+    ] {
+        pull(&mut world, &format!("[limits]\n{lines}\n"));
+        let told = at_each_door(&world);
+        assert!(told.iter().all(|told| told.starts_with("250")), "{lines}: {told:?}");
+        let told = at_each_door(&world);
+        assert!(matches(&told[0], milter) && matches(&told[1], lmtp), "{lines}: {told:?}");
+        // What was counted outlives a reload with the same limit.
+        pull(&mut world, &format!("[limits]\n{lines}\n[emergency.block]\ntenants = [\"nobody\"]\n"));
+        let told = at_each_door(&world);
+        assert!(matches(&told[0], milter) && matches(&told[1], lmtp), "{lines}: {told:?}");
+        // Whoever looks sees it.
+        let wanted = if lmtp == "250*" { "2" } else { "4" };
+        assert_eq!(refused(&world, reason), wanted, "{lines}");
+        let what = reason.split('-').next().unwrap();
+        let one = format!("activity_milter_limits_remembered{{what=\"{what}\"}} 1");
+        assert!(metrics(&world).contains(&one), "{lines}");
+        let page = String::from_utf8(http_get(world.admin_port, "/").1).unwrap();
+        assert!(page.contains(&format!("/h for each {what}; more is told to come again")), "{lines}");
+        // Other people's mail passes, beside a recipient that does not.
+        let (answers, end) = world.mail(ANNA, &["bo@acme.test", MY], &eml("plain"));
+        assert!(
+            answers[0].starts_with("250") && matches(&answers[1], milter) && end.starts_with("250"),
+            "{answers:?}"
+        );
+        let line = format!("[{reason}]");
+        world.milter.as_ref().unwrap().line_with(&["refused 45", &line, "client=127.0.0.1"]);
+    }
+    // Trusted networks count for none.
+    pull(
+        &mut world,
+        "[limits]\nper_client = \"1/h\"\nper_sender = \"1/h\"\nper_tenant = \"1/h\"\n[sender]\ntrusted_networks = [\"127.0.0.1\"]\n",
+    );
+    for _ in 0..3 {
+        let (answers, end) = world.mail(ANNA, &[MY], &eml("plain"));
+        assert!(answers[0].starts_with("250") && end.starts_with("250"), "{answers:?} {end}");
+    }
 }

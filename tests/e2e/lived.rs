@@ -228,6 +228,7 @@ const MILTERS: &[Lived] = &[
     },
 ];
 
+/// A1, A2: relays.
 #[test]
 fn relays() {
     RELAYS.iter().for_each(lives_on);
@@ -238,11 +239,13 @@ fn debians() {
     DEBIANS.iter().for_each(lives_on);
 }
 
+/// A1, A2: hosts with mailboxes.
 #[test]
 fn mailboxes() {
     BOXES.iter().for_each(lives_on);
 }
 
+/// A1, A2: Postfixes with other milters.
 #[test]
 fn milters() {
     MILTERS.iter().for_each(lives_on);
@@ -250,7 +253,7 @@ fn milters() {
 
 /// Standard output and standard error of a script that comes through a pipe.
 #[track_caller]
-fn piped(script: &str) -> (String, String) {
+pub(super) fn piped(script: &str) -> (String, String) {
     let mut shell = Command::new("sh")
         .arg("-eu")
         .stdin(Stdio::piped())
@@ -266,14 +269,14 @@ fn piped(script: &str) -> (String, String) {
 }
 
 #[track_caller]
-fn printed(world: &World, args: &[&str]) -> String {
+pub(super) fn printed(world: &World, args: &[&str]) -> String {
     let (code, out, error) = world.postfix_command(&[&["print"], args].concat());
     assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
     out
 }
 
 /// What Postfix would say of itself: main.cf and the settings of services.
-fn said(world: &World) -> BTreeSet<String> {
+pub(super) fn said(world: &World) -> BTreeSet<String> {
     let settings = |args: &[&str]| world.postfix.tool("postconf", args);
     settings(&["-n"]).lines().chain(settings(&["-P"]).lines()).map(str::to_owned).collect()
 }
@@ -415,6 +418,7 @@ fn lives_on(case: &Lived) {
     assert_eq!(ways(&world, case.others, "end"), before, "{name}");
 }
 
+/// A2: what came after print.
 #[test]
 fn what_came_later_stays_when_ours_goes() {
     let world = World::with(Options {
@@ -486,6 +490,48 @@ fn what_came_later_stays_when_ours_goes() {
     assert_eq!(files(&world), before);
 }
 
+/// Two activity-milters at one Postfix: each takes out its own.
+#[test]
+fn two_of_us() {
+    let world = World::with(Options {
+        bare: true,
+        lmtp: true,
+        postfix: vec!["relay_domains = elsewhere.test".to_owned(), "relay_transport = keep:".to_owned()],
+        ..Options::default()
+    });
+    let first = fs::read_to_string(world.config_path()).unwrap();
+    let second = first
+        .replace("severamail.test", "second.test")
+        .replace("milter.sock", "second-milter.sock")
+        .replace("lmtp.sock", "second-lmtp.sock")
+        .replace("queue.db", "second.db");
+    assert!(second.contains("second.db"), "{second}");
+    let value = |name: &str| world.postfix.tool("postconf", &["-h", name]).trim().to_owned();
+    piped(&printed(&world, &["shared-mx"]));
+    fs::write(world.config_path(), &second).unwrap();
+    piped(&printed(&world, &["shared-mx"]));
+    // Nobody answers at the second one's socket; it is not an old one of the first.
+    fs::write(world.config_path(), &first).unwrap();
+    piped(&printed(&world, &["shared-mx"]));
+    piped(&printed(&world, &["--remove"]));
+    for (name, ours) in [
+        ("relay_domains", "second.test"),
+        ("transport_maps", "second-lmtp"),
+        ("smtpd_milters", "second-milter"),
+    ] {
+        let value = value(name);
+        let without = value.replace(ours, "");
+        assert!(
+            value.contains(ours) && !without.contains("severamail") && !without.contains("/milter.sock"),
+            "{value}"
+        );
+    }
+    fs::write(world.config_path(), &second).unwrap();
+    piped(&printed(&world, &["--remove"]));
+    assert_eq!(value("relay_domains"), "elsewhere.test");
+    assert_eq!((value("transport_maps"), value("smtpd_milters")), (String::new(), String::new()));
+}
+
 /// A Postfix of ours alone that gets other domains: what was changed for ours is given back by the next print.
 #[test]
 fn others_who_come_later() {
@@ -533,6 +579,7 @@ fn an_instance_by_the_environment() {
     assert!(!commands.is_empty() && commands.iter().all(|line| line.starts_with(&named)), "{script}");
 }
 
+/// A4.
 #[test]
 fn bcc_is_shown_to_us_and_does_not_leave_the_machine() {
     let port = free_port();
@@ -575,6 +622,7 @@ fn bcc_is_shown_to_us_and_does_not_leave_the_machine() {
     }
 }
 
+/// A3.
 #[test]
 fn a_refusal_prints_nothing() {
     let world = World::with(Options { bare: true, lmtp: true, chroot: true, ..Options::default() });

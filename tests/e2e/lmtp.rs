@@ -51,6 +51,7 @@ fn pipelined_and_partial_input() {
     world.wait_for_activities(2);
 }
 
+/// D1.
 #[test]
 fn smuggled_messages_stay_inside_and_the_outer_one_is_refused() {
     let world = world();
@@ -118,7 +119,7 @@ fn hostile_commands() {
     drop(lmtp);
     let mut lmtp = world.lmtp();
     assert_reply(&lmtp.command("NOOP"), "250*");
-    assert_eq!(world.activities().len(), 0);
+    world.wait_for_activities(0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod support;
 mod backend;
 mod delivery;
 mod deployments;
+mod detach;
 mod dialogues;
 mod directory;
 mod faults;

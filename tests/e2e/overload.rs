@@ -76,7 +76,7 @@ fn come(crowd: &Crowd, count: usize) {
     wait_for("the crowd", || (crowd.present().0 == count).then_some(()));
 }
 
-// D1, D4.
+// D4, D13.
 #[test]
 fn a_full_milter_door_defers_our_mail_and_lets_others_pass() {
     let world = world(vec![("milter", "max_sessions = 3".to_owned())], None);
@@ -93,7 +93,7 @@ fn a_full_milter_door_defers_our_mail_and_lets_others_pass() {
     taken_after(&world, Way::Postfix);
 }
 
-// D1, D5.
+// D4, D14.
 #[test]
 fn who_is_idle_makes_room_at_both_doors() {
     let lines = |most: usize| format!("max_sessions = {most}\nidle_when_full = \"1s\"");
@@ -123,7 +123,7 @@ fn who_is_idle_makes_room_at_both_doors() {
     taken_after(&world, Way::Other);
 }
 
-// D3.
+// D12.
 #[test]
 fn a_message_that_comes_too_slowly_ends_its_connection() {
     let world = world(vec![("message", "patience = \"2s\"".to_owned())], None);
@@ -151,7 +151,7 @@ fn a_message_that_comes_too_slowly_ends_its_connection() {
     }
 }
 
-// D2.
+// D5.
 #[test]
 fn memory_has_bounds_whatever_clients_send() {
     let mut world = world(Vec::new(), None);
@@ -179,7 +179,7 @@ fn memory_has_bounds_whatever_clients_send() {
     taken_after(&world, Way::Postfix);
 }
 
-// D2, D5.
+// D5, D14.
 #[test]
 fn who_holds_memory_and_stands_still_gives_it_to_others() {
     let world = world(vec![("message", "memory_limit = \"2 MiB\"".to_owned())], None);
@@ -205,7 +205,7 @@ fn who_holds_memory_and_stands_still_gives_it_to_others() {
     drop(crowd);
 }
 
-// D2, D5.
+// D5, D14.
 #[test]
 fn many_large_messages_are_taken_or_deferred() {
     let mut world = world(vec![("message", "memory_limit = \"2 MiB\"".to_owned())], None);
@@ -234,7 +234,7 @@ fn many_large_messages_are_taken_or_deferred() {
     taken_after(&world, Way::Lmtp);
 }
 
-// D1, D5.
+// D4, D14.
 #[test]
 fn few_descriptors_are_kept_for_the_mail_that_was_taken() {
     let mut world = world(Vec::new(), Some(64));
@@ -268,7 +268,7 @@ fn few_descriptors_are_kept_for_the_mail_that_was_taken() {
     assert!(!log.contains("accept failed") && !log.contains("panicked"), "{log}");
 }
 
-// D1.
+// D4.
 #[test]
 fn the_admin_door_has_places_of_its_own() {
     let mut world = world(Vec::new(), None);

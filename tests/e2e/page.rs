@@ -401,7 +401,8 @@ fn an_administrator_reads_logs_in_retries_and_drops() {
     browser.open(&url);
     browser.click("input[name=id][value=all] ~ button");
     let (_, out, _) = world.command(&["queue", "retry", "--all"]);
-    assert!(out.ends_with("retried\n"), "{out}");
+    // Those that the page has sent again may be under way.
+    assert!(out.contains(" retried"), "{out}");
     world.wait_for_activities(3);
     browser.open(&url);
     assert!(browser.text().contains("Nothing waits, nothing is held."), "{}", browser.text());

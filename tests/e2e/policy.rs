@@ -42,6 +42,7 @@ fn metric(world: &World, labels: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or("none").to_owned()
 }
 
+/// D6.
 #[test]
 fn machines_mail_is_accepted_refused_or_discarded_at_each_door() {
     let automatic = "automatic = { bounce = \"discard\", auto-replied = \"refuse\", bulk = \"discard\" }";
@@ -93,6 +94,7 @@ fn machines_mail_is_accepted_refused_or_discarded_at_each_door() {
     assert_eq!(world.wait_for_activities(1)[0]["automatic"], "list");
 }
 
+/// D6.
 #[test]
 fn each_tenant_has_its_word_and_our_own_notices_are_nothing() {
     let world = with(&[("policy", "automatic = { list = \"discard\" }")]);
@@ -124,4 +126,83 @@ fn each_tenant_has_its_word_and_our_own_notices_are_nothing() {
     // Postfix adds a Message-ID that LMTP's message has not: these are two e-mails.
     assert_eq!(world.wait_for_activities(2).len(), 2);
     assert_eq!(world.postfix.delivered().len(), 0);
+}
+
+/// Every file of ours, but what an administrator has written.
+fn kept(folder: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let is_postfixs = path.file_name().is_some_and(|name| name == "postfix");
+        if path.is_dir() && !is_postfixs {
+            found.extend(kept(&path));
+        } else if path.is_file() && path.extension().is_none_or(|extension| extension != "toml") {
+            found.push((path.clone(), std::fs::read(path).unwrap()));
+        }
+    }
+    found
+}
+
+fn has(bytes: &[u8], word: &str) -> bool {
+    bytes.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// A lawyer far behind `max_people`, a body that would go to the spool: nothing of it is kept, at either door. D9.
+#[test]
+fn of_private_mail_nothing_reaches_disk_log_or_trace() {
+    for (answer, reply) in
+        [("refuse", "550 5.7.1 <mycompany@severamail.test>: *[REASON]"), ("discard", "250*")]
+    {
+        let answer = format!("answer = \"{answer}\"");
+        let names = "never_log = [\"lawyer@hush.test\"]";
+        let world = with(&[
+            ("policy", names),
+            ("policy", "internal = \"skip\""),
+            ("policy", &answer),
+            ("message", "max_people = 5"),
+        ]);
+        let many: String = (0..40).map(|n| format!("secretly{n}@hush.test, ")).collect();
+        let body = "a hushed line\n".repeat(40_000);
+        for (reason, to) in
+            [("never-log", format!("{many}Lawyer@hush.test")), ("internal", "esa@mycompany.test".to_owned())]
+        {
+            let text = format!(
+                "From: anna@mycompany.test\nTo: {to}\nSubject: hushed\nMessage-ID: <hushed@mycompany.test>\n\n{body}"
+            );
+            let message = text.replace('\n', "\r\n").into_bytes();
+            let (_, end) = world.mail(ANNA, &[MY], &message);
+            let reply = reply.replace("REASON", reason);
+            assert!(matches(&end, &reply), "{reason} {end}");
+            let told = by_lmtp(&world, ANNA, &[MY], &message);
+            let by_lmtp = reply.replace("250*", &format!("250 2.0.0 discarded [{reason}]"));
+            assert!(matches(&told[0], &by_lmtp), "{told:?}");
+        }
+        // A message of which something is kept comes last: then the trace has all of it.
+        let (_, end) = world.mail(ANNA, &[MY], &message("", "plain"));
+        let queue_id = end.trim().rsplit(' ').next().unwrap().to_owned();
+        assert_eq!(world.wait_for_activities(1).len(), 1);
+        wait_for("the trace", || {
+            let (_, said, _) = world.command(&["trace", "--json", &queue_id]);
+            said.contains("delivered").then_some(())
+        });
+        let log = world.milter.as_ref().unwrap().log();
+        for reason in ["never-log", "internal"] {
+            let lines: Vec<_> = log.lines().filter(|line| line.contains(reason)).collect();
+            assert_eq!(lines.len(), 2, "{log}");
+            assert!(lines.iter().all(|line| !line.contains('@') && !line.contains("127.0.0.1")), "{lines:?}");
+            // The milter's has a queue id, by which the trace knows it, and nothing else.
+            let queue_id = lines[0].split(": ").next().unwrap().rsplit(' ').next().unwrap();
+            let (_, said, _) = world.command(&["trace", "--json", queue_id]);
+            assert!(said.contains(reason) && !said.contains('@') && !said.contains("127.0.0.1"), "{said}");
+        }
+        let files = kept(&world.root);
+        assert!(files.iter().any(|(path, _)| path.ends_with("queue/queue.db")), "{files:?}");
+        assert!(files.iter().any(|(path, _)| path.ends_with("queue/trace.db")));
+        for (path, bytes) in files {
+            for word in ["hush", "lawyer", "esa@mycompany.test"] {
+                assert!(!has(&bytes, word), "{} holds {word}", path.display());
+            }
+        }
+        assert_eq!(world.spooled(), 0);
+    }
 }

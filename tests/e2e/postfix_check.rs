@@ -53,6 +53,7 @@ fn found<'a>(code: Option<i32>, findings: &'a [Value], check: &str, severity: &s
     finding
 }
 
+// W3
 #[test]
 fn strangers_cannot_write_the_results_that_are_trusted() {
     let trust = "trusted_authserv_ids = [\"mx.test\"]";
@@ -83,6 +84,7 @@ fn strangers_cannot_write_the_results_that_are_trusted() {
 /// (settings, of master.cf if their names begin with `@`), check, severity, part of the setting named
 type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str, &'static str);
 
+/// A5.
 #[test]
 fn each_fault_is_found_and_its_remedy_cures_it() {
     let world = deployed("mx", Options { chroot: true, ..Options::default() });
@@ -259,6 +261,14 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
         ),
         // Nothing comes to us, or something else becomes of it.
         (&[("lmtp_tls_security_level", "encrypt")], "lmtp-tls", "must", "lmtp_tls_security_level = encrypt"),
+        (&[("lmtp_enforce_tls", "yes")], "lmtp-tls", "must", "lmtp_enforce_tls = yes"),
+        (
+            &[("smtpd_proxy_filter", "127.0.0.1:9")],
+            "proxy-filter",
+            "must",
+            "smtpd_proxy_filter = 127.0.0.1:9",
+        ),
+        (&[("smtpd_recipient_restrictions", "reject")], "refused-before", "must", "restrictions has reject"),
         (&[("defer_transports", "smtp, lmtp")], "deferred", "must", "defer_transports = smtp, lmtp"),
         (&[("soft_bounce", "yes")], "soft-bounce", "should", "soft_bounce = yes"),
         // Bcc is for us alone.
@@ -343,6 +353,53 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
     assert_eq!(world.findings(), (Some(0), Vec::new()));
 }
 
+/// A5: what takes a message from us by its header; where only a message can tell, it is a note.
+#[test]
+fn header_checks_that_take_ours() {
+    let world = deployed("mx", Options::default());
+    let to_us = "FILTER lmtp:unix:activity-milter/lmtp.sock";
+    for (name, rules, severity, part) in [
+        ("header_checks", "/^Subject:/ REDIRECT x@y.test", "must", "says REDIRECT x@y.test to \"Subject:"),
+        ("header_checks", "/^To:.*@severamail/ DISCARD", "must", "says DISCARD to \"To: "),
+        ("header_checks", "/^Message-ID:/ REJECT no", "must", "says REJECT no"),
+        ("header_checks", "/^Subject:/ IGNORE", "must", "says IGNORE"),
+        ("header_checks", &format!("/^From:/ {to_us}"), "must", "says FILTER lmtp:"),
+        ("header_checks", "/^Subject: spam/ DISCARD", "note", "has DISCARD"),
+        ("lmtp_header_checks", "/^Subject:/ IGNORE", "must", "says IGNORE"),
+        // What the milter takes is not held, and the rest is nobody's business of ours.
+        ("header_checks", "/^Subject: *$/ REJECT\n/^Received:/ IGNORE\n/./ WARN", "", ""),
+        ("header_checks", "/^Subject:/ FILTER smtp:[127.0.0.1]", "", ""),
+        ("lmtp_header_checks", "/^Received:/ IGNORE", "", ""),
+    ] {
+        let file = world.root.join("checks");
+        fs::write(&file, format!("{rules}\n")).unwrap();
+        world.postfix.set(name, &format!("regexp:{}", file.display()));
+        let (code, findings) = world.findings();
+        match severity {
+            "" => assert_eq!((code, findings), (Some(0), Vec::new()), "{rules}"),
+            severity => {
+                let finding = found(code, &findings, "header-checks", severity);
+                assert!(finding["setting"].as_str().unwrap().contains(part), "{finding:#}");
+            }
+        }
+        world.postfix.set(name, "");
+    }
+    // One that cannot be read stops all mail.
+    world.postfix.set("header_checks", "regexp:/nonexistent");
+    let (code, findings) = world.findings();
+    assert!(
+        found(code, &findings, "table", "must")["setting"].as_str().unwrap().contains("header_checks has")
+    );
+    // Without a milter what is held stays on hold.
+    world.postfix.set("header_checks", "regexp:{ { /^Subject:/ HOLD } }");
+    world.postfix.set("smtpd_milters", "");
+    let (code, findings) = world.findings();
+    assert!(
+        found(code, &findings, "header-checks", "must")["reason"].as_str().unwrap().contains("hold queue")
+    );
+}
+
+/// A5: as Postfix sees them.
 #[test]
 fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
     let mut world = deployed("mx", Options { chroot: true, ..Options::default() });
@@ -403,6 +460,72 @@ fn sockets_are_tried_as_user_postfix_and_from_the_chroot() {
     assert!(reason(&world, "No such file").contains("set milter.listen to a path there"));
 }
 
+#[test]
+fn what_waits_for_a_restart_is_named_before_print_is() {
+    let world = deployed("mx", Options::default());
+    let text = fs::read_to_string(world.config_path()).unwrap();
+    fs::write(world.config_path(), text.replace("/milter.sock", "/other.sock")).unwrap();
+    let (code, findings) = world.findings();
+    let finding = found(code, &findings, "restart", "must");
+    assert!(finding["setting"].as_str().unwrap().contains("activity-milter/other.sock"), "{finding:#}");
+    assert!(finding["remedy"].as_str().unwrap().starts_with("restart activity-milter"), "{finding:#}");
+}
+
+#[test]
+fn a_setting_that_postfix_cannot_read_is_named() {
+    let world = deployed("mx", Options::default());
+    let main = world.postfix.conf().join("main.cf");
+    let text = fs::read_to_string(&main).unwrap();
+    fs::write(&main, text + "virtual_alias_maps = regexp:{ { /^(.*)@a$/ $1@b.test } }\n").unwrap();
+    let (code, _, err) = world.postfix_command(&["check"]);
+    assert_eq!(code, Some(78), "{err}");
+    assert!(err.contains("virtual_alias_maps in main.cf"), "{err}");
+}
+
+/// Another domain, our milter with `action`, and no way to us.
+fn beside_others(action: &str) -> World {
+    let world = deployed("shared-mx", Options::default());
+    world.postfix.set("relay_domains", "elsewhere.test, severamail.test");
+    world.postfix.set("relay_transport", "keep:");
+    world.postfix.set("transport_maps", "");
+    world.postfix.set("message_drop_headers", "bcc, resent-bcc, content-length");
+    world.postfix.set("smtpd_milters", &format!("{{ {MILTER}, default_action={action} }}"));
+    world
+}
+
+#[test]
+fn remedies_applied_together_leave_other_peoples_mail_alone() {
+    for action in ["accept", "tempfail", "reject", "quarantine"] {
+        let world = beside_others(action);
+        let (code, findings) = world.findings();
+        assert_eq!(code, Some(1), "{action}: {findings:#?}");
+        for finding in &findings {
+            let remedy = finding["remedy"].as_str().unwrap();
+            assert!(!remedy.contains("default_action=tempfail"), "{action}: {finding:#}");
+            shell(remedy);
+            world.postfix.cool();
+        }
+        assert_eq!(world.findings(), (Some(0), Vec::new()), "{action}");
+        let milters = world.postfix.tool("postconf", &["-h", "smtpd_milters"]);
+        assert!(format!("{milters:?}").contains("default_action=accept"), "{action}: {milters:?}");
+    }
+}
+
+#[test]
+fn other_peoples_mail_does_not_wait_for_us() {
+    let world = beside_others("tempfail");
+    let us = "inline:{ { severamail.test = lmtp:unix:activity-milter/lmtp.sock } }";
+    world.postfix.set("transport_maps", us);
+    let (code, findings) = world.findings();
+    let finding = found(code, &findings, "default-action", "must");
+    let reason = finding["reason"].as_str().unwrap();
+    assert!(reason.contains("other people's mail") && reason.contains("elsewhere.test"), "{finding:#}");
+    shell(finding["remedy"].as_str().unwrap());
+    world.postfix.cool();
+    assert_eq!(world.findings(), (Some(0), Vec::new()));
+}
+
+/// A5: of other domains.
 #[test]
 fn mail_of_others_that_comes_to_us_is_named() {
     let world = deployed("mx", Options::default());
@@ -508,6 +631,21 @@ fn tables_and_patterns_are_asked_as_postfix_asks_them() {
             "others",
             "must",
             &["in sender_dependent_default_transport_maps has @x.test"],
+        ),
+        (
+            &[(
+                "smtpd_recipient_restrictions",
+                "permit_mynetworks, check_recipient_access inline:{ { severamail.test = REJECT } }, permit",
+            )],
+            "refused-before",
+            "must",
+            &["smtpd_recipient_restrictions has inline:"],
+        ),
+        (
+            &[("lmtp_tls_policy_maps", "static:encrypt")],
+            "lmtp-tls",
+            "note",
+            &["lmtp_tls_policy_maps = static:"],
         ),
         // What cannot be read is named with its setting, and the rest is looked at all the same.
         (

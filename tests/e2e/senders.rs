@@ -1,11 +1,13 @@
 //! Who counts as the sender, with a real Postfix: forged results with a filter before us up and down, networks, LMTP.
 
+use super::lived::{piped, printed, said};
 use crate::support::{
     neighbour::Neighbour,
     smtp::{matches, stuffed},
     wait_for,
     world::{Options, World},
 };
+use std::fs;
 
 const ANNA: &str = "anna@mycompany.test";
 const MY: &str = "mycompany@severamail.test";
@@ -96,5 +98,125 @@ fn a_trusted_network_counts_at_the_milter_and_by_xforward() {
         lmtp.send(&stuffed(&message("", subject)));
         let answer = lmtp.reply();
         assert!(matches(&answer, expected), "{xforward}: {answer}");
+    }
+}
+
+/// Another text in the configuration.
+fn configure(world: &World, from: &str, to: &str) {
+    let config = fs::read_to_string(world.config_path()).unwrap();
+    assert!(config.contains(from), "{config}");
+    fs::write(world.config_path(), config.replace(from, to)).unwrap();
+}
+
+fn deployed(postfix: &[&str]) -> World {
+    let config = vec![
+        ("policy", "require = \"authenticated\"".to_owned()),
+        ("sender", "trusted_authserv_ids = [\"mx.test\"]".to_owned()),
+    ];
+    let postfix = postfix.iter().map(|line| (*line).to_owned()).collect();
+    World::with(Options { bare: true, lmtp: true, config, postfix, ..Options::default() })
+}
+
+fn value(world: &World, name: &str) -> String {
+    world.postfix.tool("postconf", &["-h", name]).trim().to_owned()
+}
+
+// W3
+#[test]
+fn print_takes_forged_results_away_and_remove_gives_back_what_was_there() {
+    const SECRET: &str = "regexp:{ { /^X-Secret:/ IGNORE } }";
+    const LATER: &str = "regexp:{ { /^X-Later:/ IGNORE } }";
+    for before in [None, Some(SECRET)] {
+        let line = before.map(|before| format!("header_checks = {before}"));
+        let world = deployed(&line.iter().map(String::as_str).collect::<Vec<_>>());
+        let untouched = said(&world);
+        let checks = || value(&world, "header_checks");
+        let with = |more: &[&str]| {
+            let all = more.iter().copied().filter(|more| !more.is_empty());
+            all.collect::<Vec<_>>().join(", ")
+        };
+        let theirs = before.unwrap_or_default();
+        piped(&printed(&world, &["mx"]));
+        assert_eq!(checks(), with(&[CHECKS, theirs]));
+        assert!(printed(&world, &["mx"]).contains("# Nothing to change."));
+        world.postfix.reload();
+        assert_eq!(world.findings(), (Some(0), Vec::new()));
+        let forged = message(&format!("{PASSES}\nX-Secret: x\n"), "forged");
+        let answer = world.mail(ANNA, &[MY], &forged).1;
+        assert!(matches(&answer, REFUSED), "{answer}");
+        // There and back, and nothing is left of us.
+        piped(&printed(&world, &["--remove"]));
+        assert_eq!(said(&world), untouched);
+        // Another name, and what somebody has added meanwhile.
+        piped(&printed(&world, &["mx"]));
+        configure(&world, "[\"mx.test\"]", "[\"a.test\", \"b.test\"]");
+        piped(&printed(&world, &["mx"]));
+        let pattern = |id: &str| CHECKS.replace("regexp:{ ", "").replace(" } }", " }").replace("mx", id);
+        let both = format!("regexp:{{ {} {} }}", pattern("a"), pattern("b"));
+        assert_eq!(checks(), with(&[&both, theirs]));
+        world.postfix.set("header_checks", &with(&[&both, theirs, LATER]));
+        assert!(printed(&world, &["mx"]).contains("# Nothing to change."));
+        // Nobody is believed any more.
+        configure(&world, "[\"a.test\", \"b.test\"]", "[]");
+        let printed_without = printed(&world, &["mx"]);
+        assert!(printed_without.contains("header_checks = "), "{printed_without}");
+        piped(&printed_without);
+        assert_eq!(checks(), with(&[theirs, LATER]));
+        configure(&world, "trusted_authserv_ids = []", "trusted_authserv_ids = [\"mx.test\"]");
+        piped(&printed(&world, &["mx"]));
+        assert_eq!(checks(), with(&[CHECKS, theirs, LATER]));
+        piped(&printed(&world, &["--remove"]));
+        assert_eq!(checks(), with(&[theirs, LATER]));
+        // What somebody does as well himself is enough.
+        let all = "regexp:{ { /^Authentication-Results[[:space:]]*:/ IGNORE } }";
+        world.postfix.set("header_checks", all);
+        piped(&printed(&world, &["mx"]));
+        assert_eq!(checks(), all);
+        // Where nobody looks at the header, no table helps.
+        world.postfix.set("receive_override_options", "no_header_body_checks, no_address_mappings");
+        let (code, findings) = world.findings();
+        assert_eq!((code, findings.len()), (Some(1), 1), "{findings:#?}");
+        assert_eq!(findings[0]["check"], "forged-results");
+        piped(findings[0]["remedy"].as_str().unwrap());
+        assert_eq!(value(&world, "receive_override_options"), "no_address_mappings");
+        assert_eq!(world.findings().0, Some(0));
+    }
+}
+
+// W3
+#[test]
+fn a_login_that_lmtp_does_not_know_is_named() {
+    let world = deployed(&[]);
+    piped(&printed(&world, &["mx"]));
+    let logins = || {
+        let (code, findings) = world.findings();
+        let is_login = |finding: &serde_json::Value| finding["check"] == "login";
+        let found: Vec<_> = findings.into_iter().filter(is_login).collect();
+        assert!(found.iter().all(|finding| finding["severity"] == "must" && code == Some(1)), "{found:#?}");
+        found.into_iter().map(|finding| finding["remedy"].as_str().unwrap().to_owned()).next()
+    };
+    assert_eq!(logins(), None);
+    // Asked, and mail waits while the milter is down: the login is always seen.
+    world.postfix.set("smtpd_sasl_auth_enable", "yes");
+    assert_eq!(logins(), None);
+    let ours = value(&world, "smtpd_milters");
+    for milters in [String::new(), ours.replace("tempfail", "accept")] {
+        world.postfix.set("smtpd_milters", &milters);
+        let host = value(&world, "myhostname");
+        let remedy = logins().unwrap_or_else(|| panic!("{milters}"));
+        assert!(remedy.contains(&format!("received_by = \"{host}\"")), "{remedy}");
+        assert_eq!(remedy.contains("print submission --service"), milters.is_empty(), "{remedy}");
+        // Each half alone is none.
+        world.postfix.set("smtpd_sasl_authenticated_header", "yes");
+        assert!(logins().unwrap().contains("received_by"));
+        configure(&world, "[sender]\n", &format!("[sender]\nreceived_by = \"{host}\"\n"));
+        assert_eq!(logins(), None);
+        world.postfix.set("smtpd_sasl_authenticated_header", "no");
+        assert!(!logins().unwrap().contains("received_by"));
+        // Who asks nothing of a sender loses nothing.
+        configure(&world, "require = \"authenticated\"", "require = \"none\"");
+        assert_eq!(logins(), None);
+        configure(&world, "require = \"none\"", "require = \"authenticated\"");
+        configure(&world, &format!("received_by = \"{host}\"\n"), "");
     }
 }

@@ -35,6 +35,7 @@ fn set_mode(world: &mut World, mode: &str) {
     world.start_milter();
 }
 
+/// A6.
 #[test]
 fn there_and_back() {
     let mut world = World::with(Options {
@@ -66,7 +67,7 @@ fn there_and_back() {
     world.stop_milter();
     mail(&world, "html_only", 3);
     world.start_milter();
-    assert_eq!(world.activities().len(), 0);
+    world.wait_for_activities(0);
 
     // The real thing.
     set_mode(&mut world, "live");
@@ -91,6 +92,7 @@ fn there_and_back() {
     wait_for("an empty queue", || world.postfix.queued().is_empty().then_some(()));
 }
 
+/// A6: of one tenant.
 #[test]
 fn a_tenant_beside_live_ones() {
     let mut world = World::with(Options {

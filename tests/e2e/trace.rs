@@ -47,6 +47,7 @@ fn log_line(world: &World, words: &str) -> String {
     wait_for(words, || world.postfix.log().lines().rev().find(|line| line.contains(words)).map(str::to_owned))
 }
 
+/// T1: each fate, by each name.
 #[test]
 fn each_fate_is_found_by_whatever_names_the_mail() {
     let world = World::start();
@@ -151,6 +152,7 @@ fn each_fate_is_found_by_whatever_names_the_mail() {
     }
 }
 
+/// T1: what a person does, and the page.
 #[test]
 fn what_waits_is_held_retried_and_dropped_and_the_page_finds_it_too() {
     let token = tempfile::NamedTempFile::new().unwrap();
@@ -223,6 +225,8 @@ fn what_waits_is_held_retried_and_dropped_and_the_page_finds_it_too() {
     );
     assert_eq!(http(world.admin_port, request.as_bytes()).0, 303);
     wait_for_fates(&world, &id, &["recorded", "held", "retried_by_hand", "held"]);
+    let line = format!("{id}: queue changed by hand tenant=t-1 key={key} what=retried door=admin");
+    wait_for("its line of the log", || world.milter().log().contains(&line).then_some(()));
     let (_, out, _) = world.command(&["queue", "drop", &key]);
     assert_eq!(out, "1 dropped\n");
     wait_for_fates(&world, &id, &["recorded", "held", "retried_by_hand", "held", "dropped_by_hand"]);
@@ -254,6 +258,7 @@ fn log_in(world: &World) -> String {
     cookie.split(';').next().unwrap().to_owned()
 }
 
+/// T1: the other door.
 #[test]
 fn by_lmtp_each_recipient_has_its_own() {
     let world = World::with(Options { lmtp: true, ..Options::default() });
@@ -296,6 +301,7 @@ fn by_lmtp_each_recipient_has_its_own() {
     assert_eq!(fates(&trace(&world, &["x@y.test"])), ["refused"]);
 }
 
+/// T1: where there is no queue.
 #[test]
 fn direct_mode_is_traced_without_a_queue() {
     let mut world = World::with(Options {
@@ -336,6 +342,7 @@ fn shadow_mode_says_what_would_be() {
     assert_eq!((&events[0]["reason"], &events[0]["sender"]), (&"no-subject".into(), &ANNA.into()));
 }
 
+/// T6: what is not to be shown is not kept.
 #[test]
 fn addresses_are_kept_as_the_log_shows_them() {
     for (setting, sender) in [("domain", Value::from("...@mycompany.test")), ("none", Value::Null)] {
@@ -359,6 +366,7 @@ fn addresses_are_kept_as_the_log_shows_them() {
     }
 }
 
+/// T6: nothing at all.
 #[test]
 fn keep_nothing_keeps_nothing() {
     let world =
@@ -378,6 +386,7 @@ fn keep_nothing_keeps_nothing() {
 
 /// A file that is broken in each way there is: the service starts, mail is recorded and delivered, and it is said in the log,
 /// by `check` and on the page.
+/// T2.
 #[test]
 fn a_broken_trace_stops_nobody() {
     let newer = |path: &std::path::Path| {
@@ -387,10 +396,15 @@ fn a_broken_trace_stops_nobody() {
             .unwrap();
     };
     type Break<'a> = &'a dyn Fn(&std::path::Path);
-    let ways: [(&str, Break<'_>, &str); 4] = [
+    let ways: [(&str, Break<'_>, &str); 5] = [
+        (
+            "somebody's text",
+            &|path| fs::write(path, "no database at all ".repeat(999)).unwrap(),
+            "it is no trace",
+        ),
         (
             "damaged",
-            &|path| fs::write(path, "no database at all ".repeat(999)).unwrap(),
+            &|path| fs::write(path, [b"SQLite format 3\0".as_slice(), &[0xff; 9000]].concat()).unwrap(),
             "the trace is damaged: moved aside",
         ),
         ("newer", &newer, "the trace cannot be written: mail goes on"),
@@ -437,6 +451,7 @@ fn a_broken_trace_stops_nobody() {
 }
 
 /// The disk of the trace alone is full, in a mount namespace of its own: what does not fit is counted, and mail goes on.
+/// T2, T3.
 #[test]
 fn a_full_disk_stops_nobody() {
     let mut world = World::with(Options { without_milter: true, ..Options::default() });

@@ -1,6 +1,6 @@
 //! The command line: exit codes, closed pipes, full disks, completions, and commands that need no secret.
 
-use super::{accept, judge};
+use super::{accept, judge, store};
 use std::{
     fs::{self, File},
     io::Write,
@@ -79,10 +79,38 @@ const WRONG: &[(&[&str], i32, &[&str])] = &[
     (&["queue", "show"], 64, &["ACTIVITY"]),
     (&["queue", "show", "b3:0000"], 69, &["no activity in the queue has a key"]),
     (&["queue", "retry", "b3:0000"], 69, &["no activity in the queue has a key"]),
+    (&["queue", "drop", "b3:"], 64, &["b3: is too little of a key: give at least 4 digits"]),
+    (&["queue", "retry", "b3:abc"], 64, &["b3:abc is too little of a key"]),
+    (&["queue", "drop", "7"], 69, &["has the number or queue id \"7\"", "write b3:"]),
+    (&["queue", "drop", ""], 69, &["has the number or queue id \"\""]),
+    (&["trace", "a@b.test", "c@d.test"], 64, &["2 things are asked for: ask for one at a time"]),
+    (&["trace", "7F3A91E0C2", "b3:0123abcd"], 64, &["ask for one at a time"]),
+    (
+        &["explain", "LICENSE", "--recipient", "x"],
+        64,
+        &["--recipient: \"x\" is no address: there is no domain"],
+    ),
+    (&["explain", "LICENSE", "--recipient", ""], 64, &["--recipient: \"\" is no address"]),
+    (&["explain", "LICENSE", "--recipient", "<>"], 64, &["is no address"]),
+    (&["explain", "LICENSE", "--recipient", "@a.test"], 64, &["there is no local part"]),
+    (&["explain", "LICENSE", "--recipient", "x@"], 64, &["the domain is malformed"]),
+    (&["explain", "LICENSE", "--recipient", "x@a b"], 64, &["the domain is malformed"]),
+    (&["explain", "LICENSE", "--recipient", "Anna <x@a.test>"], 64, &["is no address", "write one like"]),
+    (
+        &["explain", "LICENSE", "--recipient", "x@a.test,y@a.test"],
+        64,
+        &["these are several: give --recipient for each"],
+    ),
+    (
+        &["explain", "LICENSE", "--recipient", "x@a.test", "--sender", "not one"],
+        64,
+        &["--sender: \"not one\" is no"],
+    ),
     (&["directory", "lookup"], 64, &["ADDRESS"]),
     (&["directory", "lookup", "nonsense"], 64, &["\"nonsense\" is no address", "write one like"]),
     (&["directory", "lookup", "@a.test"], 64, &["is no address", "write one like"]),
     (&["directory", "lookup", "x@b.test", "--tenant", "nobody"], 69, &["no tenant \"nobody\""]),
+    (&["directory", "lookup", "x@b.test"], 64, &["no tenant is named", "--tenant PREFIX"]),
     (&["explain"], 64, &["MESSAGE"]),
     (
         &["explain", "/nonexistent", "--recipient", "x@a.test"],
@@ -98,6 +126,19 @@ const WRONG: &[(&[&str], i32, &[&str])] = &[
     (&["sink"], 64, &["--data"]),
     (&["sink", "--data", "/x", "--delay", "10M"], 64, &["would be months"]),
     (&["sink", "--data", "/x", "--fail-rate", "2"], 64, &["from 0 to 1"]),
+    (
+        &["sink", "--data", "/x", "--listen", "localhost"],
+        64,
+        &["write an IP address with a port, like 127.0.0.1:8080"],
+    ),
+    (&["sink", "--data", "/x", "--listen", "crm.test:80"], 64, &["write an IP address with a port"]),
+    (&["sink", "--data", "/x", "--status", "ok"], 64, &["write a status from 200 to 599"]),
+    (&["sink", "--data", "/x", "--status", "600"], 64, &["write a status from 200 to 599"]),
+    (
+        &["sink", "--data", "/x", "--signing-secret-file", "tests/severa/.npmrc"],
+        69,
+        &[".npmrc: a signing secret begins with whsec_"],
+    ),
     (&["completions"], 64, &["SHELL"]),
     (&["completions", "tcsh"], 64, &["bash"]),
 ];
@@ -111,6 +152,9 @@ fn what_is_wrong_on_the_command_line() {
         let what = format!("{arguments:?}");
         if code != Some(*expected) || !out.is_empty() {
             complaints.push(format!("{what}\n  exit code {code:?}, not {expected}: {out}{error}"));
+        }
+        if error.contains("manual") {
+            complaints.push(format!("{what}\n  names a hidden command: {error}"));
         }
         // clap's own table of options names no type.
         complaints.extend(judge(&what, &error, words));
@@ -133,6 +177,64 @@ fn what_is_wrong_on_the_command_line() {
     accept(complaints);
 }
 
+/// A name is one activity's: none of them is another's by accident, however few there are.
+#[test]
+fn a_command_acts_on_what_is_named() {
+    let home = Home::new("").with_queue();
+    let settings = store::settings(home.0.path());
+    // Whose key begins with a digit, and with a letter: the number, or the word, of another is not its beginning.
+    let begins = |letter: &store::Letter, as_digit: bool| {
+        letter.keys()[0].as_str()[3..9].bytes().all(|b| b.is_ascii_digit() == as_digit)
+    };
+    for as_digit in [true, false] {
+        let letter = (1..).map(store::Letter::small).find(|letter| begins(letter, as_digit)).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let queue = store::open(&settings);
+            queue.put(letter.parcel(&settings.spool).await).await.unwrap();
+        });
+        let key = letter.keys()[0].as_str().to_owned();
+        let digits = &key[3..];
+        let there = || {
+            serde_json::from_str::<serde_json::Value>(&home.run(&["queue", "list", "--json"]).1).unwrap()[0]["id"].as_i64()
+        };
+        let id = there().unwrap();
+        let mut words: Vec<String> = (0..7).map(|end| digits[..end].to_owned()).collect();
+        words.extend((0..4).map(|end| key[..3 + end].to_owned()));
+        words.extend([
+            format!("{}", id + 1),
+            format!("0{id}"),
+            format!("+{id}"),
+            format!("{id} "),
+            "*".to_owned(),
+            "%".to_owned(),
+            "b3:%%%%".to_owned(),
+            "b3:____".to_owned(),
+        ]);
+        // The key with another last digit.
+        let last = if key.ends_with('0') { "1" } else { "0" };
+        words.push(key[..key.len() - 1].to_owned() + last);
+        for word in words.iter().filter(|word| **word != id.to_string()) {
+            for command in ["drop", "hold", "retry"] {
+                let (code, out, error) = home.run(&["queue", command, "--yes", "--", word]);
+                assert!(
+                    matches!(code, Some(64 | 69)),
+                    "{command} {word:?} of {key} ({id}): {code:?} {out}{error}"
+                );
+            }
+        }
+        assert_eq!(there(), Some(id));
+        for word in [digits[..8].to_owned(), key[..7].to_owned(), key.clone(), id.to_string()] {
+            // Eight digits without a letter are a number.
+            let is_number = word.bytes().all(|b| b.is_ascii_digit()) && word != id.to_string();
+            let (code, out, error) = home.run(&["queue", "drop", "--dry-run", &word]);
+            assert_eq!(code, Some(if is_number { 69 } else { 0 }), "{word}: {out}{error}");
+        }
+        assert_eq!(home.run(&["queue", "drop", &id.to_string()]).0, Some(0));
+        assert_eq!(there(), None);
+    }
+}
+
 /// Every command that prints, with a disk that is full: said, and exit code 74.
 #[test]
 fn a_full_disk_is_no_panic() {
@@ -151,8 +253,8 @@ fn a_full_disk_is_no_panic() {
         &["check", "--offline", "--json"],
         &["queue", "list", "--json"],
         &["queue", "retry", "--all"],
-        &["directory", "lookup", "x@b.test"],
-        &["directory", "lookup", "x@b.test", "--json"],
+        &["directory", "lookup", "--tenant", "mycompany", "x@b.test"],
+        &["directory", "lookup", "--tenant", "mycompany", "x@b.test", "--json"],
         &["explain", &message, "--recipient", "x@b.test"],
         &["explain", &message, "--recipient", "x@b.test", "--json"],
         &["postfix", "print", "mx", "--format", "main.cf"],
@@ -183,7 +285,7 @@ fn a_closed_pipe_is_no_panic() {
         (&["completions", "zsh"], 0),
         (&["config", "show"], 0),
         (&["queue", "list", "--json"], 0),
-        (&["directory", "lookup", "x@b.test"], 1),
+        (&["directory", "lookup", "--tenant", "mycompany", "x@b.test"], 1),
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

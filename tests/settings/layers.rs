@@ -125,6 +125,47 @@ fn an_error_names_the_file_in_which_it_stands() {
     assert_eq!(etc.read().unwrap().queue.max_items, 500, "what is replaced does not count");
 }
 
+/// What lies among the drop-ins and is none: said, unless everybody knows that it counts no more.
+#[test]
+fn what_is_no_drop_in_is_said() {
+    let etc = Etc::new(&least());
+    for quiet in [
+        ".10-local.toml",
+        "10-local.toml~",
+        "#10-local.toml#",
+        "10-local.toml.bak",
+        "10-local.toml.dpkg-old",
+        "10-local.toml.dpkg-dist",
+        "10-local.toml.rpmnew",
+        "10-local.toml.rpmsave",
+        "10-local.toml.ucf-dist",
+        "10-local.toml.disabled",
+        ".10-local.toml.swp",
+        "README",
+    ] {
+        etc.drop_in(quiet, "queue.max_items = 1");
+    }
+    fs::create_dir(etc.0.path().join("am.toml.d/old")).unwrap();
+    let config = etc.read().unwrap();
+    assert!(config.warnings.is_empty() && config.queue.max_items == 1_000_000, "{:?}", config.warnings);
+    let loud = ["10-local.conf", "10.TOML", "10.toml.txt", "10toml", "20.tml"];
+    let mut expected: Vec<String> =
+        loud.map(|name| etc.drop_in(name, "queue.max_items = 1").display().to_string()).to_vec();
+    expected.sort();
+    let config = etc.read().unwrap();
+    let end = " is not read: the name of a drop-in ends in .toml";
+    let said: Vec<&str> = config.warnings.iter().filter_map(|warning| warning.strip_suffix(end)).collect();
+    assert_eq!((said, config.queue.max_items), (expected.iter().map(String::as_str).collect(), 1_000_000));
+    // The directory itself, as a link to nothing.
+    let bare = Etc::new(&least());
+    std::os::unix::fs::symlink("/nonexistent/x", bare.0.path().join("am.toml.d")).unwrap();
+    let warnings = bare.read().unwrap().warnings;
+    assert!(
+        matches!(warnings.as_slice(), [one] if one.contains("am.toml.d is a link to nothing")),
+        "{warnings:?}"
+    );
+}
+
 #[test]
 fn a_drop_in_that_cannot_be_read_is_an_error() {
     let etc = Etc::new(&least());

@@ -170,11 +170,99 @@ fn what_only_a_library_takes_for_a_url() {
     }
 }
 
+/// What is no domain of anybody's, with words.
+#[test]
+fn integration_domains_that_are_none() {
+    let long = |bytes: usize| {
+        let domain = "a234567890.".repeat(30);
+        domain[..bytes - 5].trim_end_matches('.').to_owned()
+            + &"z".repeat(bytes - 5 - domain[..bytes - 5].trim_end_matches('.').len())
+            + ".test"
+    };
+    let text = |domain: &str| {
+        least("\"https://crm.test/\"").replace("\"a.test\"", &format!("\"a.test\", \"{domain}\""))
+    };
+    let (fits, too_long) = (long(253), long(254));
+    assert_eq!((fits.len(), too_long.len()), (253, 254));
+    refused(
+        [
+            ("1.2.3.4", "is an address of a network, and no domain"),
+            ("[127.0.0.1]", "is an address of a network, and no domain"),
+            ("[IPv6:::1]", "is an address of a network, and no domain"),
+            ("a.test.7", "is an address of a network, and no domain"),
+            ("0x7f.1", "is an address of a network, and no domain"),
+            ("::1", "is no domain"),
+            ("a b.test", "is no domain"),
+            ("a..test", "is no domain"),
+            ("@a.test", "is no domain"),
+            ("", "is no domain"),
+            (too_long.as_str(), "the domain has 254 bytes, and one has at most 253"),
+        ]
+        .map(|(domain, words)| (text(domain), 1, vec!["integration_domains: ".to_owned(), words.to_owned()])),
+    );
+    for good in ["b.test", "b.test.", "1.test", "4.3.2.1.in-addr.arpa", "räksmörgås.test", "localhost", &fits]
+    {
+        read(&text(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
+    }
+}
+
+/// Which of the two files of a client's certificate lacks what.
+#[test]
+fn certificates_and_keys_that_are_none() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let pem = |name: &str, label: &str| {
+        fs::write(at(name), format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n")).unwrap();
+    };
+    pem("certificate", "CERTIFICATE");
+    pem("key", "PRIVATE KEY");
+    pem("encrypted", "ENCRYPTED PRIVATE KEY");
+    let case = |(certificate, key, words): (&str, &str, String)| {
+        let (certificate, key) = (at(certificate), at(key));
+        let files = format!("client_certificate_file = \"{certificate}\"\nclient_key_file = \"{key}\"\n");
+        (least("\"https://crm.test/\"") + &files, 5, vec!["client_certificate_file: ".to_owned(), words])
+    };
+    refused(
+        [
+            ("key", "key", format!("{} holds no certificate in PEM form", at("key"))),
+            ("certificate", "certificate", format!("{} holds no private key in PEM form", at("certificate"))),
+            ("certificate", "encrypted", format!("{} is encrypted", at("encrypted"))),
+        ]
+        .map(case),
+    );
+}
+
+/// Notices that no program takes: said, and no reason not to start.
+#[test]
+fn a_sendmail_that_is_none_is_doubtful() {
+    let scratch = tempfile::tempdir().unwrap();
+    let plain = scratch.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    for (program, is_doubtful) in
+        [("/nonexistent", true), ("/tmp", true), (plain.to_str().unwrap(), true), ("/bin/sh", false)]
+    {
+        let notify =
+            format!("[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntransport = \"sendmail:{program}\"\n");
+        let config = read(&(least("\"https://crm.test/\"") + &notify)).unwrap();
+        let words = format!("am.toml:8:13: transport: {program} is no program that can be started");
+        let said = config.warnings.iter().any(|warning| warning.starts_with(&words));
+        assert_eq!(said, is_doubtful, "{program}: {:?}", config.warnings);
+    }
+}
+
 /// Table, key, value, words: units in other writing, numbers in odd forms, texts.
 const VALUES: &[(&str, &str, &str, &str)] = &[
     ("trace", "keep", "\"1us\"", "at least \"1s\", or \"0\" for not at all"),
     ("trace", "keep", "\"999ms\"", "at least \"1s\""),
-    ("trace", "keep", "\"00\"", "has no unit"),
+    (
+        "trace",
+        "keep",
+        "\"00\"",
+        "is no time span: write one like \"30s\", \"10min\" or \"5d\", or \"0\" for not at all",
+    ),
+    ("queue", "keep_delivered", "\"off\"", "or \"0\" for not at all"),
+    ("queue", "held_counts", "\"0\"", "is no time span: write one like \"30s\""),
+    ("queue", "max_age", "\"0\"", "is no time span: write one like \"30s\""),
     ("trace", "keep", "\"7D\"", "write one like"),
     ("trace", "keep", "\"1W\"", "write one like"),
     ("trace", "keep", "\"-1d\"", "write one like"),
@@ -262,6 +350,86 @@ fn odd_writings_of_values() {
         let text = format!("{}[{table}]\n{key} = \"{value}\"\n", least("\"https://crm.test/\""));
         read(&text).unwrap_or_else(|error| panic!("{key} = {value}: {error}"));
     }
+}
+
+/// What stands in one line and is no TOML: the line, and words. The key is named wherever there is one.
+const NO_TOML: &[(&str, &str)] = &[
+    ("timeout = info", "timeout: this is no value: write text in quotes"),
+    ("timeout = none", "timeout: this is no value: write text in quotes"),
+    ("timeout = null", "timeout: this is no value: write text in quotes"),
+    ("timeout = 1.2.3.4", "timeout: this is no value: write text in quotes"),
+    ("timeout = 1__0", "timeout: this is no number: write its digits alone"),
+    ("timeout = 0X10", "timeout: this is no number: write its digits alone"),
+    ("timeout = 0d10", "timeout: this is no number: write its digits alone"),
+    ("timeout = 0xfg", "timeout: this is no number: write its digits alone"),
+    ("timeout = ++1", "timeout: this is no number: write its digits alone"),
+    ("timeout = .5", "timeout: this is no number: write its digits alone"),
+    ("timeout = 1.", "timeout: this is no number: write its digits alone"),
+    ("timeout = 1e", "timeout: this is no number: write its digits alone"),
+    ("timeout == 1", "there is one = too many: write key = value"),
+    ("timeout = [= 1]", "there is one = too many: write key = value"),
+    ("timeout = { a == 1 }", "there is one = too many"),
+    ("timeout = [,]", "there is a comma without a value before it: remove it"),
+    ("timeout = { a = 1,, b = 2 }", "there is a comma without a value before it: remove it"),
+    ("timeout = \"\\x\"", "this is no escape: write \\\\ for a backslash"),
+    ("timeout = \"\\uD800\"", "this is no escape: write \\\\ for a backslash"),
+    ("timeout = “30s”", "this is no value: write text in quotes"),
+    ("“timeout” = 1", "a name has only letters a to z, digits, _ and -"),
+    ("levél = 1", "a name has only letters a to z, digits, _ and -"),
+    ("\u{a0}timeout = 1", "a name has only letters a to z, digits, _ and -"),
+    ("timeout =\u{a0}\"30s\"", "timeout: the text has no beginning: write the quote before it"),
+    ("timeout = 30s\"", "timeout: the text has no beginning: write the quote before it"),
+    ("timeout = 2020-13-01", "timeout: this is no date: write text in quotes"),
+    ("{\"log\":{}}", "this is no key = value: write key = value"),
+    ("timeout = {a}", "braces hold key = value: write { key = value }"),
+    ("timeout = { a = }", "braces hold key = value: write { key = value }"),
+    ("timeout = { a 1 }", "braces hold key = value: write { key = value }"),
+    ("timeout = { a = 1 b = 2 }", "no comma before the name: write { key = value }"),
+    ("timeout.a.b = ", "timeout.a.b: this is no value"),
+];
+
+#[test]
+fn what_is_no_toml_is_said_in_our_words() {
+    let case = |(line, words): &(&str, &str)| {
+        (format!("{}{line}\n", least("\"https://crm.test/\"")), 5, vec![(*words).to_owned()])
+    };
+    let deep = (
+        format!("{}x = {}\n", least("\"https://crm.test/\""), "[".repeat(200)),
+        5,
+        vec!["too many brackets".to_owned()],
+    );
+    refused(NO_TOML.iter().map(case).chain([deep]));
+}
+
+/// A key in the wrong table, and a table in the place of a value.
+#[test]
+fn the_table_is_named_in_which_it_stands() {
+    let url = "\"https://crm.test/\"";
+    let case = |(lines, line, words): &(&str, usize, &[&str])| {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        (least(url) + lines, 4 + line, words)
+    };
+    let above = "write keys of no table above all tables";
+    let cases: &[(&str, usize, &[&str])] = &[
+        ("mode = \"shadow\"\n", 1, &["unknown field `mode` in [backend]", above]),
+        (
+            "integration_domains = [\"b.test\"]\n",
+            1,
+            &["unknown field `integration_domains` in [backend]", above],
+        ),
+        ("log.level = \"info\"\n", 1, &["unknown field `log` in [backend]", above]),
+        ("[queue]\nmode = \"shadow\"\n", 2, &["unknown field `mode` in [queue]", above]),
+        (
+            "oauth = { clientid = \"us\" }\n",
+            1,
+            &["unknown field `clientid` in [backend.oauth]", "did you mean `client_id`?"],
+        ),
+        ("[queue.path]\nx = 1\n", 1, &["queue.path: ", "a table stands here", "write one text in quotes"]),
+        ("[queue]\npath.x = 1\n", 2, &["queue.path: ", "a table stands here", "write one text in quotes"]),
+        ("[replies.no-subject]\nx = 1\n", 1, &["replies.no-subject: ", "a table stands here"]),
+        ("[severa]\nprefix = \"a\"\n", 1, &["severa: ", "write [[severa]]"]),
+    ];
+    refused(cases.iter().map(case));
 }
 
 #[test]

@@ -24,9 +24,10 @@ enum Kind {
     Mode,
     List,
     Keep,
+    Rate,
 }
 
-use Kind::{Count, Ever, File, Free, Keep, List, Made, Mode, OneOf, Size, Text, Time, Truth};
+use Kind::{Count, Ever, File, Free, Keep, List, Made, Mode, OneOf, Rate, Size, Text, Time, Truth};
 
 /// Every key of `activity-milter.toml(5)` but the listening addresses, which have cases of their own.
 const KEYS: &[(&str, &str, Kind)] = &[
@@ -78,6 +79,9 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("backend.oauth", "audience", Text),
     ("backend.oauth", "auth_method", OneOf),
     ("policy", "require", OneOf),
+    ("policy", "never_log", List),
+    ("policy", "internal", OneOf),
+    ("policy", "answer", OneOf),
     ("policy.automatic", "bounce", OneOf),
     ("policy.automatic", "receipt", OneOf),
     ("policy.automatic", "auto-replied", OneOf),
@@ -90,6 +94,9 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("sender", "received_by", Text),
     ("sender", "verify", Truth),
     ("sender", "name_server", Text),
+    ("limits", "per_client", Rate),
+    ("limits", "per_sender", Rate),
+    ("limits", "per_tenant", Rate),
     ("emergency", "defer", Truth),
     ("emergency.block", "senders", List),
     ("emergency.block", "networks", List),
@@ -210,6 +217,17 @@ fn wrong(kind: Kind) -> &'static [(&'static str, &'static str)] {
             ("\"/\"", "no regular file"),
         ],
         Made => &[("1", "in quotes"), ("[]", "in quotes"), ("\"\"", "write the whole path")],
+        Rate => &[
+            ("100", "like \"100/h\""),
+            ("\"100\"", "write one like"),
+            ("\"0/h\"", "without the key there is none"),
+            ("\"100/60\"", "write one like"),
+            ("\"999999999/h\"", "from 1 to 100000"),
+            ("\"1/1ms\"", "from \"1s\""),
+            ("\"\"", "write one like"),
+            ("true", "like \"100/h\""),
+            ("[\"100/h\"]", "like \"100/h\""),
+        ],
         Mode => &[
             ("660", "\"0660\""),
             ("\"0\"", "\"0660\""),
@@ -368,14 +386,20 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ("[backend.oauth]\nclient_id = \"x\"", 1, &["missing field `token_url` in [backend.oauth]"]),
     ("[notify]\nto = \"owner\"", 1, &["missing field `from` in [notify]"]),
     ("[[severa]]\nprefix = \"x\"", 1, &["missing field `client_id` in [[severa]]"]),
-    ("[severa]\nprefix = \"x\"", 1, &["[[name]]"]),
     ("[[policy]]", 1, &["a list", "[policy]"]),
     ("[policy]\nautomatic = [\"refuse\"]", 2, &["a list", "automatic"]),
     ("[policy]\nautomatic = \"refuse\"", 2, &["is text", "write a table"]),
+    (
+        "[policy]\nnever_log = [\"a@x.test\", \"no domain\"]",
+        2,
+        &["never_log", "\"no domain\" is no domain", "write an address"],
+    ),
+    ("[policy]\nnever_log = [\"@\"]", 2, &["never_log", "write an address"]),
     ("[policy]\nrequire = \"authentic\"", 2, &["did you mean `authenticated`?"]),
     ("[policy.automatic]\nauto_replied = \"refuse\"", 2, &["did you mean `auto-replied`?"]),
     ("[policy.automatic]\nreceipt = \"drop\"", 2, &["there are accept, refuse, discard"]),
     ("[policy]\nautomatic = { vacation = \"refuse\" }", 2, &["unknown field `vacation`"]),
+    ("[severa]\nprefix = \"x\"", 1, &["severa: ", "write [[severa]]"]),
     // TOML.
     ("[queue]\nmax_items = 1\nmax_items = 2", 3, &["`max_items`", "second time"]),
     ("[queue]\n[queue]", 2, &["second time"]),
@@ -447,6 +471,12 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ),
     ("[replies]\nno-subject = \"{detail}\"", 2, &["no-subject", "nothing stands for {detail}"]),
     ("[replies]\nbackend-refused = \"{detial}\"", 2, &["backend-refused", "{address} and {detail}"]),
+    (
+        "[replies]\nno-subject = \"550 5.6.0 no {address\"",
+        2,
+        &["no-subject", "the brace before \"address\" is not closed: write {address}"],
+    ),
+    ("[replies]\nno-subject = \"{address {address}\"", 2, &["no-subject", "is not closed"]),
     ("[replies]\nhelp = \"see {address}\"", 2, &["help", "this text has none"]),
     ("[replies]\nno-subject = \"ä\"", 2, &["no-subject", "printable ASCII"]),
     ("[replies]\nno-subject = \"\"", 2, &["no-subject", "empty"]),
@@ -463,6 +493,17 @@ const ADDED: &[(&str, usize, &[&str])] = &[
         4,
         &["transport", "write \"sendmail\""],
     ),
+    (
+        "[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntransport = \"smtp://host:25\"",
+        4,
+        &["transport", "is no way for mail: write"],
+    ),
+    (
+        "[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntransport = \"smtp:host:0\"",
+        4,
+        &["transport", "nobody listens on port 0"],
+    ),
+    ("[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntext = \"{list} {lis\"", 4, &["text", "is not closed"]),
     ("[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntext = \"x\"", 4, &["text", "write {list}"]),
     (
         "[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\ntext = \"{list} {name}\"",
@@ -555,7 +596,7 @@ const CHANGED: &[(&str, &str, usize, &[&str])] = &[
         "url =",
         "client_certificate_file = \"LICENSE\"\nclient_key_file = \"LICENSE\"\nurl =",
         5,
-        &["client_certificate_file", "no PEM file"],
+        &["client_certificate_file", "LICENSE holds no certificate in PEM form"],
     ),
     ("url =", "signing_secret_file = \"LICENSE\"\nurl =", 5, &["signing_secret_file"]),
     ("url =", "proxy = \"squid\"\nurl =", 5, &["proxy", "is no URL"]),
@@ -686,6 +727,9 @@ const GOOD: &[(&str, &str, &str)] = &[
     ("admin", "hosts", "[\"status.example.com\"]"),
     ("queue", "min_free", "\"1 EiB\""),
     ("replies", "no-subject", "\"{address}: 100% {\""),
+    ("replies", "no-subject", "\"{ {address} }\""),
+    ("notify", "transport", "\"smtp:[::1]:2525\""),
+    ("notify", "transport", "\"sendmail:/bin/true\""),
     ("replies", "backend-refused", "\"{address}: {detail}\""),
     ("severa", "notes_limit", "500"),
     ("severa", "settle", "\"1h\""),

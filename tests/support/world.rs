@@ -407,7 +407,7 @@ impl World {
         activities(&format!("http://127.0.0.1:{}/v1/activities", self.sink_port))
     }
 
-    /// Waits until the sink has that many, and shows that no more come, and that each was sent once: at the socket, not
+    /// Waits until the sink has that many (none, with 0), and shows that no more come, and that each was sent once: at the socket, not
     /// after the sink's own deduplication.
     #[track_caller]
     pub fn wait_for_activities(&self, count: usize) -> Vec<Value> {
@@ -433,9 +433,12 @@ impl World {
                 let metrics = String::from_utf8(http_get(self.admin_port, "/metrics").1).ok()?;
                 metrics.contains("activity_milter_queue_items{state=\"waiting\"} 0\n").then_some(())
             });
-        } else {
-            std::thread::sleep(QUIET);
         }
+        // What Postfix is about to deliver to us, it has delivered; then nothing more comes for a while.
+        let is_active =
+            |message: &Value| message["queue_name"] == "active" || message["queue_name"] == "incoming";
+        wait_for("an idle Postfix", || (!self.postfix.queued().iter().any(is_active)).then_some(()));
+        std::thread::sleep(QUIET);
         let found = self.activities();
         assert_eq!(found.len(), count, "{found:#?}");
         found

@@ -4,10 +4,10 @@ use super::{
     InQueue, May, View, begin,
     remedy::of_held,
     tiles::what_to_do,
-    words::{activities, escape, id, listed, number, short, shown, table, tenant_of, timed, utc, when},
+    words::{activities, escape, id, listed, number, short, table, tenant_of, timed, utc, when},
 };
 use crate::admin::{
-    LOOKED_AT,
+    LOOKED_AT, SHOWN,
     change::{self, Question},
 };
 use crate::queue::{Entry, HeldFor};
@@ -17,8 +17,43 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Reasons shown, the most frequent.
-pub(in crate::admin) const REASONS_SHOWN: usize = 20;
+/// Reasons shown at once, the most frequent first.
+const REASONS_SHOWN: usize = 20;
+
+/// Where the long lists of the page begin. What is no number is the beginning.
+#[derive(Debug, Default)]
+pub(in crate::admin) struct Place {
+    /// Held activities: behind this row.
+    pub(in crate::admin) held: Option<String>,
+    /// Reasons: behind so many.
+    pub(in crate::admin) reasons: String,
+}
+
+impl Place {
+    /// The row behind which held activities are shown.
+    pub(in crate::admin) fn held(&self) -> Option<i64> {
+        self.held.as_ref()?.parse().ok().filter(|id| *id >= 0)
+    }
+
+    fn reasons(&self) -> usize {
+        self.reasons.parse().unwrap_or(0)
+    }
+
+    /// What is shown of the reasons.
+    pub(in crate::admin) fn of<'a>(&self, reasons: &'a [HeldFor]) -> &'a [HeldFor] {
+        let rest = reasons.get(self.reasons()..).unwrap_or_default();
+        &rest[..rest.len().min(REASONS_SHOWN)]
+    }
+}
+
+/// A link to another part of the long lists.
+fn leads_to(held: Option<i64>, reasons: usize, list: &str, text: &str) -> String {
+    let held = held.map(|id| format!("held={id}"));
+    let reasons = (reasons > 0).then(|| format!("reasons={reasons}"));
+    let asked: Vec<String> = held.into_iter().chain(reasons).collect();
+    let asked = if asked.is_empty() { String::new() } else { format!("?{}", asked.join("&amp;")) };
+    format!(" <a class=button href=\"/{asked}#{list}\">{text}</a>")
+}
 
 /// The whole section.
 pub(super) fn held(html: &mut String, view: &View, queue: &InQueue) {
@@ -62,7 +97,7 @@ fn reasons(html: &mut String, view: &View, queue: &InQueue) {
     if reasons.is_empty() {
         return;
     }
-    html.push_str("<h3>By reason</h3>");
+    html.push_str("<h3 id=reasons>By reason</h3>");
     let looked_at: u64 = reasons.iter().map(|of| of.count).sum();
     if looked_at < queue.counts.held {
         let _ = write!(
@@ -77,16 +112,24 @@ fn reasons(html: &mut String, view: &View, queue: &InQueue) {
     if matches!(view.may, May::Change(_)) {
         columns.insert(0, ("", "do"));
     }
-    let rows = reasons.iter().take(REASONS_SHOWN).map(|of| reason(view, of));
-    table(html, "Held by reason", &columns, rows);
-    if let Some(rest) = reasons.get(REASONS_SHOWN..).filter(|rest| !rest.is_empty()) {
-        let _ = write!(
-            html,
-            "<p class=dim>{} reasons; the others are those of {}.</p>",
-            shown(REASONS_SHOWN, reasons.len() as u64),
-            activities(rest.iter().map(|of| of.count).sum())
-        );
+    let shown = view.place.of(reasons);
+    table(html, "Held by reason", &columns, shown.iter().map(|of| reason(view, of)));
+    let (from, held) = (view.place.reasons(), view.place.held());
+    if from == 0 && shown.len() == reasons.len() {
+        return;
     }
+    if !shown.is_empty() {
+        let all = number(reasons.len() as u64);
+        let _ = write!(html, "<p class=dim>{} to {} of {all} reasons.</p>", from + 1, from + shown.len());
+    }
+    html.push_str("<p>");
+    if from > 0 {
+        html.push_str(&leads_to(held, from.saturating_sub(REASONS_SHOWN), "reasons", "Previous"));
+    }
+    if from + shown.len() < reasons.len() && !shown.is_empty() {
+        html.push_str(&leads_to(held, from + REASONS_SHOWN, "reasons", "Next"));
+    }
+    html.push_str("</p>");
 }
 
 fn reason(view: &View, of: &HeldFor) -> Vec<String> {
@@ -119,16 +162,18 @@ fn said(reason: &str) -> String {
 }
 
 fn one_by_one(html: &mut String, view: &View, queue: &InQueue) {
-    let _ = write!(
-        html,
-        "<h3>One by one</h3><p class=dim>{}{}</p>",
-        listed(queue.held.len(), queue.counts.held.max(queue.held.len() as u64)),
-        if (queue.held.len() as u64) < queue.counts.held {
-            " <code>activity-milter queue list --state held</code> has them all."
-        } else {
-            ""
-        }
-    );
+    let (count, after) = (queue.held.len(), view.place.held());
+    let all = queue.counts.held.max(count as u64);
+    let said = match after {
+        None => listed(count, all),
+        Some(_) => format!("{} more of {}, the oldest first.", number(count as u64), number(all)),
+    };
+    let rest = if (count as u64) < all {
+        " <code>activity-milter queue list --state held</code> has them all."
+    } else {
+        ""
+    };
+    let _ = write!(html, "<h3 id=one-by-one>One by one</h3><p class=dim>{said}{rest}</p>");
     let mut columns = vec![
         ("Tenant", "who"),
         ("Queue id", "id"),
@@ -141,6 +186,15 @@ fn one_by_one(html: &mut String, view: &View, queue: &InQueue) {
         columns.insert(0, ("", "do"));
     }
     table(html, "Held", &columns, queue.held.iter().map(|entry| row(view, entry)));
+    let reasons = view.place.reasons();
+    html.push_str("<p>");
+    if after.is_some() {
+        html.push_str(&leads_to(None, reasons, "one-by-one", &format!("The first {SHOWN}")));
+    }
+    if let Some(last) = queue.held.last().filter(|_| queue.more_held) {
+        html.push_str(&leads_to(Some(last.id), reasons, "one-by-one", &format!("Next {SHOWN}")));
+    }
+    html.push_str("</p>");
 }
 
 fn row(view: &View, entry: &Entry) -> Vec<String> {

@@ -13,8 +13,8 @@ mod tiles;
 mod waiting;
 mod words;
 
-pub(super) use held::{REASONS_SHOWN, question};
-pub(super) use words::{escape, table};
+pub(super) use held::{Place, question};
+pub(super) use words::{encoded, escape, table};
 
 use super::{InQueue, change::Action, checks::Check, manual};
 use crate::courier::Paused;
@@ -47,6 +47,8 @@ pub(super) struct View {
     pub(super) is_shadow: bool,
     /// The lever that is pulled.
     pub(super) emergency: Option<String>,
+    /// How much is taken from whom, if that is limited.
+    pub(super) limits: Option<String>,
     pub(super) paused: Vec<Paused>,
     pub(super) copies: Vec<Copied>,
     /// Names of tenants by their ids.
@@ -60,6 +62,8 @@ pub(super) struct View {
     pub(super) refresh: Option<u32>,
     /// What a button has done, and to how many.
     pub(super) done: Option<(Action, u64)>,
+    /// Where the long lists begin.
+    pub(super) place: Place,
 }
 
 impl View {
@@ -269,6 +273,7 @@ pub(super) mod tests {
             queue: Some(queue),
             is_shadow: false,
             emergency: None,
+            limits: None,
             paused: Vec::new(),
             copies: Vec::new(),
             names: HashMap::new(),
@@ -278,6 +283,7 @@ pub(super) mod tests {
             may,
             refresh: None,
             done: None,
+            place: Place::default(),
         }
     }
 
@@ -290,6 +296,7 @@ pub(super) mod tests {
             counts: Counts { waiting, held, oldest: (waiting > 0).then(|| now() - 60 * SECOND) },
             tenants: tenants.into_iter().collect(),
             held: (0..held.min(50) as i64).map(entry).collect(),
+            more_held: held > 50,
             overview: Overview { held_for: reasons.into_iter().collect(), oldest: oldest.collect() },
             trouble: None,
         }
@@ -312,6 +319,7 @@ pub(super) mod tests {
                 held_for: vec![HeldFor { tenant: text(), ..held_for(bad, 1) }],
                 oldest: vec![Entry { state: State::Waiting, ..one.clone() }],
             },
+            more_held: true,
             trouble: None,
         };
         let paused = || Paused { tenant: Some(bad.into()), misconfigured: true, reason: text() };
@@ -404,17 +412,70 @@ pub(super) mod tests {
         }
     }
 
+    /// Everything has its buttons on one of the pages.
     #[test]
-    fn many_reasons_are_cut_and_those_left_out_are_counted() {
-        for (reasons, said) in
-            [(20, None), (21, Some("20 of 21 reasons; the others are those of 1 activity."))]
-        {
+    fn long_lists_have_pages() {
+        let page = |reasons: u64, place: Place| {
             let mut queue = with_held(reasons, 0);
-            queue.overview.held_for = (0..reasons).map(|n| held_for(&format!("reason {n}"), 1)).collect();
-            let html = render(&view(queue, change()));
-            assert_eq!(html.contains(" reasons; the others"), said.is_some());
-            assert!(said.is_none_or(|said| html.contains(said)), "{html}");
-            assert_eq!(html.matches("href=\"/drop?group=").count(), 20);
+            queue.overview.held_for = (0..reasons).map(|n| held_for(&format!("reason {n}."), 1)).collect();
+            render(&View { place, ..view(queue, change()) })
+        };
+        let [older, newer] = [">Previous<", ">Next<"];
+        for (reasons, held, from, shown, expected, missing) in [
+            (20, None, 0, 20, &["reason 19."][..], &[older, newer, "reasons."][..]),
+            (
+                45,
+                None,
+                0,
+                20,
+                &["1 to 20 of 45 reasons.", "href=\"/?reasons=20#reasons\">Next<", "reason 0."],
+                &[older, "reason 20."],
+            ),
+            (
+                45,
+                Some(7),
+                20,
+                20,
+                &[
+                    "21 to 40 of 45 reasons.",
+                    "href=\"/?held=7#reasons\">Previous<",
+                    "href=\"/?held=7&amp;reasons=40#reasons\">Next<",
+                    "45 more of 45, the oldest first.",
+                    "href=\"/?reasons=20#one-by-one\">The first 50<",
+                ],
+                &["reason 19.", "reason 40."],
+            ),
+            (
+                45,
+                None,
+                40,
+                5,
+                &["41 to 45 of 45 reasons.", "reason 44."],
+                &["#reasons\">Next<", "reason 39."],
+            ),
+            // What was there has gone meanwhile.
+            (45, None, 400, 0, &["href=\"/?reasons=380#reasons\">Previous<"], &["reason 44."]),
+            (
+                60,
+                None,
+                0,
+                20,
+                &["50 of 60, the oldest first.", "href=\"/?held=49#one-by-one\">Next 50<"],
+                &[],
+            ),
+        ] {
+            let html =
+                page(reasons, Place { held: held.map(|id: i64| id.to_string()), reasons: from.to_string() });
+            let all =
+                expected.iter().map(|part| (part, true)).chain(missing.iter().map(|part| (part, false)));
+            for (part, is_there) in all {
+                assert_eq!(html.contains(part), is_there, "{reasons} {from} {part}: {html}");
+            }
+            assert_eq!(html.matches("href=\"/drop?group=").count(), shown);
+        }
+        for odd in ["", "-1", "x", "99999999999999999999", "'><script>"] {
+            let html = page(45, Place { held: Some(odd.to_owned()), reasons: odd.to_owned() });
+            assert!(html.contains("reason 0.") && !html.contains("<script"), "{odd}: {html}");
         }
     }
 

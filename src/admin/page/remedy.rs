@@ -35,6 +35,10 @@ pub(super) fn of_check(name: &str, misconfigured: bool) -> Remedy {
             "Repair the line, and reload if it is the configuration: a restart would not start with it.",
             "/docs/operations#activitymilternewversionrefused",
         ),
+        "restart" => (
+            "systemctl restart activity-milter, or put the old values back and reload. Postfix keeps the mail meanwhile.",
+            "/docs/operations#reload-restart-upgrade",
+        ),
         "copies" => (
             "Known users' mail is still accepted. See the company's credentials, and whether Severa answers.",
             "/docs/operations#activitymilterseveracopyold",
@@ -71,8 +75,18 @@ mod tests {
 
     #[test]
     fn each_remedy_stands_where_it_says() {
-        let checks =
-            ["listeners", "queue", "directory", "deliveries", "tenants", "versions", "copies", "trace", "?"];
+        let checks = [
+            "listeners",
+            "queue",
+            "directory",
+            "deliveries",
+            "tenants",
+            "versions",
+            "restart",
+            "copies",
+            "trace",
+            "?",
+        ];
         let checks = checks.iter().flat_map(|name| [of_check(name, false), of_check(name, true)]);
         let held = ["not taken within 5days: x", "held by hand", "backend answered 422"].map(of_held);
         for (text, link) in checks.chain(held).chain([OLD]) {

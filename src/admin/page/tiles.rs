@@ -65,6 +65,13 @@ pub(super) fn modes(html: &mut String, view: &View) {
             escape(pulled)
         );
     }
+    if let Some(limits) = &view.limits {
+        let _ = write!(
+            html,
+            "<p class=note><b>Limits:</b> {}; more is told to come again. <a href=\"/docs/operations#limits-of-mail\">What they do</a></p>",
+            escape(limits)
+        );
+    }
     if view.is_shadow {
         html.push_str(
             "<p class=note><b>Shadow mode:</b> everything is decided and logged; nothing is refused, recorded or deleted \

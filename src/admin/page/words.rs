@@ -108,7 +108,7 @@ pub(super) fn short(key: &str) -> String {
 }
 
 /// As a value in a query (RFC 3986, section 2.1).
-fn encoded(text: &str) -> String {
+pub(in crate::admin) fn encoded(text: &str) -> String {
     let mut query = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

@@ -157,6 +157,16 @@ impl Steps<'_> {
         }
     }
 
+    /// What the log says of it.
+    fn which(&self) -> events::Which<'_> {
+        let activity = &self.delivery.activity;
+        events::Which {
+            queue_id: activity.envelope.queue_id.as_deref().unwrap_or_default(),
+            key: activity.key.as_str(),
+            tenant: &self.company.settings.prefix,
+        }
+    }
+
     /// Notes that come back without the marker were cut: an activity could not be found again.
     fn look_at_notes(&self, activity: &Activity) {
         if activity.notes.as_deref().is_some_and(|notes| !text::ends_in(notes, &self.marker())) {
@@ -262,11 +272,7 @@ impl Steps<'_> {
                 activity.notes.as_deref().is_some_and(|notes| text::ends_in(notes, &marker))
             };
             if let Some(guid) = page.into_iter().find(is_it).and_then(|activity| activity.guid) {
-                events::severa_found(
-                    self.delivery.activity.key.as_str(),
-                    &self.company.settings.prefix,
-                    "activity",
-                );
+                events::severa_found(&self.which(), "activity");
                 return Ok(Some(guid));
             }
         }
@@ -319,7 +325,7 @@ impl Steps<'_> {
                 frame.url, frame.client_id
             )));
         }
-        events::severa_activity_gone(self.delivery.activity.key.as_str(), &self.company.settings.prefix);
+        events::severa_activity_gone(&self.which());
         Ok(())
     }
 
@@ -396,8 +402,7 @@ impl Steps<'_> {
                         self.note(before).await?;
                         return Err(Failed::Refused(refusal).into());
                     }
-                    let (key, prefix) = (self.delivery.activity.key.as_str(), &self.company.settings.prefix);
-                    events::severa_participant_skipped(key, prefix, guid, &refusal);
+                    events::severa_participant_skipped(&self.which(), guid, &refusal);
                 }
             }
             made.people += 1;
@@ -488,7 +493,7 @@ impl Steps<'_> {
             readable(&pages)?;
         }
         for _ in &found {
-            events::severa_found(self.delivery.activity.key.as_str(), &self.company.settings.prefix, "file");
+            events::severa_found(&self.which(), "file");
         }
         Ok(found)
     }

@@ -6,10 +6,11 @@
 //! Fails: [`Refusal`] names what cannot be added to, and what to do; nothing is printed then.
 
 use super::{
+    former::{Former, OF_DOMAINS},
     print::{endpoint, with_existing},
     probe::Endpoint,
     record::{Name, Record},
-    script::{Plan, command, dense, quoted},
+    script::{Plan, command, dense, editor, quoted},
     settings::{MilterEntry, Settings, SettingsError, WAYS, inline, split},
     ways::{
         Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
@@ -35,9 +36,10 @@ pub(super) enum Refusal {
 
 /// Adds to one Postfix.
 pub(super) struct Adding<'a> {
-    settings: &'a Settings,
-    config: &'a Config,
-    record: &'a Record,
+    pub(super) settings: &'a Settings,
+    pub(super) config: &'a Config,
+    pub(super) record: &'a Record,
+    former: Former<'a>,
     others: Others,
     /// Whose other mail passes, in words.
     passing: Option<String>,
@@ -65,10 +67,11 @@ impl<'a> Adding<'a> {
         if let Some(broken) = settings.broken(&WAYS).first() {
             return Err(Refusal::No(format!("{broken}, then print again")));
         }
-        let others = Others::of(settings, config)?;
-        let passing = passes_on(settings, config)?;
+        let former = Former::of(settings, config, record)?;
+        let others = Others::of(settings, config, &former.domains)?;
+        let passing = passes_on(settings, config, &former.domains)?;
         let (shadow, gave_back, plan) = (false, false, Plan::default());
-        Ok(Self { settings, config, record, others, passing, shadow, gave_back, plan })
+        Ok(Self { settings, config, record, former, others, passing, shadow, gave_back, plan })
     }
 
     /// Says where mail goes in shadow mode; refuses what would pile up.
@@ -150,7 +153,7 @@ impl<'a> Adding<'a> {
             "smtp_header_checks" => self.outgoing_bcc(),
             "message_size_limit" => self.size_limit(ours),
             "sender_bcc_maps" => {
-                let new = with_existing(name, ours, self.settings.base(name));
+                let new = with_existing(name, ours, self.base(name));
                 self.change(name, &new);
                 Ok(())
             }
@@ -158,6 +161,31 @@ impl<'a> Adding<'a> {
                 self.scalar(name, ours);
                 Ok(())
             }
+        }
+    }
+
+    /// What a list is before something is added, without what we put there for domains that are ours no more.
+    fn base(&self, name: &str) -> Option<String> {
+        let base = self.settings.base(name)?;
+        let kept = self.former.without(name, &base);
+        match kept == split(&base) {
+            true => Some(base),
+            false => Some(kept.join(", ")).filter(|kept| !kept.is_empty()),
+        }
+    }
+
+    /// What we put in for domains that are ours no more goes, also out of lists that stay as they are otherwise.
+    pub(super) fn without_former(&mut self) {
+        for name in OF_DOMAINS {
+            let place = Name::Main(name.to_owned());
+            let Some(value) = self.settings.written(name).filter(|value| !value.is_empty()) else { continue };
+            let (value, base) = (value.to_owned(), self.base(name));
+            if base.as_ref() == Some(&value) || self.plan.changes().any(|change| change.name == place) {
+                continue;
+            }
+            let before = self.record.of(&place).and_then(|changed| changed.was.as_ref());
+            self.plan.note("What was put in for domains that are not in integration_domains any more.");
+            self.plan.change(place, Some(value), base.or(before.map(|_| String::new())));
         }
     }
 
@@ -190,8 +218,7 @@ impl<'a> Adding<'a> {
             }
         }
         if !missing.is_empty() {
-            let new =
-                with_existing("relay_domains", &missing.join(", "), self.settings.base("relay_domains"));
+            let new = with_existing("relay_domains", &missing.join(", "), self.base("relay_domains"));
             self.change("relay_domains", &new);
         }
         Ok(())
@@ -240,7 +267,7 @@ impl<'a> Adding<'a> {
         let there = self.settings.written("relay_transport").unwrap_or_default();
         let nobodys = there.is_empty() || self.record.is_from_us(&name, there);
         let others = self.has_other_relays();
-        let maps = self.settings.base("transport_maps");
+        let maps = self.base("transport_maps");
         if by_relay_transport
             && nobodys
             && !others
@@ -308,26 +335,28 @@ impl<'a> Adding<'a> {
             let mut missing = Vec::new();
             for (form, class) in self.forms()? {
                 let class = if class == Class::Other { Class::Relay } else { class };
-                let mut known =
-                    class.recipients() != Some(list) || self.is_known(list, &form, sample(&form))?;
-                known &=
-                    class.recipients() != Some(list) || self.is_known(list, &form, sample_project(&form))?;
-                if !known {
+                if class.recipients() == Some(list) && !self.are_known(list, &form)? {
                     missing.push(format!("{{ @{form} = OK }}"));
                 }
             }
             if !missing.is_empty() {
                 self.plan.note("A list of recipients is there: ours are added, activity-milter says at RCPT which exist.");
                 let ours = format!("inline:{{ {} }}", missing.join(" "));
-                let base = self.settings.base(list).unwrap_or_default();
-                self.change(list, &format!("{base}, {ours}"));
+                let new = self.base(list).map_or(ours.clone(), |base| format!("{base}, {ours}"));
+                self.change(list, &new);
             }
         }
         Ok(())
     }
 
-    fn is_known(&self, list: &str, form: &str, address: String) -> Result<bool, SettingsError> {
-        Ok(self.settings.look_up(list, &[address, format!("@{form}")])?.is_some())
+    /// True if a list of recipients has every address of a domain.
+    fn are_known(&self, list: &str, form: &str) -> Result<bool, SettingsError> {
+        for address in [sample(form), sample_project(form)] {
+            if self.settings.look_up(list, &[address, format!("@{form}")])?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Our milter, for every smtpd that asks milters of its own too.
@@ -386,9 +415,9 @@ impl<'a> Adding<'a> {
     /// True if an element of a list of milters is our milter, or was.
     fn is_of_ours(&self, element: &str) -> bool {
         let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
-        MilterEntry::list(element)
-            .iter()
-            .any(|entry| self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded))
+        MilterEntry::list(element).iter().any(|entry| {
+            self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded, self.record)
+        })
     }
 
     /// Dead entries of ours, where a deployment does not set the list: all mail waits for them. `but`: a list that is set
@@ -400,12 +429,11 @@ impl<'a> Adding<'a> {
             self.settings.overrides_of("smtpd_milters").filter(|(parameter, _)| *parameter != but);
         let of_services = of_services.map(|(parameter, value)| (parameter.to_owned(), value.to_owned()));
         let mut after = here.clone();
+        let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
+        let (settings, config, record) = (self.settings, self.config, self.record);
+        let is_dead = |entry: &MilterEntry| is_old(settings, config, entry, &recorded, record);
         for (parameter, value) in std::iter::once(main).chain(of_services).collect::<Vec<_>>() {
-            let is_alive = |element: &String| {
-                let entries = MilterEntry::list(element);
-                let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
-                !entries.iter().any(|entry| is_old(self.settings, self.config, entry, &recorded))
-            };
+            let is_alive = |element: &String| !MilterEntry::list(element).iter().any(is_dead);
             let elements = split(&value);
             let alive: Vec<String> = elements.iter().filter(|element| is_alive(element)).cloned().collect();
             if alive == elements {
@@ -509,7 +537,7 @@ impl<'a> Adding<'a> {
                     (false, false) => elements.push(element),
                 }
                 found = true;
-            } else if is_old(self.settings, self.config, &entry, &now) {
+            } else if is_old(self.settings, self.config, &entry, &now, self.record) {
                 changed = true;
             } else {
                 elements.push(element);
@@ -628,7 +656,10 @@ impl<'a> Adding<'a> {
         }
         match self.settings.written(name) {
             Some(value) if self.passing.is_some() => {
-                let command = format!("{} -e {}", command(Some(&self.settings.tools)), quoted(name, ours));
+                let tools = Some(&self.settings.tools);
+                let postconf =
+                    editor(tools, self.settings.directory(), "main.cf").unwrap_or_else(|_| command(tools));
+                let command = format!("{postconf} -e {}", quoted(name, ours));
                 self.plan.note(&format!(
                     "{name} = {value} stays: somebody has set it, and other mail passes. Ours would be: {command}"
                 ));
@@ -639,7 +670,7 @@ impl<'a> Adding<'a> {
 }
 
 /// True if Postfix takes patterns inline: since 3.7.
-fn takes_patterns(settings: &Settings) -> bool {
+pub(super) fn takes_patterns(settings: &Settings) -> bool {
     let mut numbers =
         settings.main("mail_version").split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (3, 7)
@@ -660,7 +691,13 @@ pub(super) fn size_limit(settings: &Settings, wanted: u64) -> u64 {
 
 /// True if an entry is one of ours that nobody answers any more: our LMTP listener, or one that we wrote (`recorded`) or
 /// that has our name, and is dead. Another activity-milter that lives is none.
-pub(super) fn is_old(settings: &Settings, config: &Config, entry: &MilterEntry, recorded: &str) -> bool {
+pub(super) fn is_old(
+    settings: &Settings,
+    config: &Config,
+    entry: &MilterEntry,
+    recorded: &str,
+    record: &Record,
+) -> bool {
     let Some(endpoint) = Endpoint::of_milter(&entry.endpoint) else { return false };
     if config.lmtp.as_ref().is_some_and(|lmtp| is_ours(settings, lmtp, &entry.endpoint)) {
         return true;
@@ -671,5 +708,6 @@ pub(super) fn is_old(settings: &Settings, config: &Config, entry: &MilterEntry, 
     let named =
         matches!(&endpoint, Endpoint::Unix(path) if path.to_string_lossy().contains("activity-milter"));
     let written = MilterEntry::list(recorded).iter().any(|ours| ours.endpoint == entry.endpoint);
-    (named || written) && endpoint.is_dead(settings.queue_directory())
+    (written || named && !record.is_of_others(&entry.endpoint))
+        && endpoint.is_dead(settings.queue_directory())
 }

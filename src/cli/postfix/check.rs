@@ -5,13 +5,14 @@
 
 use super::{
     add::{NO_BCC, hides_bcc, size_limit},
+    former::Former,
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
-    record::Record,
-    script::{bare, command, quoted, quoted_for_service},
+    record::{Record, owner},
+    script::{bare, command, editor, quoted, quoted_for_service},
     settings::{
-        ALIASES, Broken, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version, seconds,
-        split,
+        ALIASES, Broken, CONTENTS, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version,
+        seconds, split,
     },
     ways::{
         Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
@@ -72,7 +73,7 @@ impl Report {
 pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsError> {
     let mut settings = Settings::read(tools.clone())?;
     // What cannot be read is said, and the rest is looked at without it.
-    let broken = settings.broken(&[&WAYS[..], &ALIASES[..]].concat());
+    let broken = settings.broken(&[&WAYS[..], &ALIASES[..], &CONTENTS[..]].concat());
     settings.ignore(&broken);
     let report = Report {
         postfix: settings.main("mail_version").to_owned(),
@@ -80,22 +81,30 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
         ..Report::default()
     };
     let doors = doors(&settings, config);
-    let passing = passes_on(&settings, config)?;
-    let record = Record::read(settings.directory())?;
+    let record = Record::read(settings.directory(), owner(config))?;
+    let former = Former::of(&settings, config, &record)?;
+    let passing = passes_on(&settings, config, &former.domains)?;
     let shadowed = shadowed(config);
-    let mut checks = Checks { tools, settings: &settings, config, doors, passing, record, shadowed, report };
+    let settings = &settings;
+    let mut checks =
+        Checks { tools, settings, config, doors, passing, record: &record, former, shadowed, report };
     checks.tables(&broken);
     checks.instances();
+    checks.restart();
     let mut delivered = true;
-    let utf8 = takes_utf8(&settings);
+    let utf8 = takes_utf8(settings);
     for domain in config.addressing.domains.iter().flat_map(|domain| forms(domain, utf8)) {
         delivered &= checks.domain(&domain)?;
     }
     checks.milters(delivered);
     checks.strangers();
+    checks.hurdles();
+    checks.logins();
+    checks.unchecked();
     checks.cleanup()?;
     checks.size_limits();
     checks.soft_bounce();
+    checks.former()?;
     checks.others()?;
     checks.detours()?;
     let Checks { mut report, .. } = checks;
@@ -133,7 +142,8 @@ pub(super) struct Checks<'a> {
     doors: Vec<Door<'a>>,
     /// Whose other mail passes here, in words.
     passing: Option<String>,
-    pub(super) record: Record,
+    pub(super) record: &'a Record,
+    pub(super) former: Former<'a>,
     shadowed: Shadowed,
     report: Report,
 }
@@ -159,16 +169,22 @@ impl Checks<'_> {
 
     /// A command that sets a parameter of main.cf.
     pub(super) fn set(&self, name: &str, value: &str) -> String {
-        format!("{} -e {}", command(Some(&self.tools)), quoted(name, value))
+        format!("{} -e {}", self.editor("main.cf"), quoted(name, value))
     }
 
     /// A command that sets a parameter where the service reads it.
     pub(super) fn set_for(&self, service: &Service, name: &str, value: &str) -> String {
         if self.settings.is_overridden(service, name) {
             let name = format!("{}/{name}", service.name);
-            return format!("{} -P {}", command(Some(&self.tools)), quoted_for_service(&name, value));
+            return format!("{} -P {}", self.editor("master.cf"), quoted_for_service(&name, value));
         }
         self.set(name, value)
+    }
+
+    /// `postconf` that writes a file.
+    fn editor(&self, file: &str) -> String {
+        let tools = Some(&self.tools);
+        editor(tools, self.settings.directory(), file).unwrap_or_else(|_| command(tools))
     }
 
     /// A command that sets a parameter of our milter for one service.
@@ -196,7 +212,8 @@ impl Checks<'_> {
 
     /// Tables that Postfix cannot read either.
     fn tables(&mut self, broken: &[Broken]) {
-        for Broken { parameter, table, why } in broken {
+        for table in broken {
+            let (remedy, Broken { parameter, table, why }) = (table.remedy(), table);
             let setting = format!("{parameter} has {table}");
             if !is_possible() && why.contains("ermission denied") {
                 let remedy = "run the check as root".to_owned();
@@ -211,9 +228,7 @@ impl Checks<'_> {
             }
             let reason =
                 format!("it cannot be read ({why}): while that is so, Postfix answers 451 or lets mail wait");
-            let remedy = format!(
-                "repair it (`postmap {table}`, if it is made by that), or take it out of {parameter}"
-            );
+            let remedy = format!("{remedy}, or take it out of {parameter}");
             self.find(Severity::Must, "table", setting, &reason, remedy);
         }
     }
@@ -229,7 +244,43 @@ impl Checks<'_> {
         }
     }
 
-    fn all_shadowed(&self) -> bool {
+    /// A socket of the configuration where nobody listens, and that Postfix does not name either: the service that runs has
+    /// another one, and what `print` says of this one would be too early.
+    fn restart(&mut self) {
+        let text = print_endpoint(&self.config.milter, self.settings);
+        let queue_directory = self.settings.queue_directory();
+        let dead = Endpoint::parse(&text).is_some_and(|place| place.is_dead(queue_directory));
+        if dead && self.doors.is_empty() {
+            let reason = "nobody listens there: activity-milter does not run, or runs with the socket it was started with, \
+                          for a changed one waits for a restart";
+            let remedy =
+                "restart activity-milter, before anything else that stands here, and before `postfix print`";
+            let setting = format!("milter.listen is {text}");
+            self.find(Severity::Must, "restart", setting, reason, remedy.to_owned());
+        }
+    }
+
+    /// The deployment that looks most like what is there.
+    pub(super) fn deployment(&self) -> String {
+        let Some(Door { service, entry }) = self.doors.first() else { return "lmtp-only".to_owned() };
+        let for_all = MilterEntry::list(self.settings.main("smtpd_milters"));
+        let ours = |entry: &MilterEntry| is_ours(self.settings, &self.config.milter, &entry.endpoint);
+        if !for_all.iter().any(ours) {
+            return format!("submission --service {}", bare(service.name.trim_end_matches("/inet")));
+        }
+        match entry.setting("default_action", self.settings, service) {
+            "accept" => "shared-mx".to_owned(),
+            _ => "mx".to_owned(),
+        }
+    }
+
+    /// The entry of our milter, where a service of smtpd asks it.
+    pub(super) fn entry_of(&self, service: &Service) -> Option<&MilterEntry> {
+        let door = self.doors.iter().find(|door| door.service.name == service.name);
+        door.map(|door| &door.entry)
+    }
+
+    pub(super) fn all_shadowed(&self) -> bool {
         matches!(self.shadowed, Shadowed::All)
     }
 
@@ -241,7 +292,9 @@ impl Checks<'_> {
         }
         if !matches!(class, Class::Relay | Class::VirtualMailbox) {
             let place = class.list();
-            let existing = self.settings.base("relay_domains");
+            let existing =
+                self.settings.base("relay_domains").map(|base| self.former.without("relay_domains", &base));
+            let existing = existing.filter(|list| !list.is_empty()).map(|list| list.join(", "));
             let mut remedy = self.set("relay_domains", &with_existing("relay_domains", domain, existing));
             if class != Class::Other {
                 remedy = format!("take {domain} out of {place}, then {remedy}");
@@ -418,6 +471,7 @@ impl Checks<'_> {
                 self.lmtp_times(service);
                 self.lmtp_lines(service);
                 self.lmtp_rewriting(service);
+                self.lmtp_header_checks(service);
                 Ok(true)
             }
             (Some(_), Some(_)) => {
@@ -445,7 +499,7 @@ impl Checks<'_> {
             );
         };
         let endpoint = endpoint(lmtp, self.settings.queue_directory());
-        let others = Others::of(self.settings, self.config)?;
+        let others = Others::of(self.settings, self.config, &self.former.domains)?;
         if class == Class::Relay && others.is_empty() && self.settings.main("transport_maps").is_empty() {
             return Ok(self.set("relay_transport", &format!("lmtp:{endpoint}")));
         }
@@ -463,10 +517,26 @@ impl Checks<'_> {
             let reason = "our LMTP listener has no TLS, so nothing is delivered to it: mail waits, and bounces after days";
             let remedy = format!(
                 "{} -P '{}/{parameter}=may', or say what it is in lmtp_tls_policy_maps, for other servers alone",
-                command(Some(&self.tools)),
+                self.editor("master.cf"),
                 service.name
             );
             self.find(Severity::Must, "lmtp-tls", setting, reason, remedy);
+        }
+        let enforced = self.settings.of(service, "lmtp_enforce_tls") == "yes";
+        if level.is_empty() && enforced {
+            let setting = format!("{}: lmtp_enforce_tls = yes", service.name);
+            let reason = "our LMTP listener has no TLS, so nothing is delivered to it: mail waits, and bounces after days";
+            let remedy = self.set_for(service, "lmtp_enforce_tls", "no");
+            self.find(Severity::Must, "lmtp-tls", setting, reason, remedy);
+        }
+        let policies = self.settings.of(service, "lmtp_tls_policy_maps").to_owned();
+        if !policies.is_empty() {
+            let setting = format!("{}: lmtp_tls_policy_maps = {policies}", service.name);
+            let reason =
+                "our LMTP listener has no TLS: a policy there that asks for it stops what is delivered to us";
+            let remedy =
+                "see that it says none or may for our listener, and for no other server less than today";
+            self.find(Severity::Note, "lmtp-tls", setting, reason, remedy.to_owned());
         }
         let deferred = split(self.settings.main("defer_transports"));
         if deferred.iter().any(|transport| transport == name) {
@@ -588,13 +658,21 @@ impl Checks<'_> {
                 _ if self.all_shadowed() => {
                     Some("mode is \"shadow\", but while activity-milter is down, all mail waits for it")
                 }
-                "accept" if !delivered => Some(
+                // Where others' mail passes, a way to us is the remedy, and the only one: see the transport.
+                "accept" if !delivered && self.passing.is_none() => Some(
                     "while activity-milter is down, mail to integration addresses is accepted and never recorded",
+                ),
+                "accept" => None,
+                _ if self.passing.is_some() => Some(
+                    "while activity-milter is down, other people's mail, which passes here too, waits for it",
                 ),
                 _ => None,
             };
             if let Some(reason) = reason {
-                let better = if delivered || self.all_shadowed() { "accept" } else { "tempfail" };
+                let harmless = delivered || self.all_shadowed() || self.passing.is_some();
+                let better = if harmless { "accept" } else { "tempfail" };
+                let why = self.passing.as_ref().filter(|_| !self.all_shadowed() && better == "accept");
+                let reason = &why.map_or(reason.to_owned(), |why| format!("{reason} ({why})"));
                 let remedy = self.set_milter(&door, "default_action", better);
                 let setting = format!("{service}: milter default_action is {action}");
                 self.find(Severity::Must, "default-action", setting, reason, remedy);
@@ -705,6 +783,10 @@ impl Checks<'_> {
             }
             self.bcc(service)?;
             self.forged(service)?;
+            // In shadow mode mail goes where it goes.
+            if !self.all_shadowed() {
+                self.header_checks(service, !self.doors.is_empty());
+            }
             let milters = self.settings.of(service, "non_smtpd_milters").to_owned();
             let (ours, others): (Vec<_>, Vec<_>) = split(&milters).into_iter().partition(|element| {
                 let entry = MilterEntry::list(element).pop();

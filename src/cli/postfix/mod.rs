@@ -3,6 +3,10 @@
 mod add;
 mod check;
 mod forged;
+mod former;
+mod headers;
+mod hurdles;
+mod logins;
 mod print;
 mod probe;
 mod record;
@@ -10,6 +14,7 @@ mod remove;
 mod script;
 mod settings;
 mod strangers;
+mod waiting;
 mod ways;
 
 use super::{
@@ -39,7 +44,8 @@ enum Command {
     ///
     /// What the Postfix has already is kept: lists are added to, other domains keep their transports, and each value that
     /// changes is shown as `# was:`. The script saves main.cf and master.cf first, and changes nothing when it runs again.
-    /// What cannot be added to is named, with exit code 78, and nothing is printed.
+    /// What cannot be added to is named, with exit code 78, and nothing is printed; so is mail that waits in Postfix's queue
+    /// for our LMTP listener, where the way to it is taken out.
     #[command(
         after_help = "Examples:\n  activity-milter postfix print mx | sh && postfix reload\n  activity-milter postfix print shared-mx --shadow | sh\n  activity-milter postfix print --remove | sh && postfix reload"
     )]
@@ -52,6 +58,9 @@ enum Command {
         /// Attach the milter only, for mode = "shadow": mail goes where it goes today
         #[arg(long)]
         shadow: bool,
+        /// Go on although mail waits in Postfix's queue for our LMTP listener: it bounces, or goes elsewhere
+        #[arg(long)]
+        ignore_queue: bool,
         /// The service that `submission` attaches the milter to, as master.cf names it
         #[arg(long, value_name = "NAME", default_value = "submission")]
         service: String,
@@ -89,33 +98,50 @@ impl Instance {
     fn tools(self) -> Tools {
         let of_environment =
             || std::env::var_os("MAIL_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-        Tools { directory: self.postfix_config.or_else(of_environment) }
+        let directory = self.postfix_config.or_else(of_environment);
+        // The script may run in another directory.
+        Tools { directory: directory.map(|path| std::path::absolute(&path).unwrap_or(path)) }
     }
 }
 
 pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failure> {
     match args.command {
-        Command::Print { deployment: None, instance, .. } => {
+        Command::Print { deployment: None, ignore_queue, instance, .. } => {
             let config = Config::read_alone(config)?;
             let nobody =
                 || Failure::Configuration(miette::Report::msg("there is no Postfix to take anything out of"));
-            let existing = Existing::ask(instance.tools()).map_err(broken)?.ok_or_else(nobody)?;
-            say(&print::removed(&config, &existing).map_err(broken)?)?;
+            let existing = Existing::ask(instance.tools(), &config).map_err(broken)?.ok_or_else(nobody)?;
+            say(&print::removed(&config, &existing, ignore_queue).map_err(refused)?)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Print { deployment: Some(deployment), format, shadow, service, instance, .. } => {
+        Command::Print {
+            deployment: Some(deployment),
+            format,
+            shadow,
+            service,
+            ignore_queue,
+            instance,
+            ..
+        } => {
             let config = Config::read_alone(config)?;
             if config.lmtp.is_none() && !shadow {
                 let remedy = "every deployment delivers to our LMTP listener, and the configuration has none: add the table [lmtp] to it";
                 return Err(Failure::Configuration(miette::Report::msg(remedy)));
             }
-            let existing = Existing::ask(instance.tools()).map_err(broken)?;
-            let wish = Wish { deployment, format, shadow, service: &service };
+            let existing = Existing::ask(instance.tools(), &config).map_err(broken)?;
+            let wish = Wish { deployment, format, shadow, service: &service, ignore_queue };
             say(&print::print(wish, &config, existing.as_ref()).map_err(refused)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { json, instance } => {
-            let report = check::check(instance.tools(), &Config::read_alone(config)?).map_err(other)?;
+            let report =
+                check::check(instance.tools(), &Config::read_alone(config)?).map_err(
+                    |error| match error {
+                        // What Postfix itself cannot read is a fault of settings, not a Postfix that is not there.
+                        error if error.is_absence() => other(error),
+                        error => broken(error),
+                    },
+                )?;
             match json {
                 true => say_json(&report)?,
                 false => say(&text(&report))?,

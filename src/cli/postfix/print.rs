@@ -4,11 +4,14 @@
 
 use super::{
     add::{Adding, Refusal},
+    forged,
+    former::Former,
     probe::Endpoint,
-    record::{Name, Record},
+    record::{Name, Record, owner},
     remove,
-    script::{Plan, bare, dense},
+    script::{Editors, Plan, Way, bare, dense},
     settings::{MilterEntry, Settings, SettingsError, Tools, split},
+    waiting::{Waiting, coming_to_us},
     ways::forms,
 };
 use crate::config::Config;
@@ -106,11 +109,11 @@ pub(super) struct Existing {
 
 impl Existing {
     /// Asks the instance that `tools` names; none on a machine without Postfix, which has nothing to keep.
-    pub(super) fn ask(tools: Tools) -> Result<Option<Self>, SettingsError> {
+    pub(super) fn ask(tools: Tools, config: &Config) -> Result<Option<Self>, SettingsError> {
         let nowhere = tools.directory.is_none();
         match Settings::read(tools) {
             Ok(settings) => {
-                let record = Record::read(settings.directory())?;
+                let record = Record::read(settings.directory(), owner(config))?;
                 Ok(Some(Self { settings, record }))
             }
             Err(error) if nowhere && error.is_absence() => Ok(None),
@@ -128,11 +131,13 @@ pub(super) struct Wish<'a> {
     pub(super) shadow: bool,
     /// The service that `submission` attaches the milter to.
     pub(super) service: &'a str,
+    /// What waits in Postfix's queue for us does not matter.
+    pub(super) ignore_queue: bool,
 }
 
 /// Text of the deployment's settings. All is decided before there is any.
 pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) -> Result<String, Refusal> {
-    let Wish { deployment, format, shadow, service } = wish;
+    let Wish { deployment, format, shadow, service, ignore_queue } = wish;
     let queue_directory = existing.map_or(Path::new(QUEUE_DIRECTORY), |e| e.settings.queue_directory());
     let fill = |text| fill(text, config, queue_directory);
     let main = fill(deployment.main_cf());
@@ -146,7 +151,7 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
     let main = if shadow { SHADOW.to_owned() + &only_milter(&main) } else { main };
     let mut plan = match existing {
         Some(existing) => added(wish, &main, config, existing)?,
-        None => as_it_is(&main),
+        None => as_it_is(&main, config, shadow),
     };
     if let Some(master) = &master {
         if format == Format::Commands && existing.is_none() {
@@ -177,21 +182,81 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
             let list = format!("smtpd_milters={list}{{");
             Ok(master.map_or(nothing.to_owned(), |text| text.replace("smtpd_milters={", &list)))
         }
-        Format::Commands => Ok(script(&plan, existing, false)),
+        Format::Commands => {
+            if let Some(existing) = existing.filter(|_| !ignore_queue) {
+                // Ours have a way to us, before and after.
+                let former = existing.former(config)?;
+                existing.refuse_waiting(config, &mut plan, former.clone(), &former)?;
+            }
+            script(&plan, existing, Way::In(&owner(config)))
+        }
     }
 }
 
 /// The way back: takes out what is ours.
-pub(super) fn removed(config: &Config, existing: &Existing) -> Result<String, SettingsError> {
-    let plan = remove::remove(&existing.settings, config, &existing.record)?;
-    Ok(script(&plan, Some(existing), true))
+pub(super) fn removed(config: &Config, existing: &Existing, ignore_queue: bool) -> Result<String, Refusal> {
+    let mut plan = remove::remove(&existing.settings, config, &existing.record)?;
+    if !ignore_queue {
+        let former = existing.former(config)?;
+        let ours = config.addressing.domains.iter().flat_map(|domain| forms(domain, true));
+        let domains = ours.chain(former.iter().cloned()).collect();
+        existing.refuse_waiting(config, &mut plan, domains, &former)?;
+    }
+    script(&plan, Some(existing), Way::Out(&existing.record))
 }
 
-fn script(plan: &Plan, existing: Option<&Existing>, retire: bool) -> String {
+impl Existing {
+    /// Domains that are ours no more, and have a way to us.
+    fn former(&self, config: &Config) -> Result<Vec<String>, SettingsError> {
+        Ok(Former::of(&self.settings, config, &self.record)?.losing_their_way())
+    }
+
+    /// Refuses to take the way to us from mail that waits in Postfix's queue for it; the script looks again.
+    fn refuse_waiting(
+        &self,
+        config: &Config,
+        plan: &mut Plan,
+        domains: Vec<String>,
+        former: &[String],
+    ) -> Result<(), Refusal> {
+        if !plan.changes().any(|change| is_way(&change.name)) {
+            return Ok(());
+        }
+        let coming = coming_to_us(&self.settings, config, &self.record, domains)?;
+        if coming.is_empty() {
+            return Ok(());
+        }
+        let waiting = Waiting::of(&self.settings, &coming).map_err(|error| {
+            Refusal::No(format!(
+                "whether mail waits in Postfix's queue for activity-milter cannot be seen ({error}), and it would bounce: print as \
+                 root, or while Postfix runs; --ignore-queue goes on all the same"
+            ))
+        })?;
+        match waiting.why_not(former) {
+            Some(why) => Err(Refusal::No(why)),
+            None => {
+                plan.coming = coming;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// True if a setting may be the way to us.
+fn is_way(name: &Name) -> bool {
+    let parameter = name.parameter();
+    parameter == "relay_domains" || parameter == "transport_maps" || parameter.ends_with("_transport")
+}
+
+fn script(plan: &Plan, existing: Option<&Existing>, way: Way) -> Result<String, Refusal> {
     let tools = existing.map(|existing| &existing.settings.tools);
     let mut out = match existing {
-        Some(existing) => plan.script(tools, existing.settings.directory(), retire),
-        None => plan.script(None, Path::new(CONFIG_DIRECTORY), retire),
+        Some(existing) => {
+            let directory = existing.settings.directory();
+            let editors = Editors::of(tools, directory, plan).map_err(Refusal::No)?;
+            plan.script(&editors, directory, way)
+        }
+        None => plan.script(&Editors::default(), Path::new(CONFIG_DIRECTORY), way),
     };
     let (reload, option) = match tools.and_then(|tools| tools.directory.as_ref()) {
         Some(directory) => {
@@ -201,7 +266,7 @@ fn script(plan: &Plan, existing: Option<&Existing>, retire: bool) -> String {
         None => ("postfix reload".to_owned(), String::new()),
     };
     let _ = writeln!(out, "\n# Then:\n#   {reload}\n#   activity-milter postfix check{option}");
-    out
+    Ok(out)
 }
 
 /// The settings beside what is there.
@@ -220,6 +285,10 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
             None => adding.plan.say(line),
         }
     }
+    if !wish.shadow {
+        adding.without_former();
+        adding.forged()?;
+    }
     if !main.lines().filter_map(setting).any(|(name, _)| name == "smtpd_milters") {
         let set = wish.deployment.master_cf().map(|_| format!("{}/inet/smtpd_milters", wish.service));
         adding.without_dead(&set.unwrap_or_default());
@@ -228,13 +297,16 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
 }
 
 /// The settings where nothing is.
-fn as_it_is(main: &str) -> Plan {
+fn as_it_is(main: &str, config: &Config, shadow: bool) -> Plan {
     let mut plan = Plan::default();
     for line in main.lines() {
         match setting(line) {
             Some((name, value)) => plan.change(Name::Main(name.to_owned()), None, Some(value.to_owned())),
             None => plan.say(line),
         }
+    }
+    if !shadow {
+        forged::as_it_is(&mut plan, config);
     }
     plan
 }
@@ -326,7 +398,8 @@ mod tests {
 
     fn printed(deployment: Deployment, format: Format) -> String {
         let config = Config::from_source(&Source::from_text(Path::new("am.toml"), CONFIG)).unwrap();
-        print(Wish { deployment, format, shadow: false, service: "submission" }, &config, None).unwrap()
+        let wish = Wish { deployment, format, shadow: false, service: "submission", ignore_queue: false };
+        print(wish, &config, None).unwrap()
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //!
 //! In: `activity-milter.saved/changes` beside `main.cf`. Out: for each setting its oldest value and the one we gave it.
 //! What somebody else wrote between two prints counts as what was there before, without what we had put in.
-//! Promise: a line is never taken for another; what is not understood counts as not there.
+//! Promise: a line is never taken for another; what is not understood counts as not there. A print's lines stand between
+//! `begin OWNER` and `end`, and without the `end` they count as not there: a full disk stopped that script before it changed
+//! anything. The owner is the queue, which no two activity-milters share. `--remove` writes no changes: cut off, it finds
+//! at the next try what it found at the first.
 
 use super::{
     script::dense,
-    settings::{SettingsError, split},
+    settings::{MilterEntry, SettingsError, inline, split},
 };
+use crate::config::Config;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt, fs, io,
@@ -45,7 +49,8 @@ impl Name {
         }
     }
 
-    fn file(&self) -> &'static str {
+    /// `main.cf` or `master.cf`.
+    pub(super) fn file(&self) -> &'static str {
         match self {
             Self::Main(_) => "main.cf",
             Self::Service(_) => "master.cf",
@@ -71,13 +76,24 @@ pub(super) fn said(name: &Name, value: &Value) -> String {
     }
 }
 
+/// Whose a change is.
+pub(super) fn owner(config: &Config) -> String {
+    // A line is a line.
+    config.queue.path.display().to_string().replace(char::is_control, "?")
+}
+
+/// Says that what an owner put in is out again; the point, that the line is whole.
+pub(super) fn gone(owner: &str) -> String {
+    format!("gone {owner}.")
+}
+
 /// A line of the file.
 pub(super) fn line(word: &str, name: &Name, value: &Value) -> String {
     format!("{word} {}: {}", name.file(), said(name, value))
 }
 
 /// Settings that are lists, whose elements tell whether they are ours.
-pub(super) const LISTS: [&str; 9] = [
+pub(super) const LISTS: [&str; 10] = [
     "smtpd_milters",
     "non_smtpd_milters",
     "transport_maps",
@@ -87,6 +103,7 @@ pub(super) const LISTS: [&str; 9] = [
     "virtual_mailbox_maps",
     "relay_domains",
     "smtp_header_checks",
+    "header_checks",
 ];
 
 /// What the file says of one setting.
@@ -102,13 +119,17 @@ pub(super) struct Changed {
 #[derive(Debug, Default)]
 pub(super) struct Record {
     changes: BTreeMap<Name, Changed>,
+    /// Another activity-milter's.
+    others: BTreeMap<Name, Changed>,
+    /// Whose it is.
+    pub(super) owner: String,
     /// Copies of main.cf and master.cf, oldest first.
     pub(super) copies: Vec<PathBuf>,
 }
 
 impl Record {
-    /// Reads what there is for a configuration directory.
-    pub(super) fn read(config_directory: &Path) -> Result<Self, SettingsError> {
+    /// Reads what there is for a configuration directory, and of that owner.
+    pub(super) fn read(config_directory: &Path, owner: String) -> Result<Self, SettingsError> {
         let directory = config_directory.join(DIRECTORY);
         let path = directory.join(CHANGES);
         let text = match fs::read_to_string(&path) {
@@ -123,7 +144,10 @@ impl Record {
         };
         let mut copies: Vec<PathBuf> = names.filter(is_copy).collect();
         copies.sort();
-        Ok(Self { changes: changes(&text), copies })
+        let text = closed(&text);
+        let (ours, others) =
+            (|of: &str| of.is_empty() || of == owner, |of: &str| !of.is_empty() && of != owner);
+        Ok(Self { changes: changes(&text, ours), others: changes(&text, others), owner, copies })
     }
 
     /// What was changed of a setting.
@@ -136,9 +160,32 @@ impl Record {
         self.changes.iter()
     }
 
+    /// True if another activity-milter has changed this Postfix too.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// True if another activity-milter put an entry into a list of milters.
+    pub(super) fn is_of_others(&self, endpoint: &str) -> bool {
+        let added = self.others.iter().filter(|(name, _)| name.parameter() == "smtpd_milters");
+        let mut added = added.flat_map(|(_, changed)| MilterEntry::list(&changed.added().join(", ")));
+        added.any(|entry| entry.endpoint == endpoint)
+    }
+
     /// The elements of a list that we put in, as a list.
     pub(super) fn added(&self, name: &Name) -> String {
         self.of(name).map_or(String::new(), |changed| changed.added().join(", "))
+    }
+
+    /// True if an element of a list is one that we put in.
+    pub(super) fn has_added(&self, name: &Name, element: &str) -> bool {
+        self.of(name).is_some_and(|changed| changed.added().contains(&dense(element)))
+    }
+
+    /// What stands in the inline tables that we put in.
+    pub(super) fn entries(&self, name: &Name) -> Vec<(String, String)> {
+        let added = self.of(name).map(Changed::added).unwrap_or_default();
+        added.iter().filter_map(|element| inline(element)).flatten().collect()
     }
 
     /// True if we gave a setting this value.
@@ -182,9 +229,30 @@ impl Changed {
     }
 }
 
-fn changes(text: &str) -> BTreeMap<Name, Changed> {
-    let mut changes = BTreeMap::<Name, Changed>::new();
+/// Lines that count, and whose they are; of nobody are those of 0.2.0, which named none.
+fn closed(text: &str) -> Vec<(&str, &str)> {
+    let (mut lines, mut open) = (Vec::new(), None::<(&str, Vec<&str>)>);
     for line in text.lines() {
+        if let Some(owner) = line.strip_prefix("begin ") {
+            open = Some((owner, Vec::new()));
+        } else if let Some(owner) = line.strip_prefix("gone ").and_then(|line| line.strip_suffix('.')) {
+            lines.retain(|(of, _)| *of != owner);
+        } else if line == "end" {
+            let (owner, closed) = open.take().unwrap_or_default();
+            lines.extend(closed.into_iter().map(|line| (owner, line)));
+        } else {
+            match &mut open {
+                Some((_, lines)) => lines.push(line),
+                None => lines.push(("", line)),
+            }
+        }
+    }
+    lines
+}
+
+fn changes(lines: &[(&str, &str)], of: impl Fn(&str) -> bool) -> BTreeMap<Name, Changed> {
+    let mut changes = BTreeMap::<Name, Changed>::new();
+    for (_, line) in lines.iter().filter(|(owner, _)| of(owner)) {
         let Some((word, name, value)) = parse(line) else { continue };
         match (word, changes.entry(name)) {
             ("was", Entry::Vacant(entry)) => drop(entry.insert(Changed { was: value, now: None })),
@@ -225,7 +293,7 @@ mod tests {
             line("was", &of_service, &None),
             line("now", &of_service, &Some("{unix:a}".to_owned())),
         ];
-        let found = changes(&text.join("\n"));
+        let found = changes(&closed(&text.join("\n")), str::is_empty);
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(found[&name], Changed { was: some("a = b, (not set)x"), now: some("") });
         let list = Name::Service("x/inet/smtpd_milters".to_owned());
@@ -236,10 +304,28 @@ mod tests {
                 now: some("{inet:h:1,x=y},inet:h:2,{unix:a,x=y}"),
             },
         )]);
-        let record = Record { changes, copies: Vec::new() };
+        let record = Record { changes, ..Record::default() };
         assert_eq!((record.added(&list), record.added(&name)), ("{unix:a,x=y}".to_owned(), String::new()));
         assert_eq!(found[&of_service], Changed { was: None, now: some("{unix:a}") });
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_whole_does_not_count_and_everybody_has_his_own() {
+        let text = "was main.cf: a = 1\nnow main.cf: a = 2\n\nbegin /q\nwas main.cf: a = els\nbegin /q\nwas main.cf: a = 2\n\
+            now main.cf: a = 3\nend\n\nbegin /b\nwas main.cf: a = 3\nnow main.cf: a = 4\nend\nbegin /q\nnow main.cf: a = 5";
+        let value = |text: &str, owner: &str| {
+            let found = changes(&closed(text), |of| of == owner || of.is_empty());
+            let changed = found.into_values().next().unwrap_or_default();
+            (changed.was.unwrap_or_default(), changed.now.unwrap_or_default())
+        };
+        let of = |was: &str, now: &str| (was.to_owned(), now.to_owned());
+        assert_eq!((value(text, "/q"), value(text, "/b")), (of("1", "3"), of("3", "4")));
+        // Also the line that says that one of them is gone.
+        let cut = format!("{}\ngone /", text.replace(" = 5", " = 5\nend"));
+        assert_eq!(value(&cut, "/q"), of("1", "5"));
+        let gone = format!("{cut}\n{}\n", gone("/q"));
+        assert_eq!((value(&gone, "/q"), value(&gone, "/b")), (of("1", "2"), of("3", "4")));
     }
 
     #[test]
@@ -285,7 +371,7 @@ mod tests {
                 .zip(["was", "now", "was", "now"])
                 .map(|(v, word)| line(word, &name, &value(*v)))
                 .collect();
-            let found = changes(&text.join("\n"));
+            let found = changes(&closed(&text.join("\n")), str::is_empty);
             assert_eq!(found[&name], Changed { was: value(expected), now: value(lines[3]) }, "{text:?}");
         }
     }

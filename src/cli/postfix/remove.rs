@@ -6,13 +6,13 @@
 
 use super::{
     add::{NO_BCC, is_old},
+    former::domain_of,
     record::{LISTS, Name, Record, Value, said},
     script::{Plan, dense},
-    settings::{MilterEntry, Settings, SettingsError, inline, split},
-    ways::{Class, is_integration, is_ours, is_to_us},
+    settings::{MilterEntry, Settings, SettingsError, inline, split, with_entries},
+    ways::{Class, is_integration, is_ours, is_to_us, routed_to_us},
 };
 use crate::config::Config;
-use crate::mail::parse_path;
 
 /// Settings that may lead to our LMTP listener.
 const TRANSPORTS: [Class; 4] = [Class::Relay, Class::VirtualMailbox, Class::Local, Class::Other];
@@ -55,6 +55,14 @@ pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> R
         }
         plan.change(name, was, new);
     }
+    // A table that somebody keeps is his to write.
+    for (table, key) in routed_to_us(settings, config)? {
+        if inline(&table).is_none() {
+            plan.note(&format!(
+                "{table} in transport_maps still brings {key} to activity-milter's LMTP listener: take that line out."
+            ));
+        }
+    }
     let listed = settings.written("relay_domains").map(split).unwrap_or_default();
     for domain in listed.iter().filter(|domain| is_integration(config, domain)) {
         if record.of(&Name::Main("relay_domains".to_owned())).is_none() {
@@ -86,7 +94,7 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
         // A dead entry of ours that print had replaced does not come back.
         let lives = |element: &String| {
             !name.parameter().ends_with("smtpd_milters")
-                || !is_our_element(settings, config, name.parameter(), element, "")
+                || !is_our_element(settings, config, name.parameter(), element, "", record)
         };
         let restored = |was: String| {
             let elements = split(&was);
@@ -107,13 +115,16 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
     let before = split(changed.and_then(|changed| changed.was.as_deref()).unwrap_or_default());
     let recorded = record.added(name);
     let elements = split(value);
-    let kept: Vec<String> = elements
-        .iter()
-        .filter(|e| before.contains(e) || !is_our_element(settings, config, name.parameter(), e, &recorded))
-        .cloned()
-        .collect();
+    let is_out =
+        |element: &str| is_our_element(settings, config, name.parameter(), element, &recorded, record);
+    let kept = |element: &String| match before.contains(element) {
+        true => Some(element.clone()),
+        false if is_out(element) => None,
+        false => without_our_entries(settings, config, name, element, record),
+    };
+    let kept: Vec<String> = elements.iter().filter_map(kept).collect();
     match kept.len() {
-        all if all == elements.len() => is.clone(),
+        _ if kept == elements => is.clone(),
         0 => changed.and_then(|changed| changed.was.as_ref()).map(|_| String::new()),
         _ => Some(for_place(name, kept.join(", "))),
     }
@@ -127,29 +138,43 @@ fn for_place(name: &Name, value: String) -> String {
 }
 
 /// True if an element of a list is there for us.
-fn is_our_element(settings: &Settings, config: &Config, list: &str, element: &str, recorded: &str) -> bool {
+fn is_our_element(
+    settings: &Settings,
+    config: &Config,
+    list: &str,
+    element: &str,
+    recorded: &str,
+    record: &Record,
+) -> bool {
     match list {
         "smtpd_milters" | "non_smtpd_milters" => MilterEntry::list(element).pop().is_some_and(|entry| {
             let ours = is_ours(settings, &config.milter, &entry.endpoint);
-            ours || is_old(settings, config, &entry, recorded)
+            ours || is_old(settings, config, &entry, recorded, record)
         }),
         // Also one of ours from before integration_domains changed.
         "relay_domains" => {
             is_integration(config, element) || split(recorded).iter().any(|ours| ours == element)
         }
         "smtp_header_checks" => element == NO_BCC,
-        _ => {
-            let domain_of = |text: &str| text.rsplit('@').next().unwrap_or(text).to_owned();
-            let ours = |(key, value): &(String, String)| match list {
-                "sender_bcc_maps" | "recipient_bcc_maps" => parse_path(value.as_bytes())
-                    .is_ok_and(|a| a.is_some_and(|a| is_integration(config, a.domain().as_str()))),
-                "transport_maps" => {
-                    let written = split(recorded).iter().any(|ours| ours == element);
-                    is_integration(config, &domain_of(key)) && (written || is_to_us(settings, config, value))
-                }
-                _ => is_integration(config, &domain_of(key)),
-            };
-            inline(element).is_some_and(|entries| !entries.is_empty() && entries.iter().all(ours))
-        }
+        "header_checks" => split(recorded).contains(&dense(element)),
+        _ => false,
     }
+}
+
+/// A table in `main.cf` without what is there for us; none if nothing is left of it. What somebody has added stays.
+fn without_our_entries(
+    settings: &Settings,
+    config: &Config,
+    name: &Name,
+    element: &str,
+    record: &Record,
+) -> Option<String> {
+    let list = name.parameter();
+    let recorded = record.entries(name);
+    with_entries(element, |entry| {
+        let ours = domain_of(list, entry).is_some_and(|domain| is_integration(config, &domain));
+        // What leads elsewhere is somebody's choice.
+        let to_us = list != "transport_maps" || is_to_us(settings, config, &entry.1);
+        !(recorded.contains(entry) || ours && to_us)
+    })
 }

@@ -4,7 +4,7 @@
 //! `master.cf` first, and changes nothing when it runs again. It works under `sh -eu` and from a pipe.
 
 use super::{
-    record::{CHANGES, DIRECTORY, Name, Value, line, said},
+    record::{CHANGES, DIRECTORY, Name, Record, Value, gone, line, said},
     settings::Tools,
 };
 use std::{fmt::Write as _, path::Path};
@@ -27,10 +27,88 @@ pub(super) enum Step {
     Change(Change),
 }
 
+/// What a script does with the record of changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way<'a> {
+    /// Adds to it, for that owner, before anything is changed.
+    In(&'a str),
+    /// Puts it away, after everything is changed.
+    Out(&'a Record),
+}
+
+impl Way<'_> {
+    /// The command that puts the record away; none if there is nothing to put away.
+    fn retire(self, config_directory: &Path) -> Option<String> {
+        let Self::Out(record) = self else { return None };
+        record.all().next()?;
+        let path = word(&config_directory.join(DIRECTORY).join(CHANGES).display().to_string());
+        Some(match record.is_shared() {
+            // The record is another activity-milter's too.
+            true => format!("printf '\\n%s\\n' {} >>{path}", word(&gone(&record.owner))),
+            false => format!("mv {path} {path}.$(date +%Y%m%d-%H%M%S) 2>/dev/null || :"),
+        })
+    }
+}
+
 /// What to do, in order.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
+    /// Domains whose mail loses its way to us: none of it may wait in the queue.
+    pub(super) coming: Vec<String>,
+}
+
+/// `postconf` for one instance, as it reads and as it writes each file.
+#[derive(Debug)]
+pub(super) struct Editors {
+    reads: String,
+    main: String,
+    master: String,
+}
+
+impl Default for Editors {
+    fn default() -> Self {
+        let postconf = command(None);
+        Self { reads: postconf.clone(), main: postconf.clone(), master: postconf }
+    }
+}
+
+impl Editors {
+    /// Those for a plan; an error is for people: a link that postconf would replace by a file.
+    pub(super) fn of(tools: Option<&Tools>, config_directory: &Path, plan: &Plan) -> Result<Self, String> {
+        let is_changed = |file| plan.changes().any(|change| change.name.file() == file);
+        let writes = |file| match is_changed(file) {
+            true => editor(tools, config_directory, file),
+            false => Ok(command(tools)),
+        };
+        Ok(Self { reads: command(tools), main: writes("main.cf")?, master: writes("master.cf")? })
+    }
+
+    fn of_file(&self, name: &Name) -> &str {
+        match name {
+            Name::Main(_) => &self.main,
+            Name::Service(_) => &self.master,
+        }
+    }
+}
+
+/// `postconf` that edits a file. It writes beside and renames, which would put a file in the place of a link: so it is told
+/// the directory of what the link is for.
+pub(super) fn editor(tools: Option<&Tools>, config_directory: &Path, file: &str) -> Result<String, String> {
+    let path = config_directory.join(file);
+    if !path.is_symlink() {
+        return Ok(command(tools));
+    }
+    let target = path.canonicalize().unwrap_or_default();
+    match target.parent().filter(|_| target.ends_with(file)) {
+        Some(directory) => Ok(format!("postconf -c {}", bare(&directory.display().to_string()))),
+        None => Err(format!(
+            "{path} is a link to {target}, in whose place postconf would put a file: name what it is for {file}, in a directory \
+             of its own, or put a copy there instead of the link, then print again",
+            path = path.display(),
+            target = target.display()
+        )),
+    }
 }
 
 impl Plan {
@@ -77,12 +155,11 @@ impl Plan {
         out
     }
 
-    /// The script; `retire`: the record of changes is put away at its end.
-    pub(super) fn script(&self, tools: Option<&Tools>, config_directory: &Path, retire: bool) -> String {
-        let postconf = command(tools);
+    /// The script.
+    pub(super) fn script(&self, editors: &Editors, config_directory: &Path, way: Way) -> String {
         let mut out = String::new();
         if self.changes().next().is_some() {
-            out += &self.preamble(&postconf, config_directory);
+            out += &self.preamble(&editors.reads, config_directory, way);
         }
         for step in &self.steps {
             match step {
@@ -91,21 +168,22 @@ impl Plan {
                     if let Some(was) = &change.was {
                         let _ = writeln!(out, "# was: {}", said(&change.name, &Some(was.clone())));
                     }
-                    let _ = writeln!(out, "{}", change.command(&postconf));
+                    let _ = writeln!(out, "{}", change.command(editors.of_file(&change.name)));
                 }
             }
         }
         if self.changes().next().is_none() {
             out += "\n# Nothing to change.\n";
-        } else if retire {
-            out +=
-                &format!("\nmv \"$am_saved/{CHANGES}\" \"$am_saved/{CHANGES}.$am_now\" 2>/dev/null || :\n");
+        }
+        // Last: a script that is cut off is printed again from the same record.
+        if let Some(retire) = way.retire(config_directory) {
+            out += &format!("\n{retire}\n");
         }
         out
     }
 
     /// Looks whether everything is as it was when this was printed, then makes copies.
-    fn preamble(&self, postconf: &str, config_directory: &Path) -> String {
+    fn preamble(&self, postconf: &str, config_directory: &Path, way: Way) -> String {
         let mut out = format!(
             "set -eu\nPATH=$PATH:/usr/sbin:/sbin\nexport PATH\n\
              # All is looked at before anything is changed: am OPTION NAME IS WILL-BE\n\
@@ -129,27 +207,50 @@ impl Plan {
             let (was, new) = (shown(&change.was), shown(&change.new));
             let _ = writeln!(out, "am {option} '{}' {} {}", change.name, word(&was), word(&new));
         }
-        let record = self.changes().flat_map(|change| {
-            [line("was", &change.name, &change.was), line("now", &change.name, &change.new)]
-        });
+        let retire = way.retire(config_directory).map_or(String::new(), |retire| format!("  {retire}\n"));
         let directory = config_directory.display().to_string();
         let _ = write!(
             out,
             "if [ -z \"$am_todo\" ]; then\n  \
-               echo 'activity-milter: Postfix has these settings already; nothing is changed' >&2\n  exit 0\nfi\n\
-             am_conf={} am_now=$(date +%Y%m%d-%H%M%S)\n\
+               echo 'activity-milter: Postfix has these settings already; nothing is changed' >&2\n{retire}  exit 0\nfi\n\
+             {queue}am_conf={} am_now=$(date +%Y%m%d-%H%M%S)\n\
              am_saved=$am_conf/{DIRECTORY}\n\
              mkdir -p \"$am_saved\"\n\
              for am_file in main.cf master.cf; do\n  \
                am_copy=$am_saved/$am_file.$am_now\n  \
                while [ -e \"$am_copy\" ]; do am_copy=$am_copy.1; done\n  \
                cp -p \"$am_conf/$am_file\" \"$am_copy\"\n  \
-               echo \"activity-milter: $am_file is saved as $am_copy\" >&2\ndone\n\
-             cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n{}\nEND OF CHANGES\n\n",
+               echo \"activity-milter: $am_file is saved as $am_copy\" >&2\ndone\n",
             word(&directory),
-            record.collect::<Vec<_>>().join("\n")
+            queue = self.look_at_queue(postconf),
         );
-        out
+        if let Way::In(owner) = way {
+            let record = self.changes().flat_map(|change| {
+                [line("was", &change.name, &change.was), line("now", &change.name, &change.new)]
+            });
+            // The empty line ends one that a full disk has cut.
+            let _ = write!(
+                out,
+                "cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n\nbegin {owner}\n{}\nend\nEND OF CHANGES\n",
+                record.collect::<Vec<_>>().join("\n")
+            );
+        }
+        out + "\n"
+    }
+
+    /// Looks once more whether mail waits for us.
+    fn look_at_queue(&self, postconf: &str) -> String {
+        if self.coming.is_empty() {
+            return String::new();
+        }
+        let domains: Vec<String> = self.coming.iter().map(|domain| domain.replace('.', "[.]")).collect();
+        let pattern = format!("\"address\": \"[^\"]*@({})\"", domains.join("|"));
+        let postqueue = postconf.replacen("postconf", "postqueue", 1);
+        format!(
+            "if {postqueue} -j 2>/dev/null | grep -Eiq {}; then\n  \
+               echo 'activity-milter: mail for it waits in the queue of Postfix by now: print it again' >&2\n  exit 78\nfi\n",
+            word(&pattern)
+        )
     }
 }
 

@@ -51,9 +51,35 @@ pub(super) struct Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { parameter, table, why } = self;
-        write!(f, "{parameter} has {table}, which cannot be read ({why}): repair it, or take it out")
+        write!(f, "{parameter} has {table}, which cannot be read ({why}): {}, or take it out", self.remedy())
     }
 }
+
+impl Broken {
+    /// What makes it readable.
+    pub(super) fn remedy(&self) -> String {
+        let made = self.table.trim_start_matches("proxy:");
+        match self.why.split_once("unsupported dictionary type: ") {
+            Some((_, kind)) => {
+                let kind = kind.split_whitespace().next().unwrap_or_default();
+                match PACKAGES.contains(&kind) {
+                    true => format!("install the package postfix-{kind}"),
+                    false => "mend the name of that type (`postconf -m` lists those there are)".to_owned(),
+                }
+            }
+            None if !made.contains('{') && HAS_SOURCE.iter().any(|kind| made.starts_with(kind)) => {
+                format!("repair it (`postmap {made}`)")
+            }
+            None => "repair it".to_owned(),
+        }
+    }
+}
+
+/// Types of tables that are packages of their own.
+const PACKAGES: [&str; 8] = ["cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"];
+
+/// Types of tables that postmap(1) makes from a text.
+const HAS_SOURCE: [&str; 6] = ["hash:", "btree:", "lmdb:", "cdb:", "dbm:", "sdbm:"];
 
 /// Parameters whose tables say which way mail goes.
 pub(super) const WAYS: [&str; 8] = [
@@ -69,6 +95,9 @@ pub(super) const WAYS: [&str; 8] = [
 
 /// Parameters whose tables make other addresses of ours, after the milter was asked.
 pub(super) const ALIASES: [&str; 3] = ["canonical_maps", "recipient_canonical_maps", "virtual_alias_maps"];
+
+/// Parameters whose tables look at what a message says.
+pub(super) const CONTENTS: [&str; 2] = ["header_checks", "lmtp_header_checks"];
 
 /// Runs Postfix's tools for one instance.
 #[derive(Clone, Debug, Default)]
@@ -94,9 +123,35 @@ impl Tools {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         // Warnings about unused parameters are Postfix's own business.
         if !output.status.success() || message.contains("fatal:") {
-            return Err(SettingsError::Failed { program: "postconf", message });
+            let hint = self.culprit(&message).map_or(String::new(), |name| {
+                format!(
+                    ". It is {name} in main.cf that Postfix cannot read: put the value into a file of its own \
+                     (regexp:/FILE), or write each $ in it as $$"
+                )
+            });
+            return Err(SettingsError::Failed { program: "postconf", message: message + &hint });
         }
         Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    }
+
+    /// The parameter of `main.cf` whose value a message of postconf's quotes, for it does not say the name.
+    fn culprit(&self, message: &str) -> Option<String> {
+        let (start, end) = (message.find('"')? + 1, message.lines().next()?.rfind('"')?);
+        let quoted = message.get(start..end).filter(|quoted| !quoted.is_empty())?;
+        let directory = self.directory.as_deref().unwrap_or(Path::new("/etc/postfix"));
+        let text = std::fs::read_to_string(directory.join("main.cf")).ok()?;
+        let mut name = None;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if !line.starts_with(char::is_whitespace) {
+                name = line.split_once('=').map(|(name, _)| name.trim());
+            }
+            // A value over lines is quoted as one.
+            let part = line.split_once('=').map_or(line, |(_, value)| value).trim();
+            if line.contains('$') && (line.contains(quoted) || (!part.is_empty() && quoted.contains(part))) {
+                return name.map(str::to_owned);
+            }
+        }
+        None
     }
 
     /// `name = value` of each line; names of `postconf -P` have their service before them.
@@ -106,6 +161,16 @@ impl Tools {
             Some((name.trim().to_owned(), value.trim().to_owned()))
         };
         Ok(self.lines(args)?.into_iter().filter_map(pair).collect())
+    }
+
+    /// What is in the queue, a line of JSON for each message. Root need not have Postfix running for it.
+    fn queue(&self) -> Result<String, SettingsError> {
+        let output = self.run("postqueue", &["-j"])?;
+        let message = last_words(String::from_utf8_lossy(&output.stderr).trim());
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(SettingsError::Failed { program: "postqueue", message }),
+        }
     }
 
     /// All entries of a table; none if its kind cannot list them.
@@ -248,6 +313,15 @@ impl Settings {
         Path::new(self.main("queue_directory"))
     }
 
+    /// What is in the queue, as `postqueue -j` says it; nothing where Postfix has never run.
+    pub(super) fn queue(&self) -> Result<String, SettingsError> {
+        let queues = ["maildrop", "incoming", "active", "deferred", "hold"];
+        match queues.iter().any(|queue| self.queue_directory().join(queue).exists()) {
+            true => self.tools.queue(),
+            false => Ok(String::new()),
+        }
+    }
+
     /// What of these parameters cannot be read.
     pub(super) fn broken(&self, parameters: &[&str]) -> Vec<Broken> {
         let of = |parameter: &&str| {
@@ -293,6 +367,14 @@ impl Settings {
             }
         }
         Ok(None)
+    }
+
+    /// The same for a name, of which patterns and tables that cannot be read say nothing.
+    pub(super) fn ask_for_name(&self, name: &str, table: &str) -> Result<Option<String>, SettingsError> {
+        match self.ignored.contains(table) || is_pattern(table) {
+            true => Ok(None),
+            false => self.tools.look_up(name, table),
+        }
     }
 
     /// What one table has for a key.
@@ -398,7 +480,7 @@ fn unproxied(table: &str) -> &str {
 }
 
 /// True for tables that Postfix asks for whole addresses alone, never for a part of one.
-fn is_pattern(table: &str) -> bool {
+pub(super) fn is_pattern(table: &str) -> bool {
     let kind = unproxied(table).split(':').next().unwrap_or_default();
     ["regexp", "pcre", "cidr", "tcp"].contains(&kind)
 }
@@ -431,6 +513,19 @@ pub(super) fn inline(table: &str) -> Option<Vec<(String, String)>> {
         Some((key.trim().to_owned(), value.trim().to_owned()))
     };
     split(inner).into_iter().map(entry).collect()
+}
+
+/// An inline table with the entries that are `kept` alone; none if there are none left. Anything else is as it is.
+pub(super) fn with_entries(element: &str, kept: impl Fn(&(String, String)) -> bool) -> Option<String> {
+    let Some(entries) = inline(element).filter(|entries| !entries.iter().all(&kept)) else {
+        return Some(element.to_owned());
+    };
+    let entries: Vec<String> = entries
+        .into_iter()
+        .filter(kept)
+        .map(|(key, value)| format!("{{ {} }}", format!("{key} = {value}").trim_end()))
+        .collect();
+    (!entries.is_empty()).then(|| format!("inline:{{ {} }}", entries.join(" ")))
 }
 
 /// The elements of a list: separated by commas or white space, braces kept together.
@@ -565,6 +660,30 @@ mod tests {
     }
 
     #[test]
+    fn what_makes_a_table_readable() {
+        for (table, why, remedy) in [
+            ("hash:/x", "No such file or directory", "repair it (`postmap hash:/x`)"),
+            ("proxy:lmdb:/x", "No such file or directory", "repair it (`postmap lmdb:/x`)"),
+            ("/x", "No such file or directory", "repair it"),
+            ("regexp:/x", "No such file or directory", "repair it"),
+            ("mysql:/x", "unsupported dictionary type: mysql", "install the package postfix-mysql"),
+            (
+                "pcre:{ { /a/ b } }",
+                "unsupported dictionary type: pcre (is it there?)",
+                "install the package postfix-pcre",
+            ),
+            (
+                "hsh:/x",
+                "unsupported dictionary type: hsh",
+                "mend the name of that type (`postconf -m` lists those there are)",
+            ),
+        ] {
+            let broken = Broken { parameter: "p".to_owned(), table: table.to_owned(), why: why.to_owned() };
+            assert_eq!(broken.remedy(), remedy, "{table}");
+        }
+    }
+
+    #[test]
     fn inline_tables_are_read() {
         let entry = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(
@@ -575,6 +694,17 @@ mod tests {
         for other in ["hash:/x", "inline:{ a }", "inline:"] {
             assert_eq!(inline(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn entries_go_out_of_a_table() {
+        let table = "inline:{ { a.test = lmtp:unix:x } b.test=smtp:[h] {c=} }";
+        let without = |names: &[&str]| with_entries(table, |(key, _)| !names.contains(&key.as_str()));
+        assert_eq!(without(&["d"]).as_deref(), Some(table));
+        assert_eq!(without(&["a.test"]).as_deref(), Some("inline:{ { b.test = smtp:[h] } { c = } }"));
+        assert_eq!(without(&["a.test", "b.test", "c"]), None);
+        assert_eq!(with_entries("hash:/x", |_| false).as_deref(), Some("hash:/x"));
+        assert_eq!(with_entries("inline:{}", |_| false).as_deref(), Some("inline:{}"));
     }
 
     #[test]

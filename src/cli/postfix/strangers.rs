@@ -95,7 +95,9 @@ impl Checks<'_> {
         let Err(why) = self.reach(service, Protocol::Milter, &endpoint, protocol) else { return };
         let main = Name::Main(list.to_owned());
         let own = Name::Service(format!("{}/{list}", service.name));
-        let old = [main, own].iter().any(|name| is_old(settings, config, entry, &self.record.added(name)));
+        let old = [main, own]
+            .iter()
+            .any(|name| is_old(settings, config, entry, &self.record.added(name), self.record));
         let (what, hint) = match old {
             true => ("an old entry of activity-milter's, whose milter listens elsewhere now: ", ""),
             false => ("", "start that milter, or take it out: "),
@@ -156,11 +158,27 @@ impl Checks<'_> {
         format!("{hint}{}", self.set_for(service, list, &kept.join(", ")))
     }
 
+    /// Domains that were ours, and that this Postfix still takes: nobody records their mail.
+    pub(super) fn former(&mut self) -> Result<(), SettingsError> {
+        let print = match self.all_shadowed() {
+            true => format!("{} | sh, then {}", self.print("--remove"), self.print("shared-mx --shadow")),
+            false => self.print(&self.deployment()),
+        };
+        for domain in self.former.domains.clone() {
+            let transport = transport_of(self.settings, &sample(&domain), Class::Relay)?;
+            let setting = format!("{domain} is in relay_domains, and its transport is {transport}");
+            let reason = "`postfix print` put it there, and integration_domains has it no more: its mail is accepted, and nobody \
+                          records it; it waits in Postfix, and bounces";
+            self.find(Severity::Must, "former-domain", setting, reason, format!("{print} | sh"));
+        }
+        Ok(())
+    }
+
     /// Nobody else's mail may come to our LMTP listener.
     pub(super) fn others(&mut self) -> Result<(), SettingsError> {
         let (settings, config) = (self.settings, self.config);
         let is_to_us = |transport: &str| is_to_us(settings, config, transport);
-        let others = Others::of(settings, config)?;
+        let others = Others::of(settings, config, &self.former.domains)?;
         let reason = NOT_OURS;
         for (domain, class) in &others.named {
             let (domain, pattern) = match domain.strip_prefix('.') {
@@ -195,7 +213,8 @@ impl Checks<'_> {
         for table in split(settings.main("transport_maps")).iter().filter(|table| table.contains(':')) {
             for (key, transport) in settings.entries(table)?.unwrap_or_default() {
                 let domain = key.rsplit('@').next().unwrap_or(&key).trim_start_matches('.');
-                if domain != "*" && is_to_us(&transport) && !is_integration(config, domain) {
+                let known = is_integration(config, domain) || self.former.domains.iter().any(|d| d == domain);
+                if domain != "*" && is_to_us(&transport) && !known {
                     let setting = format!("{table} in transport_maps has {key}, which goes to {transport}");
                     let remedy =
                         format!("take {key} out of that table, or give it the transport it should have");

@@ -169,8 +169,8 @@ pub(super) struct Others {
 }
 
 impl Others {
-    /// All that the lists name; not the machine's own names.
-    pub(super) fn of(settings: &Settings, config: &Config) -> Result<Self, SettingsError> {
+    /// All that the lists name; not the machine's own names, and not those that were `ours` once.
+    pub(super) fn of(settings: &Settings, config: &Config, ours: &[String]) -> Result<Self, SettingsError> {
         let mut others = Self { named: Vec::new(), hidden: Vec::new() };
         let host = settings.main("myhostname");
         let short = host.split('.').next().unwrap_or(host);
@@ -179,7 +179,9 @@ impl Others {
             let (named, hidden) = settings.domains_in(list)?;
             others.hidden.extend(hidden.then_some(list));
             let is_local = |name: &String| name.starts_with("localhost") || own.contains(name);
-            let named = named.into_iter().filter(|name| !is_local(name) && !is_integration(config, name));
+            let named = named
+                .into_iter()
+                .filter(|name| !is_local(name) && !is_integration(config, name) && !ours.contains(name));
             others.named.extend(named.map(|name| (name, class)));
         }
         Ok(others)
@@ -192,13 +194,17 @@ impl Others {
 }
 
 /// Whose other mail passes here, in words; none if nobody but us gets mail through this Postfix: no other domains, nobody
-/// who may relay, no copies of other people's mail.
-pub(super) fn passes_on(settings: &Settings, config: &Config) -> Result<Option<String>, SettingsError> {
+/// who may relay, no copies of other people's mail. Domains that were `ours` once are nobody's.
+pub(super) fn passes_on(
+    settings: &Settings,
+    config: &Config,
+    ours: &[String],
+) -> Result<Option<String>, SettingsError> {
     let copies = ["always_bcc", "sender_bcc_maps", "recipient_bcc_maps"];
     if let Some(name) = copies.iter().find(|name| !settings.main(name).is_empty()) {
         return Ok(Some(format!("{name} makes copies of other people's mail")));
     }
-    let others = Others::of(settings, config)?;
+    let others = Others::of(settings, config, ours)?;
     if let Some((domain, class)) = others.named.first() {
         return Ok(Some(format!("{domain} is in {}", class.list())));
     }

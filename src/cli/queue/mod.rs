@@ -162,7 +162,7 @@ pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failu
     let settings = config.queue.clone();
     let open = move || queue::beside(&settings, Arc::new(SystemClock));
     let queue: Result<_, OpenError> = tokio::task::spawn_blocking(open).await.map_err(other)?;
-    let queue = queue.map_err(other)?;
+    let queue = queue?;
     let queue = queue.as_ref();
     if let Some(directory) = identity::roots() {
         tell(&format!(

@@ -458,6 +458,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     /// What the log says after the end of a message.
     fn who<'a>(&'a self, target: Option<&'a Target>, recipient: Option<&'a str>) -> events::Who<'a> {
         let last = self.session.last();
+        if last.is_private {
+            let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
+            let (transaction, door) = (last.transaction, Some("lmtp"));
+            return events::Who { queue_id, transaction, door, ..events::Who::default() };
+        }
         events::Who {
             queue_id: self.forwarded.queue_id.as_deref().unwrap_or_default(),
             tenant: target.map(|target| target.tenant.id.as_str()),

@@ -256,6 +256,7 @@ mod tests {
         end.then_some((all, content.bare))
     }
 
+    /// D1.
     #[tokio::test]
     async fn content_ends_at_the_dot_whatever_the_pieces() {
         for size in [1, 2, 3, 5, 1000] {
@@ -271,6 +272,7 @@ mod tests {
         }
     }
 
+    /// D1.
     #[tokio::test]
     async fn smuggling_forms_do_not_end_the_content_and_are_noticed() {
         for size in [1, 2, 3, 5, 1000] {
@@ -357,7 +359,7 @@ mod tests {
         wire.reply(&"x".repeat(1000));
         assert!(matches!(wire.flush().await, Err(Gone::Idle)));
     }
-    // D3.
+    // D12.
     #[tokio::test(start_paused = true)]
     async fn a_line_has_its_time_however_it_comes() {
         let (ours, mut theirs) = tokio::io::duplex(64);

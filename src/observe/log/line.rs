@@ -5,6 +5,7 @@
 //! Promise: one line of printable text, whatever the values hold. A value with more than plain characters stands in
 //! quotes, and what could end it is escaped: nobody forges a second line, another field or another queue id.
 
+use crate::source::{NUMBER, without_numbers};
 use std::fmt::{self, Write};
 use tracing::{
     Event,
@@ -104,19 +105,6 @@ impl Reader<'_> {
             (self.each)(name, value);
         }
         self.line.take(name, value);
-    }
-}
-
-/// How the library shows the number of what the system says; people know it by its words.
-const NUMBER: &str = " (os error ";
-
-fn without_numbers(value: &str) -> String {
-    let (before, after) = value.split_once(NUMBER).unwrap_or((value, ""));
-    let rest = after.split_once(')').map_or("", |(_, rest)| rest);
-    if rest.contains(NUMBER) {
-        format!("{before}{}", without_numbers(rest))
-    } else {
-        format!("{before}{rest}")
     }
 }
 

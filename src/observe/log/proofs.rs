@@ -162,8 +162,8 @@ const CASES: &[Case] = &[
     ),
     (
         "QUEUE_CHANGED",
-        || events::queue_changed("dropped", 3),
-        " INFO queue changed by hand what=dropped activities=3",
+        || events::changed_on_page("dropped", "b3:12", "t-1", Some("4bXyZ12345z")),
+        " INFO 4bXyZ12345z: queue changed by hand tenant=t-1 key=b3:12 what=dropped door=admin",
     ),
     (
         "DIRECTORY_READ",
@@ -338,13 +338,13 @@ const CASES: &[Case] = &[
     ),
     (
         "SEVERA_FOUND",
-        || events::severa_found("b3:5d1f", "t-1", "activity"),
-        " INFO found what a lost answer had made tenant=t-1 key=b3:5d1f what=activity",
+        || events::severa_found(&WHICH, "activity"),
+        " INFO 4bXyZ12345z: found what a lost answer had made tenant=t-1 key=b3:5d1f what=activity",
     ),
     (
         "SEVERA_ACTIVITY_GONE",
-        || events::severa_activity_gone("b3:5d1f", "t-1"),
-        " WARN somebody deleted the activity in Severa before all of it was there: it is left so tenant=t-1 key=b3:5d1f",
+        || events::severa_activity_gone(&WHICH),
+        " WARN 4bXyZ12345z: somebody deleted the activity in Severa before all of it was there: it is left so tenant=t-1 key=b3:5d1f",
     ),
     (
         "SEVERA_MARKER_LOST",
@@ -354,8 +354,8 @@ const CASES: &[Case] = &[
     ),
     (
         "SEVERA_PARTICIPANT_SKIPPED",
-        || events::severa_participant_skipped("b3:5d1f", "t-1", "guid", &"gone"),
-        " WARN Severa does not take this participant: left out tenant=t-1 key=b3:5d1f guid=guid reason=gone",
+        || events::severa_participant_skipped(&WHICH, "guid", &"gone"),
+        " WARN 4bXyZ12345z: Severa does not take this participant: left out tenant=t-1 key=b3:5d1f guid=guid reason=gone",
     ),
     (
         "SECRET_READ",
@@ -488,6 +488,11 @@ const CASES: &[Case] = &[
         " WARN delivered activities are kept no longer: their room is wanted activities=4",
     ),
     (
+        "KEPT_OFF",
+        || events::kept_off(5),
+        " WARN queue.keep_delivered is off: delivered activities that were kept are dropped activities=5",
+    ),
+    (
         "TRACE_ASIDE",
         || {
             let [path, aside] = ["/t.db", "/t.db.aside"].map(Into::into);
@@ -500,11 +505,21 @@ const CASES: &[Case] = &[
         || events::trace(&Report::Trouble { path: "/t.db".into(), message: "full".to_owned() }),
         " WARN the trace cannot be written: mail goes on, and what happens to it is not kept path=/t.db error=full",
     ),
+    (
+        "TRACE_REPLACED",
+        || events::trace(&Report::Replaced("/t.db".into())),
+        " WARN the trace was moved away or replaced: what is there now is written path=/t.db",
+    ),
     ("TRACE_GOES_ON", || events::trace(&Report::GoesOn), " INFO the trace is written again"),
     (
         "TRACE_LOST",
         || events::trace(&Report::Lost(7)),
         " WARN the trace has gaps: records were not kept records=7",
+    ),
+    (
+        "LINES_SUPPRESSED",
+        || events::lines_suppressed("fault", 490),
+        " WARN lines like others were left out of the log event=fault suppressed=490",
     ),
     (
         "LOG_LINES_LOST",

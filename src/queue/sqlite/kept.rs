@@ -7,6 +7,7 @@
 
 use super::{Inner, Slice, row::key_of, watch::time};
 use crate::activity::Key;
+use crate::observe::events;
 use crate::queue::{Kept, Replay, StorageError};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::{Duration, Instant};
@@ -175,7 +176,13 @@ pub(super) async fn tidy(queue: &Inner) -> Result<u64, StorageError> {
     let keeps = !queue.keep_delivered.is_zero();
     let over = queue.watch.now().saturating_sub(super::watch::span(queue.keep_delivered));
     if !keeps || queue.watch.is_trusted() {
-        while drop_oldest(queue, keeps.then_some(over), u64::MAX).await? > 0 {}
+        let mut dropped = 0;
+        while let some @ 1.. = drop_oldest(queue, keeps.then_some(over), u64::MAX).await? {
+            dropped += some;
+        }
+        if !keeps && dropped > 0 {
+            events::kept_off(dropped);
+        }
     }
     let mut early = 0;
     loop {

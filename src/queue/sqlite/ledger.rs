@@ -18,7 +18,7 @@ use super::{
     watch::{Watch, span},
 };
 use crate::activity::Key;
-use crate::queue::{Ask, Change, End, LEASE, Leased, Probe, Put, Replayed, StorageError, Ticket};
+use crate::queue::{Ask, Change, End, LEASE, Leased, Probe, Put, Replayed, StorageError, Ticket, TooOld};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
@@ -68,6 +68,9 @@ pub(super) struct Shared {
     pub(super) owed: Owed,
     pub(super) spool: Spool,
 }
+
+/// Keys and tenants of what is sent again.
+type Again = Vec<(Key, String)>;
 
 /// The ledger.
 pub(super) struct Ledger {
@@ -537,16 +540,18 @@ impl Ledger {
         Ok(Some(gone))
     }
 
-    /// Has kept rows wait once more, as if they had just been accepted. What is in the queue already stays as it is.
+    /// Has kept rows wait once more, as if they had just been accepted; keys and tenants of those that do. What is in the
+    /// queue already stays as it is.
     pub(super) fn redeliver(
         &mut self,
         places: &[kept::Place],
-    ) -> rusqlite::Result<Result<Replayed, StorageError>> {
+    ) -> rusqlite::Result<Result<(Replayed, Again), StorageError>> {
         if let Err(full) = self.disk.room(self.shared.watch.running()) {
             return Ok(Err(full.into()));
         }
         let now = self.shared.watch.now();
         let (mut done, mut more) = (Replayed::default(), HashMap::<String, u64>::new());
+        let mut those = Vec::new();
         for &(delivered_at, item) in places {
             let Some(row) = kept::at(&self.database, (delivered_at, item))? else { continue };
             let key = row.key.bytes();
@@ -565,13 +570,14 @@ impl Ledger {
             self.count(&row.tenant, WAITING);
             self.turns.available(&row.tenant, now, item);
             done.again += 1;
+            those.push((row.key, row.tenant));
         }
         if !self.is_owner {
             for tenant in more.keys() {
                 self.count_as_changed(tenant)?;
             }
         }
-        Ok(Ok(done))
+        Ok(Ok((done, those)))
     }
 
     /// Whether a key's activity is in the queue.
@@ -708,15 +714,19 @@ impl Ledger {
         items: &[i64],
         oldest: i64,
         reason: &str,
-    ) -> rusqlite::Result<Vec<(Key, String)>> {
+    ) -> rusqlite::Result<Vec<TooOld>> {
         let mut held = Vec::new();
         for &item in items {
-            let found: Option<(Key, String)> = self
+            // A row whose activity cannot be read has no queue id.
+            let found: Option<TooOld> = self
                 .database
                 .prepare_cached(
-                    "SELECT key, tenant FROM item WHERE id = ?1 AND state = 0 AND accepted_at < ?2",
+                    "SELECT key, tenant, CASE WHEN json_valid(activity) THEN json_extract(activity, '$.envelope.queue_id') END
+                     FROM item WHERE id = ?1 AND state = 0 AND accepted_at < ?2",
                 )?
-                .query_row(params![item, oldest], |row| Ok((key_of(row.get_ref(0)?), row.get(1)?)))
+                .query_row(params![item, oldest], |row| {
+                    Ok(TooOld { key: key_of(row.get_ref(0)?), tenant: row.get(1)?, queue_id: row.get(2)? })
+                })
                 .optional()?;
             if let Some(found) = found.filter(|_| !self.leases.has(item))
                 && self.hold(item, reason, false, false)?

@@ -177,9 +177,38 @@ fn items_of(filter: &Filter) -> String {
     serde_json::to_string(&filter.items).unwrap_or_default()
 }
 
+/// Digits of a key that are no other key's.
+const ENOUGH: usize = 16;
+
 /// Those that are kept after their delivery and that a filter lets through.
 pub(super) fn delivered(database: &Connection, filter: &Filter) -> Result<Vec<Entry>, StorageError> {
-    let mut conditions = vec!["id > :after"];
+    let digits = |key: &String| key.strip_prefix("b3:").unwrap_or(key).len();
+    let ranges: Vec<_> = filter.keys.iter().filter_map(|key| range(key)).collect();
+    if !filter.keys.is_empty() && filter.keys.iter().all(|key| digits(key) >= ENOUGH) {
+        // The keys of a week lead to their rows; only what is kept for longer is looked for in all of them.
+        let found = kept_of(database, filter, &ranges, KEPT_BY_KEY)?;
+        let has = |(first, last): &([u8; 32], [u8; 32])| {
+            found.iter().any(|entry| (*first..=*last).contains(&entry.key.bytes()))
+        };
+        if ranges.iter().all(has) {
+            return Ok(found);
+        }
+    }
+    kept_of(database, filter, &ranges, "id > :after")
+}
+
+/// By the table of keys.
+const KEPT_BY_KEY: &str = "id > :after AND id IN (SELECT named.item FROM json_each(:ranges) AS wanted, (
+        SELECT key, item FROM key_0 UNION ALL SELECT key, item FROM key_1) AS named
+    WHERE named.key BETWEEN unhex(wanted.value ->> 0) AND unhex(wanted.value ->> 1))";
+
+fn kept_of(
+    database: &Connection,
+    filter: &Filter,
+    ranges: &[([u8; 32], [u8; 32])],
+    first: &str,
+) -> Result<Vec<Entry>, StorageError> {
+    let mut conditions = vec![first];
     let items = (!filter.items.is_empty()).then(|| items_of(filter));
     conditions.extend(items.as_ref().map(|_| "id IN (SELECT value FROM json_each(:items))"));
     conditions.extend(
@@ -194,13 +223,18 @@ pub(super) fn delivered(database: &Connection, filter: &Filter) -> Result<Vec<En
             .map(|_| "(tenant = :tenant OR json_extract(activity, '$.tenant.prefix') = lower(:tenant))"),
     );
     conditions.extend(filter.before.map(|_| "accepted_at < :before"));
-    let ranges: Vec<_> = filter.keys.iter().filter_map(|key| range(key)).collect();
     let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(-1));
     let (after, before) = (filter.after.unwrap_or(i64::MIN), filter.before.map(super::watch::millis));
     let mut values: Vec<(&str, &dyn ToSql)> = vec![(":after", &after)];
     // No index has their keys: each would be a page more for each delivery.
     if filter.keys.is_empty() {
         values.push((":limit", &limit));
+    }
+    let hex = |bytes: &[u8; 32]| blake3::Hash::from(*bytes).to_hex().to_string();
+    let wanted: Vec<_> = ranges.iter().map(|(first, last)| [hex(first), hex(last)]).collect();
+    let wanted = serde_json::to_string(&wanted).unwrap_or_default();
+    if first == KEPT_BY_KEY {
+        values.push((":ranges", &wanted));
     }
     values.extend(items.as_ref().map(|items| (":items", items as &dyn ToSql)));
     values.extend(filter.queue_id.as_ref().map(|queue_id| (":queue_id", queue_id as &dyn ToSql)));

@@ -15,6 +15,7 @@ mod leases;
 mod ledger;
 mod look;
 mod numbers;
+mod places;
 mod reader;
 mod row;
 mod schema;
@@ -111,6 +112,7 @@ struct Inner {
 impl SqliteQueue {
     /// Opens or makes the queue, migrates an older one, and gives back the leases of a crashed process.
     pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        places::look(settings)?;
         let parent = settings.path.parent().filter(|path| !path.as_os_str().is_empty());
         for directory in [parent.unwrap_or(Path::new(".")), &settings.spool] {
             make_directory(directory)?;
@@ -119,7 +121,10 @@ impl SqliteQueue {
         // SQLite makes its files with the mode of the database file, so that one is made here, as private as the lock.
         private_file(&settings.path)?;
         let wrong = |error: rusqlite::Error| open_error(&settings.path, &error);
+        // `connect` would write into anybody's. Kept until then, for the last to close a database moves its log.
+        let looked = existing(&settings.path)?;
         let mut database = schema::connect(&settings.path).map_err(wrong)?;
+        drop(looked);
         schema::prepare(&mut database, &settings.path, |folder, files| {
             let taken = Spool::new(&settings.spool, folder).take_over(&settings.spool, files);
             taken.map_err(|error| OpenError::Directory { path: settings.spool.clone(), error })
@@ -153,6 +158,11 @@ impl SqliteQueue {
         let watch = Arc::new(Watch::new(clock));
         Self::start(settings, database, spool, None, watch, upkeep::Places::default(), Vec::new())
             .map_err(wrong)
+    }
+
+    /// What a start would say of what is there.
+    pub(super) fn look(settings: &Settings) -> Result<(), OpenError> {
+        places::look(settings)
     }
 
     /// Copies the queue of a service that may be running into a directory.
@@ -224,6 +234,7 @@ impl SqliteQueue {
 /// A connection beside a service that may be running, and whether one is.
 fn connect_beside(path: &Path) -> Result<(Connection, Holder), OpenError> {
     let place = path.to_owned();
+    places::look_at_file(path)?;
     // SQLite says of what may not be read that it cannot be opened.
     match std::fs::OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OpenError::Missing(place)),
@@ -233,8 +244,7 @@ fn connect_beside(path: &Path) -> Result<(Connection, Holder), OpenError> {
         _ => {}
     }
     let wrong = |error: rusqlite::Error| open_error(path, &error);
-    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
-    database.busy_timeout(BUSY).map_err(wrong)?;
+    let database = existing(path)?;
     let holder = Holder::of(&lock_path(path));
     match schema::version(&database).map_err(wrong)? {
         schema::VERSION => Ok((database, holder)),
@@ -244,6 +254,17 @@ fn connect_beside(path: &Path) -> Result<(Connection, Holder), OpenError> {
         _ if matches!(holder, Holder::Somebody) => Err(OpenError::BeingOpened(place)),
         0 => Err(OpenError::Empty(place)),
         found => Err(OpenError::Older { path: place, found, known: schema::VERSION }),
+    }
+}
+
+/// A connection to a file that is there and nobody else's.
+fn existing(path: &Path) -> Result<Connection, OpenError> {
+    let wrong = |error: rusqlite::Error| open_error(path, &error);
+    let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrong)?;
+    database.busy_timeout(BUSY).map_err(wrong)?;
+    match places::is_foreign(&database).map_err(wrong)? {
+        true => Err(OpenError::Foreign(path.to_owned())),
+        false => Ok(database),
     }
 }
 
@@ -490,7 +511,10 @@ impl Inner {
                     ledger.redeliver(&some)
                 };
                 let (done, took) = self.writer.write_timed(write).await?;
-                let Replayed { again, known, left } = done?;
+                let (Replayed { again, known, left }, those) = done?;
+                for (key, tenant) in &those {
+                    events::by_hand("redelivered", key.as_str(), tenant, None);
+                }
                 (all.again, all.known, all.left) = (all.again + again, all.known + known, all.left + left);
                 slice.done(took).await;
             }

@@ -300,3 +300,40 @@ async fn work_that_fails_harms_no_other() {
 fn millis_from_now(seconds: i64) -> i64 {
     watch::millis(std::time::SystemTime::now()) + seconds * 1000
 }
+
+/// What is kept is found by its key without reading all of it; what is kept for longer than its key, by reading it.
+#[tokio::test]
+async fn what_is_kept_is_found_by_its_key() {
+    let mut seen = Vec::new();
+    for rows in [300, 30_000] {
+        let world = world();
+        let sql = format!(
+            "PRAGMA synchronous = OFF; BEGIN;
+             CREATE TEMP TABLE n AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
+                 SELECT n, unhex(printf('%064x', n)) AS key FROM n;
+             INSERT INTO kept (id, key, message, tenant, attempts, accepted_at, delivered_at, in_file, cuts, activity)
+                 SELECT n, key, 0, 't', 1, 1, 1, 0, '[]', json_object('envelope', json_object('queue_id', 'Q' || n)) FROM n;
+             INSERT INTO key_0 SELECT key, n FROM n WHERE n <> 2; COMMIT"
+        );
+        world.other.execute_batch(&sql).unwrap();
+        let key = |n: usize| format!("b3:{n:064x}");
+        let steps = async |filter: Filter| {
+            let work =
+                move |ledger: &mut Ledger| Ok(look::delivered(ledger.database_mut(), &filter).unwrap());
+            world.steps(work).await
+        };
+        let (found, by_key) = steps(Filter { keys: vec![key(7), key(9)], ..Filter::default() }).await;
+        assert_eq!(found.iter().map(|entry| entry.id).collect::<Vec<_>>(), [7, 9]);
+        let filter = Filter { keys: vec![key(7)], queue_id: Some("Q7".to_owned()), ..Filter::default() };
+        assert_eq!(steps(filter.clone()).await.0.len(), 1);
+        assert!(steps(Filter { queue_id: Some("Q8".to_owned()), ..filter }).await.0.is_empty());
+        let (found, by_all) = steps(Filter { keys: vec![key(2)], ..Filter::default() }).await;
+        assert_eq!((found.len(), found[0].id), (1, 2), "its key is forgotten");
+        assert!(by_all > by_key);
+        // A few digits may be those of several.
+        let few = Filter { keys: vec![key(7)[..18].to_owned()], limit: Some(400), ..Filter::default() };
+        assert_eq!(steps(few).await.0.len(), usize::try_from(rows).unwrap().min(400));
+        seen.push(by_key);
+    }
+    assert!(seen[1] <= seen[0] * 2, "{seen:?}");
+}

@@ -1,0 +1,141 @@
+//! What [`super::check`] finds before the milter is asked: restrictions that refuse our domains, and filters that nobody
+//! answers.
+//!
+//! In: the lists of restrictions of each smtpd. Out: findings. Promise: what lets some clients through first (`permit…`, a
+//! table of clients) is no fault, because who comes through is asked about.
+
+use super::{
+    check::{Checks, Severity},
+    probe::Endpoint,
+    settings::{Service, is_pattern, split},
+    ways::sample,
+};
+
+/// The lists that smtpd asks at RCPT, before it asks milters.
+const RESTRICTIONS: [&str; 5] = [
+    "smtpd_client_restrictions",
+    "smtpd_helo_restrictions",
+    "smtpd_sender_restrictions",
+    "smtpd_relay_restrictions",
+    "smtpd_recipient_restrictions",
+];
+
+impl Checks<'_> {
+    /// Every smtpd.
+    pub(super) fn hurdles(&mut self) {
+        let settings = self.settings;
+        let domains: Vec<String> =
+            self.config.addressing.domains.iter().map(|domain| domain.as_str().to_owned()).collect();
+        for service in settings.services("smtpd") {
+            for list in RESTRICTIONS {
+                for domain in &domains {
+                    self.restrictions(service, list, domain);
+                }
+            }
+            self.proxy_filter(service);
+        }
+    }
+
+    fn restrictions(&mut self, service: &Service, list: &'static str, domain: &str) {
+        let elements = split(self.settings.of(service, list));
+        let (mut previous, mut some_pass) = ("", false);
+        for (at, element) in elements.iter().enumerate() {
+            let before = std::mem::replace(&mut previous, element);
+            match element.as_str() {
+                _ if before == "warn_if_reject" => {}
+                "permit" | "permit_auth_destination" => return,
+                "reject" | "defer" if some_pass => return,
+                "reject" | "defer" => {
+                    let rest = elements
+                        .iter()
+                        .enumerate()
+                        .map(|(i, element)| if i == at { "reject_unauth_destination" } else { element });
+                    let rest = rest.collect::<Vec<_>>().join(", ");
+                    let remedy = self.set_for(service, list, &rest);
+                    let setting = format!("{}: {list} has {element}", service.name);
+                    let reason = "smtpd refuses every recipient before the milter is asked";
+                    return self.find(Severity::Must, "refused-before", setting, reason, remedy);
+                }
+                table if before == "check_recipient_access" => match self.access(table, domain) {
+                    Some(action) if is_permission(&action) => return,
+                    Some(action) if is_refusal(&action) => {
+                        let setting = format!("{}: {list} has {table}", service.name);
+                        let reason = format!(
+                            "it says {action} for {domain}: smtpd acts on that before the milter is asked"
+                        );
+                        let remedy = format!("take {domain}, or the pattern that matches it, out of {table}");
+                        return self.find(Severity::Must, "refused-before", setting, &reason, remedy);
+                    }
+                    _ => {}
+                },
+                "check_recipient_access" | "warn_if_reject" => {}
+                // Its answer depends on the client or the sender, whom nobody knows here.
+                other => some_pass |= !other.starts_with("reject_"),
+            }
+        }
+    }
+
+    /// What access(5) has for an address of a domain; none if the table cannot be read, which Postfix says itself.
+    fn access(&self, table: &str, domain: &str) -> Option<String> {
+        let parents = split(self.settings.main("parent_domain_matches_subdomains"))
+            .contains(&"smtpd_access_maps".to_owned());
+        let above = domain.match_indices('.').map(|(at, _)| domain[at + usize::from(parents)..].to_owned());
+        let parts = std::iter::once(domain.to_owned()).chain(above).filter(|_| !is_pattern(table));
+        std::iter::once(sample(domain))
+            .chain(parts)
+            .find_map(|key| self.settings.ask(&key, table).ok().flatten())
+    }
+
+    /// A filter that smtpd talks to while the client waits.
+    fn proxy_filter(&mut self, service: &Service) {
+        let name = "smtpd_proxy_filter";
+        let value = self.settings.of(service, name).to_owned();
+        let place = match value.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => format!("127.0.0.1:{value}"),
+            false => value.clone(),
+        };
+        let Some(endpoint) = Endpoint::parse(&place).filter(|_| !value.is_empty()) else { return };
+        if endpoint.is_dead(self.settings.queue_directory()) {
+            let reason = "nobody answers there: all mail of this service is answered 451";
+            let remedy = format!("start that filter, or do without it: {}", self.set_for(service, name, ""));
+            let setting = format!("{}: {name} = {value}", service.name);
+            self.find(Severity::Must, "proxy-filter", setting, reason, remedy);
+        }
+    }
+}
+
+/// `OK`, a number, or a restriction that permits.
+fn is_permission(action: &str) -> bool {
+    let word = action.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+    word == "ok" || word == "permit" || word.bytes().all(|byte| byte.is_ascii_digit()) && !is_refusal(action)
+}
+
+/// What takes a recipient from us: a refusal, or another way.
+fn is_refusal(action: &str) -> bool {
+    let word = action.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+    let code = word.len() == 3 && ["4", "5"].iter().any(|first| word.starts_with(first));
+    code && word.bytes().all(|byte| byte.is_ascii_digit())
+        || ["4.", "5."].iter().any(|class| word.starts_with(class))
+        || ["reject", "defer", "discard", "redirect", "filter", "hold"].contains(&word.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_as_access_5_has_them() {
+        for (action, permission, refusal) in [
+            ("OK", true, false),
+            ("12345", true, false),
+            ("REJECT no such domain", false, true),
+            ("550 gone", false, true),
+            ("5.7.1 gone", false, true),
+            ("redirect x@y.test", false, true),
+            ("DUNNO", false, false),
+            ("reject_unknown_client_hostname", false, false),
+        ] {
+            assert_eq!((is_permission(action), is_refusal(action)), (permission, refusal), "{action}");
+        }
+    }
+}
