@@ -10,7 +10,7 @@ use activity_milter::{
     directory::FileDirectory,
     intake::{Client, Live, Policy, Service, Session, Shadow},
     mail::{Budget, Domain, Intake},
-    rules::{Addressing, Emergency, Mixed, Require, TenantPolicy, Texts, Trust},
+    rules::{Addressing, Emergency, Limits, Mixed, Require, TenantPolicy, Texts, Trust},
     verify::{self, Settings},
 };
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Instant};
@@ -55,6 +55,7 @@ impl Scene {
         let policy = Policy {
             max_size: 16 << 20,
             min_free: 0,
+            patience: std::time::Duration::from_secs(60),
             max_recipients: 100,
             max_people: 1000,
             mixed: Mixed::Reject,
@@ -62,6 +63,7 @@ impl Scene {
             unlinked_projects: false,
             shadow: Shadow::Marked,
             emergency: Emergency::default(),
+            limits: Limits::default(),
             tenants: TenantPolicy { require, ..TenantPolicy::default() },
             trust: Trust::default(),
         };
