@@ -9,8 +9,8 @@ use activity_milter::{
     intake::{Client, Live, Policy, Service, Session, Shadow},
     mail::{Budget, Domain, Intake},
     rules::{
-        Addressing, Emergency, Finding, Limits, Logins, Method, Mixed, Outcome, Rate, Require, TenantPolicy,
-        Texts, Trust,
+        Addressing, Emergency, Finding, Internal, Limits, Logins, Method, Mixed, Outcome, Rate, Require,
+        TenantPolicy, Texts, Trust,
     },
     verify::{Question, Verification, Verifier},
 };
@@ -25,15 +25,19 @@ use std::{
 const MY: &str = "<mycompany@severamail.test>";
 
 fn service(require: Require, logins: Logins, received_by: Option<&str>) -> Live {
-    service_with(require, logins, received_by, Limits::default(), None)
+    limited(require, logins, received_by, Limits::default())
 }
 
 fn limited(require: Require, logins: Logins, received_by: Option<&str>, limits: Limits) -> Live {
-    service_with(require, logins, received_by, limits, None)
+    service_with(requiring(require), logins, received_by, limits, None)
+}
+
+fn requiring(require: Require) -> TenantPolicy {
+    TenantPolicy { require, ..TenantPolicy::default() }
 }
 
 fn service_with(
-    require: Require,
+    tenants: TenantPolicy,
     logins: Logins,
     received_by: Option<&str>,
     limits: Limits,
@@ -57,7 +61,7 @@ fn service_with(
         shadow: Shadow::Marked,
         emergency: Emergency::default(),
         limits,
-        tenants: TenantPolicy { require, ..TenantPolicy::default() },
+        tenants,
         trust,
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
@@ -449,7 +453,13 @@ async fn we_ask_ourselves_where_the_outcome_depends_on_it() {
         for wants_body in [false, true] {
             let count = Arc::new(AtomicUsize::new(0));
             let told = Told { findings: findings.clone(), wants_body, hangs, asked: Arc::clone(&count) };
-            let live = service_with(require, Logins::Address, None, Limits::default(), Some(Arc::new(told)));
+            let live = service_with(
+                requiring(require),
+                Logins::Address,
+                None,
+                Limits::default(),
+                Some(Arc::new(told)),
+            );
             let expected = match expected.starts_with("u-") || expected.starts_with("header") {
                 true => expected.to_owned(),
                 // Known as soon as it can be.
@@ -458,6 +468,22 @@ async fn we_ask_ourselves_where_the_outcome_depends_on_it() {
             assert_eq!(play_whole(&live, &head).await, expected, "{sentence} {wants_body}");
             assert_eq!(count.load(Ordering::SeqCst), asked, "{sentence} {wants_body}");
         }
+    }
+}
+
+/// D9. Whatever would prove the sender: nothing is recorded, so nobody is asked, and the body is not sent.
+#[tokio::test(start_paused = true)]
+async fn mail_among_users_that_is_skipped_waits_for_no_proof() {
+    for (to, expected, asked) in
+        [("esa@mycompany.test", "header: 550 internal", 0), ("x@y.test", "end: 451 sender-unverified", 1)]
+    {
+        let count = Arc::new(AtomicUsize::new(0));
+        let told = Told { wants_body: true, hangs: true, asked: Arc::clone(&count), ..Told::default() };
+        let tenants = TenantPolicy { internal: Internal::Skip, ..requiring(Require::Authenticated) };
+        let live = service_with(tenants, Logins::Address, None, Limits::default(), Some(Arc::new(told)));
+        let head = format!("From: anna@mycompany.test\r\nTo: {to}\r\nSubject: s\r\n");
+        assert_eq!(play_whole(&live, &head).await, expected, "{to}");
+        assert_eq!(count.load(Ordering::SeqCst), asked, "{to}");
     }
 }
 
