@@ -9,8 +9,8 @@ use activity_milter::{
     intake::{Client, Live, Policy, Service, Session, Shadow},
     mail::{Budget, Domain, Intake},
     rules::{
-        Addressing, Emergency, Finding, Internal, Limits, Logins, Method, Mixed, Outcome, Rate, Require,
-        TenantPolicy, Texts, Trust,
+        Addressing, Answer, Emergency, Finding, Internal, Limits, Logins, Method, Mixed, Outcome, Rate,
+        Require, TenantPolicy, Texts, Trust,
     },
     verify::{Question, Verification, Verifier},
 };
@@ -485,6 +485,25 @@ async fn mail_among_users_that_is_skipped_waits_for_no_proof() {
         assert_eq!(play_whole(&live, &head).await, expected, "{to}");
         assert_eq!(count.load(Ordering::SeqCst), asked, "{to}");
     }
+}
+
+/// D9.
+#[tokio::test]
+async fn what_is_private_for_one_company_is_so_whatever_another_says() {
+    let tenants =
+        TenantPolicy { internal: Internal::Skip, answer: Answer::Discard, ..requiring(Require::None) };
+    let live = service_with(tenants, Logins::Address, None, Limits::default(), None);
+    let mut session = Session::new(live);
+    session.mail(b"<x@nowhere.test>", Intake::Milter);
+    for recipient in [MY, "<other@severamail.test>"] {
+        let recipient = std::ffi::CString::new(recipient).unwrap();
+        session.rcpt(&recipient, || client(Some("203.0.113.7"), false, None)).await.unwrap();
+    }
+    session.data().unwrap();
+    session.raw_header(b"From: anna@mycompany.test\r\nTo: esa@mycompany.test\r\nSubject: s\r\n");
+    let refusal = session.end_of_header().await.unwrap_err();
+    assert_eq!(refusal.reason.as_str(), "no-user");
+    assert!(session.last().is_private);
 }
 
 /// What recipients of one message are told: `ok`, or the reason.
