@@ -8,7 +8,7 @@ use super::{
     former::Former,
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
-    record::{Record, owner},
+    record::Record,
     script::{bare, command, editor, quoted, quoted_for_service},
     settings::{
         ALIASES, Broken, CONTENTS, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version,
@@ -81,9 +81,10 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
         ..Report::default()
     };
     let doors = doors(&settings, config);
-    let record = Record::read(settings.directory(), owner(config))?;
+    let record = Record::read(&settings, config)?;
     let former = Former::of(&settings, config, &record)?;
-    let passing = passes_on(&settings, config, &former.domains)?;
+    let nobodys = [&former.domains, record.domains_of_others()].concat();
+    let passing = passes_on(&settings, config, &nobodys)?;
     let shadowed = shadowed(config);
     let settings = &settings;
     let mut checks =

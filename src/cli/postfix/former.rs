@@ -33,10 +33,8 @@ impl<'a> Former<'a> {
         config: &'a Config,
         record: &'a Record,
     ) -> Result<Self, SettingsError> {
-        let name = Name::Main("relay_domains".to_owned());
         let listed = split(settings.written("relay_domains").unwrap_or_default()).into_iter();
-        let former =
-            listed.filter(|domain| record.has_added(&name, domain) && !is_integration(config, domain));
+        let former = listed.filter(|domain| record.is_domain(domain) && !is_integration(config, domain));
         let (mut domains, mut of_somebody) = (Vec::new(), Vec::new());
         for domain in former {
             match has_own_way(settings, config, record, &domain)? {
@@ -71,7 +69,9 @@ impl<'a> Former<'a> {
             let stays = |domain: &String| {
                 is_integration(self.config, domain) || of_recipients && self.of_somebody.contains(domain)
             };
-            recorded.contains(entry) && domain.is_some_and(|domain| !stays(&domain))
+            // Also what `check` has told somebody to put in.
+            let ours = recorded.contains(entry) || list == "transport_maps" && self.record.is_way(&entry.1);
+            ours && domain.is_some_and(|domain| !stays(&domain))
         };
         split(value)
             .into_iter()

@@ -6,7 +6,7 @@ use super::{
     add::{Adding, Refusal},
     former::Former,
     probe::Endpoint,
-    record::{Name, Record, owner},
+    record::{Name, Record, heading},
     remove,
     script::{Editors, Plan, Way, bare, dense},
     settings::{MilterEntry, Settings, SettingsError, Tools, split},
@@ -112,7 +112,7 @@ impl Existing {
         let nowhere = tools.directory.is_none();
         match Settings::read(tools) {
             Ok(settings) => {
-                let record = Record::read(settings.directory(), owner(config))?;
+                let record = Record::read(&settings, config)?;
                 Ok(Some(Self { settings, record }))
             }
             Err(error) if nowhere && error.is_absence() => Ok(None),
@@ -187,13 +187,18 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
                 let former = existing.former(config)?;
                 existing.refuse_waiting(config, &mut plan, former.clone(), &former)?;
             }
-            script(&plan, existing, Way::In(&owner(config)))
+            let heading = heading(existing.map(|existing| &existing.settings), config);
+            script(&plan, existing, Way::In(&heading))
         }
     }
 }
 
-/// The way back: takes out what is ours.
-pub(super) fn removed(config: &Config, existing: &Existing, ignore_queue: bool) -> Result<String, Refusal> {
+/// The way back: takes out what is ours. Beside the script, what a person has to know of what stays.
+pub(super) fn removed(
+    config: &Config,
+    existing: &Existing,
+    ignore_queue: bool,
+) -> Result<(String, Vec<String>), Refusal> {
     let mut plan = remove::remove(&existing.settings, config, &existing.record)?;
     if !ignore_queue {
         let former = existing.former(config)?;
@@ -201,7 +206,8 @@ pub(super) fn removed(config: &Config, existing: &Existing, ignore_queue: bool) 
         let domains = ours.chain(former.iter().cloned()).collect();
         existing.refuse_waiting(config, &mut plan, domains, &former)?;
     }
-    script(&plan, Some(existing), Way::Out(&existing.record))
+    let script = script(&plan, Some(existing), Way::Out(&existing.record))?;
+    Ok((script, plan.told))
 }
 
 impl Existing {

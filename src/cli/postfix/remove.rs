@@ -50,30 +50,33 @@ pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> R
             true => was.clone(),
             false => without_ours(settings, config, &name, &was, record),
         };
+        if !LISTS.contains(&name.parameter()) && new != was && record.is_needed_by_others(&name, &was) {
+            plan.tell(&format!("Another activity-milter here needs it, and it stays: {}", said(&name, &was)));
+            continue;
+        }
+        if name.parameter() == "relay_domains" {
+            for domain in split(new.as_deref().unwrap_or_default()) {
+                stays(&mut plan, config, record, &domain);
+            }
+        }
         if record.of(&name).is_some() && new == was && Some(&was) != record.of(&name).map(|c| &c.was) {
-            plan.note(&format!("Somebody has changed it since, and it stays: {}", said(&name, &was)));
+            plan.tell(&format!("Somebody has changed it since, and it stays: {}", said(&name, &was)));
         }
         plan.change(name, was, new);
     }
     // A table that somebody keeps is his to write.
     for (table, key) in routed_to_us(settings, config)? {
         if inline(&table).is_none() {
-            plan.note(&format!(
+            plan.tell(&format!(
                 "{table} in transport_maps still brings {key} to activity-milter's LMTP listener: take that line out."
             ));
-        }
-    }
-    let listed = settings.written("relay_domains").map(split).unwrap_or_default();
-    for domain in listed.iter().filter(|domain| is_integration(config, domain)) {
-        if record.of(&Name::Main("relay_domains".to_owned())).is_none() {
-            plan.note(&format!("Nothing says who put {domain} into relay_domains, and it stays."));
         }
     }
     for name in SILENT {
         let value = settings.written(name).map(str::to_owned);
         let name = Name::Main(name.to_owned());
         if value.is_some() && record.of(&name).is_none() {
-            plan.note(&format!("Nothing says whose this is, and it stays: {}", said(&name, &value)));
+            plan.tell(&format!("Nothing says whose this is, and it stays: {}", said(&name, &value)));
         }
     }
     let saved: Vec<String> = record
@@ -87,27 +90,54 @@ pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> R
     Ok(plan)
 }
 
+/// Says that one of our domains stays in `relay_domains`: without a way to us its mail may be accepted, and bounce.
+fn stays(plan: &mut Plan, config: &Config, record: &Record, domain: &str) {
+    if !is_integration(config, domain) {
+        return;
+    }
+    let known = record.of(&Name::Main("relay_domains".to_owned())).is_some();
+    let why = match (record.is_domain_of_others(domain), known) {
+        (true, _) => format!("Another activity-milter here takes the mail of {domain}"),
+        (false, true) => format!("{domain} stood in relay_domains before us"),
+        (false, false) => format!("Nothing says who put {domain} into relay_domains"),
+    };
+    plan.tell(&format!("{why}, and it stays: take it out if its mail has no other way than to us."));
+}
+
 /// The value without what is ours.
 fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, record: &Record) -> Value {
     let changed = record.of(name);
     if let Some(changed) = changed.filter(|changed| changed.now == *is) {
-        // A dead entry of ours that print had replaced does not come back.
-        let lives = |element: &String| {
-            !name.parameter().ends_with("smtpd_milters")
-                || !is_our_element(settings, config, name.parameter(), element, "", record)
+        // What of it is ours does not come back: a dead entry that print had replaced, a way that somebody put there.
+        let Some(was) = changed.was.clone().filter(|was| !leads_to_us(settings, config, record, was)) else {
+            return None;
         };
-        let restored = |was: String| {
-            let elements = split(&was);
-            let living: Vec<String> = elements.iter().filter(|element| lives(element)).cloned().collect();
-            if living.len() == elements.len() { was } else { living.join(", ") }
+        let elements = split(&was);
+        let kept: Vec<String> = elements
+            .iter()
+            .filter(|element| !is_our_milter(settings, config, name, element, record))
+            .filter_map(|element| without_our_ways(settings, config, name, element, record))
+            .collect();
+        let needed = split(is.as_deref().unwrap_or_default()).into_iter().filter(|element| {
+            let domain = name.parameter() == "relay_domains" && record.is_domain_of_others(element);
+            domain && !kept.contains(element)
+        });
+        let all: Vec<String> = kept.iter().cloned().chain(needed).collect();
+        return match all.len() {
+            _ if all == elements => Some(for_place(name, was)),
+            0 => None,
+            _ => Some(for_place(name, all.join(", "))),
         };
-        return changed.was.clone().map(|was| for_place(name, restored(was)));
     }
     let Some(value) = is else { return None };
     let transports = TRANSPORTS.map(Class::transport);
     if transports.contains(&name.parameter()) {
-        let ours = is_to_us(settings, config, settings.main(name.parameter()));
-        return if ours { changed.and_then(|changed| changed.was.clone()) } else { is.clone() };
+        let ours = leads_to_us(settings, config, record, settings.main(name.parameter()));
+        let before = changed.and_then(|changed| changed.was.clone());
+        return match ours {
+            true => before.filter(|was| !leads_to_us(settings, config, record, was)),
+            false => is.clone(),
+        };
     }
     if !LISTS.contains(&name.parameter()) {
         return is.clone();
@@ -117,16 +147,63 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
     let elements = split(value);
     let is_out =
         |element: &str| is_our_element(settings, config, name.parameter(), element, &recorded, record);
-    let kept = |element: &String| match before.contains(element) {
-        true => Some(element.clone()),
-        false if is_out(element) => None,
-        false => without_our_entries(settings, config, name, element, record),
+    let kept = |element: &String| {
+        if is_our_milter(settings, config, name, element, record) {
+            return None;
+        }
+        match before.contains(element) {
+            true => without_our_ways(settings, config, name, element, record),
+            false if is_out(element) => None,
+            false => without_our_entries(settings, config, name, element, record),
+        }
     };
     let kept: Vec<String> = elements.iter().filter_map(kept).collect();
     match kept.len() {
         _ if kept == elements => is.clone(),
-        0 => changed.and_then(|changed| changed.was.as_ref()).map(|_| String::new()),
+        // Empty is what was empty before, and what had something of somebody's in it.
+        0 => before_us(settings, config, name, changed?.was.as_ref()?, record),
         _ => Some(for_place(name, kept.join(", "))),
+    }
+}
+
+/// Empty, or not set if all that was there is an activity-milter's.
+fn before_us(settings: &Settings, config: &Config, name: &Name, was: &str, record: &Record) -> Value {
+    let elements = split(was);
+    let nobodys = |element: &String| {
+        is_our_milter(settings, config, name, element, record)
+            || name.parameter() == "relay_domains" && record.is_domain_of_others(element)
+            || is_of_ours_by_name(name, element)
+    };
+    (elements.is_empty() || !elements.iter().all(nobodys)).then(String::new)
+}
+
+/// True if the name of a milter's socket is one of activity-milter's, of whichever.
+fn is_of_ours_by_name(name: &Name, element: &str) -> bool {
+    name.parameter() == "smtpd_milters" && element.contains("activity-milter/")
+}
+
+/// True if a transport comes to us, or to where we were.
+fn leads_to_us(settings: &Settings, config: &Config, record: &Record, transport: &str) -> bool {
+    is_to_us(settings, config, transport) || record.is_way(transport)
+}
+
+/// True if an element of a list of milters is ours, or was.
+fn is_our_milter(settings: &Settings, config: &Config, name: &Name, element: &str, record: &Record) -> bool {
+    name.parameter().ends_with("smtpd_milters")
+        && is_our_element(settings, config, name.parameter(), element, "", record)
+}
+
+/// A table without what leads to us.
+fn without_our_ways(
+    settings: &Settings,
+    config: &Config,
+    name: &Name,
+    element: &str,
+    record: &Record,
+) -> Option<String> {
+    match name.parameter() {
+        "transport_maps" => with_entries(element, |(_, way)| !leads_to_us(settings, config, record, way)),
+        _ => Some(element.to_owned()),
     }
 }
 
@@ -149,11 +226,13 @@ fn is_our_element(
     match list {
         "smtpd_milters" | "non_smtpd_milters" => MilterEntry::list(element).pop().is_some_and(|entry| {
             let ours = is_ours(settings, &config.milter, &entry.endpoint);
-            ours || is_old(settings, config, &entry, recorded, record)
+            ours || is_old(settings, config, &entry, record)
         }),
         // Also one of ours from before integration_domains changed.
         "relay_domains" => {
-            is_integration(config, element) || split(recorded).iter().any(|ours| ours == element)
+            let ours = is_integration(config, element) || record.is_domain(element);
+            !record.is_domain_of_others(element)
+                && (ours || split(recorded).iter().any(|ours| ours == element))
         }
         "smtp_header_checks" => element == NO_BCC,
         _ => false,
@@ -172,8 +251,16 @@ fn without_our_entries(
     let recorded = record.entries(name);
     with_entries(element, |entry| {
         let ours = domain_of(list, entry).is_some_and(|domain| is_integration(config, &domain));
-        // What leads elsewhere is somebody's choice.
-        let to_us = list != "transport_maps" || is_to_us(settings, config, &entry.1);
-        !(recorded.contains(entry) || ours && to_us)
+        if domain_of(list, entry).is_some_and(|domain| record.is_domain_of_others(&domain)) {
+            return list == "transport_maps" && !leads_to_us(settings, config, record, &entry.1)
+                || list != "transport_maps";
+        }
+        // What leads elsewhere is somebody's choice; what leads to us is ours, whatever its domain.
+        match list {
+            "transport_maps" => {
+                !(recorded.contains(entry) || leads_to_us(settings, config, record, &entry.1))
+            }
+            _ => !(recorded.contains(entry) || ours),
+        }
     })
 }

@@ -30,8 +30,8 @@ pub(super) enum Step {
 /// What a script does with the record of changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way<'a> {
-    /// Adds to it, for that owner, before anything is changed.
-    In(&'a str),
+    /// Adds to it, for that owner and with lines of his, before anything is changed.
+    In(&'a (String, Vec<String>)),
     /// Puts it away, after everything is changed.
     Out(&'a Record),
 }
@@ -44,7 +44,10 @@ impl Way<'_> {
         let path = word(&config_directory.join(DIRECTORY).join(CHANGES).display().to_string());
         Some(match record.is_shared() {
             // The record is another activity-milter's too.
-            true => format!("printf '\\n%s\\n' {} >>{path}", word(&gone(&record.owner))),
+            true => {
+                let gone: Vec<String> = record.owners.iter().map(|owner| word(&gone(owner))).collect();
+                format!("printf '\\n%s\\n' {} >>{path}", gone.join(" "))
+            }
             false => format!("mv {path} {path}.$(date +%Y%m%d-%H%M%S) 2>/dev/null || :"),
         })
     }
@@ -56,6 +59,8 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Domains whose mail loses its way to us: none of it may wait in the queue.
     pub(super) coming: Vec<String>,
+    /// What a person has to know although the script goes to a shell: what stays, and why.
+    pub(super) told: Vec<String>,
 }
 
 /// `postconf` for one instance, as it reads and as it writes each file.
@@ -119,6 +124,12 @@ impl Plan {
     /// A remark of ours among the comments.
     pub(super) fn note(&mut self, text: &str) {
         self.steps.push(Step::Say(format!("# {text}")));
+    }
+
+    /// A remark that whoever pipes the script into a shell is told too.
+    pub(super) fn tell(&mut self, text: &str) {
+        self.note(text);
+        self.told.push(text.to_owned());
     }
 
     /// Another value; nothing if it is that already.
@@ -224,14 +235,15 @@ impl Plan {
             word(&directory),
             queue = self.look_at_queue(postconf),
         );
-        if let Way::In(owner) = way {
+        if let Way::In((owner, lines)) = way {
             let record = self.changes().flat_map(|change| {
                 [line("was", &change.name, &change.was), line("now", &change.name, &change.new)]
             });
             // The empty line ends one that a full disk has cut.
             let _ = write!(
                 out,
-                "cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n\nbegin {owner}\n{}\nend\nEND OF CHANGES\n",
+                "cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n\nbegin {owner}\n{}\n{}\nend\nEND OF CHANGES\n",
+                lines.join("\n"),
                 record.collect::<Vec<_>>().join("\n")
             );
         }

@@ -93,12 +93,7 @@ impl Checks<'_> {
         }
         let protocol = version(entry.setting("protocol", settings, service));
         let Err(why) = self.reach(service, Protocol::Milter, &endpoint, protocol) else { return };
-        let main = Name::Main(list.to_owned());
-        let own = Name::Service(format!("{}/{list}", service.name));
-        let old = [main, own]
-            .iter()
-            .any(|name| is_old(settings, config, entry, &self.record.added(name), self.record));
-        let (what, hint) = match old {
+        let (what, hint) = match is_old(settings, config, entry, self.record) {
             true => ("an old entry of activity-milter's, whose milter listens elsewhere now: ", ""),
             false => ("", "start that milter, or take it out: "),
         };
