@@ -6,7 +6,7 @@ use super::{
     add::{Adding, Refusal},
     former::Former,
     probe::Endpoint,
-    record::{Name, Record, heading},
+    record::{Name, Record, heading, line},
     remove,
     script::{Editors, Plan, Way, bare, dense},
     settings::{MilterEntry, Settings, SettingsError, Tools, split},
@@ -187,7 +187,8 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
                 let former = existing.former(config)?;
                 existing.refuse_waiting(config, &mut plan, former.clone(), &former)?;
             }
-            let heading = heading(existing.map(|existing| &existing.settings), config);
+            let mut heading = heading(existing.map(|existing| &existing.settings), config);
+            heading.1.extend(existing.map_or(Vec::new(), |existing| needed(&main, existing)));
             script(&plan, existing, Way::In(&heading))
         }
     }
@@ -298,6 +299,16 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
         adding.without_dead(&set.unwrap_or_default());
     }
     Ok(adding.plan)
+}
+
+/// Settings that the deployment needs as another activity-milter has made them: lines for the record.
+fn needed(main: &str, existing: &Existing) -> Vec<String> {
+    let of = |(name, _): (&str, &str)| {
+        let value = existing.settings.written(name).map(str::to_owned);
+        let name = Name::Main(name.to_owned());
+        existing.record.is_needed_by_others(&name, &value).then(|| line("seen", &name, &value))
+    };
+    main.lines().filter_map(setting).filter_map(of).collect()
 }
 
 /// The settings where nothing is.

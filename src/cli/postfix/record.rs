@@ -92,7 +92,7 @@ fn owner(config: &Config) -> String {
 }
 
 /// Says that what an owner put in is out again; the point, that the line is whole.
-pub(super) fn gone(owner: &str) -> String {
+fn gone(owner: &str) -> String {
     format!("gone {owner}.")
 }
 
@@ -253,7 +253,9 @@ pub(super) struct Record {
     /// What is another activity-milter's.
     of_others: Named,
     /// Under which names we stand here.
-    pub(super) owners: Vec<String>,
+    owners: Vec<String>,
+    /// Under which names others stand here.
+    other_owners: Vec<String>,
     /// Copies of main.cf and master.cf, oldest first.
     pub(super) copies: Vec<PathBuf>,
 }
@@ -277,7 +279,7 @@ impl Record {
         copies.sort();
         let text = closed(&text);
         let (mut owners, mut named) = (vec![owner(config)], Named::of(Some(settings), config));
-        let (now, mut of_others) = (named.clone(), Named::default());
+        let (now, mut of_others, mut other_owners) = (named.clone(), Named::default(), Vec::new());
         let all: BTreeSet<&str> = text.iter().map(|(of, _)| *of).collect();
         for of in all {
             let lines: Vec<&str> = text.iter().filter(|line| line.0 == of).map(|line| line.1).collect();
@@ -290,12 +292,13 @@ impl Record {
                 named.add(theirs);
             } else {
                 of_others.add(theirs);
+                other_owners.push(of.to_owned());
             }
         }
         let is_ours = |of: &str| of.is_empty() || owners.iter().any(|owner| owner == of);
         let others = changes(&text, |of| !is_ours(of), &of_others);
         let changes = changes(&text, is_ours, &named);
-        Ok(Self { changes, others, named, of_others, owners, copies })
+        Ok(Self { changes, others, named, of_others, owners, other_owners, copies })
     }
 
     /// What was changed of a setting.
@@ -311,6 +314,17 @@ impl Record {
     /// True if another activity-milter has changed this Postfix too.
     pub(super) fn is_shared(&self) -> bool {
         !self.others.is_empty()
+    }
+
+    /// Lines that say that we are gone, and to those who stay, what was there before us: they may need it as it is, and give
+    /// it back when they go.
+    pub(super) fn farewell(&self) -> Vec<String> {
+        let shared = self.changes.iter().filter(|(name, _)| self.others.contains_key(*name));
+        let before: Vec<String> = shared.map(|(name, changed)| line("was", name, &changed.was)).collect();
+        let to = |owner: &String| {
+            [vec![format!("begin {owner}")], before.clone(), vec!["end".to_owned()]].concat()
+        };
+        self.other_owners.iter().flat_map(to).chain(self.owners.iter().map(|owner| gone(owner))).collect()
     }
 
     /// True if another activity-milter put an entry into a list of milters.

@@ -4,7 +4,7 @@
 //! `master.cf` first, and changes nothing when it runs again. It works under `sh -eu` and from a pipe.
 
 use super::{
-    record::{CHANGES, DIRECTORY, Name, Record, Value, gone, line, said},
+    record::{CHANGES, DIRECTORY, Name, Record, Value, line, said},
     settings::Tools,
 };
 use std::{fmt::Write as _, path::Path};
@@ -45,8 +45,8 @@ impl Way<'_> {
         Some(match record.is_shared() {
             // The record is another activity-milter's too.
             true => {
-                let gone: Vec<String> = record.owners.iter().map(|owner| word(&gone(owner))).collect();
-                format!("printf '\\n%s\\n' {} >>{path}", gone.join(" "))
+                let lines: Vec<String> = record.farewell().iter().map(|line| word(line)).collect();
+                format!("printf '\\n%s\\n' {} >>{path}", lines.join(" "))
             }
             false => format!("mv {path} {path}.$(date +%Y%m%d-%H%M%S) 2>/dev/null || :"),
         })
