@@ -50,7 +50,9 @@ pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> R
             true => was.clone(),
             false => without_ours(settings, config, &name, &was, record),
         };
-        if !LISTS.contains(&name.parameter()) && new != was && record.is_needed_by_others(&name, &was) {
+        let sharable =
+            !transport && !LISTS.contains(&name.parameter()) || name.parameter() == "smtp_header_checks";
+        if sharable && new != was && record.is_needed_by_others(&name, &was) {
             plan.tell(&format!("Another activity-milter here needs it, and it stays: {}", said(&name, &was)));
             continue;
         }
