@@ -393,9 +393,13 @@ impl Checks<'_> {
         let name = "masquerade_domains";
         let list = self.settings.main(name).to_owned();
         let classes = split(self.settings.main("masquerade_classes"));
-        let is_below =
-            |name: &String| domain.strip_suffix(name.as_str()).is_some_and(|head| head.ends_with('.'));
-        if classes.iter().any(|class| class == "envelope_recipient") && split(&list).iter().any(is_below) {
+        // The first that knows the domain decides.
+        let bare = |name: &str| name.trim_start_matches('!').to_lowercase();
+        let elements = split(&list);
+        let mut known = elements.iter().map(|name| (name, bare(name)));
+        let first = known.find(|(_, bare)| domain == bare || domain.ends_with(&format!(".{bare}")));
+        let is_changed = first.is_some_and(|(name, bare)| !name.starts_with('!') && domain != bare);
+        if is_changed && classes.iter().any(|class| class == "envelope_recipient") {
             let setting = format!("{name} = {list}, and envelope_recipient is in masquerade_classes");
             let reason = format!(
                 "{domain} lies below it: what misses the milter goes to the domain above, and not to us"
