@@ -13,8 +13,8 @@ use super::{
     script::{Plan, command, dense, editor, quoted},
     settings::{MilterEntry, Settings, SettingsError, WAYS, inline, split},
     ways::{
-        Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
-        sample_project, shadowed, takes_utf8, transport_of,
+        Class, Obstacle, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us,
+        sample, sample_project, shadowed, takes_utf8, transport_of,
     },
 };
 use crate::config::Config;
@@ -312,26 +312,13 @@ impl<'a> Adding<'a> {
 
     /// A pattern that knows every address is asked with the whole address, before anybody is asked for the domain.
     fn refuse_patterns(&self, form: &str, tables: &[String]) -> Result<(), Refusal> {
-        for table in tables.iter().filter(|table| table.contains(':')) {
-            let at = format!("@{form}");
-            let entries = self.settings.entries(table)?.unwrap_or_default();
-            let elsewhere = |to: &str| !is_to_us(self.settings, self.config, to);
-            if let Some((key, to)) = entries.iter().find(|(key, to)| key.ends_with(&at) && elsewhere(to)) {
-                return Err(Refusal::No(format!(
-                    "transport_maps has {table}, where {key} has a way of its own, {to}: take that line out, then print again"
-                )));
-            }
-            let asked =
-                |address: String| self.settings.ask(&address, table).map(|to| to.filter(|to| elsewhere(to)));
-            let Some(found) = asked(sample(form))?.or(asked(sample_project(form))?) else { continue };
-            let escaped = form.replace('.', r"\.");
-            return Err(Refusal::No(format!(
-                "transport_maps has {table}, which says {found} for addresses of {form}, before our own table is asked for \
-                 the domain: put this line first in it, then print again: /@{escaped}$/ {}",
-                self.lmtp()
-            )));
+        match Obstacle::of(self.settings, self.config, form, &self.lmtp(), tables)? {
+            None => Ok(()),
+            Some(Obstacle { table, says, remedy }) => Err(Refusal::No(format!(
+                "transport_maps has {table}, which says {says}, before our own table is asked for the domain: {remedy}, then \
+                 print again"
+            ))),
         }
-        Ok(())
     }
 
     /// True if a table routes integration domains and nothing else.
