@@ -111,9 +111,7 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
     let changed = record.of(name);
     if let Some(changed) = changed.filter(|changed| changed.now == *is) {
         // What of it is ours does not come back: a dead entry that print had replaced, a way that somebody put there.
-        let Some(was) = changed.was.clone().filter(|was| !leads_to_us(settings, config, record, was)) else {
-            return None;
-        };
+        let was = changed.was.clone().filter(|was| !leads_to_us(settings, config, record, was))?;
         let elements = split(&was);
         let kept: Vec<String> = elements
             .iter()
@@ -254,8 +252,7 @@ fn without_our_entries(
     with_entries(element, |entry| {
         let ours = domain_of(list, entry).is_some_and(|domain| is_integration(config, &domain));
         if domain_of(list, entry).is_some_and(|domain| record.is_domain_of_others(&domain)) {
-            return list == "transport_maps" && !leads_to_us(settings, config, record, &entry.1)
-                || list != "transport_maps";
+            return list != "transport_maps" || !leads_to_us(settings, config, record, &entry.1);
         }
         // What leads elsewhere is somebody's choice; what leads to us is ours, whatever its domain.
         match list {
