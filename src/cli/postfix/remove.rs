@@ -126,7 +126,7 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
         let all: Vec<String> = kept.iter().cloned().chain(needed).collect();
         return match all.len() {
             _ if all == elements => before.map(|was| for_place(name, was)),
-            0 => None,
+            0 => before.map(|_| String::new()),
             _ => Some(for_place(name, all.join(", "))),
         };
     }
