@@ -518,6 +518,8 @@ fn two_that_leave_one_after_the_other() {
             .fold(first.clone(), |text, name| text.replace(name, &format!("b-{name}")))
             .replace("\"severamail.test\"", &format!("\"{domain}\""));
         let both = [first, second];
+        fs::create_dir_all(world.root.join("queue")).unwrap();
+        fs::write(world.root.join("queue/b-queue.db"), "").unwrap();
         for config in &both {
             fs::write(world.config_path(), config).unwrap();
             run(&world, &printed(&world, &["mx"]));

@@ -111,7 +111,8 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
     let changed = record.of(name);
     if let Some(changed) = changed.filter(|changed| changed.now == *is) {
         // What of it is ours does not come back: a dead entry that print had replaced, a way that somebody put there.
-        let was = changed.was.clone().filter(|was| !leads_to_us(settings, config, record, was))?;
+        let before = changed.was.clone().filter(|was| !leads_to_us(settings, config, record, was));
+        let was = before.clone().unwrap_or_default();
         let elements = split(&was);
         let kept: Vec<String> = elements
             .iter()
@@ -124,8 +125,8 @@ fn without_ours(settings: &Settings, config: &Config, name: &Name, is: &Value, r
         });
         let all: Vec<String> = kept.iter().cloned().chain(needed).collect();
         return match all.len() {
-            _ if all == elements => Some(for_place(name, was)),
-            0 => None,
+            _ if all == elements => before.map(|was| for_place(name, was)),
+            0 => before.map(|_| String::new()),
             _ => Some(for_place(name, all.join(", "))),
         };
     }
