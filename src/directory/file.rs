@@ -225,12 +225,18 @@ impl Entry {
         let mut project_ids = Once::new(source, "project id");
         for project in text.project {
             let number = project.number.get_ref().to_lowercase();
+            if number.split('.').any(|label| label.trim().is_empty()) {
+                let message = format!(
+                    "\"{number}\" cannot stand in an address: write a number without empty parts, like 1001"
+                );
+                return Err(source.error(project.number.span(), message));
+            }
             // Nobody is refused for it: what another program exports has such numbers, and mail goes on without them.
             let is_reachable = is_local(&number);
             if !is_reachable {
                 let message = format!(
-                    "\"{number}\" cannot stand in an address, and no mail reaches this project: write a number without blanks and \
-                     empty parts, like 1001"
+                    "\"{number}\" cannot stand in an address, and no mail reaches this project: write a number without blanks \
+                     and signs, like 1001"
                 );
                 doubts.push(source.error(project.number.span(), message).to_string());
             }
@@ -660,7 +666,7 @@ mod tests {
     #[test]
     fn a_project_that_no_mail_reaches_stops_nobody() {
         let tenant = "[[tenant]]\nprefix = \"a\"\nid = \"1\"\n";
-        for number in ["10 01", "P1,2", "10(01)", "1..2", "", &"x".repeat(65)] {
+        for number in ["10 01", "P1,2", "10(01)", "1001.my@a.test", &"x".repeat(65)] {
             let text = format!(
                 "{tenant}[[tenant.project]]\nid = \"p\"\nnumber = \"{number}\"\n[[tenant.project]]\nid = \"q\"\nnumber = \"2\"\n"
             );

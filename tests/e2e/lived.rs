@@ -661,7 +661,10 @@ fn a_refusal_prints_nothing() {
             &["mx"],
             "transport_maps = inline:{ { mycompany@severamail.test = smtp:[127.0.0.1] } }",
             &config,
-            &["mycompany@severamail.test has a way of its own", "take that line out"],
+            &[
+                "mycompany@severamail.test has a way of its own",
+                "take the line of mycompany@severamail.test out",
+            ],
         ),
         (&["submission"], "", &config, &["no service submission/inet", "--format master.cf", "--service"]),
         (&["mx"], "", &shadow, &["mode is \"shadow\"", "--shadow", "mode = \"live\""]),
