@@ -662,7 +662,7 @@ fn a_refusal_prints_nothing() {
             "transport_maps = inline:{ { mycompany@severamail.test = smtp:[127.0.0.1] } }",
             &config,
             &[
-                "mycompany@severamail.test has a way of its own",
+                "which says smtp:[127.0.0.1] for mycompany@severamail.test",
                 "take the line of mycompany@severamail.test out",
             ],
         ),
