@@ -21,9 +21,8 @@ impl Checks<'_> {
     /// What cleanup(8) does by the header, before the milter sees the message.
     pub(super) fn header_checks(&mut self, service: &Service, asks_milter: bool) {
         let name = "header_checks";
-        let domains: Vec<String> =
-            self.config.addressing.domains.iter().map(|d| d.as_str().to_owned()).collect();
-        for headers in domains.iter().map(|domain| to(domain)).chain(plain(SystemTime::now())) {
+        let domains = &self.config.addressing.domains;
+        for headers in domains.iter().map(|domain| to(domain.as_str())).chain(plain(SystemTime::now())) {
             let Some((table, action, header)) = self.action(service, name, &headers) else { continue };
             let reason = match word(&action).as_str() {
                 "REJECT" => "every message to us is refused before the milter is asked".to_owned(),

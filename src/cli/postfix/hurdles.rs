@@ -28,13 +28,11 @@ const KNOWN_TO_DNS: &str = "reject_unknown_recipient_domain";
 impl Checks<'_> {
     /// Every smtpd.
     pub(super) fn hurdles(&mut self) {
-        let settings = self.settings;
-        let domains: Vec<String> =
-            self.config.addressing.domains.iter().map(|domain| domain.as_str().to_owned()).collect();
+        let (settings, config) = (self.settings, self.config);
         for service in settings.services("smtpd") {
             for list in RESTRICTIONS {
-                for domain in &domains {
-                    self.restrictions(service, list, domain);
+                for domain in &config.addressing.domains {
+                    self.restrictions(service, list, domain.as_str());
                 }
             }
             self.proxy_filter(service);

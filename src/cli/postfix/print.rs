@@ -9,7 +9,7 @@ use super::{
     record::{Name, Record, heading, line},
     remove,
     script::{Editors, Plan, Way, bare, dense},
-    settings::{MilterEntry, Settings, SettingsError, Tools, split},
+    settings::{CONFIG_DIRECTORY, MilterEntry, QUEUE_DIRECTORY, Settings, SettingsError, Tools, split},
     waiting::{Waiting, coming_to_us},
     ways::forms,
 };
@@ -51,12 +51,6 @@ const DOMAIN: &str = "severamail.com";
 const MILTER: &str = "unix:activity-milter/milter.sock";
 const LMTP: &str = "unix:activity-milter/lmtp.sock";
 const MAX_SIZE: &str = "52428800";
-
-/// Where Postfix has its configuration unless it says otherwise.
-const CONFIG_DIRECTORY: &str = "/etc/postfix";
-
-/// Where Postfix keeps its queue unless it says otherwise.
-const QUEUE_DIRECTORY: &str = "/var/spool/postfix";
 
 impl Deployment {
     fn main_cf(self) -> &'static str {

@@ -13,7 +13,7 @@ use super::{
     print::endpoint,
     probe::Endpoint,
     script::dense,
-    settings::{MilterEntry, Settings, SettingsError, inline, split, with_entries},
+    settings::{MilterEntry, QUEUE_DIRECTORY, Settings, SettingsError, inline, split, with_entries},
     ways::{forms, is_ours, takes_utf8},
 };
 use crate::config::Config;
@@ -140,7 +140,7 @@ pub(super) struct Named {
 impl Named {
     /// What a configuration names for a Postfix.
     fn of(settings: Option<&Settings>, config: &Config) -> Self {
-        let queue_directory = settings.map_or(Path::new("/var/spool/postfix"), Settings::queue_directory);
+        let queue_directory = settings.map_or(Path::new(QUEUE_DIRECTORY), Settings::queue_directory);
         let utf8 = settings.is_none_or(takes_utf8);
         Self {
             milters: vec![endpoint(&config.milter, queue_directory)],

@@ -75,6 +75,12 @@ impl Broken {
     }
 }
 
+/// Where Postfix has its configuration unless it says otherwise.
+pub(super) const CONFIG_DIRECTORY: &str = "/etc/postfix";
+
+/// Where Postfix keeps its queue unless it says otherwise.
+pub(super) const QUEUE_DIRECTORY: &str = "/var/spool/postfix";
+
 /// Types of tables that are packages of their own.
 const PACKAGES: [&str; 8] = ["cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"];
 
@@ -144,7 +150,7 @@ impl Tools {
     fn culprit(&self, message: &str) -> Option<String> {
         let (start, end) = (message.find('"')? + 1, message.lines().next()?.rfind('"')?);
         let quoted = message.get(start..end).filter(|quoted| !quoted.is_empty())?;
-        let directory = self.directory.as_deref().unwrap_or(Path::new("/etc/postfix"));
+        let directory = self.directory.as_deref().unwrap_or(Path::new(CONFIG_DIRECTORY));
         let text = std::fs::read_to_string(directory.join("main.cf")).ok()?;
         let mut name = None;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
