@@ -10,7 +10,7 @@ use super::{
     print::{endpoint, with_existing},
     probe::Endpoint,
     record::{Name, Record},
-    script::{Plan, command, dense, editor, quoted},
+    script::{Plan, dense, quoted, shown_editor},
     settings::{MilterEntry, Settings, SettingsError, WAYS, inline, split},
     ways::{
         Class, Obstacle, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us,
@@ -169,8 +169,8 @@ impl<'a> Adding<'a> {
     /// True if somebody's mail is copied to us already.
     fn copies_to_us(&self) -> Result<bool, SettingsError> {
         let name = "sender_bcc_maps";
-        for table in split(self.settings.main(name)).iter().filter(|table| table.contains(':')) {
-            let entries = self.settings.entries(table)?.unwrap_or_default();
+        for table in self.settings.tables(name) {
+            let entries = self.settings.entries(&table)?.unwrap_or_default();
             let to_us = |entry| domain_of(name, entry).is_some_and(|d| is_integration(self.config, &d));
             if entries.iter().any(to_us) {
                 return Ok(true);
@@ -656,9 +656,7 @@ impl<'a> Adding<'a> {
         }
         match self.settings.written(name) {
             Some(value) if self.passing.is_some() => {
-                let tools = Some(&self.settings.tools);
-                let postconf =
-                    editor(tools, self.settings.directory(), "main.cf").unwrap_or_else(|_| command(tools));
+                let postconf = shown_editor(self.settings, "main.cf");
                 let command = format!("{postconf} -e {}", quoted(name, ours));
                 self.plan.note(&format!(
                     "{name} = {value} stays: somebody has set it, and other mail passes. Ours would be: {command}"

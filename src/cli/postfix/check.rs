@@ -9,7 +9,7 @@ use super::{
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
     record::Record,
-    script::{bare, command, editor, quoted, quoted_for_service},
+    script::{bare, quoted, quoted_for_service, shown_editor},
     settings::{
         ALIASES, Broken, CONTENTS, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version,
         seconds, split,
@@ -182,8 +182,7 @@ impl Checks<'_> {
 
     /// `postconf` that writes a file.
     fn editor(&self, file: &str) -> String {
-        let tools = Some(&self.tools);
-        editor(tools, self.settings.directory(), file).unwrap_or_else(|_| command(tools))
+        shown_editor(self.settings, file)
     }
 
     /// A command that sets a parameter of our milter for one service.

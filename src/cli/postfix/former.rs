@@ -98,13 +98,13 @@ fn has_own_way(
     domain: &str,
 ) -> Result<bool, SettingsError> {
     let recorded = record.entries(&Name::Main("transport_maps".to_owned()));
-    for table in split(settings.main("transport_maps")).iter().filter(|table| table.contains(':')) {
-        let found = match inline(table) {
+    for table in settings.tables("transport_maps") {
+        let found = match inline(&table) {
             Some(entries) => entries
                 .into_iter()
                 .find(|entry| entry.0 == domain && !recorded.contains(entry))
                 .map(|(_, transport)| transport),
-            None => settings.ask_for_name(domain, table)?,
+            None => settings.ask_for_name(domain, &table)?,
         };
         if found.is_some_and(|transport| !is_to_us(settings, config, &transport)) {
             return Ok(true);

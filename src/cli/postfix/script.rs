@@ -5,7 +5,7 @@
 
 use super::{
     record::{CHANGES, DIRECTORY, Name, Record, Value, line, said},
-    settings::Tools,
+    settings::{Settings, Tools},
 };
 use std::{fmt::Write as _, path::Path};
 
@@ -95,6 +95,12 @@ impl Editors {
             Name::Service(_) => &self.master,
         }
     }
+}
+
+/// [`editor`] for a person to read, who is told of such a link by [`Editors::of`].
+pub(super) fn shown_editor(settings: &Settings, file: &str) -> String {
+    let tools = Some(&settings.tools);
+    editor(tools, settings.directory(), file).unwrap_or_else(|_| command(tools))
 }
 
 /// `postconf` that edits a file. It writes beside and renames, which would put a file in the place of a link: so it is told

@@ -389,6 +389,11 @@ impl Settings {
         }
     }
 
+    /// The tables of a parameter of `main.cf`, without names and files of names.
+    pub(super) fn tables(&self, parameter: &str) -> Vec<String> {
+        split(self.main(parameter)).into_iter().filter(|element| element.contains(':')).collect()
+    }
+
     /// True for a table that is not asked, because it cannot be read.
     pub(super) fn is_ignored(&self, table: &str) -> bool {
         self.ignored.contains(table)

@@ -107,7 +107,7 @@ pub(super) fn routed_to_us(
     config: &Config,
 ) -> Result<Vec<(String, String)>, SettingsError> {
     let mut found = Vec::new();
-    for table in split(settings.main("transport_maps")).into_iter().filter(|table| table.contains(':')) {
+    for table in settings.tables("transport_maps") {
         for (key, transport) in settings.entries(&table)?.unwrap_or_default() {
             let domain = key.rsplit('@').next().unwrap_or(&key);
             if is_integration(config, domain) && is_to_us(settings, config, &transport) {
