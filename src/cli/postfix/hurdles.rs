@@ -90,8 +90,10 @@ impl Checks<'_> {
                 },
                 KNOWN_TO_DNS => self.unknown_to_dns(service, list, domain),
                 "check_recipient_access" | "warn_if_reject" => {}
+                // What belongs to the element before it: a list in the DNS, a table, a server.
+                _ if takes_argument(before) => {}
                 // Its answer depends on the client or the sender, whom nobody knows here.
-                other => some_pass |= may_let_pass(other),
+                other => some_pass |= may_let_pass(other) && !self.only_refuses(other, elements.get(at + 1)),
             }
         }
     }
@@ -109,6 +111,17 @@ impl Checks<'_> {
         let remedy =
             format!("see that the DNS that this machine asks has {domain}, or take it out of {list}");
         self.find(Severity::Note, "unknown-to-dns", setting, &reason, remedy);
+    }
+
+    /// True for a table of access(5) of which all is known, and that lets nobody pass.
+    fn only_refuses(&self, element: &str, table: Option<&String>) -> bool {
+        let Some(table) = table.filter(|_| element.starts_with("check_") && element.ends_with("_access"))
+        else {
+            return false;
+        };
+        let entries = self.settings.entries(table).ok().flatten();
+        let passes = |action: &str| !is_refusal(action) && !action.trim().eq_ignore_ascii_case("dunno");
+        entries.is_some_and(|entries| !entries.iter().any(|(_, action)| passes(action)))
     }
 
     /// What access(5) has for an address of a domain; none if the table cannot be read, which Postfix says itself.
@@ -148,6 +161,12 @@ fn is_of_data(list: &str) -> bool {
 /// Refuses whoever comes so far.
 fn is_flat(element: &str) -> bool {
     ["reject", "defer"].contains(&element)
+}
+
+/// True for an element of a list of restrictions that has another one behind it.
+fn takes_argument(element: &str) -> bool {
+    let starts = ["check_", "reject_rbl_", "reject_rhsbl_", "permit_dnswl_", "permit_rhswl_"];
+    element == "sleep" || starts.iter().any(|start| element.starts_with(start))
 }
 
 /// True for what may end a list in a client's favour: `permit…`, tables, services, classes of restrictions.
@@ -190,6 +209,23 @@ mod tests {
             ("1", false),
         ] {
             assert_eq!(may_let_pass(element), expected, "{element}");
+        }
+    }
+
+    #[test]
+    fn what_has_something_behind_it() {
+        for (element, expected) in [
+            ("check_client_access", true),
+            ("check_policy_service", true),
+            ("reject_rbl_client", true),
+            ("reject_rhsbl_sender", true),
+            ("permit_dnswl_client", true),
+            ("sleep", true),
+            ("reject_unauth_destination", false),
+            ("permit_mynetworks", false),
+            ("zen.dnsbl.test", false),
+        ] {
+            assert_eq!(takes_argument(element), expected, "{element}");
         }
     }
 

@@ -362,6 +362,11 @@ impl Record {
         self.of_others.domains.iter().any(|theirs| theirs == domain)
     }
 
+    /// Whose settings stand here too: the queues of other activity-milters.
+    pub(super) fn other_owners(&self) -> &[String] {
+        &self.other_owners
+    }
+
     /// The domains of other activity-milters here.
     pub(super) fn domains_of_others(&self) -> &[String] {
         &self.of_others.domains
@@ -377,10 +382,9 @@ impl Record {
         self.of(name).map_or(String::new(), |changed| changed.added(name, &self.named).join(", "))
     }
 
-    /// What stands in the inline tables that we put in.
+    /// What we put into inline tables, entry by entry: a table may be somebody's with an entry of ours in it.
     pub(super) fn entries(&self, name: &Name) -> Vec<(String, String)> {
-        let added = self.of(name).map(|changed| changed.added(name, &self.named)).unwrap_or_default();
-        added.iter().filter_map(|element| inline(element)).flatten().collect()
+        self.of(name).map(Changed::entries).unwrap_or_default()
     }
 
     /// True if we gave a setting this value.
@@ -395,6 +399,12 @@ impl Changed {
         let new = new_elements(&self.was, &self.now).into_iter();
         let is_ours = |element: &String| !name.is_of_milters() || named.has_milter(element);
         new.filter(is_ours).collect()
+    }
+
+    /// The entries of inline tables that we put in.
+    fn entries(&self) -> Vec<(String, String)> {
+        let before = entries_of(&self.was);
+        entries_of(&self.now).into_iter().filter(|entry| !before.contains(entry)).collect()
     }
 
     /// The next print found this: what it was before all of ours.
@@ -421,13 +431,10 @@ impl Changed {
                     && !before.contains(element)
         };
         let elements = split(&value);
-        let theirs = elements.iter().filter(|element| !is_ours(element));
-        let kept: Vec<String> = match name.parameter() {
-            "transport_maps" => {
-                theirs.filter_map(|table| with_entries(table, |(_, way)| !named.ways.contains(way))).collect()
-            }
-            _ => theirs.cloned().collect(),
-        };
+        let (theirs, entries) = (elements.iter().filter(|element| !is_ours(element)), self.entries());
+        let is_way = |way: &String| name.parameter() == "transport_maps" && named.ways.contains(way);
+        let stays = |entry: &(String, String)| !entries.contains(entry) && !is_way(&entry.1);
+        let kept: Vec<String> = theirs.filter_map(|element| with_entries(element, stays)).collect();
         match kept.len() {
             _ if kept == elements => Some(value),
             0 if self.was.is_none() => None,
@@ -436,12 +443,22 @@ impl Changed {
     }
 }
 
-/// The elements of a list that another one lacks. A `$name` is not one: it comes from a default.
+/// The elements of a list that another one lacks. A `$name` is not one: it comes from a default. Nor is a table with an entry
+/// that was there before: it is that one's, written anew.
 fn new_elements(was: &Value, now: &Value) -> Vec<String> {
     // A service's list is written without blanks.
     let elements = |value: &Value| split(&dense(value.as_deref().unwrap_or_default()));
-    let before = elements(was);
-    elements(now).into_iter().filter(|e| !e.starts_with('$') && !before.contains(e)).collect()
+    let (before, entries) = (elements(was), entries_of(was));
+    let is_anew = |element: &str| {
+        inline(element).is_some_and(|table| table.iter().any(|entry| entries.contains(entry)))
+    };
+    elements(now).into_iter().filter(|e| !e.starts_with('$') && !before.contains(e) && !is_anew(e)).collect()
+}
+
+/// What the inline tables of a list have.
+fn entries_of(value: &Value) -> Vec<(String, String)> {
+    let elements = split(value.as_deref().unwrap_or_default());
+    elements.iter().filter_map(|element| inline(element)).flatten().collect()
 }
 
 /// Lines that count, and whose they are; of nobody are those of 0.2.0, which named none.
@@ -528,6 +545,37 @@ mod tests {
         assert_eq!((record.added(&list), record.added(&name)), ("{unix:a,x=y}".to_owned(), String::new()));
         assert_eq!(found[&of_service], Changed { was: None, now: some("{unix:a}") });
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn a_table_with_entries_of_two_is_told_apart_by_entry() {
+        let name = |list: &str| Name::Main(list.to_owned());
+        let changed = |was: &str, now: &str| Changed { was: Some(was.to_owned()), now: Some(now.to_owned()) };
+        let (theirs, ours) = ("inline:{ { e.test = keep: } }", "inline:{ { s.test = lmtp:x } }");
+        let both = "inline:{ { e.test = keep: } { s.test = lmtp:x } }";
+        let entry = [("s.test".to_owned(), "lmtp:x".to_owned())];
+        for (was, now, entries, added) in [
+            (both, theirs, &[][..], vec![]),
+            (both, "inline:{ { e.test=keep: } }", &[], vec![]),
+            (theirs, both, &entry, vec![]),
+            ("hash:/x", &format!("{ours}, hash:/x"), &entry, vec![dense(ours)]),
+            (
+                "",
+                &format!("{ours}, {theirs}"),
+                &[entry[0].clone(), ("e.test".into(), "keep:".into())],
+                vec![dense(ours), dense(theirs)],
+            ),
+        ] {
+            let changed = changed(was, now);
+            assert_eq!(changed.entries(), entries, "{was} -> {now}");
+            assert_eq!(changed.added(&name("transport_maps"), &Named::default()), added, "{was} -> {now}");
+        }
+        // Somebody made one table of his and ours.
+        for list in ["transport_maps", "relay_recipient_maps"] {
+            let mut changed = changed(theirs, &format!("{ours}, {theirs}"));
+            changed.found(&name(list), Some(both.to_owned()), &Named::default());
+            assert_eq!(changed.was.as_deref(), Some(theirs), "{list}");
+        }
     }
 
     #[test]

@@ -75,6 +75,12 @@ pub(super) fn remove(settings: &Settings, config: &Config, record: &Record) -> R
             ));
         }
     }
+    for owner in record.other_owners() {
+        plan.tell(&format!(
+            "What the activity-milter with queue.path {owner} put in stays. If that was this one, before its queue and sockets \
+             were changed, take it out with the configuration of then."
+        ));
+    }
     for name in SILENT {
         let value = settings.written(name).map(str::to_owned);
         let name = Name::Main(name.to_owned());
