@@ -547,6 +547,7 @@ mod tests {
         assert_eq!(found.len(), 2);
     }
 
+    /// A2: what somebody has in one table with an entry of ours stays his.
     #[test]
     fn a_table_with_entries_of_two_is_told_apart_by_entry() {
         let name = |list: &str| Name::Main(list.to_owned());
