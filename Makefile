@@ -17,9 +17,10 @@ demo: deps
 	$(CARGO) build --bin activity-milter --example demo
 	KEEP=$(KEEP) BACKEND=$(BACKEND) target/debug/examples/demo
 
-# Everything, the end-to-end tests with a real Postfix included.
+# Everything, the end-to-end tests with a real Postfix included. They wait more than they work: half as many again as there are
+# cores run at a time.
 test: deps check
-	$(CARGO) test --lib --tests
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) * 3 / 2))} $(CARGO) test --lib --tests
 	$(CARGO) test --features verify --test verify
 	tests/contract/run
 

@@ -71,14 +71,18 @@ impl Source {
     }
 
     /// Lays the file's drop-ins over it: `FILE.d/*.toml`, in the order of their names; those that begin with a dot, and
-    /// whatever ends otherwise, are none, and [`Source::left_out`] says so of what is no leftover.
+    /// whatever ends otherwise, are none, and [`Source::left_out`] says so of what is no leftover. A link to /dev/null is
+    /// empty: systemd's way to switch one off.
     /// # Errors
     /// A [`SourceError`], if one of them, or their directory, cannot be read.
     pub fn with_drop_ins(mut self) -> Result<Self, SourceError> {
         let (drop_ins, left_out) = drop_ins(self.path())?;
         self.left_out.extend(left_out);
         for path in drop_ins {
-            let text = text_of(&path, bytes_of(&path, LONGEST_CONFIGURATION))?;
+            let text = match is_masked(&path) {
+                true => String::new(),
+                false => text_of(&path, bytes_of(&path, LONGEST_CONFIGURATION))?,
+            };
             self = self.with(&path, text);
         }
         Ok(self)
@@ -208,6 +212,11 @@ fn line_at(text: &str, at: usize) -> &str {
 /// The last place up to `at` where a character begins.
 fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+/// True for a link to /dev/null.
+fn is_masked(path: &Path) -> bool {
+    path.is_symlink() && path.canonicalize().is_ok_and(|to| to == Path::new("/dev/null"))
 }
 
 /// What editors, packages and people leave of a file that counts no more.
@@ -435,7 +444,6 @@ mod tests {
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct File {
-        #[expect(dead_code)]
         size: u8,
     }
 
@@ -471,6 +479,21 @@ mod tests {
         ] {
             assert_eq!(unreadable(&io::Error::from_raw_os_error(number)), expected);
         }
+    }
+
+    #[test]
+    fn a_drop_in_that_is_masked_says_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, drop_ins) = (home.path().join("a.toml"), home.path().join("a.toml.d"));
+        fs::create_dir(&drop_ins).unwrap();
+        fs::write(&path, "size = 1\n").unwrap();
+        std::os::unix::fs::symlink("/dev/null", drop_ins.join("1.toml")).unwrap();
+        let source = Source::read(&path).unwrap().with_drop_ins().unwrap();
+        assert_eq!(source.parse::<File>().unwrap().size, 1);
+        // Any other device is none of ours.
+        std::os::unix::fs::symlink("/dev/zero", drop_ins.join("2.toml")).unwrap();
+        let error = Source::read(&path).unwrap().with_drop_ins().unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{error}");
     }
 
     #[test]

@@ -154,6 +154,7 @@ fn check_address(option: &str, text: &str) -> Result<(), Failure> {
     let inner = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
     let why = match Address::parse(inner) {
         Ok(_) => return Ok(()),
+        Err(_) if is_complete_alone(option, inner) => return Ok(()),
         Err(AddressError::BadLocalPart) if inner.matches('@').count() > 1 && inner.contains(',') => {
             format!("these are several: give {option} for each")
         }
@@ -162,6 +163,15 @@ fn check_address(option: &str, text: &str) -> Result<(), Failure> {
     };
     let message = format!("{option}: \"{text}\" is no address: {why}: write one like anna@example.com");
     Err(Failure::CommandLine(message))
+}
+
+/// True for a name without a domain that an envelope may have: postmaster for all (RFC 5321, section 4.1.1.3), and as a
+/// sender whatever sendmail(1) is called with, which completes it.
+fn is_complete_alone(option: &str, name: &str) -> bool {
+    name.eq_ignore_ascii_case("postmaster")
+        || option == "--sender"
+            && !name.contains('@')
+            && Address::parse(&format!("{name}@example.com")).is_ok()
 }
 
 pub(super) async fn explain(config: Config, args: &Args) -> Result<ExitCode, Failure> {
@@ -409,4 +419,27 @@ fn text(explanation: &Explanation) -> Result<String, std::fmt::Error> {
         writeln!(out, "Postfix is told to {postfix}")?;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_envelope_may_have() {
+        for (option, text, expected) in [
+            ("--recipient", "postmaster", true),
+            ("--recipient", "<Postmaster>", true),
+            ("--recipient", "root", false),
+            ("--recipient", "anna@mycompany.test", true),
+            ("--sender", "root", true),
+            ("--sender", "MAILER-DAEMON", true),
+            ("--sender", "<root>", true),
+            ("--sender", "anna berg", false),
+            ("--sender", "anna@", false),
+            ("--sender", "", false),
+        ] {
+            assert_eq!(check_address(option, text).is_ok(), expected, "{option} {text}");
+        }
+    }
 }

@@ -126,6 +126,8 @@ const ACTIVITY_TYPE: &str = "Email";
 struct Index {
     tenants: HashMap<String, Entry>,
     addresses: usize,
+    /// Of what no mail can reach, with the line of each.
+    doubts: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -146,11 +148,16 @@ impl Index {
             check_prefix(&prefix).map_err(|message| source.error(tenant.prefix.span(), message))?;
             prefixes.claim(&tenant.prefix, &prefix)?;
             ids.claim(&tenant.id, tenant.id.get_ref())?;
-            let entry = Entry::read(source, tenant, &prefix)?;
+            let entry = Entry::read(source, tenant, &prefix, &mut index.doubts)?;
             index.addresses += entry.people.len();
             index.tenants.insert(prefix, entry);
         }
         Ok(index)
+    }
+
+    fn say(&self, path: &Path) {
+        events::directory_read(path, self.tenants.len(), self.addresses);
+        self.doubts.iter().for_each(|doubt| events::setting_doubtful(doubt));
     }
 
     fn entry(&self, tenant: &Tenant) -> Option<&Entry> {
@@ -160,7 +167,12 @@ impl Index {
 }
 
 impl Entry {
-    fn read(source: &Source, text: TenantText, prefix: &str) -> Result<Self, SourceError> {
+    fn read(
+        source: &Source,
+        text: TenantText,
+        prefix: &str,
+        doubts: &mut Vec<String>,
+    ) -> Result<Self, SourceError> {
         said(source, "tenant's id", &text.id)?;
         if let Some(activity_type) = &text.activity_type {
             said(source, "activity type", activity_type)?;
@@ -216,10 +228,20 @@ impl Entry {
         let mut project_ids = Once::new(source, "project id");
         for project in text.project {
             let number = project.number.get_ref().to_lowercase();
-            if !is_local(&number) {
-                return Err(
-                    source.error(project.number.span(), format!("\"{number}\" cannot stand in an address: write a number without blanks and empty parts, like 1001"))
+            if number.split('.').any(|label| label.trim().is_empty()) {
+                let message = format!(
+                    "\"{number}\" cannot stand in an address: write a number without empty parts, like 1001"
                 );
+                return Err(source.error(project.number.span(), message));
+            }
+            // Nobody is refused for it: what another program exports has such numbers, and mail goes on without them.
+            let is_reachable = is_local(&number);
+            if !is_reachable {
+                let message = format!(
+                    "\"{number}\" cannot stand in an address, and no mail reaches this project: write a number without blanks \
+                     and signs, like 1001"
+                );
+                doubts.push(source.error(project.number.span(), message).to_string());
             }
             said(source, "project's id", &project.id)?;
             project_ids.claim(&project.id, project.id.get_ref())?;
@@ -238,7 +260,9 @@ impl Entry {
                 number: project.number.into_inner(),
                 customer: project.customer.map(Spanned::into_inner),
             };
-            projects.insert(number, known);
+            if is_reachable {
+                projects.insert(number, known);
+            }
         }
         Ok(Self { tenant, people, projects })
     }
@@ -425,7 +449,7 @@ impl FileDirectory {
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let look = Look::after(None, path);
         let index = Index::read(&Source::read(path)?)?;
-        events::directory_read(path, index.tenants.len(), index.addresses);
+        index.say(path);
         let mut directory = Self::new(path, Index::read);
         directory.index.store(Arc::new(index));
         // What has not settled is read again by who watches.
@@ -571,7 +595,7 @@ impl FileDirectory {
                 ))
             }
             Found::Good(index) => {
-                events::directory_read(&self.path, index.tenants.len(), index.addresses);
+                index.say(&self.path);
                 self.index.store(Arc::new(index));
                 Ok(())
             }
@@ -621,7 +645,12 @@ impl Directory for FileDirectory {
         let written = std::fs::metadata(&self.path).and_then(|meta| meta.modified());
         let age = written.ok().and_then(|written| written.elapsed().ok()).unwrap_or_default();
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
-        format!("{}, written {age} ago", self.path.display())
+        let doubts = match self.index.load().doubts.as_slice() {
+            [] => String::new(),
+            [one] => format!("; {one}"),
+            [first, rest @ ..] => format!("; {first}; and {} more like it", rest.len()),
+        };
+        format!("{}, written {age} ago{doubts}", self.path.display())
     }
 }
 
@@ -643,6 +672,24 @@ mod tests {
 
     fn index(text: &str) -> Result<Index, String> {
         Index::read(&Source::from_text(Path::new("d.toml"), text)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_project_that_no_mail_reaches_stops_nobody() {
+        let tenant = "[[tenant]]\nprefix = \"a\"\nid = \"1\"\n";
+        for number in ["10 01", "P1,2", "10(01)", "1001.my@a.test", &"x".repeat(65)] {
+            let text = format!(
+                "{tenant}[[tenant.project]]\nid = \"p\"\nnumber = \"{number}\"\n[[tenant.project]]\nid = \"q\"\nnumber = \"2\"\n"
+            );
+            let index = Index::read(&Source::from_text(Path::new("x.toml"), text)).unwrap();
+            let projects: Vec<&String> = index.tenants["a"].projects.keys().collect();
+            assert_eq!(projects, ["2"], "{number}");
+            assert_eq!(index.doubts.len(), 1, "{number}");
+            assert!(index.doubts[0].starts_with("x.toml:6:10: "), "{:?}", index.doubts);
+        }
+        // A tenant that no mail reaches is one that everybody believes to be there.
+        let text = "[[tenant]]\nprefix = \"a b\"\nid = \"1\"\n";
+        assert!(Index::read(&Source::from_text(Path::new("x.toml"), text)).is_err());
     }
 
     #[test]

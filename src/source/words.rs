@@ -23,6 +23,8 @@ const DEPTH: &str = "too many brackets, one in the other: write fewer";
 const BRACES: &str = "braces hold key = value: write { key = value }, with commas between several";
 const TAKEN: &str = "this name has a value already, and so no names below it: remove one of both";
 
+const UNSEEN: &str = "the text has a control character, which is not seen: remove it, or write it as \\u and four digits between \" and \"";
+
 /// What of `toml` we do not know.
 const ELSE: &str = "this cannot be read: write key = value in a line of its own, and text in quotes";
 
@@ -102,6 +104,10 @@ pub(super) fn syntax(message: &str, said: &str, line: &str) -> String {
         };
     }
     match SYNTAX.iter().find(|(theirs, _)| message.starts_with(theirs)) {
+        // What ends a text for the library may also be what nobody sees.
+        Some((_, ours)) if ours.starts_with("the text has no end") && line.chars().any(is_unseen) => {
+            UNSEEN.to_owned()
+        }
         // To the library a name alone in braces is a text without an end.
         Some((_, ours)) if ours.starts_with("the text has no end") && !line.contains(['"', '\'']) => {
             BRACES.to_owned()
@@ -109,6 +115,11 @@ pub(super) fn syntax(message: &str, said: &str, line: &str) -> String {
         Some((_, ours)) => (*ours).to_owned(),
         None => ELSE.to_owned(),
     }
+}
+
+/// A character that TOML takes in no text.
+fn is_unseen(c: char) -> bool {
+    c.is_ascii_control() && c != '\t'
 }
 
 /// About a text that is TOML, and not what we expect. `table`: the header of the table that is there; else of the one in
@@ -239,6 +250,19 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ends_a_text_too_early() {
+        for (message, line, expected) in [
+            ("invalid basic string", "a = \"b", "the text has no end"),
+            ("invalid basic string", "a = \"b\u{7}c\"", "the text has a control character"),
+            ("invalid literal string", "a = 'b\u{1b}c'", "the text has a control character"),
+            ("invalid multi-line basic string", "b\u{0}c", "the text has a control character"),
+            ("invalid literal string", "a = '\tb", "the text has no end"),
+        ] {
+            assert!(syntax(message, "", line).starts_with(expected), "{line:?}");
+        }
+    }
 
     #[test]
     fn the_nearest_name_is_meant() {

@@ -173,7 +173,13 @@ impl SearchError {
 /// It cannot be read.
 pub fn search(path: &Path, query: &Query) -> Result<Found, SearchError> {
     let database = open(path)?;
-    find(&database, query).map_err(|error| SearchError::new(path, &error))
+    let find = |query: &Query| find(&database, query).map_err(|error| SearchError::new(path, &error));
+    let found = find(query)?;
+    match query.term.as_key().filter(|_| found.mails.is_empty()) {
+        // No queue id is that, but a key may begin so.
+        Some(term) => find(&Query { term, ..query.clone() }),
+        None => Ok(found),
+    }
 }
 
 /// How far the trace reaches.

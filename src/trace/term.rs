@@ -125,7 +125,19 @@ impl Term {
                 Ok(Self::Address { as_given: word.to_owned(), folded: fold(local, domain) })
             }
             None if is_bracketed || is_queue_id(word) => Ok(Self::QueueId(word.to_owned())),
+            // Too long for a queue id, or without a digit in lower case.
+            None if is_key(word) => Ok(Self::Key(word.to_ascii_lowercase())),
             None => Err(NoTerm::Nothing(shortened(word))),
+        }
+    }
+}
+
+impl Term {
+    /// The same as the beginning of a key, if what may be a queue id can be one.
+    pub(super) fn as_key(&self) -> Option<Self> {
+        match self {
+            Self::QueueId(id) if is_key(id) => Some(Self::Key(id.to_ascii_lowercase())),
+            _ => None,
         }
     }
 }
@@ -156,6 +168,10 @@ fn is_queue_id(word: &str) -> bool {
         && (word.bytes().any(|b| b.is_ascii_digit()) || word.bytes().all(|b| matches!(b, b'A'..=b'F')))
 }
 
+fn is_key(word: &str) -> bool {
+    (LEAST_KEY..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 fn shortened(text: &str) -> String {
     let end = text.floor_char_boundary(80);
     if end < text.len() { format!("{}…", &text[..end]) } else { text.to_owned() }
@@ -184,6 +200,8 @@ mod tests {
             ("b3:0123ABCD4567…", key("0123abcd4567")),
             ("b3:0123abcd...", key("0123abcd")),
             (&"AB".repeat(32), key(&"ab".repeat(32))),
+            (&"0aB".repeat(10), key(&"0ab".repeat(10))),
+            ("deadbeef", key("deadbeef")),
             (
                 "<20261129.1@mycompany.test>",
                 address("20261129.1@mycompany.test", "20261129.1@mycompany.test"),
@@ -216,6 +234,21 @@ mod tests {
             ("say what became of anna@mycompany.test", address("anna@mycompany.test", "anna@mycompany.test")),
         ] {
             assert_eq!(Term::read(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_queue_id_may_be_the_beginning_of_a_key() {
+        for (text, expected) in [
+            ("eabfa6e1", Some("eabfa6e1")),
+            ("EABFA6E1:", Some("eabfa6e1")),
+            ("7F3A91", None), // too little of one
+            ("4bXyZ30w1Zz9vB", None),
+            ("b3:eabfa6e1", None),
+            ("anna@mycompany.test", None),
+        ] {
+            let expected = expected.map(|hex| Term::Key(hex.to_owned()));
+            assert_eq!(Term::read(text).unwrap().as_key(), expected, "{text}");
         }
     }
 

@@ -405,3 +405,148 @@ fn a_directory_by_a_relative_name() {
     let named = format!("postconf -c {} ", world.postfix.conf().display());
     assert!(!commands.is_empty() && commands.iter().all(|line| line.starts_with(&named)), "{script}");
 }
+
+/// A2: what stood in the list that a service's own took the place of is nobody's of ours, also while it is down.
+#[test]
+fn a_milter_of_somebody_that_restarts() {
+    let port = crate::support::free_port();
+    let theirs = format!("inet:127.0.0.1:{port}");
+    let world = world(&["relay_domains = elsewhere.test", &format!("smtpd_milters = {theirs}")]);
+    let original = said(&world);
+    let service = format!("127.0.0.1:{}", world.postfix.port);
+    run(&world, &printed(&world, &["submission", "--service", &service]));
+    let (_, findings) = world.findings();
+    assert!(findings.iter().any(|finding| finding["check"] == "milter"), "{findings:#?}");
+    assert!(
+        !findings.iter().any(|f| f["reason"].as_str().unwrap().contains("an old entry")),
+        "{findings:#?}"
+    );
+    let again = printed(&world, &["submission", "--service", &service]);
+    assert!(again.contains("# Nothing to change."), "{again}");
+    run(&world, &printed(&world, &["shared-mx"]));
+    let list = world.postfix.tool("postconf", &["-P", &format!("{service}/inet/smtpd_milters")]);
+    assert!(list.contains(&theirs), "{list}");
+    run(&world, &printed(&world, &["--remove"]));
+    assert_eq!(said(&world), original);
+}
+
+/// Runs what `check` says must change, as it is printed, until nothing must.
+#[track_caller]
+fn obey(world: &World) {
+    for _ in 0..4 {
+        let (_, findings) = world.findings();
+        for finding in findings.iter().filter(|finding| finding["severity"] == "must") {
+            let remedy = finding["remedy"].as_str().unwrap();
+            match remedy.split_once("activity-milter postfix print ") {
+                Some((_, print)) => {
+                    let words = print.split(" --postfix-config").next().unwrap();
+                    run(world, &printed(world, &words.split(' ').collect::<Vec<_>>()));
+                }
+                None => run(world, remedy),
+            }
+        }
+    }
+    assert_eq!(world.findings().0, Some(0));
+}
+
+/// A2: what `check` has told somebody to put in goes too, between two prints and after a domain was renamed.
+#[test]
+fn what_check_has_told() {
+    let others: &[&str] = &["relay_domains = elsewhere.test", "relay_transport = keep:"];
+    for (deployment, own) in [("mx", &[][..]), ("shared-mx", others), ("lmtp-only", others)] {
+        for (to, then) in [
+            ("\"severamail.test\", \"b.test\"", Some("\"severamail.test\", \"b.test\", \"c.test\"")),
+            ("\"new.test\"", None),
+        ] {
+            let world = world(own);
+            let original = said(&world);
+            run(&world, &printed(&world, &[deployment]));
+            configure(&world, "\"severamail.test\"", to);
+            obey(&world);
+            if let Some(then) = then {
+                configure(&world, to, then);
+                run(&world, &printed(&world, &[deployment]));
+            }
+            let removal = printed(&world, &["--remove"]);
+            run(&world, &removal);
+            assert_eq!(said(&world), original, "{deployment} {to}\n{removal}");
+        }
+    }
+}
+
+/// A2: whoever pipes the script into a shell is told of what stays.
+#[test]
+fn what_stays_is_told() {
+    let world = world(&["relay_domains = elsewhere.test, severamail.test", "in_flow_delay = 0"]);
+    let (code, _, error) = world.postfix_command(&["print", "--remove"]);
+    assert_eq!(code, Some(0));
+    for words in ["Nothing says who put severamail.test into relay_domains", "Nothing says whose this is"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    run(&world, &printed(&world, &["shared-mx"]));
+    let error = world.postfix_command(&["print", "--remove"]).2;
+    assert!(error.contains("severamail.test stood in relay_domains before us"), "{error}");
+}
+
+/// A2: whose queue has moved is known by his sockets, also with another domain.
+#[test]
+fn a_queue_that_has_moved() {
+    for renamed in [false, true] {
+        let world = world(&[]);
+        let original = said(&world);
+        run(&world, &printed(&world, &["mx"]));
+        configure(&world, "queue.db", "moved.db");
+        if renamed {
+            configure(&world, "\"severamail.test\"", "\"new.test\"");
+            run(&world, &printed(&world, &["mx"]));
+            assert_eq!(value(&world, "relay_domains"), "new.test");
+        }
+        run(&world, &printed(&world, &["--remove"]));
+        assert_eq!(said(&world), original);
+    }
+}
+
+/// A2: of two activity-milters each leaves what the other needs, and the last leaves nothing.
+#[test]
+fn two_that_leave_one_after_the_other() {
+    for (domain, order) in [("other.test", [0, 1]), ("other.test", [1, 0]), ("severamail.test", [0, 1])] {
+        let world = world(&[]);
+        let original = said(&world);
+        let first = fs::read_to_string(world.config_path()).unwrap();
+        let second = ["milter.sock", "lmtp.sock", "queue.db"]
+            .iter()
+            .fold(first.clone(), |text, name| text.replace(name, &format!("b-{name}")))
+            .replace("\"severamail.test\"", &format!("\"{domain}\""));
+        let both = [first, second];
+        fs::create_dir_all(world.root.join("queue")).unwrap();
+        fs::write(world.root.join("queue/b-queue.db"), "").unwrap();
+        for config in &both {
+            fs::write(world.config_path(), config).unwrap();
+            run(&world, &printed(&world, &["mx"]));
+        }
+        let musts = || {
+            let findings = world.findings().1;
+            let of = |check: &str| findings.iter().any(|finding| finding["check"] == check);
+            ["bcc-shown", "in-flow-delay", "domain", "drop-headers"].map(of)
+        };
+        assert_eq!(musts(), [false; 4]);
+        fs::write(world.config_path(), &both[order[0]]).unwrap();
+        run(&world, &printed(&world, &["--remove"]));
+        fs::write(world.config_path(), &both[order[1]]).unwrap();
+        assert_eq!(musts(), [false; 4], "{domain} {order:?}");
+        let removal = printed(&world, &["--remove"]);
+        run(&world, &removal);
+        assert_eq!(said(&world), original, "{domain} {order:?}\n{removal}");
+    }
+}
+
+/// The example of auto-bcc is for those who have nothing yet.
+#[test]
+fn an_example_that_was_replaced() {
+    let world = world(&["relay_domains = elsewhere.test"]);
+    run(&world, &printed(&world, &["auto-bcc"]));
+    let maps = format!("inline:{{ {{ {ANNA} = {MY} }} }}");
+    world.postfix.set("sender_bcc_maps", &maps);
+    let again = printed(&world, &["auto-bcc"]);
+    assert!(again.contains("# Nothing to change."), "{again}");
+}

@@ -4,12 +4,14 @@
 use crate::support::{
     neighbour::Neighbour,
     postfix::Postfix,
-    world::{Options, World},
+    world::{Options, World, eml},
 };
 use serde_json::Value;
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
 const MILTER: &str = "unix:activity-milter/milter.sock";
+const ANNA: &str = "anna@mycompany.test";
+const MY: &str = "mycompany@severamail.test";
 
 /// A world with the deployment loaded.
 fn deployed(deployment: &str, options: Options) -> World {
@@ -269,6 +271,18 @@ fn each_fault_is_found_and_its_remedy_cures_it() {
             "smtpd_proxy_filter = 127.0.0.1:9",
         ),
         (&[("smtpd_recipient_restrictions", "reject")], "refused-before", "must", "restrictions has reject"),
+        (&[("smtpd_recipient_restrictions", "reject, reject")], "refused-before", "must", "has reject"),
+        (&[("smtpd_data_restrictions", "reject")], "refused-before", "must", "data_restrictions has reject"),
+        (&[("smtpd_end_of_data_restrictions", "reject")], "refused-before", "must", "of_data_restrictions"),
+        (&[("lmtp_sasl_auth_enable", "yes")], "lmtp-sasl", "must", "lmtp_sasl_auth_enable = yes"),
+        (
+            &[("masquerade_domains", "test"), ("masquerade_classes", "envelope_recipient")],
+            "alias",
+            "must",
+            "masquerade_domains = test",
+        ),
+        (&[("relay_domains", ".test")], "domain", "must", "severamail.test is in no list of domains"),
+        (&[("mydestination", "test"), ("relay_domains", "")], "domain", "must", "no list of domains"),
         (&[("defer_transports", "smtp, lmtp")], "deferred", "must", "defer_transports = smtp, lmtp"),
         (&[("soft_bounce", "yes")], "soft-bounce", "should", "soft_bounce = yes"),
         // Bcc is for us alone.
@@ -366,6 +380,9 @@ fn header_checks_that_take_ours() {
         ("header_checks", &format!("/^From:/ {to_us}"), "must", "says FILTER lmtp:"),
         ("header_checks", "/^Subject: spam/ DISCARD", "note", "has DISCARD"),
         ("lmtp_header_checks", "/^Subject:/ IGNORE", "must", "says IGNORE"),
+        // What is sent by people who exist, today.
+        ("header_checks", "/^(From|Message-ID):.*(invalid|localdomain|\\.local)>?$/ REJECT", "", ""),
+        ("header_checks", "/^Date: .* 20(0[0-9]|1[0-9]|2[0-5]) / REJECT", "", ""),
         // What the milter takes is not held, and the rest is nobody's business of ours.
         ("header_checks", "/^Subject: *$/ REJECT\n/^Received:/ IGNORE\n/./ WARN", "", ""),
         ("header_checks", "/^Subject:/ FILTER smtp:[127.0.0.1]", "", ""),
@@ -638,8 +655,41 @@ fn tables_and_patterns_are_asked_as_postfix_asks_them() {
                 "permit_mynetworks, check_recipient_access inline:{ { severamail.test = REJECT } }, permit",
             )],
             "refused-before",
+            "note",
+            &["smtpd_recipient_restrictions has inline:"],
+        ),
+        (
+            &[(
+                "smtpd_recipient_restrictions",
+                "reject_unauth_pipelining, check_recipient_access inline:{ { severamail.test = REJECT } }, permit",
+            )],
+            "refused-before",
             "must",
             &["smtpd_recipient_restrictions has inline:"],
+        ),
+        (
+            &[("smtpd_recipient_restrictions", "reject_unknown_recipient_domain, permit")],
+            "unknown-to-dns",
+            "note",
+            &["has reject_unknown_recipient_domain"],
+        ),
+        (
+            &[("transport_maps", "static:keep:"), ("relay_transport", "keep:")],
+            "lmtp-transport",
+            "should",
+            &["is keep:"],
+        ),
+        (
+            &[("relocated_maps", "inline:{ { @severamail.test = dora@elsewhere.test } }")],
+            "alias",
+            "must",
+            &["relocated_maps makes dora@elsewhere.test of every"],
+        ),
+        (
+            &[("canonical_maps", "inline:{ { mycompany@severamail.test = dora@elsewhere.test } }")],
+            "alias",
+            "note",
+            &["canonical_maps makes dora@elsewhere.test of mycompany@severamail.test"],
         ),
         (
             &[("lmtp_tls_policy_maps", "static:encrypt")],
@@ -686,6 +736,76 @@ fn tables_and_patterns_are_asked_as_postfix_asks_them() {
     world.postfix.tool("postfix", &["stop"]);
     world.postfix.set("transport_maps", "proxy:inline:{ { elsewhere.test = keep: } }");
     assert_eq!(world.findings(), (Some(0), Vec::new()));
+}
+
+/// smtpd is asked too.
+#[test]
+fn lists_of_domains_are_read_as_smtpd_reads_them() {
+    let world = deployed("mx", Options::default());
+    world.postfix.set("smtpd_relay_restrictions", "reject_unauth_destination");
+    for (parents, list, expected) in [
+        ("relay_domains", "test", true),
+        ("relay_domains", ".test", false),
+        ("relay_domains", "inline:{ { test = x } }", true),
+        ("relay_domains", "inline:{ { .test = x } }", false),
+        ("relay_domains", "!severamail.test, test", false),
+        ("", "test", false),
+        ("", ".test", true),
+        ("", "inline:{ { test = x } }", false),
+        ("", "inline:{ { .test = x } }", true),
+        ("", "SeveraMail.TEST", true),
+    ] {
+        world.postfix.set("parent_domain_matches_subdomains", parents);
+        world.postfix.set("relay_domains", list);
+        world.postfix.reload();
+        let (answers, _) = world.mail(ANNA, &[MY], &eml("plain"));
+        let taken = answers.last().is_some_and(|answer| answer.starts_with("250"));
+        let (_, findings) = world.findings();
+        let found = !findings.iter().any(|finding| finding["check"] == "domain");
+        assert_eq!((taken, found), (expected, expected), "{parents} {list}: {answers:?} {findings:#?}");
+    }
+}
+
+/// What is said of a table that knows every address helps, if it is done.
+#[test]
+fn tables_that_know_whole_addresses_leave_us_ours() {
+    let world = deployed("mx", Options::default());
+    let path = world.root.join("transport");
+    let us = "lmtp:unix:activity-milter/lmtp.sock";
+    let file = format!("regexp:{}", path.display());
+    let rule = r"/@severamail\.test$/ lmtp:unix:activity-milter/lmtp.sock";
+    let inline = r"{ /@severamail\.test$$/ lmtp:unix:activity-milter/lmtp.sock }";
+    for (table, says, mended) in [
+        (
+            "static:keep:",
+            "write inline:{ { * = keep: } } in place of static:keep:",
+            "inline:{ { * = keep: } }".to_owned(),
+        ),
+        (&*file, rule, file.clone()),
+        ("regexp:{ { /./ keep: } }", inline, format!("regexp:{{ {inline} {{ /./ keep: }} }}")),
+    ] {
+        fs::write(&path, "/./ keep:\n").unwrap();
+        world.postfix.set("relay_transport", "keep:");
+        world.postfix.set("transport_maps", table);
+        let (code, findings) = world.findings();
+        let finding = found(code, &findings, "lmtp-transport", "should");
+        let remedy = finding["remedy"].as_str().unwrap();
+        assert!(remedy.contains(says) && !remedy.contains("postconf"), "{remedy}");
+        let (code, _, error) = world.postfix_command(&["print", "mx"]);
+        assert!(code == Some(78) && error.contains(says), "{error}");
+        // What it says, and then what the check says of the rest.
+        fs::write(&path, format!("{rule}\n/./ keep:\n")).unwrap();
+        world.postfix.set("transport_maps", &mended);
+        let (_, findings) = world.findings();
+        if let Some(finding) = findings.iter().find(|finding| finding["check"] == "lmtp-transport") {
+            let remedy = finding["remedy"].as_str().unwrap();
+            assert!(remedy.starts_with("postconf ") && remedy.contains(us), "{remedy}");
+            shell(remedy);
+            world.postfix.cool();
+        }
+        let (_, findings) = world.findings();
+        assert!(!findings.iter().any(|finding| finding["check"] == "lmtp-transport"), "{findings:#?}");
+    }
 }
 
 #[test]

@@ -205,7 +205,6 @@ fn a_command_acts_on_what_is_named() {
             format!("{}", id + 1),
             format!("0{id}"),
             format!("+{id}"),
-            format!("{id} "),
             "*".to_owned(),
             "%".to_owned(),
             "b3:%%%%".to_owned(),

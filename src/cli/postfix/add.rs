@@ -6,15 +6,15 @@
 //! Fails: [`Refusal`] names what cannot be added to, and what to do; nothing is printed then.
 
 use super::{
-    former::{Former, OF_DOMAINS},
+    former::{Former, OF_DOMAINS, domain_of},
     print::{endpoint, with_existing},
     probe::Endpoint,
     record::{Name, Record},
-    script::{Plan, command, dense, editor, quoted},
+    script::{Plan, dense, quoted, shown_editor},
     settings::{MilterEntry, Settings, SettingsError, WAYS, inline, split},
     ways::{
-        Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
-        sample_project, shadowed, takes_utf8, transport_of,
+        Class, Obstacle, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us,
+        sample, sample_project, shadowed, takes_utf8, transport_of,
     },
 };
 use crate::config::Config;
@@ -69,7 +69,7 @@ impl<'a> Adding<'a> {
         }
         let former = Former::of(settings, config, record)?;
         let others = Others::of(settings, config, &former.domains)?;
-        let passing = passes_on(settings, config, &former.domains)?;
+        let passing = passes_on(settings, config, &[&former.domains, record.domains_of_others()].concat())?;
         let (shadow, gave_back, plan) = (false, false, Plan::default());
         Ok(Self { settings, config, record, former, others, passing, shadow, gave_back, plan })
     }
@@ -152,6 +152,8 @@ impl<'a> Adding<'a> {
             "message_drop_headers" => self.drop_headers(),
             "smtp_header_checks" => self.outgoing_bcc(),
             "message_size_limit" => self.size_limit(ours),
+            // The example is for those who have none yet.
+            "sender_bcc_maps" if self.copies_to_us()? => Ok(()),
             "sender_bcc_maps" => {
                 let new = with_existing(name, ours, self.base(name));
                 self.change(name, &new);
@@ -162,6 +164,19 @@ impl<'a> Adding<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// True if somebody's mail is copied to us already.
+    fn copies_to_us(&self) -> Result<bool, SettingsError> {
+        let name = "sender_bcc_maps";
+        for table in self.settings.tables(name) {
+            let entries = self.settings.entries(&table)?.unwrap_or_default();
+            let to_us = |entry| domain_of(name, entry).is_some_and(|d| is_integration(self.config, &d));
+            if entries.iter().any(to_us) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What a list is before something is added, without what we put there for domains that are ours no more.
@@ -297,26 +312,13 @@ impl<'a> Adding<'a> {
 
     /// A pattern that knows every address is asked with the whole address, before anybody is asked for the domain.
     fn refuse_patterns(&self, form: &str, tables: &[String]) -> Result<(), Refusal> {
-        for table in tables.iter().filter(|table| table.contains(':')) {
-            let at = format!("@{form}");
-            let entries = self.settings.entries(table)?.unwrap_or_default();
-            let elsewhere = |to: &str| !is_to_us(self.settings, self.config, to);
-            if let Some((key, to)) = entries.iter().find(|(key, to)| key.ends_with(&at) && elsewhere(to)) {
-                return Err(Refusal::No(format!(
-                    "transport_maps has {table}, where {key} has a way of its own, {to}: take that line out, then print again"
-                )));
-            }
-            let asked =
-                |address: String| self.settings.ask(&address, table).map(|to| to.filter(|to| elsewhere(to)));
-            let Some(found) = asked(sample(form))?.or(asked(sample_project(form))?) else { continue };
-            let escaped = form.replace('.', r"\.");
-            return Err(Refusal::No(format!(
-                "transport_maps has {table}, which says {found} for addresses of {form}, before our own table is asked for \
-                 the domain: put this line first in it, then print again: /@{escaped}$/ {}",
-                self.lmtp()
-            )));
+        match Obstacle::of(self.settings, self.config, form, &self.lmtp(), tables)? {
+            None => Ok(()),
+            Some(Obstacle { table, says, remedy }) => Err(Refusal::No(format!(
+                "transport_maps has {table}, which says {says}, before our own table is asked for the domain: {remedy}, then \
+                 print again"
+            ))),
         }
-        Ok(())
     }
 
     /// True if a table routes integration domains and nothing else.
@@ -414,10 +416,9 @@ impl<'a> Adding<'a> {
 
     /// True if an element of a list of milters is our milter, or was.
     fn is_of_ours(&self, element: &str) -> bool {
-        let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
-        MilterEntry::list(element).iter().any(|entry| {
-            self.is_current(entry) || is_old(self.settings, self.config, entry, &recorded, self.record)
-        })
+        MilterEntry::list(element)
+            .iter()
+            .any(|entry| self.is_current(entry) || is_old(self.settings, self.config, entry, self.record))
     }
 
     /// Dead entries of ours, where a deployment does not set the list: all mail waits for them. `but`: a list that is set
@@ -429,9 +430,8 @@ impl<'a> Adding<'a> {
             self.settings.overrides_of("smtpd_milters").filter(|(parameter, _)| *parameter != but);
         let of_services = of_services.map(|(parameter, value)| (parameter.to_owned(), value.to_owned()));
         let mut after = here.clone();
-        let recorded = self.record.added(&Name::Main("smtpd_milters".to_owned()));
         let (settings, config, record) = (self.settings, self.config, self.record);
-        let is_dead = |entry: &MilterEntry| is_old(settings, config, entry, &recorded, record);
+        let is_dead = |entry: &MilterEntry| is_old(settings, config, entry, record);
         for (parameter, value) in std::iter::once(main).chain(of_services).collect::<Vec<_>>() {
             let is_alive = |element: &String| !MilterEntry::list(element).iter().any(is_dead);
             let elements = split(&value);
@@ -537,7 +537,7 @@ impl<'a> Adding<'a> {
                     (false, false) => elements.push(element),
                 }
                 found = true;
-            } else if is_old(self.settings, self.config, &entry, &now, self.record) {
+            } else if is_old(self.settings, self.config, &entry, self.record) {
                 changed = true;
             } else {
                 elements.push(element);
@@ -656,9 +656,7 @@ impl<'a> Adding<'a> {
         }
         match self.settings.written(name) {
             Some(value) if self.passing.is_some() => {
-                let tools = Some(&self.settings.tools);
-                let postconf =
-                    editor(tools, self.settings.directory(), "main.cf").unwrap_or_else(|_| command(tools));
+                let postconf = shown_editor(self.settings, "main.cf");
                 let command = format!("{postconf} -e {}", quoted(name, ours));
                 self.plan.note(&format!(
                     "{name} = {value} stays: somebody has set it, and other mail passes. Ours would be: {command}"
@@ -689,15 +687,9 @@ pub(super) fn size_limit(settings: &Settings, wanted: u64) -> u64 {
     limits.filter(|limit| *limit > 0).fold(wanted, u64::min)
 }
 
-/// True if an entry is one of ours that nobody answers any more: our LMTP listener, or one that we wrote (`recorded`) or
+/// True if an entry is one of ours that nobody answers any more: our LMTP listener, or one that our configuration named or
 /// that has our name, and is dead. Another activity-milter that lives is none.
-pub(super) fn is_old(
-    settings: &Settings,
-    config: &Config,
-    entry: &MilterEntry,
-    recorded: &str,
-    record: &Record,
-) -> bool {
+pub(super) fn is_old(settings: &Settings, config: &Config, entry: &MilterEntry, record: &Record) -> bool {
     let Some(endpoint) = Endpoint::of_milter(&entry.endpoint) else { return false };
     if config.lmtp.as_ref().is_some_and(|lmtp| is_ours(settings, lmtp, &entry.endpoint)) {
         return true;
@@ -707,7 +699,6 @@ pub(super) fn is_old(
     }
     let named =
         matches!(&endpoint, Endpoint::Unix(path) if path.to_string_lossy().contains("activity-milter"));
-    let written = MilterEntry::list(recorded).iter().any(|ours| ours.endpoint == entry.endpoint);
-    (written || named && !record.is_of_others(&entry.endpoint))
+    (record.is_milter(&entry.endpoint) || named && !record.is_of_others(&entry.endpoint))
         && endpoint.is_dead(settings.queue_directory())
 }

@@ -8,15 +8,15 @@ use super::{
     former::Former,
     print::{endpoint, with_existing},
     probe::{Endpoint, MILTER_VERSION, Protocol, is_possible, probe},
-    record::{Record, owner},
-    script::{bare, command, editor, quoted, quoted_for_service},
+    record::Record,
+    script::{bare, quoted, quoted_for_service, shown_editor},
     settings::{
         ALIASES, Broken, CONTENTS, MilterEntry, Service, Settings, SettingsError, Tools, WAYS, is_version,
         seconds, split,
     },
     ways::{
-        Class, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us, sample,
-        sample_project, shadowed, takes_utf8, transport_of,
+        Class, Obstacle, Others, Shadowed, forms, is_integration, is_ours, is_to_us, passes_on, routed_to_us,
+        sample, sample_project, shadowed, takes_utf8, transport_of,
     },
 };
 use crate::config::Config;
@@ -81,9 +81,10 @@ pub(super) fn check(tools: Tools, config: &Config) -> Result<Report, SettingsErr
         ..Report::default()
     };
     let doors = doors(&settings, config);
-    let record = Record::read(settings.directory(), owner(config))?;
+    let record = Record::read(&settings, config)?;
     let former = Former::of(&settings, config, &record)?;
-    let passing = passes_on(&settings, config, &former.domains)?;
+    let nobodys = [&former.domains, record.domains_of_others()].concat();
+    let passing = passes_on(&settings, config, &nobodys)?;
     let shadowed = shadowed(config);
     let settings = &settings;
     let mut checks =
@@ -183,8 +184,7 @@ impl Checks<'_> {
 
     /// `postconf` that writes a file.
     fn editor(&self, file: &str) -> String {
-        let tools = Some(&self.tools);
-        editor(tools, self.settings.directory(), file).unwrap_or_else(|_| command(tools))
+        shown_editor(self.settings, file)
     }
 
     /// A command that sets a parameter of our milter for one service.
@@ -349,12 +349,9 @@ impl Checks<'_> {
         if !is_to_us(self.settings, self.config, &transport) {
             let setting = format!("the transport of {project} is {transport}");
             let reason = "addresses with a project go another way than those without";
-            let escaped = domain.replace('.', r"\.");
-            let us =
-                self.config.lmtp.as_ref().map(|lmtp| print_endpoint(lmtp, self.settings)).unwrap_or_default();
-            let remedy = format!(
-                "put this line first in the pattern of transport_maps that has it: /@{escaped}$/ lmtp:{us}"
-            );
+            let us = self.config.lmtp.as_ref().map(|lmtp| print_endpoint(lmtp, self.settings));
+            let us = format!("lmtp:{}", us.unwrap_or_default());
+            let remedy = self.obstacle(domain, &us)?.unwrap_or_else(|| format!("send them to {us}"));
             self.find(Severity::Must, "transport", setting, reason, remedy);
         }
         Ok(())
@@ -362,19 +359,62 @@ impl Checks<'_> {
 
     /// What rewrites integration addresses takes from us what misses the milter.
     fn aliases(&mut self, domain: &str) -> Result<(), SettingsError> {
+        let reason = "what misses the milter (automatic BCC, aliases, sendmail, milter down) goes there, and not to us";
         for parameter in ALIASES {
+            // What has moved comes to nobody.
+            let moves = parameter == "relocated_maps";
+            let is_ours = |to: &str| is_integration(self.config, to.rsplit('@').next().unwrap_or(to));
+            let to_us = |to: &str| !moves && split(to).iter().all(|to| is_ours(to));
             let keys = [sample(domain), format!("@{domain}")];
-            let Some(to) = self.settings.look_up(parameter, &keys)? else { continue };
-            let to_us =
-                split(&to).iter().all(|to| is_integration(self.config, to.rsplit('@').next().unwrap_or(to)));
-            if !to_us {
+            if let Some(to) = self.settings.look_up(parameter, &keys)?.filter(|to| !to_us(to)) {
                 let setting = format!("{parameter} makes {to} of every address of {domain}");
-                let reason = "what misses the milter (automatic BCC, aliases, sendmail, milter down) goes there, and not to us";
                 let remedy = format!("take @{domain}, or the pattern that matches it, out of {parameter}");
                 self.find(Severity::Must, "alias", setting, reason, remedy);
+                continue;
+            }
+            let mut single = None;
+            for table in split(self.settings.main(parameter)) {
+                if !table.contains(':') || self.settings.is_ignored(&table) {
+                    continue;
+                }
+                let entries = self.settings.entries(&table)?.unwrap_or_default();
+                let taken = |(key, to): &(String, String)| {
+                    key.rsplit_once('@')
+                        .is_some_and(|(local, of)| !local.is_empty() && of.eq_ignore_ascii_case(domain))
+                        && !to_us(to)
+                };
+                single = single.or_else(|| entries.into_iter().find(taken));
+            }
+            if let Some((key, to)) = single {
+                let setting = format!("{parameter} makes {to} of {key}");
+                let remedy =
+                    format!("take {key} out of {parameter}, if activity-milter is to record its mail");
+                self.find(Severity::Note, "alias", setting, reason, remedy);
             }
         }
+        self.masquerading(domain);
         Ok(())
+    }
+
+    /// A domain below another one that takes its place in envelopes.
+    fn masquerading(&mut self, domain: &str) {
+        let name = "masquerade_domains";
+        let list = self.settings.main(name).to_owned();
+        let classes = split(self.settings.main("masquerade_classes"));
+        // The first that knows the domain decides.
+        let bare = |name: &str| name.trim_start_matches('!').to_lowercase();
+        let elements = split(&list);
+        let mut known = elements.iter().map(|name| (name, bare(name)));
+        let first = known.find(|(_, bare)| domain == bare || domain.ends_with(&format!(".{bare}")));
+        let is_changed = first.is_some_and(|(name, bare)| !name.starts_with('!') && domain != bare);
+        if is_changed && classes.iter().any(|class| class == "envelope_recipient") {
+            let setting = format!("{name} = {list}, and envelope_recipient is in masquerade_classes");
+            let reason = format!(
+                "{domain} lies below it: what misses the milter goes to the domain above, and not to us"
+            );
+            let remedy = self.set(name, &format!("!{domain}, {list}"));
+            self.find(Severity::Must, "alias", setting, &reason, remedy);
+        }
     }
 
     /// In shadow mode nothing is recorded, and our LMTP listener keeps nothing: mail must go where it goes without us.
@@ -503,9 +543,21 @@ impl Checks<'_> {
         if class == Class::Relay && others.is_empty() && self.settings.main("transport_maps").is_empty() {
             return Ok(self.set("relay_transport", &format!("lmtp:{endpoint}")));
         }
+        if let Some(remedy) = self.obstacle(domain, &format!("lmtp:{endpoint}"))? {
+            return Ok(format!("{remedy}, then ask here again"));
+        }
         let entry = format!("inline:{{ {{ {domain} = lmtp:{endpoint} }} }}");
         let existing = self.settings.base("transport_maps");
         Ok(self.set("transport_maps", &with_existing("transport_maps", &entry, existing)))
+    }
+
+    /// What to do about a table that no entry for the domain helps against.
+    fn obstacle(&self, domain: &str, us: &str) -> Result<Option<String>, SettingsError> {
+        let tables = split(self.settings.main("transport_maps"));
+        let found = Obstacle::of(self.settings, self.config, domain, us, &tables)?;
+        Ok(found.map(|Obstacle { table, says, remedy }| {
+            format!("transport_maps has {table}, which says {says}, whatever stands there for the domain: {remedy}")
+        }))
     }
 
     /// Settings by which nothing ever comes to our LMTP listener.
@@ -528,6 +580,14 @@ impl Checks<'_> {
             let reason = "our LMTP listener has no TLS, so nothing is delivered to it: mail waits, and bounces after days";
             let remedy = self.set_for(service, "lmtp_enforce_tls", "no");
             self.find(Severity::Must, "lmtp-tls", setting, reason, remedy);
+        }
+        let sasl = "lmtp_sasl_auth_enable";
+        let without = self.settings.of(service, "lmtp_sasl_password_maps").is_empty();
+        if without && self.settings.of(service, sasl) == "yes" {
+            let setting = format!("{}: {sasl} = yes", service.name);
+            let reason = "lmtp(8) ends at once without lmtp_sasl_password_maps: nothing is delivered to us";
+            let remedy = self.set_for(service, sasl, "no");
+            self.find(Severity::Must, "lmtp-sasl", setting, reason, remedy);
         }
         let policies = self.settings.of(service, "lmtp_tls_policy_maps").to_owned();
         if !policies.is_empty() {

@@ -33,10 +33,8 @@ impl<'a> Former<'a> {
         config: &'a Config,
         record: &'a Record,
     ) -> Result<Self, SettingsError> {
-        let name = Name::Main("relay_domains".to_owned());
         let listed = split(settings.written("relay_domains").unwrap_or_default()).into_iter();
-        let former =
-            listed.filter(|domain| record.has_added(&name, domain) && !is_integration(config, domain));
+        let former = listed.filter(|domain| record.is_domain(domain) && !is_integration(config, domain));
         let (mut domains, mut of_somebody) = (Vec::new(), Vec::new());
         for domain in former {
             match has_own_way(settings, config, record, &domain)? {
@@ -71,7 +69,9 @@ impl<'a> Former<'a> {
             let stays = |domain: &String| {
                 is_integration(self.config, domain) || of_recipients && self.of_somebody.contains(domain)
             };
-            recorded.contains(entry) && domain.is_some_and(|domain| !stays(&domain))
+            // Also what `check` has told somebody to put in.
+            let ours = recorded.contains(entry) || list == "transport_maps" && self.record.is_way(&entry.1);
+            ours && domain.is_some_and(|domain| !stays(&domain))
         };
         split(value)
             .into_iter()
@@ -98,13 +98,13 @@ fn has_own_way(
     domain: &str,
 ) -> Result<bool, SettingsError> {
     let recorded = record.entries(&Name::Main("transport_maps".to_owned()));
-    for table in split(settings.main("transport_maps")).iter().filter(|table| table.contains(':')) {
-        let found = match inline(table) {
+    for table in settings.tables("transport_maps") {
+        let found = match inline(&table) {
             Some(entries) => entries
                 .into_iter()
                 .find(|entry| entry.0 == domain && !recorded.contains(entry))
                 .map(|(_, transport)| transport),
-            None => settings.ask_for_name(domain, table)?,
+            None => settings.ask_for_name(domain, &table)?,
         };
         if found.is_some_and(|transport| !is_to_us(settings, config, &transport)) {
             return Ok(true);

@@ -8,7 +8,7 @@ use super::{
     settings::{Service, split},
     ways::{is_to_us, sample},
 };
-use std::fs;
+use std::{fs, time::SystemTime};
 
 /// Why a message without a subject is none for us.
 const NO_SUBJECT: &str =
@@ -21,13 +21,9 @@ impl Checks<'_> {
     /// What cleanup(8) does by the header, before the milter sees the message.
     pub(super) fn header_checks(&mut self, service: &Service, asks_milter: bool) {
         let name = "header_checks";
-        let domains: Vec<String> =
-            self.config.addressing.domains.iter().map(|d| d.as_str().to_owned()).collect();
-        let mut headers: Vec<String> =
-            domains.iter().map(|domain| format!("To: {}", sample(domain))).collect();
-        headers.extend(PLAIN.map(str::to_owned));
-        for header in &headers {
-            let Some((table, action)) = self.action(service, name, header) else { continue };
+        let domains = &self.config.addressing.domains;
+        for headers in domains.iter().map(|domain| to(domain.as_str())).chain(plain(SystemTime::now())) {
+            let Some((table, action, header)) = self.action(service, name, &headers) else { continue };
             let reason = match word(&action).as_str() {
                 "REJECT" => "every message to us is refused before the milter is asked".to_owned(),
                 "DISCARD" => "every message to us is thrown away, and its sender is told that it was taken".to_owned(),
@@ -58,31 +54,61 @@ impl Checks<'_> {
     /// What lmtp(8) takes out on the way to us.
     pub(super) fn lmtp_header_checks(&mut self, service: &Service) {
         let name = "lmtp_header_checks";
-        let Some((table, action)) = self.action(service, name, PLAIN[0]) else { return };
+        let subjects = SUBJECTS.map(str::to_owned);
+        let Some((table, action, header)) = self.action(service, name, &subjects) else { return };
         if ["IGNORE", "STRIP"].contains(&word(&action).as_str()) {
-            let setting = format!("{}: {table} in {name} says {action} to \"{}\"", service.name, PLAIN[0]);
+            let setting = format!("{}: {table} in {name} says {action} to \"{header}\"", service.name);
             let remedy = format!("take the pattern that matches it out of {table}");
             self.find(Severity::Must, "header-checks", setting, NO_SUBJECT, remedy);
         }
     }
 
-    /// What the first table that knows a header says: the table, and the action. One that cannot be read is named elsewhere.
-    fn action(&self, service: &Service, name: &str, header: &str) -> Option<(String, String)> {
+    /// What a service does with all of these headers: the table, its action, and one of them. None if it does not do the
+    /// same with each, for then it does not mean every message. A table that cannot be read is named elsewhere.
+    fn action(&self, service: &Service, name: &str, headers: &[String]) -> Option<(String, String, String)> {
         let tables = split(self.settings.of(service, name)).into_iter().filter(|table| table.contains(':'));
-        tables.into_iter().find_map(|table| {
-            let action = self.settings.ask(header, &table).ok().flatten()?;
-            Some((table, action))
-        })
+        let tables: Vec<String> = tables.collect();
+        let of = |header: &String| {
+            tables.iter().find_map(|table| {
+                let action = self.settings.ask(header, table).ok().flatten()?;
+                Some((table.clone(), action, header.clone()))
+            })
+        };
+        let mut found = headers.iter().map(of);
+        let first = found.next()??;
+        found.all(|next| next.is_some_and(|next| word(&next.1) == word(&first.1))).then_some(first)
     }
 }
 
-/// Headers of every message, as nobody would write them who does not mean all.
-const PLAIN: [&str; 4] = [
-    "Subject: activity-milter-check",
-    "From: activity-milter-check@example.invalid",
-    "Date: Mon, 30 Nov 2026 08:00:00 +0200",
-    "Message-ID: <activity-milter-check@example.invalid>",
-];
+const SUBJECTS: [&str; 2] = ["Subject: activity-milter-check", "Subject: Re: Offer 2417"];
+
+/// The field that brings a message to a domain.
+fn to(domain: &str) -> Vec<String> {
+    vec![format!("To: {}", sample(domain)), format!("To: Anna Berg <anna.berg@{domain}>")]
+}
+
+/// The fields of every message, each as several people write it. A rule against one kind of sender, a name that does not
+/// exist or an old date, does not match all of them.
+fn plain(now: SystemTime) -> Vec<Vec<String>> {
+    let date = |zone: &str| format!("Date: {}", httpdate::fmt_http_date(now).replace("GMT", zone));
+    let of = |name: &str, values: [&str; 3]| values.iter().map(|value| format!("{name}: {value}")).collect();
+    vec![
+        SUBJECTS.map(str::to_owned).to_vec(),
+        of(
+            "From",
+            ["anna.berg@example.com", "Anna Berg <anna@mail.example.fi>", "\"Berg, Anna\" <ab@example.org>"],
+        ),
+        vec![date("+0000"), date("+0000 (UTC)")],
+        of(
+            "Message-ID",
+            [
+                "<4bXyZ30w1Zz9vB@mail.example.com>",
+                "<activity-milter-check.17@example.fi>",
+                "<AF3C-2417@mx.example.org>",
+            ],
+        ),
+    ]
+}
 
 /// What stands behind the action's word.
 fn rest(action: &str) -> &str {
@@ -108,6 +134,15 @@ fn taken_by(table: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_date_is_that_of_today() {
+        let [_, _, dates, _] = plain(SystemTime::UNIX_EPOCH).try_into().unwrap();
+        assert_eq!(
+            dates,
+            ["Date: Thu, 01 Jan 1970 00:00:00 +0000", "Date: Thu, 01 Jan 1970 00:00:00 +0000 (UTC)"]
+        );
+    }
 
     #[test]
     fn tables_that_take_messages_away() {

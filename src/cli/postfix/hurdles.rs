@@ -1,35 +1,38 @@
 //! What [`super::check`] finds before the milter is asked: restrictions that refuse our domains, and filters that nobody
 //! answers.
 //!
-//! In: the lists of restrictions of each smtpd. Out: findings. Promise: what lets some clients through first (`permit…`, a
-//! table of clients) is no fault, because who comes through is asked about.
+//! In: the lists of restrictions of each smtpd. Out: findings. Promise: what stands behind something that lets some
+//! clients through (`permit…`, a table of clients) is never more than a note, because who comes through is asked about.
 
 use super::{
     check::{Checks, Severity},
     probe::Endpoint,
-    settings::{Service, is_pattern, split},
-    ways::sample,
+    settings::{Service, Style, is_pattern, split},
+    ways::{Class, sample},
 };
 
-/// The lists that smtpd asks at RCPT, before it asks milters.
-const RESTRICTIONS: [&str; 5] = [
+/// The lists that smtpd asks at RCPT, before it asks milters, and those by which it refuses what a milter let pass.
+const RESTRICTIONS: [&str; 7] = [
     "smtpd_client_restrictions",
     "smtpd_helo_restrictions",
     "smtpd_sender_restrictions",
     "smtpd_relay_restrictions",
     "smtpd_recipient_restrictions",
+    "smtpd_data_restrictions",
+    "smtpd_end_of_data_restrictions",
 ];
+
+/// Asks the DNS for the recipient's domain, unless its mail ends on this machine: for relay_domains too.
+const KNOWN_TO_DNS: &str = "reject_unknown_recipient_domain";
 
 impl Checks<'_> {
     /// Every smtpd.
     pub(super) fn hurdles(&mut self) {
-        let settings = self.settings;
-        let domains: Vec<String> =
-            self.config.addressing.domains.iter().map(|domain| domain.as_str().to_owned()).collect();
+        let (settings, config) = (self.settings, self.config);
         for service in settings.services("smtpd") {
             for list in RESTRICTIONS {
-                for domain in &domains {
-                    self.restrictions(service, list, domain);
+                for domain in &config.addressing.domains {
+                    self.restrictions(service, list, domain.as_str());
                 }
             }
             self.proxy_filter(service);
@@ -46,40 +49,86 @@ impl Checks<'_> {
                 "permit" | "permit_auth_destination" => return,
                 "reject" | "defer" if some_pass => return,
                 "reject" | "defer" => {
-                    let rest = elements
-                        .iter()
-                        .enumerate()
-                        .map(|(i, element)| if i == at { "reject_unauth_destination" } else { element });
+                    // The same further on would refuse then.
+                    let instead = |i: usize, element: &String| match i >= at && is_flat(element) {
+                        true if is_of_data(list) => None,
+                        true => Some("reject_unauth_destination".to_owned()),
+                        false => Some(element.clone()),
+                    };
+                    let rest = elements.iter().enumerate().filter_map(|(i, element)| instead(i, element));
                     let rest = rest.collect::<Vec<_>>().join(", ");
                     let remedy = self.set_for(service, list, &rest);
                     let setting = format!("{}: {list} has {element}", service.name);
-                    let reason = "smtpd refuses every recipient before the milter is asked";
+                    let reason = match is_of_data(list) {
+                        true => "smtpd refuses every message, whatever the milter says",
+                        false => "smtpd refuses every recipient before the milter is asked",
+                    };
                     return self.find(Severity::Must, "refused-before", setting, reason, remedy);
                 }
                 table if before == "check_recipient_access" => match self.access(table, domain) {
                     Some(action) if is_permission(&action) => return,
                     Some(action) if is_refusal(&action) => {
                         let setting = format!("{}: {list} has {table}", service.name);
+                        let (severity, whom) = match some_pass {
+                            true => (Severity::Note, " to whoever does not pass before it"),
+                            false => (Severity::Must, ""),
+                        };
                         let reason = format!(
-                            "it says {action} for {domain}: smtpd acts on that before the milter is asked"
+                            "it says {action} for {domain}{whom}: smtpd acts on that before the milter is asked"
                         );
-                        let remedy = format!("take {domain}, or the pattern that matches it, out of {table}");
-                        return self.find(Severity::Must, "refused-before", setting, &reason, remedy);
+                        let remedy = match some_pass {
+                            true => format!(
+                                "nothing, if only those who pass before it may write to {domain}; else "
+                            ),
+                            false => String::new(),
+                        };
+                        let remedy =
+                            format!("{remedy}take {domain}, or the pattern that matches it, out of {table}");
+                        return self.find(severity, "refused-before", setting, &reason, remedy);
                     }
                     _ => {}
                 },
+                KNOWN_TO_DNS => self.unknown_to_dns(service, list, domain),
                 "check_recipient_access" | "warn_if_reject" => {}
+                // What belongs to the element before it: a list in the DNS, a table, a server.
+                _ if takes_argument(before) => {}
                 // Its answer depends on the client or the sender, whom nobody knows here.
-                other => some_pass |= !other.starts_with("reject_"),
+                other => some_pass |= may_let_pass(other) && !self.only_refuses(other, elements.get(at + 1)),
             }
         }
     }
 
+    /// Nobody asks the DNS here: what it says changes, and Postfix may ask another one.
+    fn unknown_to_dns(&mut self, service: &Service, list: &str, domain: &str) {
+        if !matches!(Class::of(self.settings, domain), Ok(Class::Relay | Class::Other)) {
+            return;
+        }
+        let setting = format!("{}: {list} has {KNOWN_TO_DNS}", service.name);
+        let reason = format!(
+            "smtpd asks the DNS for {domain}: while it has neither an MX nor an address there, as names of a network of one's \
+             own may not, mail to it is answered 450, and the milter is not asked"
+        );
+        let remedy =
+            format!("see that the DNS that this machine asks has {domain}, or take it out of {list}");
+        self.find(Severity::Note, "unknown-to-dns", setting, &reason, remedy);
+    }
+
+    /// True for a table of access(5) of which all is known, and that lets nobody pass.
+    fn only_refuses(&self, element: &str, table: Option<&String>) -> bool {
+        let Some(table) = table.filter(|_| element.starts_with("check_") && element.ends_with("_access"))
+        else {
+            return false;
+        };
+        let entries = self.settings.entries(table).ok().flatten();
+        let passes = |action: &str| !is_refusal(action) && !action.trim().eq_ignore_ascii_case("dunno");
+        entries.is_some_and(|entries| !entries.iter().any(|(_, action)| passes(action)))
+    }
+
     /// What access(5) has for an address of a domain; none if the table cannot be read, which Postfix says itself.
     fn access(&self, table: &str, domain: &str) -> Option<String> {
-        let parents = split(self.settings.main("parent_domain_matches_subdomains"))
-            .contains(&"smtpd_access_maps".to_owned());
-        let above = domain.match_indices('.').map(|(at, _)| domain[at + usize::from(parents)..].to_owned());
+        let style =
+            Style::of("smtpd_access_maps", &split(self.settings.main("parent_domain_matches_subdomains")));
+        let above = style.above(domain).into_iter().map(str::to_owned);
         let parts = std::iter::once(domain.to_owned()).chain(above).filter(|_| !is_pattern(table));
         std::iter::once(sample(domain))
             .chain(parts)
@@ -104,6 +153,28 @@ impl Checks<'_> {
     }
 }
 
+/// Asked for the message, not for a recipient.
+fn is_of_data(list: &str) -> bool {
+    list.contains("data_restrictions")
+}
+
+/// Refuses whoever comes so far.
+fn is_flat(element: &str) -> bool {
+    ["reject", "defer"].contains(&element)
+}
+
+/// True for an element of a list of restrictions that has another one behind it.
+fn takes_argument(element: &str) -> bool {
+    let starts = ["check_", "reject_rbl_", "reject_rhsbl_", "permit_dnswl_", "permit_rhswl_"];
+    element == "sleep" || starts.iter().any(|start| element.starts_with(start))
+}
+
+/// True for what may end a list in a client's favour: `permit…`, tables, services, classes of restrictions.
+fn may_let_pass(element: &str) -> bool {
+    let refuses = ["reject_", "defer_"].iter().any(|start| element.starts_with(start));
+    !refuses && element != "sleep" && !element.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// `OK`, a number, or a restriction that permits.
 fn is_permission(action: &str) -> bool {
     let word = action.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
@@ -122,6 +193,41 @@ fn is_refusal(action: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_let_some_clients_pass() {
+        for (element, expected) in [
+            ("permit_mynetworks", true),
+            ("permit_sasl_authenticated", true),
+            ("check_client_access", true),
+            ("hash:/etc/postfix/clients", true),
+            ("check_policy_service", true),
+            ("a_class_of_ours", true),
+            ("reject_unauth_destination", false),
+            ("defer_unauth_destination", false),
+            ("sleep", false),
+            ("1", false),
+        ] {
+            assert_eq!(may_let_pass(element), expected, "{element}");
+        }
+    }
+
+    #[test]
+    fn what_has_something_behind_it() {
+        for (element, expected) in [
+            ("check_client_access", true),
+            ("check_policy_service", true),
+            ("reject_rbl_client", true),
+            ("reject_rhsbl_sender", true),
+            ("permit_dnswl_client", true),
+            ("sleep", true),
+            ("reject_unauth_destination", false),
+            ("permit_mynetworks", false),
+            ("zen.dnsbl.test", false),
+        ] {
+            assert_eq!(takes_argument(element), expected, "{element}");
+        }
+    }
 
     #[test]
     fn actions_as_access_5_has_them() {

@@ -19,7 +19,7 @@ mod ways;
 
 use super::{
     Failure, other,
-    out::{say, say_json},
+    out::{say, say_json, tell},
 };
 use crate::config::Config;
 use add::Refusal;
@@ -111,7 +111,9 @@ pub(super) async fn postfix(config: &Path, args: Args) -> Result<ExitCode, Failu
             let nobody =
                 || Failure::Configuration(miette::Report::msg("there is no Postfix to take anything out of"));
             let existing = Existing::ask(instance.tools(), &config).map_err(broken)?.ok_or_else(nobody)?;
-            say(&print::removed(&config, &existing, ignore_queue).map_err(refused)?)?;
+            let (script, told) = print::removed(&config, &existing, ignore_queue).map_err(refused)?;
+            told.iter().for_each(|sentence| tell(sentence));
+            say(&script)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Print {

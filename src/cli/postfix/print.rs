@@ -7,10 +7,10 @@ use super::{
     forged,
     former::Former,
     probe::Endpoint,
-    record::{Name, Record, owner},
+    record::{Name, Record, heading, line},
     remove,
     script::{Editors, Plan, Way, bare, dense},
-    settings::{MilterEntry, Settings, SettingsError, Tools, split},
+    settings::{CONFIG_DIRECTORY, MilterEntry, QUEUE_DIRECTORY, Settings, SettingsError, Tools, split},
     waiting::{Waiting, coming_to_us},
     ways::forms,
 };
@@ -52,12 +52,6 @@ const DOMAIN: &str = "severamail.com";
 const MILTER: &str = "unix:activity-milter/milter.sock";
 const LMTP: &str = "unix:activity-milter/lmtp.sock";
 const MAX_SIZE: &str = "52428800";
-
-/// Where Postfix has its configuration unless it says otherwise.
-const CONFIG_DIRECTORY: &str = "/etc/postfix";
-
-/// Where Postfix keeps its queue unless it says otherwise.
-const QUEUE_DIRECTORY: &str = "/var/spool/postfix";
 
 impl Deployment {
     fn main_cf(self) -> &'static str {
@@ -113,7 +107,7 @@ impl Existing {
         let nowhere = tools.directory.is_none();
         match Settings::read(tools) {
             Ok(settings) => {
-                let record = Record::read(settings.directory(), owner(config))?;
+                let record = Record::read(&settings, config)?;
                 Ok(Some(Self { settings, record }))
             }
             Err(error) if nowhere && error.is_absence() => Ok(None),
@@ -188,13 +182,19 @@ pub(super) fn print(wish: Wish, config: &Config, existing: Option<&Existing>) ->
                 let former = existing.former(config)?;
                 existing.refuse_waiting(config, &mut plan, former.clone(), &former)?;
             }
-            script(&plan, existing, Way::In(&owner(config)))
+            let mut heading = heading(existing.map(|existing| &existing.settings), config);
+            heading.1.extend(existing.map_or(Vec::new(), |existing| needed(&main, existing)));
+            script(&plan, existing, Way::In(&heading))
         }
     }
 }
 
-/// The way back: takes out what is ours.
-pub(super) fn removed(config: &Config, existing: &Existing, ignore_queue: bool) -> Result<String, Refusal> {
+/// The way back: takes out what is ours. Beside the script, what a person has to know of what stays.
+pub(super) fn removed(
+    config: &Config,
+    existing: &Existing,
+    ignore_queue: bool,
+) -> Result<(String, Vec<String>), Refusal> {
     let mut plan = remove::remove(&existing.settings, config, &existing.record)?;
     if !ignore_queue {
         let former = existing.former(config)?;
@@ -202,7 +202,8 @@ pub(super) fn removed(config: &Config, existing: &Existing, ignore_queue: bool) 
         let domains = ours.chain(former.iter().cloned()).collect();
         existing.refuse_waiting(config, &mut plan, domains, &former)?;
     }
-    script(&plan, Some(existing), Way::Out(&existing.record))
+    let script = script(&plan, Some(existing), Way::Out(&existing.record))?;
+    Ok((script, plan.told))
 }
 
 impl Existing {
@@ -294,6 +295,16 @@ fn added(wish: Wish, main: &str, config: &Config, existing: &Existing) -> Result
         adding.without_dead(&set.unwrap_or_default());
     }
     Ok(adding.plan)
+}
+
+/// Settings that the deployment needs as another activity-milter has made them: lines for the record.
+fn needed(main: &str, existing: &Existing) -> Vec<String> {
+    let of = |(name, _): (&str, &str)| {
+        let value = existing.settings.written(name).map(str::to_owned);
+        let name = Name::Main(name.to_owned());
+        existing.record.is_needed_by_others(&name, &value).then(|| line("seen", &name, &value))
+    };
+    main.lines().filter_map(setting).filter_map(of).collect()
 }
 
 /// The settings where nothing is.

@@ -5,16 +5,20 @@
 //! What somebody else wrote between two prints counts as what was there before, without what we had put in.
 //! Promise: a line is never taken for another; what is not understood counts as not there. A print's lines stand between
 //! `begin OWNER` and `end`, and without the `end` they count as not there: a full disk stopped that script before it changed
-//! anything. The owner is the queue, which no two activity-milters share. `--remove` writes no changes: cut off, it finds
-//! at the next try what it found at the first.
+//! anything. `--remove` writes no changes: cut off, it finds at the next try what it found at the first.
+//! The owner is the queue, which no two activity-milters share; whose queue has moved is known by his sockets.
+//! What is ours is what our configuration named when that was printed (`ours`), never what stood beside it.
 
 use super::{
+    print::endpoint,
+    probe::Endpoint,
     script::dense,
-    settings::{MilterEntry, SettingsError, inline, split},
+    settings::{MilterEntry, QUEUE_DIRECTORY, Settings, SettingsError, inline, split, with_entries},
+    ways::{forms, is_ours, takes_utf8},
 };
 use crate::config::Config;
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt, fs, io,
     path::{Path, PathBuf},
 };
@@ -49,6 +53,11 @@ impl Name {
         }
     }
 
+    /// True for lists of milters.
+    fn is_of_milters(&self) -> bool {
+        self.parameter().ends_with("smtpd_milters")
+    }
+
     /// `main.cf` or `master.cf`.
     pub(super) fn file(&self) -> &'static str {
         match self {
@@ -77,13 +86,13 @@ pub(super) fn said(name: &Name, value: &Value) -> String {
 }
 
 /// Whose a change is.
-pub(super) fn owner(config: &Config) -> String {
+fn owner(config: &Config) -> String {
     // A line is a line.
     config.queue.path.display().to_string().replace(char::is_control, "?")
 }
 
 /// Says that what an owner put in is out again; the point, that the line is whole.
-pub(super) fn gone(owner: &str) -> String {
+fn gone(owner: &str) -> String {
     format!("gone {owner}.")
 }
 
@@ -115,22 +124,147 @@ pub(super) struct Changed {
     pub(super) now: Value,
 }
 
+/// How the lines of a block begin.
+const FIRST: &str = "ours milter: ";
+
+/// What a configuration names: whatever has one of these in it is that activity-milter's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Named {
+    /// Its milter, as Postfix is told.
+    milters: Vec<String>,
+    /// Its LMTP listener, as a transport.
+    ways: Vec<String>,
+    /// Its integration domains.
+    domains: Vec<String>,
+}
+
+impl Named {
+    /// What a configuration names for a Postfix.
+    fn of(settings: Option<&Settings>, config: &Config) -> Self {
+        let queue_directory = settings.map_or(Path::new(QUEUE_DIRECTORY), Settings::queue_directory);
+        let utf8 = settings.is_none_or(takes_utf8);
+        Self {
+            milters: vec![endpoint(&config.milter, queue_directory)],
+            ways: config
+                .lmtp
+                .iter()
+                .map(|lmtp| format!("lmtp:{}", endpoint(lmtp, queue_directory)))
+                .collect(),
+            domains: config.addressing.domains.iter().flat_map(|domain| forms(domain, utf8)).collect(),
+        }
+    }
+
+    /// The lines that say so.
+    fn lines(&self) -> Vec<String> {
+        let say = |kind: &'static str, names: &[String]| {
+            names.iter().map(|name| format!("ours {kind}: {name}")).collect::<Vec<_>>()
+        };
+        [say("milter", &self.milters), say("way", &self.ways), say("domain", &self.domains)].concat()
+    }
+
+    /// What lines say; of a record without them, what its changes show.
+    fn read(lines: &[&str]) -> Self {
+        let mut named = Self::default();
+        for (kind, name) in lines.iter().filter_map(|line| line.strip_prefix("ours ")?.split_once(": ")) {
+            match kind {
+                "milter" => named.milters.push(name.to_owned()),
+                "way" => named.ways.push(name.to_owned()),
+                "domain" => named.domains.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        if named != Self::default() {
+            return named;
+        }
+        let mut was = BTreeMap::<Name, Value>::new();
+        for (word, name, value) in lines.iter().filter_map(|line| parse(line)) {
+            if word == "was" {
+                was.insert(name, value);
+                continue;
+            }
+            let before = was.get(&name).cloned().flatten();
+            let added = new_elements(&before, &value);
+            match name.parameter() {
+                // Ours comes last; before it stands what was taken over from main.cf.
+                "smtpd_milters" => {
+                    let entry = added.last().and_then(|element| MilterEntry::list(element).pop());
+                    named.milters.extend(entry.map(|entry| entry.endpoint));
+                }
+                "transport_maps" => {
+                    named.ways.extend(added.iter().filter_map(|e| inline(e)).flatten().map(|(_, way)| way));
+                }
+                "relay_domains" => named.domains.extend(added),
+                "relay_transport" => named.ways.extend(value.filter(|way| way.starts_with("lmtp:"))),
+                _ => {}
+            }
+        }
+        named
+    }
+
+    fn add(&mut self, other: Self) {
+        self.milters.extend(other.milters);
+        self.ways.extend(other.ways);
+        self.domains.extend(other.domains);
+    }
+
+    fn has_milter(&self, element: &str) -> bool {
+        MilterEntry::list(element).iter().any(|entry| self.milters.contains(&entry.endpoint))
+    }
+
+    /// True if a configuration has one of these sockets: no two that live can share one.
+    fn shares_socket(&self, settings: &Settings, config: &Config) -> bool {
+        let milter = self.milters.iter().any(|milter| is_ours(settings, &config.milter, milter));
+        let is_way = |way: &String| {
+            let nexthop = way.split_once(':').map_or("", |(_, nexthop)| nexthop);
+            config.lmtp.as_ref().is_some_and(|lmtp| is_ours(settings, lmtp, nexthop))
+        };
+        milter || self.ways.iter().any(is_way)
+    }
+
+    /// True if it is that of a configuration whose queue has moved and whose sockets are others now: the queue is away,
+    /// nobody answers, and a domain is the same.
+    fn is_left_behind(&self, owner: &str, settings: &Settings, named: &Self) -> bool {
+        let queue_directory = settings.queue_directory();
+        let is_dead = |milter: &String| Endpoint::parse(milter).is_none_or(|e| e.is_dead(queue_directory));
+        let shared = self.domains.iter().any(|domain| named.domains.contains(domain));
+        shared && matches!(Path::new(owner).try_exists(), Ok(false)) && self.milters.iter().all(is_dead)
+    }
+}
+
+/// The block that a script adds to the record: whose it is, and lines for what it names.
+pub(super) fn heading(settings: Option<&Settings>, config: &Config) -> (String, Vec<String>) {
+    let mut lines = Named::of(settings, config).lines();
+    // What stands there before us, also if it is not changed now: what is added by hand after `check` is ours.
+    lines.extend(settings.map(|settings| {
+        let name = Name::Main("relay_domains".to_owned());
+        let value = settings.written("relay_domains").map(str::to_owned);
+        line("seen", &name, &value)
+    }));
+    (owner(config), lines)
+}
+
 /// All changes.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     changes: BTreeMap<Name, Changed>,
     /// Another activity-milter's.
     others: BTreeMap<Name, Changed>,
-    /// Whose it is.
-    pub(super) owner: String,
+    /// What is ours by name, now or once.
+    named: Named,
+    /// What is another activity-milter's.
+    of_others: Named,
+    /// Under which names we stand here.
+    owners: Vec<String>,
+    /// Under which names others stand here.
+    other_owners: Vec<String>,
     /// Copies of main.cf and master.cf, oldest first.
     pub(super) copies: Vec<PathBuf>,
 }
 
 impl Record {
-    /// Reads what there is for a configuration directory, and of that owner.
-    pub(super) fn read(config_directory: &Path, owner: String) -> Result<Self, SettingsError> {
-        let directory = config_directory.join(DIRECTORY);
+    /// Reads what there is beside a Postfix's settings, and of a configuration.
+    pub(super) fn read(settings: &Settings, config: &Config) -> Result<Self, SettingsError> {
+        let directory = settings.directory().join(DIRECTORY);
         let path = directory.join(CHANGES);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -145,9 +279,27 @@ impl Record {
         let mut copies: Vec<PathBuf> = names.filter(is_copy).collect();
         copies.sort();
         let text = closed(&text);
-        let (ours, others) =
-            (|of: &str| of.is_empty() || of == owner, |of: &str| !of.is_empty() && of != owner);
-        Ok(Self { changes: changes(&text, ours), others: changes(&text, others), owner, copies })
+        let (mut owners, mut named) = (vec![owner(config)], Named::of(Some(settings), config));
+        let (now, mut of_others, mut other_owners) = (named.clone(), Named::default(), Vec::new());
+        let all: BTreeSet<&str> = text.iter().map(|(of, _)| *of).collect();
+        for of in all {
+            let lines: Vec<&str> = text.iter().filter(|line| line.0 == of).map(|line| line.1).collect();
+            let theirs = Named::read(&lines);
+            let last = lines.iter().rposition(|line| line.starts_with(FIRST)).unwrap_or(0);
+            let last = Named::read(&lines[last..]);
+            let known = of.is_empty() || of == owners[0];
+            if known || last.shares_socket(settings, config) || last.is_left_behind(of, settings, &now) {
+                owners.extend((!known).then(|| of.to_owned()));
+                named.add(theirs);
+            } else {
+                of_others.add(theirs);
+                other_owners.push(of.to_owned());
+            }
+        }
+        let is_ours = |of: &str| of.is_empty() || owners.iter().any(|owner| owner == of);
+        let others = changes(&text, |of| !is_ours(of), &of_others);
+        let changes = changes(&text, is_ours, &named);
+        Ok(Self { changes, others, named, of_others, owners, other_owners, copies })
     }
 
     /// What was changed of a setting.
@@ -165,27 +317,75 @@ impl Record {
         !self.others.is_empty()
     }
 
+    /// Lines that say that we are gone, and to those who stay, what was there before us: they may need it as it is, and give
+    /// it back when they go.
+    pub(super) fn farewell(&self) -> Vec<String> {
+        let shared = self.changes.iter().filter(|(name, _)| self.others.contains_key(*name));
+        let before: Vec<String> = shared.map(|(name, changed)| line("was", name, &changed.was)).collect();
+        let to = |owner: &String| {
+            [vec![format!("begin {owner}")], before.clone(), vec!["end".to_owned()]].concat()
+        };
+        self.other_owners.iter().flat_map(to).chain(self.owners.iter().map(|owner| gone(owner))).collect()
+    }
+
     /// True if another activity-milter put an entry into a list of milters.
     pub(super) fn is_of_others(&self, endpoint: &str) -> bool {
         let added = self.others.iter().filter(|(name, _)| name.parameter() == "smtpd_milters");
-        let mut added = added.flat_map(|(_, changed)| MilterEntry::list(&changed.added().join(", ")));
+        let mut added = added
+            .flat_map(|(name, changed)| MilterEntry::list(&changed.added(name, &self.of_others).join(", ")));
         added.any(|entry| entry.endpoint == endpoint)
+    }
+
+    /// True if a milter is ours, or was.
+    pub(super) fn is_milter(&self, endpoint: &str) -> bool {
+        self.named.milters.iter().any(|milter| milter == endpoint)
+    }
+
+    /// True if a transport leads to our LMTP listener, or to where it was.
+    pub(super) fn is_way(&self, transport: &str) -> bool {
+        let is = |named: &Named| named.ways.iter().any(|way| way == transport);
+        is(&self.named) && !is(&self.of_others)
+    }
+
+    /// True if a domain in `relay_domains` is there for us: it did not stand there before us, and no other activity-milter
+    /// has it.
+    pub(super) fn is_domain(&self, domain: &str) -> bool {
+        let before = self.of(&Name::Main("relay_domains".to_owned()));
+        before.is_some_and(|changed| {
+            self.named.domains.iter().any(|ours| ours == domain)
+                && !self.is_domain_of_others(domain)
+                && !split(changed.was.as_deref().unwrap_or_default()).iter().any(|there| there == domain)
+        })
+    }
+
+    /// True if another activity-milter here takes the mail of a domain.
+    pub(super) fn is_domain_of_others(&self, domain: &str) -> bool {
+        self.of_others.domains.iter().any(|theirs| theirs == domain)
+    }
+
+    /// Whose settings stand here too: the queues of other activity-milters.
+    pub(super) fn other_owners(&self) -> &[String] {
+        &self.other_owners
+    }
+
+    /// The domains of other activity-milters here.
+    pub(super) fn domains_of_others(&self) -> &[String] {
+        &self.of_others.domains
+    }
+
+    /// True if another activity-milter here needs a setting to be as it is.
+    pub(super) fn is_needed_by_others(&self, name: &Name, value: &Value) -> bool {
+        value.is_some() && self.others.get(name).is_some_and(|changed| changed.now == *value)
     }
 
     /// The elements of a list that we put in, as a list.
     pub(super) fn added(&self, name: &Name) -> String {
-        self.of(name).map_or(String::new(), |changed| changed.added().join(", "))
+        self.of(name).map_or(String::new(), |changed| changed.added(name, &self.named).join(", "))
     }
 
-    /// True if an element of a list is one that we put in.
-    pub(super) fn has_added(&self, name: &Name, element: &str) -> bool {
-        self.of(name).is_some_and(|changed| changed.added().contains(&dense(element)))
-    }
-
-    /// What stands in the inline tables that we put in.
+    /// What we put into inline tables, entry by entry: a table may be somebody's with an entry of ours in it.
     pub(super) fn entries(&self, name: &Name) -> Vec<(String, String)> {
-        let added = self.of(name).map(Changed::added).unwrap_or_default();
-        added.iter().filter_map(|element| inline(element)).flatten().collect()
+        self.of(name).map(Changed::entries).unwrap_or_default()
     }
 
     /// True if we gave a setting this value.
@@ -195,38 +395,71 @@ impl Record {
 }
 
 impl Changed {
-    /// The elements that we put in. A `$name` is never ours: it comes from a default.
-    fn added(&self) -> Vec<String> {
-        // A service's list is written without blanks.
-        let elements = |value: &Value| split(&dense(value.as_deref().unwrap_or_default()));
-        let before = elements(&self.was);
-        let new = elements(&self.now).into_iter();
-        new.filter(|element| !element.starts_with('$') && !before.contains(element)).collect()
+    /// The elements that we put in. Of milters, only our own: a list that takes the place of another has its milters too.
+    fn added(&self, name: &Name, named: &Named) -> Vec<String> {
+        let new = new_elements(&self.was, &self.now).into_iter();
+        let is_ours = |element: &String| !name.is_of_milters() || named.has_milter(element);
+        new.filter(is_ours).collect()
+    }
+
+    /// The entries of inline tables that we put in.
+    fn entries(&self) -> Vec<(String, String)> {
+        let before = entries_of(&self.was);
+        entries_of(&self.now).into_iter().filter(|entry| !before.contains(entry)).collect()
     }
 
     /// The next print found this: what it was before all of ours.
-    fn found(&mut self, name: &Name, value: Value) {
+    fn found(&mut self, name: &Name, value: Value, named: &Named) {
         // Ours, or a script that was cut off and runs again.
         if value == self.now || value == self.was {
             return;
         }
         self.was = match value {
-            Some(value) if LISTS.contains(&name.parameter()) => self.without_ours(value),
+            Some(value) if LISTS.contains(&name.parameter()) => self.without_ours(name, value, named),
             value => value,
         };
     }
 
-    fn without_ours(&self, value: String) -> Value {
-        let ours = self.added();
-        let is_ours = |element: &String| ours.contains(&dense(element));
+    fn without_ours(&self, name: &Name, value: String, named: &Named) -> Value {
+        let ours = self.added(name, named);
+        let before = split(self.was.as_deref().unwrap_or_default());
+        // What `check` has told somebody to put in is ours as well.
+        let is_ours = |element: &String| {
+            ours.contains(&dense(element))
+                || name.is_of_milters() && named.has_milter(element)
+                || name.parameter() == "relay_domains"
+                    && named.domains.contains(element)
+                    && !before.contains(element)
+        };
         let elements = split(&value);
-        let kept: Vec<String> = elements.iter().filter(|element| !is_ours(element)).cloned().collect();
+        let (theirs, entries) = (elements.iter().filter(|element| !is_ours(element)), self.entries());
+        let is_way = |way: &String| name.parameter() == "transport_maps" && named.ways.contains(way);
+        let stays = |entry: &(String, String)| !entries.contains(entry) && !is_way(&entry.1);
+        let kept: Vec<String> = theirs.filter_map(|element| with_entries(element, stays)).collect();
         match kept.len() {
-            all if all == elements.len() => Some(value),
+            _ if kept == elements => Some(value),
             0 if self.was.is_none() => None,
             _ => Some(kept.join(", ")),
         }
     }
+}
+
+/// The elements of a list that another one lacks. A `$name` is not one: it comes from a default. Nor is a table with an entry
+/// that was there before: it is that one's, written anew.
+fn new_elements(was: &Value, now: &Value) -> Vec<String> {
+    // A service's list is written without blanks.
+    let elements = |value: &Value| split(&dense(value.as_deref().unwrap_or_default()));
+    let (before, entries) = (elements(was), entries_of(was));
+    let is_anew = |element: &str| {
+        inline(element).is_some_and(|table| table.iter().any(|entry| entries.contains(entry)))
+    };
+    elements(now).into_iter().filter(|e| !e.starts_with('$') && !before.contains(e) && !is_anew(e)).collect()
+}
+
+/// What the inline tables of a list have.
+fn entries_of(value: &Value) -> Vec<(String, String)> {
+    let elements = split(value.as_deref().unwrap_or_default());
+    elements.iter().filter_map(|element| inline(element)).flatten().collect()
 }
 
 /// Lines that count, and whose they are; of nobody are those of 0.2.0, which named none.
@@ -250,15 +483,19 @@ fn closed(text: &str) -> Vec<(&str, &str)> {
     lines
 }
 
-fn changes(lines: &[(&str, &str)], of: impl Fn(&str) -> bool) -> BTreeMap<Name, Changed> {
+fn changes(lines: &[(&str, &str)], of: impl Fn(&str) -> bool, named: &Named) -> BTreeMap<Name, Changed> {
     let mut changes = BTreeMap::<Name, Changed>::new();
     for (_, line) in lines.iter().filter(|(owner, _)| of(owner)) {
         let Some((word, name, value)) = parse(line) else { continue };
         match (word, changes.entry(name)) {
+            ("seen", Entry::Vacant(entry)) => {
+                entry.insert(Changed { was: value.clone(), now: value });
+            }
+            ("seen", Entry::Occupied(_)) => {}
             ("was", Entry::Vacant(entry)) => drop(entry.insert(Changed { was: value, now: None })),
             ("was", Entry::Occupied(mut entry)) => {
                 let name = entry.key().clone();
-                entry.get_mut().found(&name, value);
+                entry.get_mut().found(&name, value, named);
             }
             (_, entry) => entry.or_default().now = value,
         }
@@ -267,7 +504,7 @@ fn changes(lines: &[(&str, &str)], of: impl Fn(&str) -> bool) -> BTreeMap<Name, 
 }
 
 fn parse(line: &str) -> Option<(&str, Name, Value)> {
-    let (word, rest) = line.split_once(' ').filter(|(word, _)| ["was", "now"].contains(word))?;
+    let (word, rest) = line.split_once(' ').filter(|(word, _)| ["was", "now", "seen"].contains(word))?;
     let (file, said) = rest.split_once(": ")?;
     if let Some(name) = said.strip_suffix(" (not set)") {
         return Some((word, Name::parse(file, name)?, None));
@@ -293,7 +530,7 @@ mod tests {
             line("was", &of_service, &None),
             line("now", &of_service, &Some("{unix:a}".to_owned())),
         ];
-        let found = changes(&closed(&text.join("\n")), str::is_empty);
+        let found = changes(&closed(&text.join("\n")), str::is_empty, &Named::default());
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(found[&name], Changed { was: some("a = b, (not set)x"), now: some("") });
         let list = Name::Service("x/inet/smtpd_milters".to_owned());
@@ -304,10 +541,43 @@ mod tests {
                 now: some("{inet:h:1,x=y},inet:h:2,{unix:a,x=y}"),
             },
         )]);
-        let record = Record { changes, ..Record::default() };
+        let named = Named { milters: vec!["unix:a".to_owned()], ..Named::default() };
+        let record = Record { changes, named, ..Record::default() };
         assert_eq!((record.added(&list), record.added(&name)), ("{unix:a,x=y}".to_owned(), String::new()));
         assert_eq!(found[&of_service], Changed { was: None, now: some("{unix:a}") });
         assert_eq!(found.len(), 2);
+    }
+
+    /// A2: what somebody has in one table with an entry of ours stays his.
+    #[test]
+    fn a_table_with_entries_of_two_is_told_apart_by_entry() {
+        let name = |list: &str| Name::Main(list.to_owned());
+        let changed = |was: &str, now: &str| Changed { was: Some(was.to_owned()), now: Some(now.to_owned()) };
+        let (theirs, ours) = ("inline:{ { e.test = keep: } }", "inline:{ { s.test = lmtp:x } }");
+        let both = "inline:{ { e.test = keep: } { s.test = lmtp:x } }";
+        let entry = [("s.test".to_owned(), "lmtp:x".to_owned())];
+        for (was, now, entries, added) in [
+            (both, theirs, &[][..], vec![]),
+            (both, "inline:{ { e.test=keep: } }", &[], vec![]),
+            (theirs, both, &entry, vec![]),
+            ("hash:/x", &format!("{ours}, hash:/x"), &entry, vec![dense(ours)]),
+            (
+                "",
+                &format!("{ours}, {theirs}"),
+                &[entry[0].clone(), ("e.test".into(), "keep:".into())],
+                vec![dense(ours), dense(theirs)],
+            ),
+        ] {
+            let changed = changed(was, now);
+            assert_eq!(changed.entries(), entries, "{was} -> {now}");
+            assert_eq!(changed.added(&name("transport_maps"), &Named::default()), added, "{was} -> {now}");
+        }
+        // Somebody made one table of his and ours.
+        for list in ["transport_maps", "relay_recipient_maps"] {
+            let mut changed = changed(theirs, &format!("{ours}, {theirs}"));
+            changed.found(&name(list), Some(both.to_owned()), &Named::default());
+            assert_eq!(changed.was.as_deref(), Some(theirs), "{list}");
+        }
     }
 
     #[test]
@@ -315,7 +585,7 @@ mod tests {
         let text = "was main.cf: a = 1\nnow main.cf: a = 2\n\nbegin /q\nwas main.cf: a = els\nbegin /q\nwas main.cf: a = 2\n\
             now main.cf: a = 3\nend\n\nbegin /b\nwas main.cf: a = 3\nnow main.cf: a = 4\nend\nbegin /q\nnow main.cf: a = 5";
         let value = |text: &str, owner: &str| {
-            let found = changes(&closed(text), |of| of == owner || of.is_empty());
+            let found = changes(&closed(text), |of| of == owner || of.is_empty(), &Named::default());
             let changed = found.into_values().next().unwrap_or_default();
             (changed.was.unwrap_or_default(), changed.now.unwrap_or_default())
         };
@@ -371,7 +641,8 @@ mod tests {
                 .zip(["was", "now", "was", "now"])
                 .map(|(v, word)| line(word, &name, &value(*v)))
                 .collect();
-            let found = changes(&closed(&text.join("\n")), str::is_empty);
+            let named = Named { milters: vec!["unix:a".to_owned()], ..Named::default() };
+            let found = changes(&closed(&text.join("\n")), str::is_empty, &named);
             assert_eq!(found[&name], Changed { was: value(expected), now: value(lines[3]) }, "{text:?}");
         }
     }

@@ -4,8 +4,8 @@
 //! `master.cf` first, and changes nothing when it runs again. It works under `sh -eu` and from a pipe.
 
 use super::{
-    record::{CHANGES, DIRECTORY, Name, Record, Value, gone, line, said},
-    settings::Tools,
+    record::{CHANGES, DIRECTORY, Name, Record, Value, line, said},
+    settings::{Settings, Tools},
 };
 use std::{fmt::Write as _, path::Path};
 
@@ -30,8 +30,8 @@ pub(super) enum Step {
 /// What a script does with the record of changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way<'a> {
-    /// Adds to it, for that owner, before anything is changed.
-    In(&'a str),
+    /// Adds to it, for that owner and with lines of his, before anything is changed.
+    In(&'a (String, Vec<String>)),
     /// Puts it away, after everything is changed.
     Out(&'a Record),
 }
@@ -44,7 +44,10 @@ impl Way<'_> {
         let path = word(&config_directory.join(DIRECTORY).join(CHANGES).display().to_string());
         Some(match record.is_shared() {
             // The record is another activity-milter's too.
-            true => format!("printf '\\n%s\\n' {} >>{path}", word(&gone(&record.owner))),
+            true => {
+                let lines: Vec<String> = record.farewell().iter().map(|line| word(line)).collect();
+                format!("printf '\\n%s\\n' {} >>{path}", lines.join(" "))
+            }
             false => format!("mv {path} {path}.$(date +%Y%m%d-%H%M%S) 2>/dev/null || :"),
         })
     }
@@ -56,6 +59,8 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// Domains whose mail loses its way to us: none of it may wait in the queue.
     pub(super) coming: Vec<String>,
+    /// What a person has to know although the script goes to a shell: what stays, and why.
+    pub(super) told: Vec<String>,
 }
 
 /// `postconf` for one instance, as it reads and as it writes each file.
@@ -92,6 +97,12 @@ impl Editors {
     }
 }
 
+/// [`editor`] for a person to read, who is told of such a link by [`Editors::of`].
+pub(super) fn shown_editor(settings: &Settings, file: &str) -> String {
+    let tools = Some(&settings.tools);
+    editor(tools, settings.directory(), file).unwrap_or_else(|_| command(tools))
+}
+
 /// `postconf` that edits a file. It writes beside and renames, which would put a file in the place of a link: so it is told
 /// the directory of what the link is for.
 pub(super) fn editor(tools: Option<&Tools>, config_directory: &Path, file: &str) -> Result<String, String> {
@@ -119,6 +130,12 @@ impl Plan {
     /// A remark of ours among the comments.
     pub(super) fn note(&mut self, text: &str) {
         self.steps.push(Step::Say(format!("# {text}")));
+    }
+
+    /// A remark that whoever pipes the script into a shell is told too.
+    pub(super) fn tell(&mut self, text: &str) {
+        self.note(text);
+        self.told.push(text.to_owned());
     }
 
     /// Another value; nothing if it is that already.
@@ -224,14 +241,15 @@ impl Plan {
             word(&directory),
             queue = self.look_at_queue(postconf),
         );
-        if let Way::In(owner) = way {
+        if let Way::In((owner, lines)) = way {
             let record = self.changes().flat_map(|change| {
                 [line("was", &change.name, &change.was), line("now", &change.name, &change.new)]
             });
             // The empty line ends one that a full disk has cut.
             let _ = write!(
                 out,
-                "cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n\nbegin {owner}\n{}\nend\nEND OF CHANGES\n",
+                "cat >>\"$am_saved/{CHANGES}\" <<'END OF CHANGES'\n\nbegin {owner}\n{}\n{}\nend\nEND OF CHANGES\n",
+                lines.join("\n"),
                 record.collect::<Vec<_>>().join("\n")
             );
         }

@@ -75,6 +75,12 @@ impl Broken {
     }
 }
 
+/// Where Postfix has its configuration unless it says otherwise.
+pub(super) const CONFIG_DIRECTORY: &str = "/etc/postfix";
+
+/// Where Postfix keeps its queue unless it says otherwise.
+pub(super) const QUEUE_DIRECTORY: &str = "/var/spool/postfix";
+
 /// Types of tables that are packages of their own.
 const PACKAGES: [&str; 8] = ["cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"];
 
@@ -94,7 +100,13 @@ pub(super) const WAYS: [&str; 8] = [
 ];
 
 /// Parameters whose tables make other addresses of ours, after the milter was asked.
-pub(super) const ALIASES: [&str; 3] = ["canonical_maps", "recipient_canonical_maps", "virtual_alias_maps"];
+pub(super) const ALIASES: [&str; 5] = [
+    "canonical_maps",
+    "recipient_canonical_maps",
+    "virtual_alias_maps",
+    "relocated_maps",
+    "lmtp_generic_maps",
+];
 
 /// Parameters whose tables look at what a message says.
 pub(super) const CONTENTS: [&str; 2] = ["header_checks", "lmtp_header_checks"];
@@ -138,7 +150,7 @@ impl Tools {
     fn culprit(&self, message: &str) -> Option<String> {
         let (start, end) = (message.find('"')? + 1, message.lines().next()?.rfind('"')?);
         let quoted = message.get(start..end).filter(|quoted| !quoted.is_empty())?;
-        let directory = self.directory.as_deref().unwrap_or(Path::new("/etc/postfix"));
+        let directory = self.directory.as_deref().unwrap_or(Path::new(CONFIG_DIRECTORY));
         let text = std::fs::read_to_string(directory.join("main.cf")).ok()?;
         let mut name = None;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -175,7 +187,7 @@ impl Tools {
 
     /// All entries of a table; none if its kind cannot list them.
     fn list(&self, table: &str) -> Result<Option<Vec<(String, String)>>, SettingsError> {
-        let output = self.run("postmap", &["-s", unproxied(table)])?;
+        let output = self.run("postmap", &["-s", bare_table(table)])?;
         let text = String::from_utf8_lossy(&output.stdout);
         let entry =
             |line: &str| line.split_once('\t').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
@@ -184,7 +196,7 @@ impl Tools {
 
     /// What a table has for a key.
     fn look_up(&self, key: &str, table: &str) -> Result<Option<String>, SettingsError> {
-        let output = self.run("postmap", &["-q", key, unproxied(table)])?;
+        let output = self.run("postmap", &["-q", key, bare_table(table)])?;
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         match output.status.code() {
             Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())),
@@ -377,6 +389,16 @@ impl Settings {
         }
     }
 
+    /// The tables of a parameter of `main.cf`, without names and files of names.
+    pub(super) fn tables(&self, parameter: &str) -> Vec<String> {
+        split(self.main(parameter)).into_iter().filter(|element| element.contains(':')).collect()
+    }
+
+    /// True for a table that is not asked, because it cannot be read.
+    pub(super) fn is_ignored(&self, table: &str) -> bool {
+        self.ignored.contains(table)
+    }
+
     /// What one table has for a key.
     pub(super) fn ask(&self, key: &str, table: &str) -> Result<Option<String>, SettingsError> {
         self.tools.look_up(key, table)
@@ -384,11 +406,12 @@ impl Settings {
 
     /// True if a domain list (`relay_domains`, say) has the domain: DOMAIN, .DOMAIN, /FILE, TYPE:TABLE, !PATTERN.
     pub(super) fn has_domain(&self, parameter: &str, domain: &str) -> Result<bool, SettingsError> {
-        let parents = split(self.main("parent_domain_matches_subdomains")).contains(&parameter.to_owned());
-        self.list_has(&split(self.main(parameter)), domain, parents)
+        let with_parents = split(self.main("parent_domain_matches_subdomains"));
+        let style = Style::of(parameter, &with_parents);
+        self.list_has(&split(self.main(parameter)), domain, style)
     }
 
-    fn list_has(&self, list: &[String], domain: &str, parents: bool) -> Result<bool, SettingsError> {
+    fn list_has(&self, list: &[String], domain: &str, style: Style) -> Result<bool, SettingsError> {
         for pattern in list {
             let (negated, pattern) = match pattern.strip_prefix('!') {
                 Some(rest) => (true, rest),
@@ -397,11 +420,11 @@ impl Settings {
             let matched = if self.ignored.contains(pattern) {
                 false
             } else if pattern.starts_with('/') {
-                self.list_has(&in_file(pattern)?, domain, parents)?
+                self.list_has(&in_file(pattern)?, domain, style)?
             } else if pattern.contains(':') {
-                self.table_has(pattern, domain, parents)?
+                self.table_has(pattern, domain, style)?
             } else {
-                matches(pattern, domain, parents)
+                style.matches(pattern, domain)
             };
             if matched {
                 return Ok(!negated);
@@ -410,10 +433,10 @@ impl Settings {
         Ok(false)
     }
 
-    /// Postfix asks for the domain, and a table that is no pattern for its parents as well.
-    fn table_has(&self, table: &str, domain: &str, parents: bool) -> Result<bool, SettingsError> {
-        let above = domain.match_indices('.').map(|(at, _)| &domain[at + usize::from(parents)..]);
-        for key in std::iter::once(domain).chain(above.filter(|_| !is_pattern(table))) {
+    /// Postfix asks for the domain, and a table that is no pattern for what stands above it as well.
+    fn table_has(&self, table: &str, domain: &str, style: Style) -> Result<bool, SettingsError> {
+        let above = style.above(domain).into_iter().filter(|_| !is_pattern(table));
+        for key in std::iter::once(domain).chain(above) {
             if self.tools.look_up(key, table)?.is_some() {
                 return Ok(true);
             }
@@ -475,14 +498,14 @@ fn in_file(path: &str) -> Result<Vec<String>, SettingsError> {
 }
 
 /// A table without the detour by proxymap(8), which answers only while Postfix runs, and to Postfix alone.
-fn unproxied(table: &str) -> &str {
+pub(super) fn bare_table(table: &str) -> &str {
     table.strip_prefix("proxy:").unwrap_or(table)
 }
 
 /// True for tables that Postfix asks for whole addresses alone, never for a part of one.
 pub(super) fn is_pattern(table: &str) -> bool {
-    let kind = unproxied(table).split(':').next().unwrap_or_default();
-    ["regexp", "pcre", "cidr", "tcp"].contains(&kind)
+    let kind = bare_table(table).split(':').next().unwrap_or_default();
+    ["regexp", "pcre", "cidr", "tcp", "randmap"].contains(&kind)
 }
 
 /// What a tool of Postfix's says at the end, after its own name: the reason.
@@ -492,16 +515,43 @@ fn last_words(message: &str) -> String {
     last[start.unwrap_or(0)..].to_owned()
 }
 
-/// True if a pattern without table or file is that domain, or a parent of it. An IDN's two forms are two names: Postfix
-/// knows no better.
-fn matches(pattern: &str, domain: &str, parents: bool) -> bool {
-    let (pattern, domain) = (pattern.to_lowercase(), domain.to_lowercase());
-    let (bare, below) = match pattern.strip_prefix('.') {
-        Some(bare) => (bare, true),
-        None => (pattern.as_str(), false),
-    };
-    let is_parent = domain.strip_suffix(bare).is_some_and(|head| head.ends_with('.'));
-    if below { is_parent } else { bare == domain || (parents && is_parent) }
+/// How a list of domains is compared with one (postconf(5), parent_domain_matches_subdomains). An IDN's two forms are two
+/// names: Postfix knows no better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// The name alone: lists of names that mail is delivered for here.
+    Name,
+    /// `.DOMAIN` is what lies below DOMAIN.
+    Below,
+    /// DOMAIN is what lies below it too, and `.DOMAIN` is nothing.
+    Parents,
+}
+
+impl Style {
+    /// That of a parameter. `with_parents`: what `parent_domain_matches_subdomains` names.
+    pub(super) fn of(parameter: &str, with_parents: &[String]) -> Self {
+        match parameter {
+            "mydestination" | "virtual_alias_domains" | "virtual_mailbox_domains" => Self::Name,
+            _ if with_parents.iter().any(|name| name == parameter) => Self::Parents,
+            _ => Self::Below,
+        }
+    }
+
+    /// What a table is asked for behind the domain itself.
+    pub(super) fn above(self, domain: &str) -> Vec<&str> {
+        let dots = domain.match_indices('.').map(|(at, _)| at);
+        match self {
+            Self::Name => Vec::new(),
+            Self::Below => dots.map(|at| &domain[at..]).collect(),
+            Self::Parents => dots.map(|at| &domain[at + 1..]).collect(),
+        }
+    }
+
+    /// True if a pattern without table or file is that domain, or stands for it.
+    fn matches(self, pattern: &str, domain: &str) -> bool {
+        let (pattern, domain) = (pattern.to_lowercase(), domain.to_lowercase());
+        pattern == domain || self.above(&domain).contains(&pattern.as_str())
+    }
 }
 
 /// Keys and values of `inline:{ { key = value } key=value … }`; none for other tables.
@@ -767,18 +817,41 @@ mod tests {
 
     #[test]
     fn domains_match_as_postfix_matches_them() {
-        let domain = "mail.Severa.test";
-        for (pattern, parents, expected) in [
-            ("mail.severa.test", false, true),
-            ("MAIL.severa.TEST", false, true),
-            ("severa.test", false, false),
-            ("severa.test", true, true),
-            (".severa.test", false, true),
-            (".mail.severa.test", false, false),
-            ("evera.test", true, false),
-            ("", false, false),
+        let domain = "mail.crm.Severa.test";
+        for (pattern, styles) in [
+            ("mail.crm.severa.test", &[Style::Name, Style::Below, Style::Parents][..]),
+            ("MAIL.crm.severa.TEST", &[Style::Name, Style::Below, Style::Parents]),
+            ("crm.severa.test", &[Style::Parents]),
+            ("SEVERA.test", &[Style::Parents]),
+            ("test", &[Style::Parents]),
+            // Only where no parent matches a subdomain anyway.
+            (".crm.severa.test", &[Style::Below]),
+            (".severa.TEST", &[Style::Below]),
+            (".mail.crm.severa.test", &[]),
+            ("a.mail.crm.severa.test", &[]),
+            ("evera.test", &[]),
+            (".evera.test", &[]),
+            (".", &[]),
+            ("", &[]),
         ] {
-            assert_eq!(matches(pattern, domain, parents), expected, "{pattern} {parents}");
+            for style in [Style::Name, Style::Below, Style::Parents] {
+                assert_eq!(style.matches(pattern, domain), styles.contains(&style), "{pattern} {style:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_list_has_its_style() {
+        let parents = ["relay_domains".to_owned(), "mydestination".to_owned()];
+        for (parameter, expected) in [
+            ("relay_domains", Style::Parents),
+            ("smtpd_access_maps", Style::Below),
+            // Lists of names, whatever is said of parents.
+            ("mydestination", Style::Name),
+            ("virtual_alias_domains", Style::Name),
+            ("virtual_mailbox_domains", Style::Name),
+        ] {
+            assert_eq!(Style::of(parameter, &parents), expected, "{parameter}");
         }
     }
 }

@@ -93,12 +93,7 @@ impl Checks<'_> {
         }
         let protocol = version(entry.setting("protocol", settings, service));
         let Err(why) = self.reach(service, Protocol::Milter, &endpoint, protocol) else { return };
-        let main = Name::Main(list.to_owned());
-        let own = Name::Service(format!("{}/{list}", service.name));
-        let old = [main, own]
-            .iter()
-            .any(|name| is_old(settings, config, entry, &self.record.added(name), self.record));
-        let (what, hint) = match old {
+        let (what, hint) = match is_old(settings, config, entry, self.record) {
             true => ("an old entry of activity-milter's, whose milter listens elsewhere now: ", ""),
             false => ("", "start that milter, or take it out: "),
         };
@@ -210,8 +205,8 @@ impl Checks<'_> {
             let setting = format!("the transport of all other mail is {transport}");
             self.find(Severity::Must, "others", setting, reason, self.elsewhere("*", Class::Other));
         }
-        for table in split(settings.main("transport_maps")).iter().filter(|table| table.contains(':')) {
-            for (key, transport) in settings.entries(table)?.unwrap_or_default() {
+        for table in settings.tables("transport_maps") {
+            for (key, transport) in settings.entries(&table)?.unwrap_or_default() {
                 let domain = key.rsplit('@').next().unwrap_or(&key).trim_start_matches('.');
                 let known = is_integration(config, domain) || self.former.domains.iter().any(|d| d == domain);
                 if domain != "*" && is_to_us(&transport) && !known {
@@ -247,8 +242,8 @@ impl Checks<'_> {
             }
         }
         for name in DETOUR_TABLES {
-            for table in split(settings.main(name)).iter().filter(|table| table.contains(':')) {
-                let entries = settings.entries(table)?.unwrap_or_default();
+            for table in settings.tables(name) {
+                let entries = settings.entries(&table)?.unwrap_or_default();
                 let to_us = entries.iter().find(|(_, transport)| is_to_us(settings, self.config, transport));
                 if let Some((key, transport)) = to_us {
                     let setting = format!("{table} in {name} has {key}, which goes to {transport}");

@@ -33,8 +33,9 @@ pub(super) fn coming_to_us(
         let class = Class::of(settings, &domain)?;
         let transport = transport_of(settings, &sample(&domain), class)?;
         let default = Name::Main(class.transport().to_owned());
-        let written =
-            record.is_from_us(&default, &transport) || tables.iter().any(|(_, to)| *to == transport);
+        let written = record.is_from_us(&default, &transport)
+            || record.is_way(&transport)
+            || tables.iter().any(|(_, to)| *to == transport);
         if written || is_to_us(settings, config, &transport) {
             coming.push(domain);
         }

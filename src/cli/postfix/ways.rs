@@ -5,7 +5,7 @@
 
 use super::{
     probe::Endpoint,
-    settings::{Settings, SettingsError, split},
+    settings::{Settings, SettingsError, bare_table, split},
 };
 use crate::config::{BackendKind, Config, DirectoryKind};
 use crate::directory::FileDirectory;
@@ -107,7 +107,7 @@ pub(super) fn routed_to_us(
     config: &Config,
 ) -> Result<Vec<(String, String)>, SettingsError> {
     let mut found = Vec::new();
-    for table in split(settings.main("transport_maps")).into_iter().filter(|table| table.contains(':')) {
+    for table in settings.tables("transport_maps") {
         for (key, transport) in settings.entries(&table)?.unwrap_or_default() {
             let domain = key.rsplit('@').next().unwrap_or(&key);
             if is_integration(config, domain) && is_to_us(settings, config, &transport) {
@@ -116,6 +116,66 @@ pub(super) fn routed_to_us(
         }
     }
     Ok(found)
+}
+
+/// A table of `transport_maps` that says something of whole addresses of a domain: it is asked before anybody is asked for
+/// the domain, so that no entry for the domain helps.
+#[derive(Debug)]
+pub(super) struct Obstacle {
+    pub(super) table: String,
+    /// What it says, and for what.
+    pub(super) says: String,
+    /// What a person does about it.
+    pub(super) remedy: String,
+}
+
+impl Obstacle {
+    /// The first of some tables that takes addresses of a domain away from `us`.
+    pub(super) fn of(
+        settings: &Settings,
+        config: &Config,
+        form: &str,
+        us: &str,
+        tables: &[String],
+    ) -> Result<Option<Self>, SettingsError> {
+        let elsewhere = |to: &str| !is_to_us(settings, config, to);
+        for table in tables.iter().filter(|table| table.contains(':') && !settings.is_ignored(table)) {
+            let entries = settings.entries(table)?.unwrap_or_default();
+            let of_it = |key: &str| key.to_lowercase().ends_with(&format!("@{form}"));
+            if let Some((key, to)) = entries.iter().find(|(key, to)| of_it(key) && elsewhere(to)) {
+                let (table, says) = (table.clone(), format!("{to} for {key}"));
+                let remedy = format!("take the line of {key} out of {table}");
+                return Ok(Some(Self { table, says, remedy }));
+            }
+            for address in [sample(form), sample_project(form)] {
+                let Some(to) = settings.ask(&address, table)?.filter(|to| elsewhere(to)) else { continue };
+                let (table, remedy) = (table.clone(), instead_of(table, form, us, &to));
+                let says = format!("{to} for addresses of {form}");
+                return Ok(Some(Self { table, says, remedy }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How a table, by its kind, leaves the addresses of a domain to us.
+fn instead_of(table: &str, form: &str, us: &str, to: &str) -> String {
+    let bare = bare_table(table);
+    let escaped = form.replace('.', r"\.");
+    match bare.split(':').next() {
+        // The same, but for what no other table has.
+        Some("static") => {
+            format!(
+                "write inline:{{ {{ * = {to} }} }} in place of {table} in transport_maps, as its last table"
+            )
+        }
+        // In main.cf a $ is the beginning of a name.
+        Some("regexp" | "pcre") if bare.contains('{') => {
+            format!("put this first inside of its outer braces: {{ /@{escaped}$$/ {us} }}")
+        }
+        Some("regexp" | "pcre") => format!("put this line first in it: /@{escaped}$/ {us}"),
+        _ => format!("see that it answers {us}, or nothing, when it is asked for an address of {form}"),
+    }
 }
 
 /// True if a transport is an LMTP client that comes to us.
@@ -279,6 +339,22 @@ mod tests {
             "[2001:db8::7]/128",
         ] {
             assert!(!is_this_machine(network), "{network}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_table_leaves_us_ours_in_its_own_way() {
+        for (table, expected) in [
+            ("static:relay:[s]", "inline:{ { * = relay:[s] } } in place of static:relay:[s]"),
+            ("proxy:static:relay:[s]", "in place of proxy:static:relay:[s]"),
+            ("regexp:/x", r"this line first in it: /@a\.test$/ lmtp:us"),
+            ("proxy:pcre:/x", r"this line first in it: /@a\.test$/ lmtp:us"),
+            ("regexp:{ { /./ relay:[s] } }", r"outer braces: { /@a\.test$$/ lmtp:us }"),
+            ("tcp:localhost:1", "answers lmtp:us, or nothing"),
+            ("mysql:/x", "answers lmtp:us, or nothing"),
+        ] {
+            let found = instead_of(table, "a.test", "lmtp:us", "relay:[s]");
+            assert!(found.contains(expected), "{table}: {found}");
         }
     }
 

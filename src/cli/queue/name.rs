@@ -31,6 +31,7 @@ enum How {
 
 /// Looks for what a word names, in this state or in all but [`State::Delivered`].
 pub(super) async fn find(queue: &dyn Queue, word: &str, state: Option<State>) -> Result<Found, Failure> {
+    let word = as_copied(word);
     let may_be_key = may_be_key(word)?;
     let found = |how, entries| Found { word: word.to_owned(), how, entries };
     let filter = Filter { state, ..Filter::default() };
@@ -47,21 +48,36 @@ pub(super) async fn find(queue: &dyn Queue, word: &str, state: Option<State>) ->
     };
     // A whole key is nothing else.
     if !word.starts_with("b3:") && !word.is_empty() && word.len() < 32 {
-        let filter = Filter { queue_id: Some(word.to_owned()), ..filter };
         let keys = traced(word).await;
-        if !keys.is_empty() {
-            let entries = list(Filter { keys, ..filter.clone() }).await?;
+        for id in spellings(word) {
+            let filter = Filter { queue_id: Some(id), ..filter.clone() };
+            if !keys.is_empty() {
+                let entries = list(Filter { keys: keys.clone(), ..filter.clone() }).await?;
+                if !entries.is_empty() {
+                    return Ok(found(How::QueueId, entries));
+                }
+            }
+            // This reads every row.
+            let entries = list(filter).await?;
             if !entries.is_empty() {
                 return Ok(found(How::QueueId, entries));
             }
         }
-        // This reads every row.
-        let entries = list(filter).await?;
-        if !entries.is_empty() {
-            return Ok(found(How::QueueId, entries));
-        }
     }
     Ok(found(How::Key, of_key))
+}
+
+/// A word without what logs and mailq put behind an id.
+fn as_copied(word: &str) -> &str {
+    let plain = word.trim().trim_end_matches([':', ',', ';', '*', '!']);
+    if plain.is_empty() || plain == "b3" { word } else { plain }
+}
+
+/// A queue id as it is given; and short ones are upper case, whatever somebody makes of them.
+fn spellings(word: &str) -> Vec<String> {
+    let upper = word.to_ascii_uppercase();
+    let is_other = upper != word && word.bytes().all(|b| b.is_ascii_hexdigit());
+    std::iter::once(word.to_owned()).chain(is_other.then_some(upper)).collect()
 }
 
 /// Whether a word can be the beginning of a key.
@@ -119,6 +135,28 @@ impl Found {
                 Ok(entries)
             }
             _ => Ok(entries),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_as_people_copy_them() {
+        for (word, plain, tried) in [
+            ("32D6E99218A:", "32D6E99218A", &["32D6E99218A"][..]),
+            ("32d6e99218a", "32d6e99218a", &["32d6e99218a", "32D6E99218A"]),
+            ("32D6E99218A*", "32D6E99218A", &["32D6E99218A"]),
+            ("32D6E99218A!", "32D6E99218A", &["32D6E99218A"]),
+            // Long ones tell upper and lower case apart.
+            ("4bXyZ30w1Zz9vB:", "4bXyZ30w1Zz9vB", &["4bXyZ30w1Zz9vB"]),
+            ("b3:", "b3:", &["b3:"]),
+            ("", "", &[""]),
+        ] {
+            assert_eq!(as_copied(word), plain, "{word}");
+            assert_eq!(spellings(plain), tried, "{word}");
         }
     }
 }

@@ -270,8 +270,13 @@ fn existing(path: &Path) -> Result<Connection, OpenError> {
 
 /// The file that the service has locked for as long as it runs.
 fn lock_path(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(".lock");
+    beside(database, ".lock")
+}
+
+/// A file beside another, with its name and an ending: SQLite's way.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
     name.into()
 }
 

@@ -10,7 +10,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::Read,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// How every SQLite file begins (the file format, section 1.3).
@@ -56,9 +56,7 @@ fn make_way(directory: &Path, key: &'static str) -> Result<(), OpenError> {
 /// A copy (`backup`) has no log; whoever lays it over a queue that was killed leaves that one's log beside it, and SQLite
 /// would write its pages into the copy.
 fn own_log(path: &Path) -> Result<(), OpenError> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let log = PathBuf::from(log);
+    let log = super::beside(path, "-wal");
     let has_log = fs::metadata(&log).is_ok_and(|meta| meta.len() > 0);
     let mut head = Vec::new();
     // What cannot be read, opening it says.

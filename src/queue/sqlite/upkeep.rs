@@ -122,9 +122,7 @@ pub(super) async fn run(
         places.whole = Some(running);
     }
     first?;
-    let mut log = queue.path.clone().into_os_string();
-    log.push("-wal");
-    let length = tokio::fs::metadata(&log).await.map_or(0, |log| log.len());
+    let length = tokio::fs::metadata(super::beside(&queue.path, "-wal")).await.map_or(0, |log| log.len());
     done.long_log = (length > LONG_LOG).then_some(length);
     Ok(done)
 }
