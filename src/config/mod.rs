@@ -354,7 +354,7 @@ fn check_mode(source: &Reading, key: &str, mode: u32) -> Result<(), SourceError>
 struct MessageText {
     /// Largest message; default 50 MiB.
     max_size: Text<Size>,
-    /// Memory for message bytes over all sessions; default 64 MiB.
+    /// Memory for message bytes over all sessions, an eighth of it for messages that hold 64 KiB or less; default 64 MiB.
     memory_limit: Text<Size>,
     /// How long the content of a message may keep us waiting for its bytes, and a second more for each 16 KiB; default 60s.
     patience: Text<Span>,

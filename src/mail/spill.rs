@@ -21,6 +21,12 @@ use std::{
 /// Bytes of one message kept in memory; more goes to a file (DESIGN section 4).
 pub const MEMORY_PER_MESSAGE: usize = 128 * 1024;
 
+/// A message that holds no more than this is small.
+const SMALL: u64 = 64 * 1024;
+
+/// The part of a [`Budget`] that only small messages get: large ones, however many, never keep them waiting.
+const FOR_SMALL: u64 = 8;
+
 /// Memory for message bytes, shared by all sessions.
 #[derive(Clone, Debug)]
 pub struct Budget {
@@ -55,13 +61,14 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Makes sure that at least `bytes` are taken in all. Who is alone gets what he asks for: what one message needs is
+    /// Makes sure that at least `bytes` are taken in all; more than [`SMALL`] only from what is not for small ones. Who is alone gets what he asks for: what one message needs is
     /// bounded by other limits, and a message that is always too large for an idle service would never come in.
     /// # Errors
     /// [`SpillError::Busy`] if others have the rest.
     pub fn grow_to(&mut self, bytes: u64) -> Result<(), SpillError> {
         let more = bytes.saturating_sub(self.taken);
-        let (own, limit) = (self.taken, self.budget.limit);
+        let (own, all) = (self.taken, self.budget.limit);
+        let limit = if bytes > SMALL { all - all / FOR_SMALL } else { all };
         let fits = |used: u64| used.checked_add(more).filter(|&sum| more == 0 || sum <= limit || used == own);
         match self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
             Ok(_) => {
@@ -284,6 +291,25 @@ mod tests {
         assert!(matches!(third.push(&[0]).await, Err(SpillError::Busy)));
         drop(second);
         third.push(&[0]).await.unwrap();
+    }
+
+    // D5
+    #[test]
+    fn small_messages_have_a_part_that_large_ones_never_get() {
+        let budget = Budget::new(16 * SMALL);
+        let mut large: Vec<Reservation> = (0..7).map(|_| budget.reserve()).collect();
+        assert!(large.iter_mut().all(|one| one.grow_to(2 * SMALL).is_ok()));
+        let mut late = budget.reserve();
+        late.grow_to(SMALL).unwrap();
+        assert!(late.grow_to(SMALL + 1).is_err(), "is large from here on");
+        let mut small: Vec<Reservation> = (0..5).map(|_| budget.reserve()).collect();
+        let took = small.iter_mut().filter_map(|one| one.grow_to(SMALL / 4).ok()).count();
+        assert_eq!(took, 4, "an eighth is for them");
+        drop(large);
+        late.grow_to(4 * SMALL).unwrap();
+        // While there is room, small ones have no bounds of their own.
+        let many: Vec<_> = (0..8).map(|_| budget.reserve().grow_to(SMALL)).collect();
+        assert!(many.iter().all(Result::is_ok));
     }
 
     #[tokio::test]
