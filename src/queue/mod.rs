@@ -11,7 +11,11 @@
 //! it to them.
 
 mod clock;
+mod disk;
 mod sqlite;
+mod tally;
+mod watch;
+mod written;
 
 pub use clock::{Clock, HandClock, SystemClock};
 

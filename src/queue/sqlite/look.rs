@@ -4,7 +4,6 @@
 //! anew while one look lasts.
 
 use super::{
-    row,
     row::key_of,
     spool::Spool,
     watch::{Watch, time},
@@ -313,12 +312,12 @@ pub(super) fn stored(database: &Connection, spool: &Spool, item: i64) -> Result<
             .prepare_cached("SELECT in_file, body, cuts, text FROM message WHERE id = ?1")?
             .query_row([number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
             .optional()?
-            .ok_or_else(|| row::damaged("it has no message"))?;
+            .ok_or_else(|| super::written::damaged("it has no message"))?;
     }
     let raw = match stored.body.take() {
         Some(body) => Raw::from(body),
         None if stored.in_file => spool.open(number)?,
-        None => return Err(row::damaged("it has no message")),
+        None => return Err(super::written::damaged("it has no message")),
     };
     Ok((stored, raw))
 }
@@ -331,8 +330,9 @@ impl Stored {
 
     /// What the row says. For a large one it takes a while.
     pub(super) fn item(self, raw: Raw, watch: &Watch) -> Result<Item, StorageError> {
-        let (activity, json) = row::whole(self.activity, self.text.as_deref(), &raw)?;
-        let cuts = serde_json::from_str(self.cuts.as_deref().unwrap_or("[]")).map_err(row::damaged)?;
+        let (activity, json) = super::written::whole(self.activity, self.text.as_deref(), &raw)?;
+        let cuts =
+            serde_json::from_str(self.cuts.as_deref().unwrap_or("[]")).map_err(super::written::damaged)?;
         Ok(Item {
             key: self.key,
             activity,

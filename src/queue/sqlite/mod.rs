@@ -8,7 +8,6 @@
 //! Fails: as [`Queue`] says.
 
 mod backup;
-mod disk;
 mod kept;
 mod keys;
 mod leases;
@@ -20,10 +19,8 @@ mod reader;
 mod row;
 mod schema;
 mod spool;
-mod tally;
 mod turns;
 mod upkeep;
-mod watch;
 mod writer;
 
 #[cfg(test)]
@@ -32,7 +29,7 @@ mod proofs;
 use super::{
     Ask, Backup, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Kept, Leased, OpenError,
     Overview, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Untold,
-    Upkeep, Verified, make_directory,
+    Upkeep, Verified, disk, make_directory, tally, watch, written,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::observe::events;
@@ -371,7 +368,7 @@ impl Inner {
             }
         };
         let covered: Vec<[u8; 32]> = parcel.covered.iter().map(Key::bytes).collect();
-        let cuts = serde_json::to_string(&parcel.cuts).map_err(row::damaged)?;
+        let cuts = serde_json::to_string(&parcel.cuts).map_err(written::damaged)?;
         let text = parcel.verbatim.filter(|_| matches!(parcel.raw, Raw::Memory(_)));
         let (raw, activities) = (parcel.raw, parcel.activities);
         let bytes = activities.iter().map(size_of).sum::<u64>()
@@ -382,7 +379,7 @@ impl Inner {
         let word = move || -> Result<Vec<NewRow>, StorageError> {
             let row = |activity: Activity| {
                 let (key, tenant) = (activity.key.bytes(), activity.tenant.id.clone());
-                Ok(NewRow { key, tenant, activity: row::json(activity, text)? })
+                Ok(NewRow { key, tenant, activity: written::json(activity, text)? })
             };
             activities.into_iter().map(row).collect()
         };
@@ -391,7 +388,7 @@ impl Inner {
         } else {
             tokio::task::spawn_blocking(word).await.map_err(|error| later(error.into()))??
         };
-        let text = text.map(|cut| serde_json::to_string(&cut)).transpose().map_err(row::damaged)?;
+        let text = text.map(|cut| serde_json::to_string(&cut)).transpose().map_err(written::damaged)?;
         let number = numbers.next();
         // File and folder are synced here, before the row that names the file can be committed.
         let (body, mut kept) = match raw {
