@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/database.rs"]
+mod database;
 #[path = "support/letter.rs"]
 mod letter;
 
@@ -14,6 +16,7 @@ use activity_milter::{
         Upkeep,
     },
 };
+use database::Cluster;
 use futures_util::FutureExt;
 use letter::{LARGE, bytes_of, directory, letter, noon, whole};
 use std::{
@@ -23,16 +26,23 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-type Open = fn(&Settings, Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError>;
-
-/// How a queue is opened for the service, and beside it for a command. The settings name a directory that is new for
-/// each test.
-struct Engine {
-    open: Open,
-    beside: Open,
+/// Who keeps the promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    /// A file, and files of large messages beside it.
+    Sqlite,
+    /// A database of a server of our own; the clock of a test is given to the statements.
+    Postgres,
 }
 
-const ENGINES: &[Engine] = &[Engine { open: queue::open, beside: queue::beside }];
+const ENGINES: &[Engine] = &[Engine::Sqlite, Engine::Postgres];
+
+impl Engine {
+    /// Large messages are files of its own, which may be lost, and of which a person may know.
+    fn has_files(self) -> bool {
+        self == Self::Sqlite
+    }
+}
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -44,11 +54,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A queue with its clock and its directory.
 struct Desk {
-    engine: &'static Engine,
+    engine: Engine,
     directory: tempfile::TempDir,
     settings: Settings,
     clock: Arc<HandClock>,
     queue: Option<Arc<dyn Queue>>,
+    /// Dropped after the queue.
+    database: Option<Arc<database::Database>>,
 }
 
 impl std::ops::Deref for Desk {
@@ -60,22 +72,41 @@ impl std::ops::Deref for Desk {
 }
 
 impl Desk {
-    fn new(engine: &'static Engine) -> Self {
+    fn new(engine: Engine) -> Self {
         let directory = directory();
         let (path, spool) = (directory.path().join("db/queue.db"), directory.path().join("spool"));
-        let settings = Settings { min_free: 0, ..Settings::new(path, spool) };
+        let database = (engine == Engine::Postgres).then(|| Arc::new(Cluster::shared().database()));
+        let server = database.as_ref().map(|database| database.server());
+        let settings = Settings { min_free: 0, server, ..Settings::new(path, spool) };
         let clock = Arc::new(HandClock::at(noon()));
-        let mut desk = Self { engine, directory, settings, clock, queue: None };
+        let mut desk = Self { engine, directory, settings, clock, queue: None, database };
         desk.queue = Some(desk.open_once_more().unwrap());
         desk
     }
 
     fn open_once_more(&self) -> Result<Arc<dyn Queue>, OpenError> {
-        (self.engine.open)(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>)
+        queue::open(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>)
     }
 
     fn beside(&self) -> Arc<dyn Queue> {
-        (self.engine.beside)(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap()
+        queue::beside(&self.settings, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap()
+    }
+
+    /// Somebody damages the queue: rows of `item` that this condition is true of cannot be deleted, or not be changed.
+    fn damage(&self, when: &str, condition: &str) {
+        match &self.database {
+            None => rusqlite::Connection::open(&self.settings.path)
+                .unwrap()
+                .execute_batch(&format!(
+                    "CREATE TRIGGER damaged BEFORE {when} ON item WHEN {condition} BEGIN SELECT raise(ABORT, 'damaged'); END"
+                ))
+                .unwrap(),
+            Some(database) => drop(database.sql(&format!(
+                "CREATE FUNCTION damaged() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'damaged'; END $$;
+                 CREATE TRIGGER damaged BEFORE {when} ON activity_milter.item FOR EACH ROW WHEN ({condition})
+                     EXECUTE FUNCTION damaged()"
+            ))),
+        }
     }
 
     /// What a crash leaves: nothing is finished or given back.
@@ -172,24 +203,48 @@ impl Desk {
         let mut found = Vec::new();
         below(&self.settings.spool, &mut found);
         found.retain(|path| path.metadata().is_ok_and(|file| file.len() > 0)); // others may remove some meanwhile
+        if !self.engine.has_files() {
+            // Nothing but its name: messages are elsewhere.
+            found.retain(|path| path.file_name().is_some_and(|name| name != "node"));
+        }
         found
+    }
+
+    /// So many files, where large messages are files.
+    fn files_of(&self, count: usize) -> usize {
+        if self.engine.has_files() { count } else { 0 }
     }
 }
 
 /// Runs a test with each engine.
 async fn each(test: impl AsyncFn(Desk)) {
     for engine in ENGINES {
-        test(Desk::new(engine)).await;
+        println!("with {engine:?}");
+        test(Desk::new(*engine)).await;
     }
+}
+
+/// Runs a test of what only files do: SQLite's queue.
+async fn with_files(test: impl AsyncFn(Desk)) {
+    test(Desk::new(Engine::Sqlite)).await;
 }
 
 /// Runs a test with each engine and each of these; what was printed last names the one that failed.
 async fn each_with<T: std::fmt::Debug + Clone>(some: impl AsRef<[T]>, test: impl AsyncFn(Desk, T)) {
     for engine in ENGINES {
-        for one in some.as_ref() {
-            println!("with {one:?}");
-            test(Desk::new(engine), one.clone()).await;
-        }
+        each_of(*engine, some.as_ref(), &test).await;
+    }
+}
+
+/// Runs a test of what only files do with each of these.
+async fn files_with<T: std::fmt::Debug + Clone>(some: impl AsRef<[T]>, test: impl AsyncFn(Desk, T)) {
+    each_of(Engine::Sqlite, some.as_ref(), &test).await;
+}
+
+async fn each_of<T: std::fmt::Debug + Clone>(engine: Engine, some: &[T], test: &impl AsyncFn(Desk, T)) {
+    for one in some {
+        println!("with {engine:?} and {one:?}");
+        test(Desk::new(engine), one.clone()).await;
     }
 }
 
@@ -290,7 +345,8 @@ async fn the_same_e_mail_is_stored_once() {
             assert!(desk.end(&ticket, held()).await);
         }
         assert_eq!(put(&desk, &["a"]).await, [Put::Known]);
-        assert_eq!((desk.numbers().await, desk.files().len()), ((0, 3), if size == LARGE { 3 } else { 0 }));
+        let files = desk.files_of(if size == LARGE { 3 } else { 0 });
+        assert_eq!((desk.numbers().await, desk.files().len()), ((0, 3), files));
     })
     .await;
 }
@@ -436,7 +492,7 @@ async fn who_stops_waiting_leaves_all_or_nothing() {
 /// Q7: a message whose file is gone is no reason to call its e-mail known.
 #[tokio::test]
 async fn a_lost_file_is_mended_by_the_same_e_mail() {
-    each_with([&["a"] as &[&str], &["a", "b"]], async |mut desk, targets| {
+    files_with([&["a"] as &[&str], &["a", "b"]], async |mut desk, targets| {
         let parcel = letter(&desk.settings.spool, 1, LARGE, targets).await;
         let expected = bytes_of(&parcel.raw);
         desk.put(parcel.clone()).await.unwrap();
@@ -668,9 +724,11 @@ async fn a_lease_is_one_s_own_for_its_time() {
         desk.tidy().await;
         assert_eq!(desk.the_entry().await.state, State::Waiting);
         assert_eq!((desk.the_entry().await.attempts, desk.numbers().await), (0, (1, 0)));
-        // The wall clock has no say in it.
+        // The wall clock has no say in it; but the database's clock is the only one that several machines have.
         desk.the_lease().await;
-        desk.leap(30 * 86_400);
+        if desk.engine == Engine::Sqlite {
+            desk.leap(30 * 86_400);
+        }
         desk.tidy().await;
         assert_eq!(desk.leases(10).await, []);
         desk.crash();
@@ -1543,7 +1601,7 @@ async fn many_at_once() {
 #[tokio::test]
 async fn one_service_and_commands_beside_it() {
     each(async |desk| {
-        assert!(matches!(desk.open_once_more(), Err(OpenError::InUse(_))));
+        assert!(matches!(desk.open_once_more(), Err(OpenError::InUse(_) | OpenError::SpoolInUse(_))));
         desk.give(1, &["a"]).await;
         let beside = desk.beside();
         let parcel = desk.letter(2, &["a"]).await;
@@ -1552,8 +1610,11 @@ async fn one_service_and_commands_beside_it() {
         assert!(matches!(beside.upkeep(DAY).await, Err(StorageError::Other(_))));
         let item = desk.the_entry().await.id;
         assert_eq!(beside.open(item).await.unwrap().key, desk.open(item).await.unwrap().key);
-        let elsewhere = Settings { path: desk.directory.path().join("none.db"), ..desk.settings.clone() };
-        let absent = (desk.engine.beside)(&elsewhere, Arc::clone(&desk.clock) as Arc<dyn Clock>);
+        let nothing = (desk.engine == Engine::Postgres).then(|| Cluster::shared().database());
+        let server = nothing.as_ref().map(|database| database.server());
+        let path = desk.directory.path().join("none.db");
+        let elsewhere = Settings { path, server, ..desk.settings.clone() };
+        let absent = queue::beside(&elsewhere, Arc::clone(&desk.clock) as Arc<dyn Clock>);
         assert!(matches!(absent, Err(OpenError::Missing(_))) && !elsewhere.path.exists());
     })
     .await;
@@ -1562,13 +1623,13 @@ async fn one_service_and_commands_beside_it() {
 /// Q33: what the queue does not know it does not delete; another queue's files are not its own.
 #[tokio::test]
 async fn files_of_others_stay() {
-    each(async |mut desk| {
+    with_files(async |mut desk| {
         let parcel = letter(&desk.settings.spool, 1, LARGE, &["a"]).await;
         let expected = bytes_of(&parcel.raw);
         desk.put(parcel.clone()).await.unwrap();
         let ours = desk.files();
         let second = Settings { path: desk.directory.path().join("second.db"), ..desk.settings.clone() };
-        let second = (desk.engine.open)(&second, Arc::clone(&desk.clock) as Arc<dyn Clock>).unwrap();
+        let second = queue::open(&second, Arc::clone(&desk.clock) as Arc<dyn Clock>).unwrap();
         second.upkeep(DAY).await.unwrap();
         assert_eq!(second.put(parcel).await.unwrap(), [Put::New]);
         assert_eq!(desk.files().len(), 2 * ours.len());
@@ -1703,7 +1764,7 @@ async fn a_clock_put_a_little_righter_is_not_believed() {
 /// Q29: an unknown file is kept aside for a week, though the clock leaps.
 #[tokio::test]
 async fn a_leap_forward_removes_no_file() {
-    each(async |mut desk| {
+    with_files(async |mut desk| {
         let parcel = letter(&desk.settings.spool, 1, 3 * LARGE, &["a"]).await;
         desk.put(parcel).await.unwrap();
         let known = desk.files().remove(0);
@@ -1727,13 +1788,7 @@ async fn one_end_that_fails_harms_no_other() {
             desk.give(id, &["a"]).await;
         }
         let tickets = desk.leases(3).await;
-        let other = rusqlite::Connection::open(&desk.settings.path).unwrap();
-        other
-            .execute_batch(&format!(
-                "CREATE TRIGGER damaged BEFORE DELETE ON item WHEN old.id = {} BEGIN SELECT raise(ABORT, 'damaged'); END",
-                tickets[1].item
-            ))
-            .unwrap();
+        desk.damage("DELETE", &format!("old.id = {}", tickets[1].item));
         let ends = tickets.iter().map(|ticket| (ticket.clone(), End::Taken)).collect();
         desk.finish(ends).await.unwrap_err();
         desk.tidy().await;
@@ -1745,18 +1800,13 @@ async fn one_end_that_fails_harms_no_other() {
 /// Q33: a row that cannot be changed does not stop the rest of the upkeep.
 #[tokio::test]
 async fn a_step_of_upkeep_that_fails_stops_no_other() {
-    each(async |mut desk| {
+    with_files(async |mut desk| {
         let parcel = letter(&desk.settings.spool, 1, 3 * LARGE, &["a"]).await;
         desk.put(parcel).await.unwrap();
         let known = desk.files().remove(0);
         std::fs::copy(&known, known.with_file_name("7.eml")).unwrap();
         desk.crash();
-        let other = rusqlite::Connection::open(&desk.settings.path).unwrap();
-        other
-            .execute_batch(
-                "CREATE TRIGGER damaged BEFORE UPDATE OF state ON item BEGIN SELECT raise(ABORT, 'damaged'); END",
-            )
-            .unwrap();
+        desk.damage("UPDATE OF state", "true");
         desk.clock.pass(MINUTE);
         desk.upkeep(Duration::ZERO).await.unwrap_err();
         assert!(!known.with_file_name("7.eml").exists());
@@ -1780,7 +1830,7 @@ async fn a_row_is_listed_once() {
 /// Q22: whoever does not wait for it.
 #[tokio::test]
 async fn who_leaves_leaves_no_file_of_what_was_dropped() {
-    each(async |desk| {
+    with_files(async |desk| {
         for id in 0..200 {
             let parcel = letter(&desk.settings.spool, id, 2 * LARGE, &["a"]).await;
             desk.put(parcel).await.unwrap();
@@ -1866,7 +1916,8 @@ async fn what_was_delivered_is_kept_for_its_time() {
         desk.clock.pass(HOUR / 2);
         desk.clock.pass(2 * DAY - HOUR / 2);
         desk.tidy().await;
-        assert_eq!((desk.delivered().await.len(), desk.files().len()), (1, usize::from(size == LARGE)));
+        let files = desk.files_of(usize::from(size == LARGE));
+        assert_eq!((desk.delivered().await.len(), desk.files().len()), (1, files));
         desk.clock.pass(Duration::from_millis(1));
         desk.tidy().await;
         assert_eq!((desk.delivered().await.len(), desk.files()), (0, Vec::new()));
@@ -1911,7 +1962,7 @@ async fn what_is_kept_takes_no_room_from_anybody() {
 /// Q35: it goes before the reserve of the disk is felt.
 #[tokio::test]
 async fn what_is_kept_goes_before_the_disk_is_full() {
-    each_with([10, LARGE], async |desk, size| {
+    files_with([10, LARGE], async |desk, size| {
         let desk = keeping(desk);
         let give =
             async |desk: &Desk, id| desk.put(letter(&desk.settings.spool, id, size, &["a"]).await).await;
@@ -2121,8 +2172,8 @@ impl Desk {
             std::process::Command::new("cp").arg("-r").arg(copy.join(".")).arg(directory.path()).status();
         assert!(command.unwrap().success());
         let settings = Settings { path, spool, ..self.settings.clone() };
-        let mut desk =
-            Self { engine: self.engine, directory, settings, clock: Arc::clone(&self.clock), queue: None };
+        let (engine, clock) = (self.engine, Arc::clone(&self.clock));
+        let mut desk = Self { engine, directory, settings, clock, queue: None, database: None };
         desk.queue = Some(desk.open_once_more().unwrap());
         desk
     }
@@ -2131,7 +2182,7 @@ impl Desk {
 /// Q38: as it was, with what is leased, held, attempted and kept; the first goes on, and knows nothing of it.
 #[tokio::test]
 async fn a_copy_is_the_queue_of_one_moment() {
-    each_with([10, LARGE], async |desk, size| {
+    files_with([10, LARGE], async |desk, size| {
         let desk = keeping(desk);
         for (id, targets) in [(1, &["a"][..]), (2, &["a", "b"]), (3, &["b"]), (4, &["a/7"])] {
             desk.put(letter(&desk.settings.spool, id, size, targets).await).await.unwrap();
@@ -2190,7 +2241,7 @@ fn messages_below(directory: &Path) -> usize {
 /// Q38: while messages with files come and go, nothing that stays is missing, and no copy lacks a file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_while_others_work_is_whole() {
-    each(async |desk| {
+    with_files(async |desk| {
         let stays = desk.put(letter(&desk.settings.spool, 1000, LARGE, &["c"]).await).await.unwrap();
         assert_eq!(stays, [Put::New]);
         for round in 0..6 {
@@ -2224,7 +2275,7 @@ async fn a_copy_while_others_work_is_whole() {
 /// Q38: what is wrong is named: a file that is not there, a row that is not what it says, a key that is not known.
 #[tokio::test]
 async fn what_is_wrong_with_a_copy_is_named() {
-    each(async |desk| {
+    with_files(async |desk| {
         desk.put(letter(&desk.settings.spool, 1, LARGE, &["a"]).await).await.unwrap();
         desk.give(2, &["a", "b"]).await;
         std::fs::remove_file(&desk.files()[0]).unwrap();

@@ -739,6 +739,7 @@ impl ConfigText {
         let milter = self.milter.validate(source, "milter")?;
         let lmtp = self.lmtp.map(|lmtp| lmtp.validate(source, "lmtp")).transpose()?;
         let queue = queue::Settings {
+            server: None,
             path: queue_path,
             spool,
             max_items: u64::from(items),

@@ -636,6 +636,16 @@ pub fn queue_trouble(error: &dyn Display) {
     limited!(error, QUEUE_TROUBLE, %error, "queue trouble");
 }
 
+/// The queue's database does not answer, or not as it should: mail is deferred until it does.
+pub fn queue_away(database: &str, error: &dyn Display) {
+    event!(error, QUEUE_AWAY, database, %error, "queue away: mail is deferred");
+}
+
+/// The queue's database answers again.
+pub fn queue_back(database: &str) {
+    event!(warn, QUEUE_BACK, database, "queue back");
+}
+
 /// What the queue's upkeep found. `jumped`: the clock leapt forward, or the service was down for so long; `mended`: rows
 /// whose times lay ahead; `aside`: files that nothing needs; `long_log`: bytes of the database's log.
 pub fn upkeep(jumped: Option<Duration>, mended: u64, aside: u64, long_log: Option<u64>) {

@@ -94,6 +94,10 @@ ids! {
     NOTICE_NOT_SENT = "d326fd365aa6d18dd2fbf0b272381034";
     /// The queue's disk or database failed.
     QUEUE_TROUBLE = "c31ee51d3713b02584cacbe0549be0f6";
+    /// The queue's database server does not answer.
+    QUEUE_AWAY = "5d3e7c1f94b24c0e8a6f2b917d40c8e3";
+    /// The queue's database server answers again.
+    QUEUE_BACK = "b08f6a2d31e74957a4c5e9137f62d0ba";
     /// The clock leapt forward; nothing is held as too old for a day.
     CLOCK_LEAPT = "d839d233cc6b62fe0d4fa7fbcaec873c";
     /// The clock was wrong; times that lay ahead are mended.

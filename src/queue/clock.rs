@@ -17,6 +17,11 @@ pub trait Clock: fmt::Debug + Send + Sync {
 
     /// Time since some moment of the past, sleep included.
     fn running(&self) -> Duration;
+
+    /// What time it is where somebody sets it by hand, and an engine's own clock shall have no say; for tests.
+    fn by_hand(&self) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// The machine's clocks.
@@ -64,5 +69,9 @@ impl Clock for HandClock {
 
     fn running(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn by_hand(&self) -> Option<SystemTime> {
+        Some(self.wall())
     }
 }

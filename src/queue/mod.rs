@@ -12,6 +12,7 @@
 
 mod clock;
 mod disk;
+pub mod postgres;
 mod sqlite;
 mod tally;
 mod watch;
@@ -39,6 +40,8 @@ pub const LEASE: Duration = Duration::from_secs(3600);
 /// Settings of the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The database server; none: the file of `path`.
+    pub server: Option<postgres::Server>,
     /// The database file.
     pub path: PathBuf,
     /// Directory for large messages, also while they arrive. On the same disk as `path`, or at least as safe.
@@ -60,6 +63,7 @@ impl Settings {
     /// A queue with the limits that the configuration has by default.
     pub fn new(path: PathBuf, spool: PathBuf) -> Self {
         Self {
+            server: None,
             path,
             spool,
             max_items: 1_000_000,
@@ -74,8 +78,8 @@ impl Settings {
     /// cannot be asked is left out.
     pub fn free(&self) -> Vec<(PathBuf, u64)> {
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
-        let places = [directory.unwrap_or(Path::new(".")), &self.spool];
-        places.into_iter().filter_map(|place| Some((place.to_owned(), free_bytes(place).ok()?))).collect()
+        let directory = Some(directory.unwrap_or(Path::new("."))).filter(|_| self.server.is_none());
+        directory.into_iter().chain([self.spool.as_path()]).filter_map(|place| Some((place.to_owned(), free_bytes(place).ok()?))).collect()
     }
 }
 
@@ -151,6 +155,9 @@ pub enum OpenError {
     /// Another process has it.
     #[error("queue {0} is in use by another activity-milter: stop that one, or set another queue.path")]
     InUse(PathBuf),
+    /// Another process has the directory for messages, by which machines that share a queue are told apart.
+    #[error("queue.spool {0} is in use by another activity-milter: stop that one, or give each its own")]
+    SpoolInUse(PathBuf),
     /// Another program holds a lock on it.
     #[error("queue {0} is locked by another program (a backup, sqlite3): let it end, or stop it")]
     Locked(PathBuf),
@@ -696,7 +703,10 @@ pub trait Queue: fmt::Debug + Send + Sync {
 /// # Errors
 /// [`OpenError`].
 pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
-    Ok(Arc::new(sqlite::SqliteQueue::open(settings, clock)?))
+    Ok(match &settings.server {
+        Some(server) => Arc::new(postgres::PostgresQueue::open(settings, server, clock)?),
+        None => Arc::new(sqlite::SqliteQueue::open(settings, clock)?),
+    })
 }
 
 /// Whether what is seen at the queue's places would stop a start; changes nothing. [`open`] looks first too. Blocks.
@@ -710,7 +720,10 @@ pub fn look(settings: &Settings) -> Result<(), OpenError> {
 /// # Errors
 /// [`OpenError`].
 pub fn beside(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
-    Ok(Arc::new(sqlite::SqliteQueue::beside(settings, clock)?))
+    Ok(match &settings.server {
+        Some(server) => Arc::new(postgres::PostgresQueue::beside(settings, server, clock)?),
+        None => Arc::new(sqlite::SqliteQueue::beside(settings, clock)?),
+    })
 }
 
 /// What was copied of a queue.

@@ -38,6 +38,8 @@ struct Counted {
     tenants: HashMap<String, (Numbers, u64)>,
     all: Numbers,
     reserved: u64,
+    /// What was committed since somebody began to count what others made.
+    since: Option<HashMap<String, Numbers>>,
 }
 
 impl Counted {
@@ -65,6 +67,21 @@ impl Tally {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Somebody begins to count all.
+    pub(super) fn begin(&self) {
+        self.counted().since = Some(HashMap::new());
+    }
+
+    /// So many were counted. What was committed meanwhile is counted in any case, perhaps twice until the next time: too
+    /// many by a few, never too few.
+    pub(super) fn end(&self, numbers: impl Iterator<Item = (String, Numbers)>) {
+        let since = self.counted().since.take().unwrap_or_default();
+        for (tenant, mut numbers) in numbers {
+            numbers.add(since.get(&tenant).copied().unwrap_or_default());
+            self.set(&tenant, numbers);
+        }
+    }
+
     /// The numbers of a tenant are these.
     pub(super) fn set(&self, tenant: &str, numbers: Numbers) {
         let mut counted = self.counted();
@@ -81,6 +98,9 @@ impl Tally {
         let mut counted = self.counted();
         for (tenant, change) in changes {
             counted.all.add(change);
+            if let Some(since) = &mut counted.since {
+                since.entry(tenant.clone()).or_default().add(change);
+            }
             counted.tenants.entry(tenant).or_default().0.add(change);
         }
     }

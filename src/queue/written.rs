@@ -43,3 +43,9 @@ pub(super) fn whole(json: String, text: Option<&str>, raw: &Raw) -> Result<(Acti
 pub(super) fn damaged(error: impl std::fmt::Display) -> StorageError {
     StorageError::Gone(format!("the queue's row is damaged: {error}"))
 }
+
+/// About as many bytes as an activity's JSON will have.
+pub(super) fn size_of(activity: &Activity) -> u64 {
+    let text = [&activity.text, &activity.html].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+    (text + activity.participants.len() * 200 + activity.files.len() * 300 + 1024) as u64
+}

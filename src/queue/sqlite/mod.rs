@@ -371,7 +371,7 @@ impl Inner {
         let cuts = serde_json::to_string(&parcel.cuts).map_err(written::damaged)?;
         let text = parcel.verbatim.filter(|_| matches!(parcel.raw, Raw::Memory(_)));
         let (raw, activities) = (parcel.raw, parcel.activities);
-        let bytes = activities.iter().map(size_of).sum::<u64>()
+        let bytes = activities.iter().map(written::size_of).sum::<u64>()
             + if matches!(raw, Raw::Memory(_)) { raw.len() } else { 0 };
         let permits = u32::try_from(bytes.min(WORDED_AT_A_TIME) >> 10).unwrap_or(u32::MAX);
         let words =
@@ -560,12 +560,6 @@ impl Drop for Bell {
         }
         self.arrived.notify_one();
     }
-}
-
-/// About as many bytes as an activity's JSON will have.
-fn size_of(activity: &Activity) -> u64 {
-    let text = [&activity.text, &activity.html].into_iter().flatten().map(|text| text.len()).sum::<usize>();
-    (text + activity.participants.len() * 200 + activity.files.len() * 300 + 1024) as u64
 }
 
 #[async_trait]

@@ -1,0 +1,104 @@
+//! What the database promises when it says "committed", as it is at this moment.
+//!
+//! In: what the server is set to. Out: whether a commit is on a standby too, or at least on its own disk.
+//! Promise: it is read on each new connection and every few seconds, because tools that watch over a cluster (Patroni and
+//! the like) take `synchronous_standby_names` away at run time, and a commit says nothing about it.
+
+use super::line::Line;
+use crate::queue::StorageError;
+use tokio_postgres::Row;
+
+/// What is asked.
+pub(super) const ASK: &str = "
+    SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
+           (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')),
+           (SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL),
+           current_setting('fsync')";
+
+/// What is promised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Guarantee {
+    /// Whose word a commit waits for; empty: nobody's.
+    names: String,
+    /// `synchronous_commit` of our sessions.
+    commit: String,
+    /// Standbys that are there and must confirm; none: this user may not see it.
+    standbys: Option<i64>,
+    fsync: String,
+}
+
+impl Guarantee {
+    pub(super) async fn read(line: &mut Line) -> Result<Self, StorageError> {
+        let rows = line.ask(ASK, &[]).await?;
+        let row = rows.first().ok_or_else(|| StorageError::Other("the database says nothing".to_owned()))?;
+        Ok(Self::of(row))
+    }
+
+    pub(super) fn of(row: &Row) -> Self {
+        let (sure, unseen): (i64, i64) = (row.get(2), row.get(3));
+        let standbys = (unseen == 0).then_some(sure);
+        Self { names: row.get(0), commit: row.get(1), standbys, fsync: row.get(4) }
+    }
+
+    /// A commit is on a standby's disk too.
+    pub(super) fn is_replicated(&self) -> bool {
+        !self.names.is_empty() && matches!(self.commit.as_str(), "on" | "remote_apply")
+    }
+
+    /// Standbys that confirm, as far as we may see.
+    pub(super) fn standbys(&self) -> Option<u64> {
+        self.standbys.and_then(|count| u64::try_from(count).ok())
+    }
+
+    /// Why nothing may be put now.
+    pub(super) fn lacks(&self, require_replication: bool) -> Option<String> {
+        if self.commit == "off" {
+            let remedy = "set it to \"on\" for our user (ALTER ROLE … SET synchronous_commit = on)";
+            return Some(format!("synchronous_commit is off, so a commit is on no disk: {remedy}"));
+        }
+        if !require_replication || self.is_replicated() {
+            return None;
+        }
+        Some(if self.names.is_empty() {
+            "synchronous_standby_names is empty, so a commit is on one disk alone: set it, or queue.require_replication = false"
+                .to_owned()
+        } else {
+            format!(
+                "synchronous_commit is \"{}\", so a commit does not wait for a standby's disk: set it to \"on\" for our user",
+                self.commit
+            )
+        })
+    }
+
+    /// What is worth a warning, though mail is taken.
+    pub(super) fn doubt(&self) -> Option<&'static str> {
+        (self.fsync == "off").then_some("fsync is off: a power cut loses what was accepted")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guarantee(names: &str, commit: &str) -> Guarantee {
+        Guarantee { names: names.to_owned(), commit: commit.to_owned(), standbys: Some(1), fsync: "on".to_owned() }
+    }
+
+    #[test]
+    fn what_is_promised_is_what_the_server_is_set_to() {
+        for (names, commit, alone, replicated) in [
+            ("", "on", true, false),
+            ("", "off", false, false),
+            ("one", "on", true, true),
+            ("one", "remote_apply", true, true),
+            ("one", "remote_write", true, false),
+            ("one", "local", true, false),
+            ("one", "off", false, false),
+        ] {
+            let found = guarantee(names, commit);
+            let takes = |required| found.lacks(required).is_none();
+            assert_eq!((takes(false), takes(true)), (alone, replicated), "{names:?} {commit}");
+            assert_eq!(found.is_replicated(), replicated);
+        }
+    }
+}

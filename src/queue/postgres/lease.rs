@@ -1,0 +1,403 @@
+//! Leases: whose turn it is, what they stand for, and how they end.
+//!
+//! In: what a courier asks for, and how his attempts ended. Out: tickets, one of each tenant by turns.
+//! Promise: one statement takes them, and whoever else takes some at the same time steps over what is taken
+//! (`SKIP LOCKED`). Each lease has a number greater than all before, and what a former one says changes nothing. Nothing
+//! is locked, and no transaction open, while an attempt runs.
+//! Fails: [`StorageError`]; nothing is leased then, or it comes back after its time.
+//!
+//! The essay: `item_turn` holds what waits, by tenant and due time. The statement walks over its tenants, one step each
+//! (`ring`), looks at the first of each that nobody has (`heads`), and locks of those whose turn it is as many as are
+//! asked for. A lease changes no index, so taking and giving back costs the row alone; what is leased still stands in the
+//! index and is stepped over, which is cheap, for only so much is leased as attempts are under way. Where a lease's time
+//! is over, nothing need be given back: it is as if there were none.
+
+use super::{Inner, LOOK_TIME, line::Line};
+use crate::queue::{
+    Ask, End, LEASE, Leased, Probe, StorageError, Ticket,
+    watch::span,
+};
+use std::{collections::HashSet, sync::PoisonError, time::Duration};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+
+/// Rows that are looked at for one that was never attempted.
+const FRESH_LOOKS: i64 = 1000;
+
+/// Tenants in their order, those of `$4` alone if it is given, without those of `$3`; behind `$2` first.
+const RING: &str = "
+    t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
+    ring AS (
+        (SELECT tenant FROM activity_milter.item WHERE state = 0 AND ($4::text IS NULL OR tenant = $4) ORDER BY tenant LIMIT 1)
+        UNION ALL
+        SELECT (SELECT next.tenant FROM activity_milter.item AS next WHERE next.state = 0 AND next.tenant > ring.tenant
+                ORDER BY next.tenant LIMIT 1)
+        FROM ring WHERE ring.tenant IS NOT NULL AND $4 IS NULL),
+    heads AS MATERIALIZED (
+        SELECT ring.tenant, head.due, row_number() OVER (ORDER BY ring.tenant <= $2::text COLLATE \"C\", ring.tenant) AS turn
+        FROM ring CROSS JOIN t CROSS JOIN LATERAL (
+            SELECT due FROM activity_milter.item
+            WHERE state = 0 AND tenant = ring.tenant AND (until IS NULL OR until <= t.now) ORDER BY due, id LIMIT 1) AS head
+        WHERE ring.tenant IS NOT NULL AND ring.tenant <> ALL ($3::text[]))";
+
+/// What is due, by turns: `$5` at most, leased by `$6` for `$7` milliseconds.
+const CHOOSE: &str = "
+    come AS MATERIALIZED (SELECT tenant, turn FROM heads, t WHERE due <= now ORDER BY turn LIMIT $5),
+    each AS MATERIALIZED (SELECT CASE WHEN count(*) >= $5 THEN 1 ELSE $5 END AS rows FROM come),
+    taken AS MATERIALIZED (
+        SELECT mine.id, come.turn, row_number() OVER (PARTITION BY come.turn ORDER BY mine.due, mine.id) AS round
+        FROM come CROSS JOIN t CROSS JOIN LATERAL (
+            SELECT id, due FROM activity_milter.item
+            WHERE state = 0 AND tenant = come.tenant AND due <= t.now AND (until IS NULL OR until <= t.now)
+            ORDER BY due, id LIMIT (SELECT rows FROM each) FOR UPDATE SKIP LOCKED) AS mine),
+    chosen AS MATERIALIZED (
+        SELECT id, row_number() OVER (ORDER BY round, turn) AS place FROM taken ORDER BY round, turn LIMIT $5),
+    leased AS (
+        UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
+        FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, place),
+    next AS (
+        SELECT min(due) AS due FROM (
+            SELECT due FROM heads WHERE turn NOT IN (SELECT turn FROM come)
+            UNION ALL
+            SELECT rest.due FROM come CROSS JOIN t CROSS JOIN LATERAL (
+                SELECT due FROM activity_milter.item
+                WHERE state = 0 AND tenant = come.tenant AND (until IS NULL OR until <= t.now)
+                    AND id NOT IN (SELECT id FROM chosen)
+                ORDER BY due, id LIMIT 1) AS rest) AS others)
+    SELECT id, fence, tenant, size, next.due, now
+    FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY place";
+
+/// The first of `$5` that waits, due or not, and that nobody has.
+const TRIED: &str = "
+    WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
+    chosen AS MATERIALIZED (
+        SELECT item.id FROM unnest($5::int8[]) WITH ORDINALITY AS tried (id, ord)
+        JOIN activity_milter.item ON item.id = tried.id CROSS JOIN t
+        WHERE state = 0 AND (until IS NULL OR until <= now) AND ($4::text IS NULL OR tenant = $4) AND tenant <> ALL ($3::text[])
+            AND $2::text IS NOT NULL
+        ORDER BY ord LIMIT 1 FOR UPDATE OF item SKIP LOCKED)
+    UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
+    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now";
+
+/// The newest of the first tenant that was never attempted, is due, and is none of `$5`.
+const FRESH: &str = "
+    chosen AS MATERIALIZED (
+        SELECT item.id
+        FROM (SELECT few.id FROM heads CROSS JOIN t CROSS JOIN LATERAL (
+                  SELECT id, due, attempts, until FROM activity_milter.item
+                  WHERE state = 0 AND tenant = heads.tenant AND due <= t.now ORDER BY due DESC, id DESC LIMIT $8) AS few
+              WHERE few.attempts = 0 AND (few.until IS NULL OR few.until <= t.now) AND few.id <> ALL ($5::int8[])
+              ORDER BY turn, few.due DESC, few.id DESC LIMIT 1) AS first
+        JOIN activity_milter.item ON item.id = first.id FOR UPDATE OF item SKIP LOCKED)
+    UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
+    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now";
+
+/// Leases what is asked for.
+pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
+    let node = inner.is_service()?;
+    let mut line = inner.lines.lend(LOOK_TIME).await?;
+    let (given, lasts) = (inner.when.given(), span(LEASE));
+    let room = i64::try_from(ask.room).unwrap_or(i64::MAX);
+    let shared = Shared { given, after: &ask.after, without: &ask.without, only: &ask.only, node, lasts };
+    let mut rows = Vec::new();
+    if let Some(probe) = &ask.probe {
+        rows = match probe {
+            Probe::Tried(tried) => line.ask(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?,
+            Probe::Fresh(besides) => {
+                let mut values = shared.values(besides, Type::INT8_ARRAY);
+                values.push((&FRESH_LOOKS, Type::INT8));
+                line.ask(&format!("WITH RECURSIVE {RING}, {FRESH}"), &values).await?
+            }
+        };
+    }
+    if rows.is_empty() {
+        rows = line.ask(&format!("WITH RECURSIVE {RING}, {CHOOSE}"), &shared.values(&room, Type::INT8)).await?;
+    }
+    // Nothing is due: what was tried shows how the backend is as well.
+    if let Some(Probe::Fresh(tried)) = &ask.probe
+        && rows.iter().all(|row| row.get::<_, Option<i64>>(0).is_none())
+    {
+        let found = line.ask(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
+        if !found.is_empty() {
+            rows = found;
+        }
+    }
+    Ok(inner.leased(&rows))
+}
+
+/// What the statements have in common.
+struct Shared<'a> {
+    given: Option<i64>,
+    after: &'a String,
+    without: &'a Vec<String>,
+    only: &'a Option<String>,
+    node: &'a str,
+    lasts: i64,
+}
+
+impl Shared<'_> {
+    fn values<'a>(&'a self, fifth: &'a (dyn ToSql + Sync), is: Type) -> Vec<super::line::Value<'a>> {
+        vec![
+            (&self.given, Type::INT8),
+            (self.after, Type::TEXT),
+            (self.without, Type::TEXT_ARRAY),
+            (self.only, Type::TEXT),
+            (fifth, is),
+            (&self.node, Type::TEXT),
+            (&self.lasts, Type::INT8),
+        ]
+    }
+}
+
+impl Inner {
+    fn leased(&self, rows: &[Row]) -> Leased {
+        let Some(first) = rows.first() else { return Leased { alone: self.tally.is_alone(), ..Leased::default() } };
+        let (due, now): (Option<i64>, i64) = (first.get(4), first.get(5));
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let tickets = rows.iter().filter_map(|row| {
+            let (item, size): (Option<i64>, Option<i64>) = (row.get(0), row.get(3));
+            let (item, fence) = (item?, row.get(1));
+            given.insert(item, (fence, now.saturating_add(span(LEASE))));
+            let tenant: &str = row.get(2);
+            let size = size.unwrap_or(0).unsigned_abs();
+            Some(Ticket { item, fence, tenant: tenant.into(), size })
+        });
+        let tickets = tickets.collect();
+        let wait = |due: i64| Duration::from_millis(u64::try_from(due.saturating_sub(now)).unwrap_or(0));
+        Leased { tickets, next_due: due.map(wait), alone: self.tally.is_alone() }
+    }
+}
+
+/// Stores the backend's progress, and prolongs the lease.
+pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<bool, StorageError> {
+    let mut line = inner.lines.lend(LOOK_TIME).await?;
+    let rows = line
+        .ask(
+            "UPDATE activity_milter.item SET note = $4, until = activity_milter.at($1) + $5
+             WHERE id = $2 AND fence = $3 AND until IS NOT NULL RETURNING until",
+            &[
+                (&inner.when.given(), Type::INT8),
+                (&ticket.item, Type::INT8),
+                (&ticket.fence, Type::INT8),
+                (&note, Type::TEXT),
+                (&span(LEASE), Type::INT8),
+            ],
+        )
+        .await?;
+    if let Some(row) = rows.first() {
+        let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.insert(ticket.item, (ticket.fence, row.get(0)));
+    }
+    Ok(!rows.is_empty())
+}
+
+/// The backend has them: the rows go, or are kept (`$4`). A key that was written long ago is written again (`$5` is how
+/// long a key is remembered): its memory begins now.
+const TAKEN: &str = "
+    WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
+    ended AS (SELECT * FROM unnest($2::int8[], $3::int8[]) AS ended (id, fence)),
+    gone AS (
+        DELETE FROM activity_milter.item USING ended
+        WHERE item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL RETURNING item.*),
+    kept AS (
+        INSERT INTO activity_milter.kept (id, accepted_at, delivered_at, letter, size, day, attempts, key, tenant)
+        SELECT id, accepted_at, now, letter, size, day, attempts, key, tenant FROM gone, t WHERE $4),
+    keys AS (
+        UPDATE activity_milter.key SET at = now FROM gone, t WHERE key.key = gone.key AND key.at < now - $5),
+    counted AS (
+        INSERT INTO activity_milter.delta (tenant, waiting) SELECT tenant, -count(*) FROM gone GROUP BY tenant)
+    SELECT id FROM gone";
+
+/// All other ends: `$4` is what is added to the attempts, `$5` when it is due again if that changes, `$7` whether it is held.
+const OTHERS: &str = "
+    WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
+    ended AS (
+        SELECT * FROM unnest($2::int8[], $3::int8[], $4::int4[], $5::int8[], $6::text[], $7::bool[])
+            AS ended (id, fence, more, after, why, holds)),
+    changed AS (
+        UPDATE activity_milter.item
+        SET until = NULL, attempts = attempts + more, due = coalesce(now + after, due), reason = coalesce(why, reason),
+            state = CASE WHEN holds THEN 1 ELSE state END, held_at = CASE WHEN holds THEN now ELSE held_at END
+        FROM ended, t WHERE item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL
+        RETURNING item.id, tenant, holds),
+    counted AS (
+        INSERT INTO activity_milter.delta (tenant, waiting, held)
+        SELECT tenant, -count(*), count(*) FROM changed WHERE holds GROUP BY tenant)
+    SELECT id FROM changed";
+
+/// Ends leases; what fails is owed.
+pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Vec<bool>, StorageError> {
+    inner.is_service()?;
+    let done = write(inner, &ends).await;
+    {
+        let mut owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
+        for (ticket, end) in &ends {
+            match &done {
+                Ok(_) => {
+                    owed.remove(&ticket.item);
+                    given.remove(&ticket.item);
+                }
+                Err(_) => drop(owed.insert(ticket.item, (ticket.clone(), end.clone()))),
+            }
+        }
+    }
+    let ours = done?;
+    if ends.iter().any(|(_, end)| matches!(end, End::Held { .. })) {
+        inner.held.notify_one();
+    }
+    if ends.iter().any(|(_, end)| matches!(end, End::Again { .. } | End::Unused)) {
+        inner.ring();
+    }
+    Ok(ours)
+}
+
+async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, StorageError> {
+    // A ticket ends once.
+    let mut seen = HashSet::new();
+    let first: Vec<bool> = ends.iter().map(|(ticket, _)| seen.insert((ticket.item, ticket.fence))).collect();
+    let firsts = || ends.iter().zip(&first).filter(|(_, first)| **first).map(|(end, _)| end);
+    let taken: Vec<_> = firsts().filter(|(_, end)| *end == End::Taken).collect();
+    let others: Vec<_> = firsts().filter(|(_, end)| *end != End::Taken).collect();
+    let mut done: HashSet<i64> = HashSet::new();
+    if taken.is_empty() && others.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut line = inner.lines.lend(LOOK_TIME).await?;
+    let is_both = !taken.is_empty() && !others.is_empty();
+    if is_both {
+        line.begin().await?;
+    }
+    if !taken.is_empty() {
+        done.extend(end_taken(inner, &mut line, &taken).await?);
+    }
+    if !others.is_empty() {
+        done.extend(end_others(inner, &mut line, &others).await?);
+    }
+    if is_both {
+        line.commit().await?;
+    }
+    Ok(ends.iter().zip(first).map(|((ticket, _), first)| first && done.contains(&ticket.item)).collect())
+}
+
+fn places(ends: &[&(Ticket, End)]) -> (Vec<i64>, Vec<i64>) {
+    ends.iter().map(|(ticket, _)| (ticket.item, ticket.fence)).unzip()
+}
+
+fn ids(rows: &[Row]) -> Vec<i64> {
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn end_taken(
+    inner: &Inner,
+    line: &mut Line,
+    ends: &[&(Ticket, End)],
+) -> Result<Vec<i64>, StorageError> {
+    let (items, fences) = places(ends);
+    let keeps = !inner.settings.keep_delivered.is_zero();
+    let rows = line
+        .ask(
+            TAKEN,
+            &[
+                (&inner.when.given(), Type::INT8),
+                (&items, Type::INT8_ARRAY),
+                (&fences, Type::INT8_ARRAY),
+                (&keeps, Type::BOOL),
+                (&span(crate::queue::KEY_MEMORY), Type::INT8),
+            ],
+        )
+        .await?;
+    Ok(ids(&rows))
+}
+
+async fn end_others(
+    inner: &Inner,
+    line: &mut Line,
+    ends: &[&(Ticket, End)],
+) -> Result<Vec<i64>, StorageError> {
+    let (items, fences) = places(ends);
+    let (mut more, mut afters, mut whys, mut holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (_, end) in ends {
+        let (attempts, after, why, held) = match end {
+            End::Again { after, counts, reason } => (i32::from(*counts), Some(span(*after)), Some(reason), false),
+            End::Held { reason } => (1, None, Some(reason), true),
+            End::Unused | End::Taken => (0, None, None, false),
+        };
+        more.push(attempts);
+        afters.push(after);
+        whys.push(why.map(|why| super::text(why)));
+        holds.push(held);
+    }
+    let rows = line
+        .ask(
+            OTHERS,
+            &[
+                (&inner.when.given(), Type::INT8),
+                (&items, Type::INT8_ARRAY),
+                (&fences, Type::INT8_ARRAY),
+                (&more, Type::INT4_ARRAY),
+                (&afters, Type::INT8_ARRAY),
+                (&whys, Type::TEXT_ARRAY),
+                (&holds, Type::BOOL_ARRAY),
+            ],
+        )
+        .await?;
+    Ok(ids(&rows))
+}
+
+/// Writes ends that could not be written, each for itself if need be: one of them may never be.
+pub(super) async fn pay(inner: &Inner) {
+    let owed: Vec<_> =
+        inner.owed.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+    if owed.is_empty() || !matches!(finish(inner, owed.clone()).await, Err(StorageError::Other(_))) {
+        return;
+    }
+    for one in owed {
+        if matches!(finish(inner, vec![one]).await, Err(StorageError::Busy(_))) {
+            return; // all others would wait as long
+        }
+    }
+}
+
+/// Gives back those of our own leases whose time is over; how many. Whoever leases steps over them as it is, and nobody
+/// would be woken.
+pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
+    let now = inner.when.watch.now();
+    let over: Vec<(i64, i64)> = {
+        let owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = given.iter().filter(|(item, (_, until))| *until <= now && !owed.contains_key(*item));
+        over.map(|(item, (fence, _))| (*item, *fence)).collect()
+    };
+    if over.is_empty() {
+        return Ok(0);
+    }
+    let (items, fences): (Vec<i64>, Vec<i64>) = over.iter().copied().unzip();
+    let mut line = inner.lines.lend(LOOK_TIME).await?;
+    let rows = line
+        .ask(
+            "UPDATE activity_milter.item SET until = NULL FROM unnest($2::int8[], $3::int8[]) AS over (id, fence)
+             WHERE item.id = over.id AND item.fence = over.fence AND until <= activity_milter.at($1) RETURNING item.id",
+            &[
+                (&inner.when.given(), Type::INT8),
+                (&items, Type::INT8_ARRAY),
+                (&fences, Type::INT8_ARRAY),
+            ],
+        )
+        .await?;
+    let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
+    given.retain(|item, (fence, _)| !over.contains(&(*item, *fence)));
+    Ok(rows.len())
+}
+
+/// What a process of before left: its leases are over, for it is gone.
+pub(super) async fn give_back(line: &mut Line, node: &str) -> Result<(), StorageError> {
+    line.ask(
+        "UPDATE activity_milter.item SET until = NULL WHERE state = 0 AND until IS NOT NULL AND node = $1",
+        &[(&node, Type::TEXT)],
+    )
+    .await?;
+    Ok(())
+}

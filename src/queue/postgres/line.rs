@@ -1,0 +1,298 @@
+//! Connections to the database: made, lent, and thrown away when they are of no use.
+//!
+//! In: the server. Out: [`Line`]s: a connection lent for one piece of work, with the time it may take.
+//! Promise: a notice reaches the work it is about. PostgreSQL reports a commit whose wait for its standbys was cancelled
+//! as a success, with the warning 01000: here that is an error. Work that is given up, or is not over in its time, leaves
+//! no connection behind: it is dropped, never cancelled, for a cancelled wait is a commit that no standby has. While
+//! nobody answers, we try again now and then, each of us at another moment, and who comes between hears it at once.
+//! Fails: [`StorageError::Busy`] for all that passes.
+//!
+//! Why not deadpool-postgres: its connector gives a client and a task, and a notice has no way from the one to the other;
+//! and what it keeps for each connection, prepared statements, is what PgBouncer does not know. So this is deadpool's
+//! pool with connections of our own. All statements are unnamed (`query_typed`), and no session is set to anything.
+
+use super::{
+    fault::{spoils, storage_error, whole},
+    guarantee::{self, Guarantee},
+    server::Server,
+    tls,
+};
+use crate::queue::StorageError;
+use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use futures_util::future::poll_fn;
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::{
+    AsyncMessage, Client, Error, Row,
+    error::{Severity, SqlState},
+    types::{ToSql, Type},
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// A value of a statement, and its type.
+pub(super) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// The first pause after a failure to connect; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A connection.
+pub(super) struct Connection {
+    client: Client,
+    /// A warning came: what was committed last is not where it should be.
+    warned: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Or it would go on for as long as an answer is awaited.
+        self.task.abort();
+    }
+}
+
+/// When the server was tried in vain.
+#[derive(Debug, Default)]
+struct Silence {
+    pause: Duration,
+    until: Option<Instant>,
+    why: String,
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    server: Server,
+    tls: MakeRustlsConnect,
+    silence: Mutex<Silence>,
+    /// As the newest connection found it.
+    guarantee: Arc<Mutex<Guarantee>>,
+}
+
+impl Connector {
+    fn silence(&self) -> std::sync::MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let config = self.server.config()?;
+        let (client, mut connection) =
+            config.connect(self.tls.clone()).await.map_err(|error| whole(&error))?;
+        let warned = Arc::new(AtomicBool::new(false));
+        let heard = Arc::clone(&warned);
+        // It reads what the server says, in its order: a notice is noted before the answer behind it is given.
+        let task = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(notice) = message
+                    && *notice.code() == SqlState::WARNING
+                    && notice.parsed_severity() == Some(Severity::Warning)
+                {
+                    heard.store(true, Ordering::Release);
+                }
+            }
+        });
+        let connection = Connection { client, warned, task };
+        let rows = connection.client.query_typed(guarantee::ASK, &[]).await.map_err(|error| whole(&error))?;
+        if let Some(row) = rows.first() {
+            *self.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = Guarantee::of(row);
+        }
+        // What the server says while one logs in is about nothing that was written.
+        connection.warned.store(false, Ordering::Release);
+        Ok(connection)
+    }
+}
+
+impl managed::Manager for Connector {
+    type Type = Connection;
+    type Error = StorageError;
+
+    async fn create(&self) -> Result<Connection, StorageError> {
+        let away = |why: &str| {
+            let name = self.server.name();
+            StorageError::Busy(format!("{name} cannot be reached: {why}"))
+        };
+        {
+            let silence = self.silence();
+            if silence.until.is_some_and(|until| Instant::now() < until) {
+                return Err(away(&silence.why));
+            }
+        }
+        match self.connect().await {
+            Ok(connection) => {
+                *self.silence() = Silence::default();
+                Ok(connection)
+            }
+            Err(why) => {
+                let mut silence = self.silence();
+                silence.pause = (silence.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                silence.until = Some(Instant::now() + silence.pause.mul_f64(0.5 + fastrand::f64()));
+                silence.why.clone_from(&why);
+                Err(away(&why))
+            }
+        }
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StorageError> {
+        if connection.client.is_closed() || connection.warned.load(Ordering::Acquire) {
+            return Err(RecycleError::message("of no use any more"));
+        }
+        Ok(())
+    }
+}
+
+/// Connections to be lent.
+pub(super) struct Lines {
+    pool: Pool<Connector>,
+    name: String,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    /// At most so many; connects to nobody yet.
+    pub(super) fn new(
+        server: &Server,
+        most: usize,
+        guarantee: &Arc<Mutex<Guarantee>>,
+    ) -> Result<Self, String> {
+        let connector = Connector {
+            tls: tls::connector(&server.tls)?,
+            server: server.clone(),
+            silence: Mutex::default(),
+            guarantee: Arc::clone(guarantee),
+        };
+        let pool = Pool::builder(connector).max_size(most.max(1)).build();
+        Ok(Self { pool: pool.map_err(|error| error.to_string())?, name: server.name() })
+    }
+
+    /// One of them, for so long.
+    pub(super) async fn lend(&self, time: Duration) -> Result<Line, StorageError> {
+        let until = Instant::now() + time;
+        let busy = || StorageError::Busy(format!("{} has no connection free within {time:?}", self.name));
+        match timeout_at(until, self.pool.get()).await {
+            Ok(Ok(object)) => Ok(Line { object: Some(object), until, is_open: false, is_sound: true }),
+            Ok(Err(PoolError::Backend(error))) => Err(error),
+            Ok(Err(error)) => Err(StorageError::Busy(format!("{}: {error}", self.name))),
+            Err(_) => Err(busy()),
+        }
+    }
+}
+
+/// A connection that is lent.
+pub(super) struct Line {
+    object: Option<Object<Connector>>,
+    until: Instant,
+    /// A transaction is open.
+    is_open: bool,
+    /// It may be lent again: nothing is on its way, and no warning came.
+    is_sound: bool,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if (!self.is_sound || self.is_open)
+            && let Some(object) = self.object.take()
+        {
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// Why a statement was not done.
+pub(super) enum Trouble {
+    /// The database's word.
+    Said(Error),
+    /// No answer in time, or one that does not count.
+    Unsure(StorageError),
+}
+
+impl From<Trouble> for StorageError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Said(error) => storage_error(&error),
+            Trouble::Unsure(error) => error,
+        }
+    }
+}
+
+impl Line {
+    /// One statement; its rows. Outside of a transaction it is committed when this returns.
+    pub(super) async fn ask(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, StorageError> {
+        Ok(self.tell(sql, values).await?)
+    }
+
+    /// The same, with the database's own word for what failed.
+    pub(super) async fn tell(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Trouble> {
+        let Some(object) = &self.object else { return Err(lost()) };
+        // Whoever goes away in the midst of it leaves it so.
+        self.is_sound = false;
+        let answer = timeout_at(self.until, object.client.query_typed(sql, values)).await;
+        self.judge(answer)
+    }
+
+    /// Statements without values, one after the other, in one transaction unless they say otherwise.
+    pub(super) async fn batch(&mut self, sql: &str) -> Result<(), StorageError> {
+        let Some(object) = &self.object else { return Err(lost().into()) };
+        self.is_sound = false;
+        let answer = timeout_at(self.until, object.client.batch_execute(sql)).await;
+        Ok(self.judge(answer)?)
+    }
+
+    /// Begins a transaction: all that follows, until [`Line::commit`], or nothing.
+    pub(super) async fn begin(&mut self) -> Result<(), StorageError> {
+        self.batch("BEGIN").await?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Commits it.
+    pub(super) async fn commit(&mut self) -> Result<(), StorageError> {
+        self.batch("COMMIT").await?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    fn judge<T>(
+        &mut self,
+        answer: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Trouble> {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(_) => {
+                let text = "the database did not answer in time: its disk or a standby is slow or away";
+                return Err(Trouble::Unsure(StorageError::Busy(text.to_owned())));
+            }
+        };
+        let warned = self.object.as_ref().is_none_or(|object| object.warned.load(Ordering::Acquire));
+        match answer {
+            Ok(_) if warned => {
+                let text = "the wait for a standby was cancelled, so nobody knows where this is";
+                Err(Trouble::Unsure(StorageError::Busy(text.to_owned())))
+            }
+            Ok(done) => {
+                self.is_sound = true;
+                Ok(done)
+            }
+            Err(error) => {
+                self.is_sound = !spoils(&error);
+                Err(Trouble::Said(error))
+            }
+        }
+    }
+}
+
+fn lost() -> Trouble {
+    Trouble::Unsure(StorageError::Busy("the connection to the database is gone".to_owned()))
+}

@@ -1,0 +1,473 @@
+//! The queue in a PostgreSQL database, which several machines share.
+//!
+//! In and out: as [`Queue`] says. Who puts, leases and finishes does it with a statement of its own on a connection that is
+//! lent for it (`line`); the server makes one sync of many commits. What a machine remembers is little, and nothing that
+//! another one needs: leases it gave, ends it owes, about how many activities there are.
+//! Promise: several services put and lease at the same time; the clock of the database alone decides. Everything runs in a
+//! runtime of its own: who stops waiting stops nothing half done, and a busy service delays no heartbeat.
+//! Fails: as [`Queue`] says. While the database is away all is [`StorageError::Busy`], at once or after a deadline, and
+//! goes on by itself when it is back.
+
+mod change;
+mod fault;
+mod guarantee;
+mod kept;
+mod lease;
+mod line;
+mod look;
+mod node;
+mod payload;
+mod pulse;
+mod put;
+mod schema;
+mod server;
+mod tls;
+mod upkeep;
+mod when;
+
+pub use server::{Server, Tls};
+
+use super::{
+    Ask, Change, Clock, Counts, End, Entry, Filter, Item, Kept, Leased, OpenError, Overview, Put, Queue, Replay,
+    Replayed, Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep,
+    disk::Disk,
+    tally::{Room, Tally},
+};
+use crate::activity::{Key, Parcel};
+use async_trait::async_trait;
+use guarantee::Guarantee;
+use line::Lines;
+use node::Node;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, Semaphore},
+    time::{Instant, sleep, timeout},
+};
+use tokio_postgres::types::Type;
+use when::When;
+
+/// Time for what is quick, the wait for a standby included.
+const LOOK_TIME: Duration = Duration::from_secs(15);
+
+/// Time for what may take long.
+const LONG_TIME: Duration = Duration::from_secs(60);
+
+/// How long a start waits for a server that is away.
+const START_TIME: Duration = Duration::from_secs(20);
+
+/// Connections for who looks.
+const LOOKERS: usize = 2;
+
+/// Threads that speak to the server.
+const THREADS: usize = 2;
+
+/// Who waits for an arrival looks for himself after so long: a node may have ended between its commit and its word.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The lock of who makes a day's table.
+const LOCK: i64 = 0x616d_2d64_6179_0000;
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct PostgresQueue {
+    inner: Arc<Inner>,
+    /// Ends with the queue; whatever it is at ends there, as in a crash.
+    runtime: Option<Runtime>,
+    /// Held for as long as the queue is open; none for a command.
+    _node: Option<Node>,
+}
+
+impl Drop for PostgresQueue {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The database, for people.
+    name: String,
+    settings: Settings,
+    require_replication: bool,
+    /// None for a command.
+    node: Option<String>,
+    lines: Lines,
+    lookers: Lines,
+    when: When,
+    guarantee: Arc<Mutex<Guarantee>>,
+    tally: Arc<Tally>,
+    counting: tokio::sync::Mutex<()>,
+    disk: Mutex<Disk>,
+    words: Semaphore,
+    /// Ends that the database did not take yet, by the items.
+    owed: Mutex<HashMap<i64, (Ticket, End)>>,
+    /// Our leases: their numbers, and when they end.
+    given: Mutex<HashMap<i64, (i64, i64)>>,
+    arrived: Notify,
+    held: Notify,
+    /// Something arrived of which the others were not told.
+    rung: AtomicBool,
+    /// How often the clock was set, as far as the database was told.
+    noted: AtomicU64,
+    upkeep: tokio::sync::Mutex<upkeep::Places>,
+}
+
+impl PostgresQueue {
+    /// Opens or makes the queue, migrates an older one, and gives back the leases of the process before.
+    pub(super) fn open(
+        settings: &Settings,
+        server: &Server,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let node = Node::take(&settings.spool)?;
+        Self::start(settings, server, clock, Some(node))
+    }
+
+    /// The queue of services that may be running.
+    pub(super) fn beside(
+        settings: &Settings,
+        server: &Server,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        Self::start(settings, server, clock, None)
+    }
+
+    fn start(
+        settings: &Settings,
+        server: &Server,
+        clock: Arc<dyn Clock>,
+        node: Option<Node>,
+    ) -> Result<Self, OpenError> {
+        let unusable = |message: String| OpenError::Unusable { path: server.name().into(), message };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("queue-postgres")
+            .enable_all()
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        let (settings, server) = (settings.clone(), server.clone());
+        let name = node.as_ref().map(|node| node.name.clone());
+        // Not `block_on`: who opens may be within a runtime.
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        runtime.spawn(async move {
+            let _ = reply.send(Inner::start(settings, server, clock, name).await);
+        });
+        let inner = answer.recv().map_err(|error| OpenError::Unusable {
+            path: "postgres".into(),
+            message: error.to_string(),
+        });
+        let inner = match inner.flatten() {
+            Ok(inner) => inner,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
+        if inner.node.is_some() {
+            runtime.spawn(pulse::run(Arc::clone(&inner)));
+        }
+        Ok(Self { inner, runtime: Some(runtime), _node: node })
+    }
+
+    /// Does it in the runtime of the queue: who stops waiting stops nothing.
+    async fn run<T: Send + 'static, F: Future<Output = Result<T, StorageError>> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Inner>) -> F,
+    ) -> Result<T, StorageError> {
+        let gone = || StorageError::Other("the queue is closed".to_owned());
+        let runtime = self.runtime.as_ref().ok_or_else(gone)?;
+        let done = runtime.spawn(work(Arc::clone(&self.inner)));
+        done.await.map_err(|error| StorageError::Other(error.to_string()))?
+    }
+}
+
+impl Inner {
+    async fn start(
+        settings: Settings,
+        server: Server,
+        clock: Arc<dyn Clock>,
+        node: Option<String>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let name = server.name();
+        let wrong = |error: StorageError| schema::unusable(&name, &error);
+        let text = |message: String| OpenError::Unusable { path: name.clone().into(), message };
+        let guarantee = Arc::<Mutex<Guarantee>>::default();
+        let most = if node.is_some() { server.connections } else { 1 };
+        let lines = Lines::new(&server, most, &guarantee).map_err(text)?;
+        let lookers = Lines::new(&server, LOOKERS.min(most), &guarantee).map_err(text)?;
+        let began = Instant::now();
+        let mut line = loop {
+            match lines.lend(LONG_TIME).await {
+                Ok(line) => break line,
+                Err(StorageError::Busy(_)) if node.is_some() && began.elapsed() < START_TIME => {
+                    sleep(Duration::from_millis(250)).await;
+                }
+                Err(error) => return Err(wrong(error)),
+            }
+        };
+        match &node {
+            Some(_) => schema::prepare(&mut line, &name).await?,
+            None => schema::look(&mut line, &name).await?,
+        }
+        let given = clock.by_hand().map(super::watch::millis);
+        let rows = line
+            .ask(
+                "SELECT activity_milter.at($1), newest, distrust,
+                     greatest(newest, (SELECT accepted_at FROM activity_milter.item ORDER BY id DESC LIMIT 1))
+                 FROM activity_milter.meta",
+                &[(&given, Type::INT8)],
+            )
+            .await
+            .map_err(wrong)?;
+        let [now, newest, distrust, latest] = rows.first().map_or([0; 4], |row| {
+            [row.get(0), row.get(1), row.get(2), row.get::<_, Option<i64>>(3).unwrap_or(0)]
+        });
+        let when = When::new(clock, now);
+        let mut places = upkeep::Places::default();
+        if let Some(node) = &node {
+            when.watch.begin(latest, distrust);
+            lease::give_back(&mut line, node).await.map_err(wrong)?;
+            let keeps = !settings.keep_delivered.is_zero();
+            kept::begin(&mut line, keeps, given).await.map_err(wrong)?;
+            places = upkeep::Places::after_open(&mut line, given, newest > now).await.map_err(wrong)?;
+        }
+        drop(line);
+        let inner = Arc::new(Self {
+            name: name.clone(),
+            require_replication: server.require_replication,
+            node,
+            lines,
+            lookers,
+            when,
+            guarantee,
+            tally: Tally::new(&settings),
+            counting: tokio::sync::Mutex::default(),
+            disk: Mutex::new(Disk::new(&settings)),
+            settings,
+            words: Semaphore::new(put::ON_THE_WAY >> 10),
+            owed: Mutex::default(),
+            given: Mutex::default(),
+            arrived: Notify::new(),
+            held: Notify::new(),
+            rung: AtomicBool::new(false),
+            noted: AtomicU64::new(u64::MAX),
+            upkeep: tokio::sync::Mutex::new(places),
+        });
+        inner.count().await.map_err(wrong)?;
+        if inner.node.is_some() {
+            payload::prepare(&inner).await.map_err(wrong)?;
+            upkeep::note_time(&inner).await.map_err(wrong)?;
+            pulse::tell(&inner).await.map_err(wrong)?;
+        }
+        Ok(inner)
+    }
+
+    /// Our name; commands have none, and neither put nor lease.
+    fn is_service(&self) -> Result<&str, StorageError> {
+        let node = self.node.as_deref();
+        node.ok_or_else(|| StorageError::Other("only the service itself may do that".to_owned()))
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        self.guarantee.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// There is something to lease: whoever waits here is woken now, the others a little later.
+    fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        self.arrived.notify_one();
+    }
+
+    /// Takes over the numbers of all tenants.
+    async fn count(&self) -> Result<(), StorageError> {
+        pulse::count(self).await
+    }
+
+    /// What time it is.
+    async fn now(&self) -> Result<i64, StorageError> {
+        let mut line = self.lookers.lend(LOOK_TIME).await?;
+        let rows = line.ask("SELECT activity_milter.at($1)", &[(&self.when.given(), Type::INT8)]).await?;
+        let now = rows.first().map_or(0, |row| row.get(0));
+        self.when.shown(now);
+        Ok(now)
+    }
+
+    /// Before anything is written by a clock that leapt, it is noted that it is not believed.
+    async fn note_leaps(&self) -> Result<(), StorageError> {
+        self.when.watch.now();
+        if self.when.watch.sets() != self.noted.load(Ordering::Acquire) {
+            upkeep::note_time(self).await?;
+        }
+        Ok(())
+    }
+
+    /// Our leases end then at the latest: the clock was wrong when they were given.
+    fn leases_end_by(&self, latest: i64) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.values_mut().for_each(|(_, until)| *until = latest.min(*until));
+    }
+
+    /// Whether the directory for messages that arrive has its reserve.
+    fn has_disk(&self) -> Result<(), StorageError> {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(disk.room(self.when.watch.running())?)
+    }
+
+    /// Room for an activity of each of these tenants; none is needed where all of the message is known.
+    async fn room(&self, tenants: &[String], parcel: &Parcel) -> Result<Option<Room>, StorageError> {
+        let room = match self.tally.reserve(tenants.to_vec()) {
+            Ok(room) => Ok(room),
+            // Perhaps something was delivered since, or a person made room.
+            Err(_) => {
+                self.count().await?;
+                self.tally.reserve(tenants.to_vec())
+            }
+        };
+        let lack = match (room, self.has_disk()) {
+            (Ok(room), Ok(())) => return Ok(Some(room)),
+            (Err(lack), _) | (_, Err(lack)) => lack,
+        };
+        let keys: Vec<Key> = parcel.activities.iter().map(|activity| activity.key.clone()).collect();
+        if put::known(self, &keys).await?.iter().all(|known| *known) {
+            return Ok(None);
+        }
+        Err(lack)
+    }
+}
+
+/// A text that a database can hold.
+fn text(text: &str) -> String {
+    text.replace('\0', "")
+}
+
+#[async_trait]
+impl Queue for PostgresQueue {
+    async fn put(&self, parcel: Parcel) -> Result<Vec<Put>, StorageError> {
+        self.run(|inner| put::put(inner, parcel)).await
+    }
+
+    async fn known(&self, keys: Vec<Key>) -> Result<Vec<bool>, StorageError> {
+        self.run(|inner| async move { put::known(&inner, &keys).await }).await
+    }
+
+    async fn lease(&self, ask: Ask) -> Result<Leased, StorageError> {
+        self.run(|inner| async move {
+            inner.is_service()?;
+            lease::pay(&inner).await;
+            lease::lease(&inner, ask).await
+        })
+        .await
+    }
+
+    async fn open(&self, item: i64) -> Result<Item, StorageError> {
+        self.run(move |inner| async move { look::open(&inner, item).await }).await
+    }
+
+    async fn note(&self, ticket: &Ticket, note: String) -> Result<bool, StorageError> {
+        let ticket = ticket.clone();
+        self.run(|inner| async move { lease::note(&inner, &ticket, &text(&note)).await }).await
+    }
+
+    async fn finish(&self, ends: Vec<(Ticket, End)>) -> Result<Vec<bool>, StorageError> {
+        self.run(|inner| async move { lease::finish(&inner, ends).await }).await
+    }
+
+    async fn upkeep(&self, max_age: Duration) -> Result<Upkeep, StorageError> {
+        self.run(move |inner| async move {
+            inner.is_service()?;
+            lease::pay(&inner).await;
+            let mut places = inner.upkeep.lock().await;
+            upkeep::run(&inner, &mut places, max_age).await
+        })
+        .await
+    }
+
+    async fn untold(&self, after: Option<i64>, limit: usize) -> Result<Vec<Untold>, StorageError> {
+        self.run(move |inner| async move { look::untold(&inner, after, limit).await }).await
+    }
+
+    async fn told(&self, items: Vec<i64>) -> Result<(), StorageError> {
+        self.run(|inner| async move { change::told(&inner, &items).await }).await
+    }
+
+    async fn counts(&self) -> Result<Counts, StorageError> {
+        self.run(|inner| async move { look::counts(&inner).await }).await
+    }
+
+    async fn by_tenant(&self) -> Result<Vec<TenantCounts>, StorageError> {
+        self.run(|inner| async move { look::by_tenant(&inner).await }).await
+    }
+
+    async fn overview(&self, most: usize, rows: usize) -> Result<Overview, StorageError> {
+        self.run(move |inner| async move { look::overview(&inner, most, rows).await }).await
+    }
+
+    async fn list(&self, filter: Filter) -> Result<Vec<Entry>, StorageError> {
+        self.run(|inner| async move { look::list(&inner, &filter).await }).await
+    }
+
+    async fn change_those(&self, items: Vec<i64>, change: Change) -> Result<Vec<i64>, StorageError> {
+        self.run(|inner| async move {
+            let changed = change::change(&inner, &items, &change).await;
+            inner.tell_of_command().await;
+            changed
+        })
+        .await
+    }
+
+    async fn redeliver(&self, replay: Replay) -> Result<Replayed, StorageError> {
+        self.run(|inner| async move {
+            let replayed = kept::redeliver(&inner, replay).await;
+            inner.tell_of_command().await;
+            replayed
+        })
+        .await
+    }
+
+    async fn kept(&self) -> Result<Kept, StorageError> {
+        self.run(|inner| async move { kept::look(&inner).await }).await
+    }
+
+    async fn bytes(&self) -> Result<u64, StorageError> {
+        self.run(|inner| async move { look::bytes(&inner).await }).await
+    }
+
+    async fn check(&self) -> Result<(), StorageError> {
+        self.run(|inner| async move {
+            if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
+                return Err(StorageError::Busy(lack));
+            }
+            upkeep::note_time(&inner).await?;
+            inner.has_disk()
+        })
+        .await
+    }
+
+    async fn arrival(&self) {
+        let _ = timeout(PATIENCE, self.inner.arrived.notified()).await;
+    }
+
+    async fn newly_held(&self) {
+        self.inner.held.notified().await;
+    }
+}
+
+impl Inner {
+    /// A command has no pulse, and tells of what it did at once.
+    async fn tell_of_command(&self) {
+        if self.node.is_none() && self.rung.swap(false, Ordering::AcqRel) {
+            // What is not told is found when somebody looks for himself.
+            let _ = pulse::tell(self).await;
+        }
+    }
+}
