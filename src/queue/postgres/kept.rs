@@ -12,7 +12,7 @@ use crate::queue::{
     Kept, Replay, Replayed, StorageError,
     watch::{millis, span, time},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tokio_postgres::types::Type;
 
 /// Rows of one slice.
@@ -161,15 +161,18 @@ pub(super) async fn redeliver(inner: &Inner, replay: Replay) -> Result<Replayed,
             continue;
         }
         let (mut of_tenants, mut those) = (HashMap::<String, u64>::new(), Vec::<i64>::new());
+        let mut keys = HashSet::new();
         for row in &page {
             let (id, tenant, is_known): (i64, String, bool) = (row.get(1), row.get(3), row.get(4));
-            if is_known {
+            let key: &[u8] = row.get(2);
+            if is_known || keys.contains(key) {
                 all.known += 1;
                 continue;
             }
             let more = of_tenants.entry(tenant.clone()).or_default();
             if inner.tally.takes_back(&tenant, *more, those.len() as u64) {
                 *more += 1;
+                keys.insert(key.to_vec());
                 those.push(id);
             } else {
                 all.left += 1;

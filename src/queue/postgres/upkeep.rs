@@ -132,8 +132,9 @@ async fn mend(inner: &Inner, latest: Duration) -> Result<u64, StorageError> {
             "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
              mended AS (
                  UPDATE activity_milter.item
-                 SET due = least(due, now), accepted_at = least(accepted_at, now), held_at = least(held_at, now),
-                     until = least(until, now + $4)
+                 SET due = least(due, now), accepted_at = least(accepted_at, now),
+                     held_at = CASE WHEN held_at > now THEN now ELSE held_at END,
+                     until = CASE WHEN until > now + $4 THEN now + $4 ELSE until END
                  FROM t
                  WHERE accepted_at > now + $2 OR held_at > now + $2 OR (state = 0 AND due > now + $3) OR until > now + $4 + $2
                  RETURNING accepted_at)
