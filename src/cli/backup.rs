@@ -183,7 +183,7 @@ fn fill(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
     }
     let queue = match queue::copy(&config.queue, to) {
         Ok(queue) => Some(queue),
-        Err(OpenError::Missing(_)) => None,
+        Err(OpenError::Missing(_) | OpenError::OfServer(_)) => None,
         Err(error) => return Err(error.into()),
     };
     for file in queue.iter().flat_map(|queue| &queue.files) {
@@ -212,6 +212,11 @@ fn fill(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
             to.display(),
             queue.activities,
             queue.kept
+        ),
+        None if config.queue.server.is_some() => say!(
+            "{files} files in {}: configuration; {}",
+            to.display(),
+            OpenError::OfServer(config.queue.place())
         ),
         None => say!(
             "{files} files in {}: configuration; there is no queue at {} (queue.path)",

@@ -109,7 +109,7 @@ pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure>
         add("admin", place(admin, args.offline));
     }
     add("files", rights::of_files(&config, path));
-    add("queue", queue(&config).await);
+    add("queue", queue(&config, args.offline).await);
     let (limit, too_few) = descriptors::look(&config);
     if too_few.is_none() {
         add("open files", Ok(format!("{limit} are allowed to who runs this")));
@@ -180,17 +180,26 @@ fn place(socket: &SocketSettings, offline: bool) -> Result<String, String> {
     }
 }
 
-async fn queue(config: &Config) -> Result<String, String> {
+async fn queue(config: &Config, offline: bool) -> Result<String, String> {
     let path = &config.queue.path;
+    let is_file = config.queue.server.is_none();
     queue::look(&config.queue).map_err(|error| error.to_string())?;
-    if !path.exists() {
+    if !is_file && offline {
+        return Ok(format!("{} (not asked)", config.queue.place()));
+    }
+    if is_file && !path.exists() {
         return match config.delivery {
             Delivery::Direct => Ok("direct mode: none".to_owned()),
             Delivery::Queued => Ok(format!("{}, not there yet: the service makes it", path.display())),
         };
     }
-    let queue = match queue::beside(&config.queue, Arc::new(SystemClock)) {
+    let settings = config.queue.clone();
+    let open = tokio::task::spawn_blocking(move || queue::beside(&settings, Arc::new(SystemClock)));
+    let queue = match open.await.map_err(|error| error.to_string())? {
         Ok(queue) => queue,
+        Err(OpenError::Missing(_)) if !is_file => {
+            return Ok(format!("{}, no queue there yet: the service makes it", config.queue.place()));
+        }
         // A start takes its time: the sockets are there before the queue is.
         Err(soon @ (OpenError::Empty(_) | OpenError::BeingOpened(_))) => return Ok(soon.to_string()),
         Err(error) => return Err(error.to_string()),
@@ -198,7 +207,11 @@ async fn queue(config: &Config) -> Result<String, String> {
     queue.list(Filter { limit: Some(1), ..Filter::default() }).await.map_err(|error| error.to_string())?;
     let counts = queue.by_tenant().await.map_err(|error| error.to_string())?;
     let (waiting, held) = counts.iter().fold((0, 0), |(w, h), counts| (w + counts.waiting, h + counts.held));
-    Ok(format!("{}, {waiting} waiting, {held} held", path.display()))
+    let safety = match queue.safety().await {
+        None => String::new(),
+        Some(safety) => format!("; {}", safety?),
+    };
+    Ok(format!("{}, {waiting} waiting, {held} held{safety}", config.queue.place()))
 }
 
 /// How far the trace reaches.
@@ -230,9 +243,8 @@ fn traced(config: &Config) -> Result<String, String> {
 fn disk(config: &Config) -> Result<String, String> {
     let settings = &config.queue;
     let mut lines = Vec::new();
-    for (what, place) in
-        [("queue.path", settings.path.parent()), ("queue.spool", Some(settings.spool.as_path()))]
-    {
+    let file = settings.path.parent().filter(|_| settings.server.is_none());
+    for (what, place) in [("queue.path", file), ("queue.spool", Some(settings.spool.as_path()))] {
         let Some(place) = place.and_then(|place| place.ancestors().find(|place| place.is_dir())) else {
             continue;
         };

@@ -12,6 +12,7 @@ const CONFIG: &str = concat!(
     include_str!("../config/emergency.rs"),
     include_str!("../config/limits.rs"),
     include_str!("../config/outside.rs"),
+    include_str!("../config/queue_text.rs"),
     include_str!("../config/sender.rs"),
     include_str!("../config/severa.rs"),
     include_str!("../directory/policy.rs")

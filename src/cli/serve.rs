@@ -233,7 +233,7 @@ impl Running {
         let backend = Arc::new(Switch::new(outside.backend()));
         // Without a queue of ours there may still be one of before, and what is in it was promised.
         let queue = match config.delivery {
-            Delivery::Direct if !config.queue.path.exists() => {
+            Delivery::Direct if config.queue.server.is_none() && !config.queue.path.exists() => {
                 queue::make_directory(&config.queue.spool).map_err(other)?;
                 None
             }

@@ -14,6 +14,7 @@ mod emergency;
 mod limits;
 mod outside;
 mod places;
+mod queue_text;
 mod range;
 mod reading;
 mod sender;
@@ -42,6 +43,7 @@ use emergency::EmergencyText;
 use limits::LimitsText;
 use outside::{BackendText, DirectoryText};
 use places::{Kind, Places};
+use queue_text::QueueText;
 use reading::{Look, Reading};
 use sender::SenderText;
 use serde::{Deserialize, Serialize};
@@ -53,7 +55,7 @@ use std::{
     time::Duration,
 };
 use toml::Spanned;
-use units::{Free, Keep, Level, Mode, Size, Span, Text, Written};
+use units::{Keep, Level, Mode, Size, Span, Text, Written};
 
 /// Where the file is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/activity-milter/activity-milter.toml";
@@ -411,55 +413,6 @@ enum UnknownProjectText {
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-struct QueueText {
-    /// `sqlite`.
-    #[serde(rename = "type")]
-    _type: QueueType,
-    /// The database file; default `/var/lib/activity-milter/queue.db`.
-    path: Spanned<PathBuf>,
-    /// Directory for large messages; default `/var/lib/activity-milter/spool`.
-    spool: Spanned<PathBuf>,
-    /// Most activities kept; default 1000000.
-    max_items: u32,
-    /// Most activities kept of one tenant; default: half of `max_items`, and all of it while there is but one tenant.
-    max_items_per_tenant: Option<u32>,
-    /// Held longer than that, an activity no longer counts against these limits (it is not deleted); default 30d.
-    held_counts: Text<Span>,
-    /// Kept free on the file systems of `path` and `spool`: below it mail is answered 452, so that delivering goes on;
-    /// default 256 MiB, `0` is off.
-    min_free: Text<Free>,
-    /// Age at which an activity that still fails is held; default 5 d.
-    max_age: Text<Span>,
-    /// How long delivered activities are kept, for `queue redeliver` to a business system restored from a back-up; they
-    /// go before `min_free` or `max_items` is reached; default `"0"`: not at all.
-    keep_delivered: Text<Keep>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum QueueType {
-    #[default]
-    Sqlite,
-}
-
-impl Default for QueueText {
-    fn default() -> Self {
-        Self {
-            _type: QueueType::Sqlite,
-            path: Spanned::new(0..0, "/var/lib/activity-milter/queue.db".into()),
-            spool: Spanned::new(0..0, "/var/lib/activity-milter/spool".into()),
-            max_items: 1_000_000,
-            max_items_per_tenant: None,
-            held_counts: Text(Span(Duration::from_secs(30 * 24 * 3600))),
-            min_free: Text(Free(256 << 20)),
-            max_age: Text(Span(Duration::from_secs(5 * 24 * 3600))),
-            keep_delivered: Text(Keep(Duration::ZERO)),
-        }
-    }
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
 struct TraceText {
     /// How long it is kept what became of each mail, for `activity-milter trace`; default 7d, `0` is off.
     keep: Text<Keep>,
@@ -727,27 +680,11 @@ impl ConfigText {
         let (retry_first, retry_max) = (self.backend.retry_first.0.0, self.backend.retry_max.0.0);
         let (outside, max_in_flight, shares) =
             outside::validate(source, self.backend, self.directory, self.severa)?;
-        let (queue_path, spool) = (self.queue.path.into_inner(), self.queue.spool.into_inner());
-        let max_age = self.queue.max_age.0.0;
-        let (items, per_tenant) = (self.queue.max_items, self.queue.max_items_per_tenant);
+        let (queue, max_age) = self.queue.validate(source)?;
         delays(source, retry_first, retry_max, max_age)?;
-        if per_tenant.is_some_and(|per_tenant| per_tenant > items) {
-            let message = format!("more than queue.max_items ({items}) is never reached: write less");
-            source.warn("queue.max_items_per_tenant", message);
-        }
         let courier = courier::Settings { max_in_flight, shares, retry_first, retry_max, max_age };
         let milter = self.milter.validate(source, "milter")?;
         let lmtp = self.lmtp.map(|lmtp| lmtp.validate(source, "lmtp")).transpose()?;
-        let queue = queue::Settings {
-            server: None,
-            path: queue_path,
-            spool,
-            max_items: u64::from(items),
-            max_items_per_tenant: per_tenant.map(u64::from),
-            held_counts: self.queue.held_counts.0.0,
-            min_free: self.queue.min_free.0.0,
-            keep_delivered: self.queue.keep_delivered.0.0,
-        };
         let trace = self.trace.validate(&queue);
         let admin = self.admin.validate(source)?;
         let mut places = Places::new(source)
@@ -809,8 +746,7 @@ impl ConfigText {
         for company in &mut text.severa {
             reading.complete(&mut company.client_secret_file)?;
         }
-        reading.complete(&mut text.queue.path)?;
-        reading.complete(&mut text.queue.spool)?;
+        text.queue.complete(reading)?;
         let beside = || Spanned::new(0..0, text.queue.path.get_ref().with_file_name("trace.db"));
         reading.complete(text.trace.path.get_or_insert_with(beside))?;
         if let Some(file) = &mut text.admin.token_file {

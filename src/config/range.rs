@@ -117,6 +117,12 @@ const ALL: &[Range] = &[
         SECOND..=365 * DAY,
         &[Below(HOUR, "what the backend does not take in that time is held, and a person must retry it")],
     ),
+    range(
+        "queue.connections",
+        Count,
+        1..=1000,
+        &[Below(2, "one message waits for the disk of the database after the other")],
+    ),
     range("queue.keep_delivered", Time, 0..=EVER, &[]),
     range("trace.keep", Time, 0..=EVER, &[]),
     range("severa.notes_limit", Count, LEAST_NOTES as u64..=1_000_000, &[]),

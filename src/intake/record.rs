@@ -164,7 +164,8 @@ async fn put(
             events::fault(queue_id, "end-of-message", &error);
             let reason = match error {
                 StorageError::Full(_) => Reason::QueueFull,
-                _ => Reason::StorageFailing,
+                StorageError::Busy(_) => Reason::QueueUnavailable,
+                StorageError::Gone(_) | StorageError::Other(_) => Reason::StorageFailing,
             };
             vec![Err((reason, String::new())); count]
         }

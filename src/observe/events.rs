@@ -646,6 +646,16 @@ pub fn queue_back(database: &str) {
     event!(warn, QUEUE_BACK, database, "queue back");
 }
 
+/// What the queue's database commits is not as safe as the settings ask: mail is deferred.
+pub fn queue_unsafe(database: &str, why: &str) {
+    event!(error, QUEUE_UNSAFE, database, why, "queue unsafe: mail is deferred");
+}
+
+/// It is as safe again.
+pub fn queue_safe(database: &str) {
+    event!(warn, QUEUE_SAFE, database, "queue safe");
+}
+
 /// What the queue's upkeep found. `jumped`: the clock leapt forward, or the service was down for so long; `mended`: rows
 /// whose times lay ahead; `aside`: files that nothing needs; `long_log`: bytes of the database's log.
 pub fn upkeep(jumped: Option<Duration>, mended: u64, aside: u64, long_log: Option<u64>) {

@@ -98,6 +98,10 @@ ids! {
     QUEUE_AWAY = "5d3e7c1f94b24c0e8a6f2b917d40c8e3";
     /// The queue's database server answers again.
     QUEUE_BACK = "b08f6a2d31e74957a4c5e9137f62d0ba";
+    /// What the queue's database server commits is not as safe as the settings ask.
+    QUEUE_UNSAFE = "e1c94b7035ad4f6c9b82d04e5a3f7168";
+    /// It is as safe again.
+    QUEUE_SAFE = "3a6f0d82c5b74e19a0d7f4c1862e95bb";
     /// The clock leapt forward; nothing is held as too old for a day.
     CLOCK_LEAPT = "d839d233cc6b62fe0d4fa7fbcaec873c";
     /// The clock was wrong; times that lay ahead are mended.

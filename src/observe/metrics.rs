@@ -63,6 +63,8 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ),
     (QUEUE_ITEMS, Kind::Gauge, "Activities in the queue by state"),
     (QUEUE_OLDEST, Kind::Gauge, "Age of the oldest waiting activity in seconds"),
+    (QUEUE_REACHABLE, Kind::Gauge, "1 while the queue's database server answers"),
+    (QUEUE_SAFE, Kind::Gauge, "1 while what its server commits is as safe as the settings ask"),
     (SEVERA_CALLS, Kind::Counter, "Calls of Severa's API by outcome"),
     (
         SEVERA_COPY_AGE,
@@ -97,6 +99,8 @@ const PAUSED: &str = "activity_milter_deliveries_paused";
 const TENANTS_PAUSED: &str = "activity_milter_tenants_paused";
 const QUEUE_ITEMS: &str = "activity_milter_queue_items";
 const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
+const QUEUE_REACHABLE: &str = "activity_milter_queue_reachable";
+const QUEUE_SAFE: &str = "activity_milter_queue_safe";
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
@@ -328,6 +332,16 @@ pub fn snapshot(snapshot: &Snapshot) {
     set("waiting", snapshot.waiting);
     set("held", snapshot.held);
     gauge!(QUEUE_OLDEST).set(snapshot.oldest.as_secs_f64());
+}
+
+/// Whether the queue's server answers.
+pub fn queue_reachable(is_reachable: bool) {
+    gauge!(QUEUE_REACHABLE).set(f64::from(u8::from(is_reachable)));
+}
+
+/// Whether what it commits is as safe as the settings ask.
+pub fn queue_safe(is_safe: bool) {
+    gauge!(QUEUE_SAFE).set(f64::from(u8::from(is_safe)));
 }
 
 /// So many messages are in flight.

@@ -74,12 +74,21 @@ impl Settings {
         }
     }
 
+    /// Where it is, for people: the server's database, or the file.
+    pub fn place(&self) -> String {
+        self.server.as_ref().map_or_else(|| self.path.display().to_string(), postgres::Server::name)
+    }
+
     /// The file systems that the queue writes to, with their free bytes (`statvfs`, what an ordinary user may use); one that
     /// cannot be asked is left out.
     pub fn free(&self) -> Vec<(PathBuf, u64)> {
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
         let directory = Some(directory.unwrap_or(Path::new("."))).filter(|_| self.server.is_none());
-        directory.into_iter().chain([self.spool.as_path()]).filter_map(|place| Some((place.to_owned(), free_bytes(place).ok()?))).collect()
+        directory
+            .into_iter()
+            .chain([self.spool.as_path()])
+            .filter_map(|place| Some((place.to_owned(), free_bytes(place).ok()?)))
+            .collect()
     }
 }
 
@@ -258,6 +267,11 @@ pub enum OpenError {
         /// Why.
         error: io::Error,
     },
+    /// It is not in a file of ours.
+    #[error(
+        "queue {0} is copied with its server's own tools (pg_basebackup, or pg_dump of the schema activity_milter)"
+    )]
+    OfServer(String),
     /// A directory cannot be made or written.
     #[error(
         "{path}: {error}: queue.path and queue.spool must be writable for the user activity-milter runs as"
@@ -691,6 +705,12 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// [`StorageError`].
     async fn check(&self) -> Result<(), StorageError>;
 
+    /// Where a commit of the queue's server is: in words, or why that is not as safe as the settings ask; none: the queue is on
+    /// this machine.
+    async fn safety(&self) -> Option<Result<String, String>> {
+        None
+    }
+
     /// Waits until there may be something to lease: something was put, given back, or changed by another process.
     async fn arrival(&self);
 
@@ -713,7 +733,10 @@ pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>
 /// # Errors
 /// [`OpenError`].
 pub fn look(settings: &Settings) -> Result<(), OpenError> {
-    sqlite::SqliteQueue::look(settings)
+    match &settings.server {
+        Some(_) => Ok(()),
+        None => sqlite::SqliteQueue::look(settings),
+    }
 }
 
 /// The queue of a service that may be running, for commands: everything but put, lease and what belongs to a lease.
@@ -754,7 +777,10 @@ pub struct Verified {
 /// # Errors
 /// [`OpenError`]; what was copied so far stays there.
 pub fn copy(settings: &Settings, to: &Path) -> Result<Backup, OpenError> {
-    sqlite::SqliteQueue::copy(settings, to)
+    match &settings.server {
+        Some(server) => Err(OpenError::OfServer(server.name())),
+        None => sqlite::SqliteQueue::copy(settings, to),
+    }
 }
 
 /// Looks whether such a copy is whole, and changes nothing. Blocks.

@@ -114,6 +114,9 @@ reasons! {
     /// End of message: spool or queue cannot be written.
     StorageFailing = 452, 4 . 3 . 1, "storage-failing",
         "<{address}>: the message cannot be stored now. It will be tried again";
+    /// End of message: the queue's database does not answer, or what it commits is not as safe as it should be.
+    QueueUnavailable = 451, 4 . 3 . 0, "queue-unavailable",
+        "<{address}>: the message cannot be recorded now. It will be tried again";
     /// End of message, direct mode: the backend refuses the activity.
     BackendRefused = 550, 5 . 6 . 0, "backend-refused",
         "<{address}>: the company's system refuses the message: {detail}";

@@ -111,6 +111,12 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("queue", "min_free", Free),
     ("queue", "max_age", Time),
     ("queue", "keep_delivered", Keep),
+    ("queue", "url", Text),
+    ("queue", "password_file", File),
+    ("queue", "tls", OneOf),
+    ("queue", "ca_file", File),
+    ("queue", "require_replication", Truth),
+    ("queue", "connections", Count),
     ("trace", "keep", Keep),
     ("trace", "path", Made),
     ("notify", "to", Text),
@@ -259,6 +265,7 @@ fn base(table: &str) -> String {
         ),
         _ => {
             let needed = match table {
+                "queue" => "[queue]\ntype = \"postgres\"\nurl = \"postgres://us@db.test/mail\"\n".to_owned(),
                 "notify" => "[notify]\nto = \"owner\"\nfrom = \"a@x.test\"\n".to_owned(),
                 "backend.oauth" => format!(
                     "[backend.oauth]\ntoken_url = \"https://id.test/\"\nclient_id = \"us\"\nclient_secret_file = \"{}\"\n",
@@ -464,6 +471,23 @@ const ADDED: &[(&str, usize, &[&str])] = &[
     ("[message]\nmemory_limit = \"1023 KiB\"", 2, &["memory_limit", "too small: at least"]),
     ("[queue]\nmax_items = 4294967296", 2, &["max_items", "at most 4294967295"]),
     ("[queue]\npath = \"/q\"\nspool = \"/q\"", 3, &["spool", "the first is a file"]),
+    ("[queue]\ntype = \"postgres\"", 2, &["queue.url is missing", "write url = "]),
+    ("[queue]\ntype = \"postgres\"\nurl = \"db1\"", 3, &["no URL of a PostgreSQL server", "write it as"]),
+    (
+        "[queue]\ntype = \"postgres\"\nurl = \"postgres://us:secret@db.test/mail\"",
+        3,
+        &["the password stands in the URL", "queue.password_file"],
+    ),
+    (
+        "[queue]\ntype = \"postgres\"\nurl = \"postgres://us@db.test/mail?sslmode=disable\"",
+        3,
+        &["set queue.tls"],
+    ),
+    (
+        "[queue]\ntype = \"postgres\"\nurl = \"postgres://us@%2Frun/mail\"\ntls = \"on\"",
+        4,
+        &["speaks no TLS", "write \"off\""],
+    ),
     (
         "[replies]\nno-subject = \"<{adress}>: no\"",
         2,
@@ -665,6 +689,8 @@ const DOUBTFUL: &[(&str, &str, &str, &[&str])] = &[
     ("queue", "max_age", "\"59min\"", &["a person must retry it"]),
     ("queue", "path", "\"queue.db\"", &["is relative"]),
     ("queue", "spool", "\"spool\"", &["is relative"]),
+    ("queue", "tls", "\"off\"", &["read and changed on the way", "write \"on\""]),
+    ("queue", "connections", "1", &["one message waits", "at least 2"]),
     ("", "integration_domains", "[\"a.test\", \"A.test\"]", &["is there twice: remove one"]),
 ];
 
@@ -684,6 +710,17 @@ fn what_is_doubtful_is_said_at_its_place() {
         assert!(!config.warnings.iter().any(|warning| warning.contains("secret@")), "{:?}", config.warnings);
     }
     accept(complaints);
+}
+
+/// What is said of a server counts where the queue is on one.
+#[test]
+fn a_server_without_its_type_is_doubtful() {
+    let (text, line) = with("queue", "type", "\"sqlite\"");
+    let config = read(&text).unwrap();
+    assert!(config.queue.server.is_none());
+    let place = format!("am.toml:{}:", line + 1);
+    let words = [place.as_str(), "queue.url counts only with queue.type = \"postgres\""];
+    accept(judge("queue.url", &config.warnings.join("\n"), &words));
 }
 
 /// The other side of each limit: taken, and nothing is said.
@@ -717,6 +754,11 @@ const GOOD: &[(&str, &str, &str)] = &[
     ("queue", "max_items", "4294967295"),
     ("queue", "max_items_per_tenant", "1000000"),
     ("queue", "max_age", "\"1h\""),
+    ("queue", "url", "\"postgres://us@db1.test:5433,db2.test/mail\""),
+    ("queue", "url", "\"postgres://us@%2Frun%2Fpostgresql/mail\""),
+    ("queue", "tls", "\"on\""),
+    ("queue", "require_replication", "true"),
+    ("queue", "connections", "1000"),
     ("queue", "max_age", "\"365d\""),
     ("queue", "held_counts", "\"5000y\""),
     ("queue", "min_free", "\"0\""),
@@ -754,6 +796,7 @@ fn files_with_secrets() {
         ("backend", "signing_secret_file"),
         ("backend.oauth", "client_secret_file"),
         ("admin", "token_file"),
+        ("queue", "password_file"),
         ("severa", "client_secret_file"),
     ] {
         for (at, content) in ["", "\n\n", "two words\n", "å\n", "tab\there\n"].iter().enumerate() {

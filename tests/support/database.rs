@@ -97,7 +97,8 @@ impl Cluster {
              rm -rf \"$2\""
         );
         let mut holder = shell(&script, &[&programs, &directory]);
-        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut holder =
+            holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let end = Mutex::new(holder.stdin.take().unwrap());
         let cluster = Self { directory, programs, databases: AtomicU32::new(0), _end: end };
         let began = Instant::now();

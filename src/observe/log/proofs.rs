@@ -379,6 +379,26 @@ const CASES: &[Case] = &[
         "ERROR queue trouble error=\"disk I/O error\"",
     ),
     (
+        "QUEUE_AWAY",
+        || events::queue_away("postgres://db/mail", &"queue is busy: no route"),
+        "ERROR queue away: mail is deferred database=postgres://db/mail error=\"queue is busy: no route\"",
+    ),
+    (
+        "QUEUE_BACK",
+        || events::queue_back("postgres://db/mail"),
+        " WARN queue back database=postgres://db/mail",
+    ),
+    (
+        "QUEUE_UNSAFE",
+        || events::queue_unsafe("postgres://db/mail", "no standby"),
+        "ERROR queue unsafe: mail is deferred database=postgres://db/mail why=\"no standby\"",
+    ),
+    (
+        "QUEUE_SAFE",
+        || events::queue_safe("postgres://db/mail"),
+        " WARN queue safe database=postgres://db/mail",
+    ),
+    (
         "CLOCK_LEAPT",
         || events::upkeep(Some(Duration::from_secs(7200)), 0, 0, None),
         " WARN the clock is this much ahead of what was seen last: for a day nothing is held as too old and no key \

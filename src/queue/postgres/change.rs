@@ -63,11 +63,7 @@ const DROP: &str = free_rows!(
 );
 
 /// Changes rows; which were.
-pub(super) async fn change(
-    inner: &Inner,
-    items: &[i64],
-    change: &Change,
-) -> Result<Vec<i64>, StorageError> {
+pub(super) async fn change(inner: &Inner, items: &[i64], change: &Change) -> Result<Vec<i64>, StorageError> {
     let mut changed = Vec::new();
     for some in items.chunks(AT_ONCE) {
         let (given, memory) = (inner.when.given(), span(KEY_MEMORY));

@@ -45,11 +45,6 @@ impl Guarantee {
         !self.names.is_empty() && matches!(self.commit.as_str(), "on" | "remote_apply")
     }
 
-    /// Standbys that confirm, as far as we may see.
-    pub(super) fn standbys(&self) -> Option<u64> {
-        self.standbys.and_then(|count| u64::try_from(count).ok())
-    }
-
     /// Why nothing may be put now.
     pub(super) fn lacks(&self, require_replication: bool) -> Option<String> {
         if self.commit == "off" {
@@ -70,9 +65,19 @@ impl Guarantee {
         })
     }
 
-    /// What is worth a warning, though mail is taken.
-    pub(super) fn doubt(&self) -> Option<&'static str> {
-        (self.fsync == "off").then_some("fsync is off: a power cut loses what was accepted")
+    /// Where a commit is, for people.
+    pub(super) fn words(&self) -> String {
+        let mut words = match self.is_replicated() {
+            true => format!("a commit waits for a standby ({})", self.names),
+            false => "a commit is on one disk".to_owned(),
+        };
+        if let Some(standbys) = self.standbys.filter(|_| self.is_replicated()) {
+            words = format!("{words}, and {standbys} are there");
+        }
+        if self.fsync == "off" {
+            words.push_str("; fsync is off, so a power cut loses what was accepted");
+        }
+        words
     }
 }
 
@@ -81,7 +86,12 @@ mod tests {
     use super::*;
 
     fn guarantee(names: &str, commit: &str) -> Guarantee {
-        Guarantee { names: names.to_owned(), commit: commit.to_owned(), standbys: Some(1), fsync: "on".to_owned() }
+        Guarantee {
+            names: names.to_owned(),
+            commit: commit.to_owned(),
+            standbys: Some(1),
+            fsync: "on".to_owned(),
+        }
     }
 
     #[test]
@@ -99,6 +109,7 @@ mod tests {
             let takes = |required| found.lacks(required).is_none();
             assert_eq!((takes(false), takes(true)), (alone, replicated), "{names:?} {commit}");
             assert_eq!(found.is_replicated(), replicated);
+            assert_eq!(found.words().contains("and 1 are there"), replicated, "{}", found.words());
         }
     }
 }

@@ -13,10 +13,7 @@
 //! is over, nothing need be given back: it is as if there were none.
 
 use super::{Inner, LOOK_TIME, line::Line};
-use crate::queue::{
-    Ask, End, LEASE, Leased, Probe, StorageError, Ticket,
-    watch::span,
-};
+use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
 use std::{collections::HashSet, sync::PoisonError, time::Duration};
 use tokio_postgres::{
     Row,
@@ -113,7 +110,8 @@ pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageErro
         };
     }
     if rows.is_empty() {
-        rows = line.ask(&format!("WITH RECURSIVE {RING}, {CHOOSE}"), &shared.values(&room, Type::INT8)).await?;
+        rows =
+            line.ask(&format!("WITH RECURSIVE {RING}, {CHOOSE}"), &shared.values(&room, Type::INT8)).await?;
     }
     // Nothing is due: what was tried shows how the backend is as well.
     if let Some(Probe::Fresh(tried)) = &ask.probe
@@ -153,7 +151,9 @@ impl Shared<'_> {
 
 impl Inner {
     fn leased(&self, rows: &[Row]) -> Leased {
-        let Some(first) = rows.first() else { return Leased { alone: self.tally.is_alone(), ..Leased::default() } };
+        let Some(first) = rows.first() else {
+            return Leased { alone: self.tally.is_alone(), ..Leased::default() };
+        };
         let (due, now): (Option<i64>, i64) = (first.get(4), first.get(5));
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let tickets = rows.iter().filter_map(|row| {
@@ -321,7 +321,9 @@ async fn end_others(
     let (mut more, mut afters, mut whys, mut holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (_, end) in ends {
         let (attempts, after, why, held) = match end {
-            End::Again { after, counts, reason } => (i32::from(*counts), Some(span(*after)), Some(reason), false),
+            End::Again { after, counts, reason } => {
+                (i32::from(*counts), Some(span(*after)), Some(reason), false)
+            }
             End::Held { reason } => (1, None, Some(reason), true),
             End::Unused | End::Taken => (0, None, None, false),
         };
@@ -349,8 +351,7 @@ async fn end_others(
 
 /// Writes ends that could not be written, each for itself if need be: one of them may never be.
 pub(super) async fn pay(inner: &Inner) {
-    let owed: Vec<_> =
-        inner.owed.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+    let owed: Vec<_> = inner.owed.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
     if owed.is_empty() || !matches!(finish(inner, owed.clone()).await, Err(StorageError::Other(_))) {
         return;
     }

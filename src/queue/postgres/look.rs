@@ -98,8 +98,7 @@ async fn list_of(
     let (given, after) = (inner.when.given(), filter.after.unwrap_or(i64::MIN));
     let limit = filter.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let before = filter.before.map(millis);
-    let mut values: Vec<Value<'_>> =
-        vec![(&given, Type::INT8), (&after, Type::INT8), (&limit, Type::INT8)];
+    let mut values: Vec<Value<'_>> = vec![(&given, Type::INT8), (&after, Type::INT8), (&limit, Type::INT8)];
     // Only the conditions that are asked for, so that each query has the index that suits it.
     let mut conditions = vec!["id > $2".to_owned()];
     let number = |values: &Vec<Value<'_>>| values.len();
@@ -311,8 +310,7 @@ pub(super) async fn overview(inner: &Inner, most: usize, few: usize) -> Result<O
          {WORDS} ORDER BY rows.id"
     );
     let given = inner.when.given();
-    let rows =
-        line.ask(&sql, &[(&given, Type::INT8), (&most, Type::INT8), (&few, Type::INT8)]).await?;
+    let rows = line.ask(&sql, &[(&given, Type::INT8), (&most, Type::INT8), (&few, Type::INT8)]).await?;
     Ok(Overview { held_for, oldest: rows.iter().map(entry).collect() })
 }
 

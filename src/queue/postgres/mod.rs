@@ -28,8 +28,8 @@ mod when;
 pub use server::{Server, Tls};
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Filter, Item, Kept, Leased, OpenError, Overview, Put, Queue, Replay,
-    Replayed, Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep,
+    Ask, Change, Clock, Counts, End, Entry, Filter, Item, Kept, Leased, OpenError, Overview, Put, Queue,
+    Replay, Replayed, Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep,
     disk::Disk,
     tally::{Room, Tally},
 };
@@ -162,10 +162,9 @@ impl PostgresQueue {
         runtime.spawn(async move {
             let _ = reply.send(Inner::start(settings, server, clock, name).await);
         });
-        let inner = answer.recv().map_err(|error| OpenError::Unusable {
-            path: "postgres".into(),
-            message: error.to_string(),
-        });
+        let inner = answer
+            .recv()
+            .map_err(|error| OpenError::Unusable { path: "postgres".into(), message: error.to_string() });
         let inner = match inner.flatten() {
             Ok(inner) => inner,
             Err(error) => {
@@ -451,6 +450,14 @@ impl Queue for PostgresQueue {
             inner.has_disk()
         })
         .await
+    }
+
+    async fn safety(&self) -> Option<Result<String, String>> {
+        let looked = self.run(|inner| async move {
+            let found = Guarantee::read(&mut inner.lookers.lend(LOOK_TIME).await?).await?;
+            Ok(found.lacks(inner.require_replication).map_or_else(|| Ok(found.words()), Err))
+        });
+        Some(looked.await.unwrap_or_else(|error| Err(error.to_string())))
     }
 
     async fn arrival(&self) {

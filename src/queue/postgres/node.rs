@@ -53,7 +53,8 @@ impl Node {
             return Ok(Self { name: name.to_owned(), _lock: file });
         }
         // The machine's name is for people; the number is what no other has.
-        let host = nix::sys::utsname::uname().ok().map(|names| names.nodename().to_string_lossy().into_owned());
+        let host =
+            nix::sys::utsname::uname().ok().map(|names| names.nodename().to_string_lossy().into_owned());
         let name = format!("{}-{:016x}", host.unwrap_or_default(), fastrand::u64(..));
         file.write_all(name.as_bytes()).and_then(|()| file.sync_all()).map_err(directory)?;
         Ok(Self { name, _lock: file })

@@ -70,12 +70,7 @@ pub(super) async fn write_rest(line: &mut Line, letter: i64, now: i64, raw: &Raw
         let number = i32::try_from(number).unwrap_or(i32::MAX);
         line.tell(
             "INSERT INTO activity_milter.payload (day, id, part, bytes) VALUES ($1, $2, $3, $4)",
-            &[
-                (&day, Type::INT4),
-                (&letter, Type::INT8),
-                (&number, Type::INT4),
-                (&&piece[..], Type::BYTEA),
-            ],
+            &[(&day, Type::INT4), (&letter, Type::INT8), (&number, Type::INT4), (&&piece[..], Type::BYTEA)],
         )
         .await?;
     }
@@ -106,11 +101,16 @@ pub(super) async fn read(
         let rows = line
             .ask(
                 "SELECT bytes FROM activity_milter.payload WHERE day = $1 AND id = $2 AND part = $3",
-                &[(&day, Type::INT4), (&letter, Type::INT8), (&i32::try_from(number).unwrap_or(0), Type::INT4)],
+                &[
+                    (&day, Type::INT4),
+                    (&letter, Type::INT8),
+                    (&i32::try_from(number).unwrap_or(0), Type::INT4),
+                ],
             )
             .await?;
         let piece: Option<Vec<u8>> = rows.first().and_then(|row| row.get(0));
-        file = write(file, piece.ok_or_else(|| written::damaged("a piece of its message is missing"))?).await?;
+        file =
+            write(file, piece.ok_or_else(|| written::damaged("a piece of its message is missing"))?).await?;
     }
     Ok(Raw::File { file: Arc::new(file), length: length.unsigned_abs() })
 }
@@ -239,7 +239,8 @@ async fn left(line: &mut Line, day: i64) -> Result<i64, StorageError> {
 
 /// Copies what is left of a day to today's table, if that is less than a tenth of it.
 async fn move_on(line: &mut Line, day: i64, today: i64, needed: i64) -> Result<(), StorageError> {
-    let all = format!("SELECT count(*) FROM activity_milter.payload_{day} WHERE part = 0 AND activity IS NOT NULL");
+    let all =
+        format!("SELECT count(*) FROM activity_milter.payload_{day} WHERE part = 0 AND activity IS NOT NULL");
     let all: i64 = line.ask(&all, &[]).await?.first().map_or(0, |row| row.get(0));
     if needed * 10 > all {
         return Ok(());

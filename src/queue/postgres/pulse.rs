@@ -8,7 +8,7 @@
 //! Fails: never; while the database is away it is asked with pauses, and what was owed to it is written when it is back.
 
 use super::{Inner, LOOK_TIME, guarantee::Guarantee, lease};
-use crate::observe::events;
+use crate::observe::{events, metrics};
 use crate::queue::{StorageError, tally};
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -37,7 +37,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let mut tick = interval(BEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut others, mut counted, mut looked) = (None, None::<Instant>, None::<Instant>);
-    let mut is_away = false;
+    let (mut is_away, mut is_unsafe) = (false, false);
     loop {
         tick.tick().await;
         let is_over = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
@@ -50,12 +50,14 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 counted = Some(Instant::now());
             }
             if is_over(looked, LOOK_EVERY) {
-                look(&inner).await?;
+                look(&inner, &mut is_unsafe).await?;
                 looked = Some(Instant::now());
             }
             Ok::<(), StorageError>(())
         };
-        match beat.await {
+        let beat = beat.await;
+        metrics::queue_reachable(beat.is_ok());
+        match beat {
             Ok(()) if is_away => {
                 is_away = false;
                 events::queue_back(&inner.name);
@@ -129,11 +131,19 @@ async fn add_up(inner: &Inner) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Reads the guarantee.
-async fn look(inner: &Inner) -> Result<(), StorageError> {
+/// Reads the guarantee, and says when it goes and comes.
+async fn look(inner: &Inner, is_unsafe: &mut bool) -> Result<(), StorageError> {
     let mut line = inner.lookers.lend(LOOK_TIME).await?;
     let found = Guarantee::read(&mut line).await?;
+    let lack = found.lacks(inner.require_replication);
     *inner.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    metrics::queue_safe(lack.is_none());
+    match &lack {
+        Some(why) if !*is_unsafe => events::queue_unsafe(&inner.name, why),
+        None if *is_unsafe => events::queue_safe(&inner.name),
+        _ => {}
+    }
+    *is_unsafe = lack.is_some();
     Ok(())
 }
 
@@ -144,9 +154,9 @@ pub(super) async fn count(inner: &Inner) -> Result<(), StorageError> {
     inner.tally.begin();
     let mut line = inner.lookers.lend(LOOK_TIME).await?;
     let rows = line.ask("SELECT id, waiting, held, aged FROM activity_milter.number_of", &[]).await?;
-    let numbers = rows.iter().map(|row| {
-        (row.get(0), tally::Numbers { waiting: row.get(1), held: row.get(2), aged: row.get(3) })
-    });
+    let numbers = rows
+        .iter()
+        .map(|row| (row.get(0), tally::Numbers { waiting: row.get(1), held: row.get(2), aged: row.get(3) }));
     inner.tally.end(numbers);
     Ok(())
 }

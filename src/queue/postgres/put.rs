@@ -71,7 +71,11 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(activities: Vec<Activity>, text: Option<crate::activity::Cut>, held: u64) -> Result<Self, StorageError> {
+    fn of(
+        activities: Vec<Activity>,
+        text: Option<crate::activity::Cut>,
+        held: u64,
+    ) -> Result<Self, StorageError> {
         let mut columns = Self::default();
         for activity in activities {
             let (key, tenant) = (activity.key.bytes().to_vec(), activity.tenant.clone());

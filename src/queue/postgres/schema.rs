@@ -155,11 +155,9 @@ pub(super) async fn prepare(line: &mut Line, name: &str) -> Result<(), OpenError
 pub(super) async fn look(line: &mut Line, name: &str) -> Result<(), OpenError> {
     match version(line).await.map_err(|error| unusable(name, &error))? {
         None => Err(OpenError::Missing(PathBuf::from(name))),
-        Some((version, _)) if version < VERSION => Err(OpenError::Older {
-            path: PathBuf::from(name),
-            found: version.into(),
-            known: VERSION.into(),
-        }),
+        Some((version, _)) if version < VERSION => {
+            Err(OpenError::Older { path: PathBuf::from(name), found: version.into(), known: VERSION.into() })
+        }
         Some((version, reads)) => may_work(name, version, reads),
     }
 }

@@ -5,10 +5,7 @@
 //! next time, and one step that fails stops no other.
 
 use super::{Inner, LONG_TIME, kept, lease, line::Line, look::key_of, payload};
-use crate::queue::{
-    KEY_MEMORY, LEASE, StorageError, TooOld, Upkeep,
-    watch::span,
-};
+use crate::queue::{KEY_MEMORY, LEASE, StorageError, TooOld, Upkeep, watch::span};
 use std::time::Duration;
 use tokio_postgres::types::Type;
 
@@ -163,11 +160,7 @@ async fn mend(inner: &Inner, latest: Duration) -> Result<u64, StorageError> {
 }
 
 /// Holds what waits for too long, a slice at a time.
-async fn hold_old(
-    inner: &Inner,
-    max_age: Duration,
-    held: &mut Vec<TooOld>,
-) -> Result<(), StorageError> {
+async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> Result<(), StorageError> {
     let reason = format!("not taken within {}: no attempt was answered", humantime::format_duration(max_age));
     loop {
         let mut line = inner.lines.lend(LONG_TIME).await?;
