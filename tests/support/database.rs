@@ -58,26 +58,48 @@ pub struct Cluster {
     pub directory: PathBuf,
     programs: PathBuf,
     databases: AtomicU32,
-    /// Its end is the server's.
-    _end: Mutex<ChildStdin>,
+    /// Their end is the server's.
+    ends: Mutex<Vec<ChildStdin>>,
 }
 
 impl Cluster {
     /// Starts one, with further settings of its own.
     pub fn start(settings: &[&str]) -> Self {
-        let programs = programs();
+        let cluster = Self::place();
+        cluster.shell(
+            "\"$1/initdb\" -D \"$2/data\" -A trust -U postgres --no-sync --no-instructions -E UTF8 --locale=C",
+        );
+        cluster.run(settings);
+        cluster
+    }
+
+    /// Starts a standby of one, under a name.
+    pub fn standby_of(primary: &Self, name: &str) -> Self {
+        let cluster = Self::place();
+        let from = primary.directory.display();
+        cluster.shell(&format!("\"$1/pg_basebackup\" -h {from} -U postgres -D \"$2/data\" -R -X stream -c fast --no-sync"));
+        cluster.run(&[&format!("cluster_name={name}"), "hot_standby=on"]);
+        cluster
+    }
+
+    fn place() -> Self {
         let directory = tempfile::Builder::new().prefix("am-pg-").tempdir_in("/tmp").unwrap().keep();
         if let Some(user) = user() {
             let made = Command::new("chown").arg(user).arg(&directory).status().unwrap();
             assert!(made.success());
         }
-        let made = shell(
-            "\"$1/initdb\" -D \"$2/data\" -A trust -U postgres --no-sync --no-instructions -E UTF8 --locale=C",
-            &[&programs, &directory],
-        )
-        .output()
-        .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self { directory, programs: programs(), databases: AtomicU32::new(0), ends: Mutex::default() }
+    }
+
+    /// A shell's words: `$1` has the programs, `$2` is the directory.
+    #[track_caller]
+    pub fn shell(&self, script: &str) {
+        let done = shell(script, &[&self.programs, &self.directory]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Runs it, for the first time or once more.
+    pub fn run(&self, settings: &[&str]) {
         let mut words = vec![
             "listen_addresses=",
             "fsync=off",
@@ -88,32 +110,45 @@ impl Cluster {
         ];
         words.extend(settings);
         let options = words.iter().map(|word| format!("-c '{word}'")).collect::<Vec<_>>().join(" ");
+        // It may have ended before, and its number be another's.
         let script = format!(
-            "\"$1/postgres\" -D \"$2/data\" -k \"$2\" {options} >\"$2/log\" 2>&1 </dev/null &
+            "\"$1/postgres\" -D \"$2/data\" -k \"$2\" {options} >>\"$2/log\" 2>&1 </dev/null &
              server=$!
              cat >/dev/null
-             kill -QUIT $server
+             [ \"$(cat /proc/$server/comm 2>/dev/null)\" = postgres ] && kill -QUIT $server
              wait $server
              rm -rf \"$2\""
         );
-        let mut holder = shell(&script, &[&programs, &directory]);
-        let mut holder =
-            holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let end = Mutex::new(holder.stdin.take().unwrap());
-        let cluster = Self { directory, programs, databases: AtomicU32::new(0), _end: end };
+        let mut holder = shell(&script, &[&self.programs, &self.directory]);
+        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        self.ends.lock().unwrap().push(holder.stdin.take().unwrap());
         let began = Instant::now();
-        while cluster.psql("postgres", "SELECT 1").is_err() {
-            let log = std::fs::read_to_string(cluster.directory.join("log")).unwrap_or_default();
+        while self.psql("postgres", "SELECT 1").is_err() {
+            let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
             assert!(began.elapsed() < Duration::from_secs(60), "the server does not start: {log}");
             sleep(Duration::from_millis(20));
         }
-        cluster
+    }
+
+    /// Kills it, as a power cut does.
+    pub fn kill(&self) {
+        self.shell("pid=$(head -1 \"$2/data/postmaster.pid\") && kill -QUIT $pid && while kill -0 $pid 2>/dev/null; do sleep 0.05; done");
     }
 
     /// The one of this process.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(&["wal_level=minimal", "max_wal_senders=0"]))
+    }
+
+    /// The same for ever.
+    pub fn leaked(self) -> &'static Self {
+        Box::leak(Box::new(self))
+    }
+
+    /// How its socket is written in a URL.
+    pub fn host(&self) -> String {
+        self.directory.to_str().unwrap().replace('/', "%2F")
     }
 
     /// What statements answer in a database, as the server's own user.
@@ -149,8 +184,7 @@ pub struct Database {
 impl Database {
     /// How it is reached.
     pub fn url(&self) -> String {
-        let host = self.cluster.directory.to_str().unwrap().replace('/', "%2F");
-        format!("postgres://{}@{host}/{}", self.name, self.name)
+        format!("postgres://{}@{}/{}", self.name, self.cluster.host(), self.name)
     }
 
     /// The same as settings, with few connections: many tests run at a time.

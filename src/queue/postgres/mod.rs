@@ -99,6 +99,8 @@ struct Inner {
     name: String,
     settings: Settings,
     require_replication: bool,
+    /// Time for a put.
+    patience: Duration,
     /// None for a command.
     node: Option<String>,
     lines: Lines,
@@ -244,6 +246,7 @@ impl Inner {
         let inner = Arc::new(Self {
             name: name.clone(),
             require_replication: server.require_replication,
+            patience: server.patience,
             node,
             lines,
             lookers,

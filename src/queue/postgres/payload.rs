@@ -9,6 +9,7 @@
 use super::{
     Inner,
     line::{Line, Trouble},
+    schema::has_table,
 };
 use crate::activity::{Activity, Raw};
 use crate::queue::{StorageError, written};
@@ -145,20 +146,18 @@ async fn today(line: &mut Line, inner: &Inner) -> Result<i64, StorageError> {
 
 /// Attached, not made as a part: that would lock the whole table against everybody.
 async fn make(line: &mut Line, day: i64) -> Result<(), StorageError> {
-    let table = format!("activity_milter.payload_{day}");
-    let has = "SELECT to_regclass($1) IS NOT NULL";
-    let exists = |rows: Vec<tokio_postgres::Row>| rows.first().is_some_and(|row| row.get(0));
-    if exists(line.ask(has, &[(&table, Type::TEXT)]).await?) {
+    let table = format!("payload_{day}");
+    if has_table(line, &table).await? {
         return Ok(());
     }
     line.begin().await?;
     line.ask("SELECT pg_advisory_xact_lock($1)", &[(&super::LOCK, Type::INT8)]).await?;
     // Another node may have made it meanwhile.
-    if !exists(line.ask(has, &[(&table, Type::TEXT)]).await?) {
+    if !has_table(line, &table).await? {
         line.batch(&format!(
-            "CREATE TABLE {table} (LIKE activity_milter.payload INCLUDING ALL)
+            "CREATE TABLE activity_milter.{table} (LIKE activity_milter.payload INCLUDING ALL)
                  WITH (autovacuum_vacuum_insert_threshold = -1, toast.autovacuum_vacuum_insert_threshold = -1);
-             ALTER TABLE activity_milter.payload ATTACH PARTITION {table} FOR VALUES FROM ({day}) TO ({})",
+             ALTER TABLE activity_milter.payload ATTACH PARTITION activity_milter.{table} FOR VALUES FROM ({day}) TO ({})",
             day + 1
         ))
         .await?;
@@ -248,19 +247,19 @@ async fn move_on(line: &mut Line, day: i64, today: i64, needed: i64) -> Result<(
     loop {
         let rows = line
             .ask(
-                "WITH some AS MATERIALIZED (
+                "WITH few AS MATERIALIZED (
                      SELECT DISTINCT letter FROM (SELECT letter FROM activity_milter.item WHERE day = $1
                          UNION ALL SELECT letter FROM activity_milter.kept WHERE day = $1) AS left_over LIMIT $3),
-                 items AS (UPDATE activity_milter.item SET day = $2 WHERE day = $1 AND letter IN (SELECT letter FROM some)
+                 items AS (UPDATE activity_milter.item SET day = $2 WHERE day = $1 AND letter IN (SELECT letter FROM few)
                      RETURNING id),
-                 kept AS (UPDATE activity_milter.kept SET day = $2 WHERE day = $1 AND letter IN (SELECT letter FROM some)
+                 kept AS (UPDATE activity_milter.kept SET day = $2 WHERE day = $1 AND letter IN (SELECT letter FROM few)
                      RETURNING id),
                  copied AS (
                      INSERT INTO activity_milter.payload (day, id, part, brief, activity, cuts, text, bytes)
                      SELECT $2, id, part, brief, activity, cuts, text, bytes FROM activity_milter.payload
-                     WHERE day = $1 AND id IN (SELECT letter FROM some UNION SELECT id FROM items UNION SELECT id FROM kept)
+                     WHERE day = $1 AND id IN (SELECT letter FROM few UNION SELECT id FROM items UNION SELECT id FROM kept)
                      ON CONFLICT DO NOTHING)
-                 SELECT count(*) FROM some",
+                 SELECT count(*) FROM few",
                 &[
                     (&i32::try_from(day).unwrap_or(0), Type::INT4),
                     (&i32::try_from(today).unwrap_or(0), Type::INT4),

@@ -14,11 +14,8 @@
 use super::{Inner, fault::lacks_partition, line::Trouble, payload};
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::queue::{Put, StorageError, tally, written};
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 use tokio_postgres::types::Type;
-
-/// Time for all of it; below the doors' own at the end of a message.
-const TIME: Duration = Duration::from_secs(30);
 
 /// Bytes of JSON and small messages that may be on their way, over all messages; more wait in their callers.
 pub(super) const ON_THE_WAY: usize = 64 << 20;
@@ -95,9 +92,6 @@ impl Columns {
 /// Takes a message.
 pub(super) async fn put(inner: Arc<Inner>, parcel: Parcel) -> Result<Vec<Put>, StorageError> {
     inner.is_service()?;
-    if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
-        return Err(StorageError::Busy(lack));
-    }
     inner.note_leaps().await?;
     // A key twice in one message: the first of them counts.
     let mut seen = HashSet::new();
@@ -166,7 +160,11 @@ async fn store(
     covered: &[Vec<u8>],
     letter: &Letter,
 ) -> Result<Vec<bool>, Trouble> {
-    let mut line = inner.lines.lend(TIME).await.map_err(Trouble::Unsure)?;
+    let mut line = inner.lines.lend(inner.patience).await.map_err(Trouble::Unsure)?;
+    // Now, and not before: the connection may be a new one, to another server.
+    if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
+        return Err(Trouble::Unsure(StorageError::Busy(lack)));
+    }
     let is_long = letter.raw.len() > payload::PART as u64;
     let first = payload::part(&letter.raw, 0).await.map_err(Trouble::Unsure)?;
     if is_long {

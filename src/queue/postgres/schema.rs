@@ -172,12 +172,23 @@ fn may_work(name: &str, version: i32, reads: i32) -> Result<(), OpenError> {
 
 /// The version, and the oldest program that may work with it; none: there is nothing.
 async fn version(line: &mut Line) -> Result<Option<(i32, i32)>, StorageError> {
-    let there = line.ask("SELECT to_regclass('activity_milter.meta') IS NOT NULL", &[]).await?;
-    if !there.first().is_some_and(|row| row.get(0)) {
+    if !has_table(line, "meta").await? {
         return Ok(None);
     }
     let rows = line.ask("SELECT version, reads FROM activity_milter.meta", &[]).await?;
     Ok(rows.first().map(|row| (row.get(0), row.get(1))))
+}
+
+/// Whether there is such a table of ours. Not `to_regclass`, which may remember that there was none.
+pub(super) async fn has_table(line: &mut Line, name: &str) -> Result<bool, StorageError> {
+    let rows = line
+        .ask(
+            "SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+             WHERE nspname = 'activity_milter' AND relname = $1",
+            &[(&name, Type::TEXT)],
+        )
+        .await?;
+    Ok(!rows.is_empty())
 }
 
 /// The database cannot be used as a queue.

@@ -21,6 +21,9 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// syncs those together that come together.
 pub const CONNECTIONS: usize = 16;
 
+/// Time for a message to be put.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Whether the connection is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
@@ -45,6 +48,9 @@ pub struct Server {
     pub require_replication: bool,
     /// Most connections at a time, besides a few for looking.
     pub connections: usize,
+    /// Time for a message to be put: below the doors' own at its end. Then the connection is dropped, and nobody knows
+    /// whether it was; the same message again finds out.
+    pub patience: Duration,
 }
 
 impl Server {
@@ -82,7 +88,14 @@ impl Server {
             config.connect_timeout(CONNECT_TIME);
         }
         let tls = if local > 0 { Tls::Off } else { Tls::Verify { ca_file: None } };
-        Ok(Self { config, password_file: None, tls, require_replication: false, connections: CONNECTIONS })
+        Ok(Self {
+            config,
+            password_file: None,
+            tls,
+            require_replication: false,
+            connections: CONNECTIONS,
+            patience: PATIENCE,
+        })
     }
 
     /// True if all hosts are sockets of this machine.
@@ -136,6 +149,7 @@ impl fmt::Debug for Server {
             .field("tls", &self.tls)
             .field("require_replication", &self.require_replication)
             .field("connections", &self.connections)
+            .field("patience", &self.patience)
             .finish()
     }
 }

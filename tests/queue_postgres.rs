@@ -1,0 +1,482 @@
+//! What only a queue in a database server can meet: a standby that is away, a primary that dies, a clock of a machine that is
+//! wrong, a pooler between, several services at the same time. Real servers, each in a directory of its own.
+
+#![allow(clippy::unwrap_used)] // a panic is the answer of a test
+
+#[path = "support/database.rs"]
+mod database;
+#[path = "support/letter.rs"]
+mod letter;
+
+use activity_milter::queue::{
+    self, Ask, Change, Clock, End, Filter, OpenError, Put, Queue, Settings, StorageError, SystemClock, Ticket,
+    postgres::Server,
+};
+use database::{Cluster, Database};
+use letter::{LARGE, bytes_of, directory, letter};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// For what comes at once.
+const SOON: Duration = Duration::from_secs(20);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A machine: a directory of its own, and a queue that it may share.
+struct Machine {
+    directory: tempfile::TempDir,
+    settings: Settings,
+    queue: Option<Arc<dyn Queue>>,
+}
+
+impl std::ops::Deref for Machine {
+    type Target = dyn Queue;
+
+    fn deref(&self) -> &Self::Target {
+        &**self.queue.as_ref().unwrap()
+    }
+}
+
+impl Machine {
+    fn settings(server: Server) -> (tempfile::TempDir, Settings) {
+        let directory = directory();
+        let (path, spool) = (directory.path().join("queue.db"), directory.path().join("spool"));
+        let settings = Settings { server: Some(server), min_free: 0, ..Settings::new(path, spool) };
+        (directory, settings)
+    }
+
+    fn try_new(server: Server) -> Result<Self, OpenError> {
+        let (directory, settings) = Self::settings(server);
+        let queue = Some(queue::open(&settings, Arc::new(SystemClock))?);
+        Ok(Self { directory, settings, queue })
+    }
+
+    fn new(server: Server) -> Self {
+        Self::try_new(server).unwrap()
+    }
+
+    /// It is killed, and started again.
+    fn crash(&mut self) {
+        self.queue = None;
+        self.queue = Some(queue::open(&self.settings, Arc::new(SystemClock)).unwrap());
+    }
+
+    async fn give(&self, id: usize, targets: &[&str]) -> Result<Vec<Put>, StorageError> {
+        self.put(letter(self.directory.path(), id, 10, targets).await).await
+    }
+
+    async fn leases(&self, room: usize) -> Vec<Ticket> {
+        self.lease(Ask { room, ..Ask::default() }).await.unwrap().tickets
+    }
+
+    async fn waiting(&self) -> u64 {
+        self.counts().await.unwrap().waiting
+    }
+
+    /// Until it works.
+    async fn soon<T>(&self, what: &str, mut works: impl AsyncFnMut(&Self) -> Option<T>) -> T {
+        let began = Instant::now();
+        loop {
+            if let Some(done) = works(self).await {
+                return done;
+            }
+            assert!(began.elapsed() < SOON, "{what} in vain");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn is_later<T>(done: &Result<T, StorageError>) -> bool {
+    matches!(done, Err(StorageError::Busy(_)))
+}
+
+/// A primary whose commits wait for a standby, and that standby.
+struct Pair {
+    primary: &'static Cluster,
+    standby: &'static Cluster,
+    database: Database,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let primary = Cluster::start(&["wal_keep_size=64MB"]).leaked();
+        let standby = Cluster::standby_of(primary, "second").leaked();
+        let pair = Self { primary, standby, database: primary.database() };
+        pair.set("synchronous_standby_names", "second");
+        let began = Instant::now();
+        while pair.database.sql("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") != "1" {
+            assert!(began.elapsed() < SOON, "the standby does not come");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        pair
+    }
+
+    fn set(&self, name: &str, value: &str) {
+        self.primary.psql("postgres", &format!("ALTER SYSTEM SET {name} = '{value}'")).unwrap();
+        self.primary.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    }
+
+    /// Both, by one URL, with little patience.
+    fn server(&self) -> Server {
+        let Database { name, .. } = &self.database;
+        let hosts = format!("{},{}", self.standby.host(), self.primary.host());
+        let mut server = Server::new(&format!("postgres://{name}@{hosts}/{name}")).unwrap();
+        (server.connections, server.patience, server.require_replication) =
+            (4, Duration::from_secs(2), true);
+        server
+    }
+
+    /// Somebody cancels what waits for the standby.
+    fn cancel_waits(&self) -> String {
+        self.primary
+            .psql("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            .unwrap()
+    }
+}
+
+/// What was said 250 for is on the standby, and what was not may be anywhere; a row that only the primary has is known to
+/// nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_on_a_standby_is_not_taken_and_not_known() {
+    let pair = Pair::new();
+    let machine = Machine::new(pair.server());
+    assert_eq!(machine.give(1, &["a"]).await.unwrap(), [Put::New]);
+    pair.standby.kill();
+    // Past our patience: nobody knows.
+    assert!(is_later(&machine.give(2, &["a"]).await));
+    // The primary has the row; whoever tries again is not told that it is known.
+    assert!(is_later(&machine.give(2, &["a"]).await));
+    // A wait that somebody cancels is reported as a success, with a warning.
+    let cancelled = {
+        let put = machine.give(3, &["a"]);
+        tokio::pin!(put);
+        loop {
+            tokio::select! {
+                done = &mut put => break done,
+                () = tokio::time::sleep(Duration::from_millis(100)) => drop(pair.cancel_waits()),
+            }
+        }
+    };
+    assert!(matches!(&cancelled, Err(StorageError::Busy(why)) if why.contains("wait for a standby")), "{cancelled:?}");
+    let rows = "SELECT count(*) FROM activity_milter.item";
+    assert!(pair.database.sql(rows).parse::<u32>().unwrap() >= 2, "the primary has what the standby has not");
+    assert!(is_later(&machine.give(3, &["a"]).await));
+    // The primary crashes and is back, still alone: known in its memory is not known.
+    pair.primary.kill();
+    pair.primary.run(&["wal_keep_size=64MB"]);
+    assert!(is_later(&machine.give(3, &["a"]).await));
+    // Its disk is lost, and the standby takes over: what it never had comes again, and what it had is there once.
+    pair.primary.kill();
+    pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
+    pair.standby.psql("postgres", "SELECT pg_promote()").unwrap();
+    assert!(is_later(&machine.give(4, &["a"]).await), "nobody confirms what the new one commits");
+    pair.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = ''").unwrap();
+    pair.standby.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    let mut server = pair.server();
+    server.require_replication = false;
+    let machine = Machine::new(server);
+    assert_eq!(machine.give(1, &["a"]).await.unwrap(), [Put::Known]);
+    for id in 2..5 {
+        assert_eq!(machine.give(id, &["a"]).await.unwrap(), [Put::New], "{id}");
+    }
+    assert_eq!(machine.leases(10).await.len(), 4);
+}
+
+/// Tools that watch over a cluster take the standby's name away at run time, and no commit says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_guarantee_nothing_is_taken() {
+    let pair = Pair::new();
+    let machine = Machine::new(pair.server());
+    let safety = machine.safety().await.unwrap().unwrap();
+    assert_eq!(safety, "a commit waits for a standby (second); fsync is off, so a power cut loses what was accepted");
+    // Who may see it is told whether the standby is there.
+    pair.primary.psql("postgres", &format!("GRANT pg_read_all_stats TO {}", pair.database.name)).unwrap();
+    let safety = machine.safety().await.unwrap().unwrap();
+    assert!(safety.contains("(second), and 1 are there;"), "{safety}");
+    machine.give(1, &["a"]).await.unwrap();
+    pair.set("synchronous_standby_names", "");
+    let mut id = 1;
+    let refused = machine
+        .soon("refused", async |machine| {
+            id += 1;
+            machine.give(id, &["a"]).await.err()
+        })
+        .await;
+    assert!(refused.to_string().contains("synchronous_standby_names is empty"), "{refused}");
+    assert!(is_later(&machine.check().await), "/readyz");
+    assert!(machine.safety().await.unwrap().is_err());
+    // Deliveries go on.
+    let tickets = machine.leases(1).await;
+    assert_eq!(machine.finish(vec![(tickets[0].clone(), End::Taken)]).await.unwrap(), [true]);
+    // A new connection sees it before it takes anything.
+    let other = Machine::new(pair.server());
+    assert!(is_later(&other.give(100, &["a"]).await));
+    pair.set("synchronous_standby_names", "second");
+    machine.soon("taken again", async |machine| machine.give(200, &["a"]).await.ok()).await;
+    // On no disk at all is worse, whatever is asked.
+    pair.primary.psql("postgres", &format!("ALTER ROLE {} SET synchronous_commit = off", pair.database.name)).unwrap();
+    let mut server = pair.server();
+    server.require_replication = false;
+    let careless = Machine::new(server);
+    let refused = careless.give(300, &["a"]).await.unwrap_err().to_string();
+    assert!(refused.contains("synchronous_commit is off"), "{refused}");
+}
+
+/// The server dies and is back: nothing that was taken is lost, what was delivered meanwhile is written down, nobody waits
+/// for long, and nothing has to be started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_away_is_back_by_itself() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let machine = Machine::new(database.server());
+    for id in 0..10 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    let tickets = machine.leases(4).await;
+    cluster.kill();
+    let began = Instant::now();
+    for id in 10..100 {
+        assert!(is_later(&machine.give(id, &["a"]).await));
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "a hundred wait {:?}", began.elapsed());
+    assert!(is_later(&machine.finish(vec![(tickets[0].clone(), End::Taken)]).await));
+    assert!(machine.open(tickets[1].item).await.is_err());
+    cluster.run(&[]);
+    machine.soon("put", async |machine| machine.give(10, &["a"]).await.ok()).await;
+    // The end that was owed.
+    machine.soon("paid", async |machine| (machine.waiting().await == 10).then_some(())).await;
+    assert_eq!(machine.give(0, &["a"]).await.unwrap(), [Put::Known]);
+    for ticket in &tickets[1..] {
+        assert_eq!(machine.finish(vec![(ticket.clone(), End::Taken)]).await.unwrap(), [true]);
+    }
+    assert_eq!(machine.waiting().await, 7);
+    // Connections that the server ends.
+    database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()");
+    machine.soon("put", async |machine| machine.give(11, &["a"]).await.ok()).await;
+}
+
+/// Two machines share it: what comes in at one is delivered by the other, soon; each lease is one's own; the end of one is not
+/// the end of the other's leases.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_share_a_queue() {
+    let database = Cluster::shared().database();
+    let (mut one, two) = (Machine::new(database.server()), Machine::new(database.server()));
+    let woken = async |machine: &Machine| {
+        let began = Instant::now();
+        machine.arrival().await;
+        began.elapsed() < Duration::from_secs(5)
+    };
+    // What came before.
+    while tokio::time::timeout(Duration::from_secs(1), two.arrival()).await.is_ok() {}
+    one.give(0, &["a"]).await.unwrap();
+    assert!(woken(&two).await, "what comes in here is known there");
+    for id in 1..40 {
+        one.give(id, &[["a", "b", "c"][id % 3]]).await.unwrap();
+    }
+    assert_eq!(two.give(1, &["b"]).await.unwrap(), [Put::Known]);
+    let (mine, other) = tokio::join!(one.leases(20), two.leases(20));
+    let mut all: Vec<i64> = mine.iter().chain(&other).map(|ticket| ticket.item).collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), mine.len() + other.len(), "each is one's own");
+    assert!(mine.len() + other.len() > 20);
+    // A person's word at a third place.
+    let third = queue::beside(&two.settings, Arc::new(SystemClock)).unwrap();
+    let rows: Vec<i64> = third.list(Filter::default()).await.unwrap().iter().map(|entry| entry.id).collect();
+    assert_eq!(third.change(rows, Change::Hold { reason: "x".to_owned() }).await.unwrap(), 40 - all.len());
+    one.crash();
+    assert_eq!(one.leases(100).await.len(), mine.len(), "its own leases, and no other's");
+    for ticket in other {
+        assert_eq!(two.finish(vec![(ticket, End::Taken)]).await.unwrap(), [true]);
+    }
+    for ticket in mine {
+        assert_eq!(one.finish(vec![(ticket, End::Taken)]).await.unwrap(), [false], "of the process before");
+    }
+}
+
+/// Many put the same mails at two machines, and two deliver: each once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_two_machines() {
+    const MAILS: usize = 120;
+    let database = Cluster::shared().database();
+    let machines = [Arc::new(Machine::new(database.server())), Arc::new(Machine::new(database.server()))];
+    let mut putting = tokio::task::JoinSet::new();
+    for task in 0..6 {
+        let machine = Arc::clone(&machines[task % 2]);
+        putting.spawn(async move {
+            let mut new = 0;
+            for n in 0..MAILS {
+                let id = (n * 7 + task * 13) % MAILS;
+                let puts = machine.give(id, &["all", ["a", "b", "c"][id % 3]]).await.unwrap();
+                new += puts.iter().filter(|put| **put == Put::New).count();
+            }
+            new
+        });
+    }
+    let mut taking = tokio::task::JoinSet::new();
+    for machine in &machines {
+        let machine = Arc::clone(machine);
+        taking.spawn(async move {
+            let mut taken = BTreeMap::<_, usize>::new();
+            let mut idle = 0;
+            while idle < 40 {
+                let tickets = machine.leases(7).await;
+                if tickets.is_empty() {
+                    idle += 1;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                idle = 0;
+                for ticket in &tickets {
+                    *taken.entry(machine.open(ticket.item).await.unwrap().key).or_default() += 1;
+                }
+                let ends = tickets.into_iter().map(|ticket| (ticket, End::Taken)).collect::<Vec<_>>();
+                assert!(machine.finish(ends).await.unwrap().iter().all(|ours| *ours));
+            }
+            taken
+        });
+    }
+    let new: usize = putting.join_all().await.into_iter().sum();
+    assert_eq!(new, 2 * MAILS);
+    let mut delivered = BTreeMap::<_, usize>::new();
+    for taken in taking.join_all().await {
+        taken.into_iter().for_each(|(key, times)| *delivered.entry(key).or_default() += times);
+    }
+    assert_eq!(delivered.len(), 2 * MAILS);
+    assert!(delivered.values().all(|times| *times == 1));
+    assert_eq!(machines[0].waiting().await, 0);
+}
+
+/// A message of many pieces comes back byte for byte, in a file; a day's table goes when nothing needs it, and what is left
+/// of an old day is moved on, with its bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_of_messages_is_dropped_whole() {
+    let database = Cluster::shared().database();
+    let (directory, settings) = Machine::settings(database.server());
+    let clock = Arc::new(queue::HandClock::at(letter::noon()));
+    let queue = queue::open(&settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let machine = Machine { directory, settings, queue: Some(queue) };
+    let large = letter(machine.directory.path(), 1, 3 * 1024 * 1024 + 7, &["a", "b"]).await;
+    let bytes = bytes_of(&large.raw);
+    machine.put(large).await.unwrap();
+    let medium = letter(machine.directory.path(), 2, LARGE, &["a"]).await;
+    let medium_bytes = bytes_of(&medium.raw);
+    machine.put(medium).await.unwrap();
+    for id in 10..60 {
+        machine.give(id, &["c"]).await.unwrap();
+    }
+    let days = || {
+        let sql = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'activity_milter.payload'::regclass";
+        database.sql(sql).parse::<usize>().unwrap()
+    };
+    assert_eq!(days(), 2, "today and tomorrow");
+    for ticket in machine.leases(100).await {
+        let end = if &*ticket.tenant == "c" { End::Taken } else { End::Held { reason: "x".to_owned() } };
+        machine.finish(vec![(ticket, end)]).await.unwrap();
+    }
+    // What is left is less than a tenth, and it is three days old.
+    for _ in 0..5 {
+        clock.pass(DAY);
+        machine.upkeep(1000 * DAY).await.unwrap();
+    }
+    assert!(days() <= 4, "{} tables", days());
+    let held = machine.list(Filter::default()).await.unwrap();
+    assert_eq!(held.len(), 3);
+    for entry in &held {
+        let item = machine.open(entry.id).await.unwrap();
+        let expected = if item.raw.len() > 1_000_000 { &bytes } else { &medium_bytes };
+        assert!(bytes_of(&item.raw) == *expected);
+        assert_eq!(entry.queue_id.as_deref(), Some("4bQ"));
+    }
+    let rows = held.iter().map(|entry| entry.id).collect();
+    assert_eq!(machine.change(rows, Change::Drop).await.unwrap(), 3);
+    for _ in 0..3 {
+        clock.pass(DAY);
+        machine.upkeep(1000 * DAY).await.unwrap();
+    }
+    assert!(days() <= 3, "{} tables", days());
+    assert_eq!(database.sql("SELECT count(*) FROM activity_milter.payload"), "0");
+}
+
+/// Whose clock is wrong, of the machines, is no matter: the database's alone decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_s_clock_is_asked_for_nothing() {
+    #[derive(Debug)]
+    struct Wrong;
+    impl Clock for Wrong {
+        fn wall(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH + 1000 * DAY
+        }
+        fn running(&self) -> Duration {
+            SystemClock.running()
+        }
+    }
+    let database = Cluster::shared().database();
+    let (directory, settings) = Machine::settings(database.server());
+    let queue = Some(queue::open(&settings, Arc::new(Wrong)).unwrap());
+    let (wrong, right) = (Machine { directory, settings, queue }, Machine::new(database.server()));
+    wrong.give(1, &["a"]).await.unwrap();
+    let tickets = right.leases(10).await;
+    assert_eq!(tickets.len(), 1);
+    assert_eq!(wrong.leases(10).await, []);
+    let entry = right.list(Filter::default()).await.unwrap().remove(0);
+    assert!(SystemTime::now().duration_since(entry.accepted_at).unwrap() < SOON);
+    assert!(right.open(entry.id).await.unwrap().age < SOON);
+    assert!(wrong.upkeep(DAY).await.unwrap().too_old.is_empty());
+}
+
+/// Newer tables are worked with as far as they say so, and the next version may be there before this one is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_beside_each_other() {
+    let database = Cluster::shared().database();
+    let both = [(); 4].map(|()| {
+        let server = database.server();
+        std::thread::spawn(move || Machine::new(server))
+    });
+    let machines: Vec<Machine> = both.into_iter().map(|thread| thread.join().unwrap()).collect();
+    for (id, machine) in machines.iter().enumerate() {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    database.sql("UPDATE activity_milter.meta SET version = version + 1");
+    let older = Machine::new(database.server());
+    assert_eq!(older.waiting().await, 4);
+    database.sql("UPDATE activity_milter.meta SET reads = version");
+    let refused = Machine::try_new(database.server()).err().unwrap();
+    assert!(matches!(refused, OpenError::Newer { .. }), "{refused}");
+    assert!(matches!(queue::beside(&older.settings, Arc::new(SystemClock)), Err(OpenError::Newer { .. })));
+}
+
+/// A user who may nothing but use the schema that somebody made for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_given_is_enough() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    let Database { name, .. } = &database;
+    database.sql(&format!("ALTER DATABASE {name} OWNER TO postgres; REVOKE ALL ON DATABASE {name} FROM {name}, PUBLIC"));
+    database.sql(&format!("GRANT CONNECT ON DATABASE {name} TO {name}; REVOKE ALL ON SCHEMA public FROM PUBLIC"));
+    let refused = Machine::try_new(database.server()).err().unwrap().to_string();
+    assert!(refused.contains("permission denied"), "{refused}");
+    database.sql(&format!("CREATE SCHEMA activity_milter AUTHORIZATION {name}"));
+    let machine = Machine::new(database.server());
+    machine.give(1, &["a"]).await.unwrap();
+    assert_eq!(machine.leases(1).await.len(), 1);
+    machine.upkeep(DAY).await.unwrap();
+}
+
+/// More who put than there are connections: all of them wait for a moment, and none in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_who_put_than_connections() {
+    let database = Cluster::shared().database();
+    let mut server = database.server();
+    server.connections = 2;
+    let machine = Arc::new(Machine::new(server));
+    let mut putting = tokio::task::JoinSet::new();
+    for id in 0..100 {
+        let machine = Arc::clone(&machine);
+        putting.spawn(async move { machine.give(id, &["a"]).await.unwrap() });
+    }
+    assert!(putting.join_all().await.into_iter().all(|puts| puts == [Put::New]));
+    assert_eq!(machine.waiting().await, 100);
+}
