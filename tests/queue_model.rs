@@ -2,11 +2,14 @@
 //!
 //! The model is a map of keys and a list of tickets. It knows less than an engine: where an engine may do either (what it
 //! still remembers of a key after its time, when a wrong time is mended), the model follows it. `make torture-queue` runs
-//! ten thousand cases. It names no promise of its own; it holds Q1, Q3, Q4, Q14 to Q21, Q24, Q27 to Q30 and Q34 to Q37
+//! ten thousand cases. PostgreSQL's leases end by the clock of the database, which is the only one that several machines
+//! have; and a message that is known needs no room there. It names no promise of its own; it holds Q1, Q3, Q4, Q14 to Q21, Q24, Q27 to Q30 and Q34 to Q37
 //! together.
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/database.rs"]
+mod database;
 #[path = "support/letter.rs"]
 mod letter;
 
@@ -17,6 +20,7 @@ use activity_milter::{
         Replay, Replayed, Settings, State, StorageError, Ticket,
     },
 };
+use database::{Cluster, Database};
 use letter::{LARGE, directory, letter, noon};
 use proptest::{
     prelude::*,
@@ -214,6 +218,16 @@ struct World {
 }
 
 impl World {
+    /// The queue is a database that several machines may have.
+    fn is_shared(&self) -> bool {
+        self.settings.server.is_some()
+    }
+
+    /// Somebody has it: where nothing need be given back, until its time is over.
+    fn is_leased(&self, row: &Row) -> bool {
+        row.lease.is_some_and(|lease| !self.is_shared() || lease.until > self.clock.running())
+    }
+
     fn new(settings: Settings) -> Self {
         let clock = Arc::new(HandClock::at(noon()));
         let queue = queue::open(&settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
@@ -287,6 +301,16 @@ impl World {
         let parcel = letter(&self.settings.spool, id, size, &names).await;
         let put = self.queue().put(parcel.clone()).await;
         let too_many = |count: u64, more: usize, most: u64| count + more as u64 > most;
+        let may_be_known =
+            |key: &Key| self.rows.contains_key(key) || self.memory.contains_key(key);
+        if self.is_shared()
+            && matches!(&put, Ok(puts) if puts.iter().all(|put| *put == Put::Known))
+            && parcel.activities.iter().all(|activity| may_be_known(&activity.key))
+        {
+            let now = self.clock.wall();
+            self.memory.extend(parcel.covered.into_iter().map(|key| (key, Memory { since: now, over: false })));
+            return;
+        }
         if too_many(self.counted(None), targets.len(), MAX_ITEMS) {
             assert!(matches!(put, Err(StorageError::Full(Full::Items(_)))), "{put:?}");
             return;
@@ -343,7 +367,9 @@ impl World {
     }
 
     async fn lease(&mut self, room: usize, after: usize, without: u8) {
-        self.end_leases();
+        if !self.is_shared() {
+            self.end_leases();
+        }
         let after = ["", "a", "b", "bb", "c"][after];
         let without: Vec<&str> = (0..3).filter(|at| without & 1 << at != 0).map(|at| TENANTS[at]).collect();
         let ask = Ask {
@@ -365,7 +391,7 @@ impl World {
             let mut of_tenant = Vec::new();
             for entry in entries.iter().filter(|entry| entry.tenant == tenant) {
                 let row = &self.rows[&entry.key];
-                if row.held_at.is_none() && row.lease.is_none() {
+                if row.held_at.is_none() && !self.is_leased(row) {
                     if row.due <= now {
                         of_tenant.push((row.due, entry.id, entry.key.clone()));
                     } else {
@@ -408,7 +434,9 @@ impl World {
 
     /// `named`: tickets, counted from the newest; the tried ones, or those that are not fresh.
     async fn probe(&mut self, only: Option<&'static str>, tried: bool, named: &[usize]) {
-        self.end_leases();
+        if !self.is_shared() {
+            self.end_leases();
+        }
         let named: Vec<i64> = named.iter().filter_map(|back| Some(self.ticket(*back)?.1.item)).collect();
         let probe = if tried { Probe::Tried(named.clone()) } else { Probe::Fresh(named.clone()) };
         let ask = Ask { room: 1, only: only.map(str::to_owned), probe: Some(probe), ..Ask::default() };
@@ -418,7 +446,7 @@ impl World {
         let mut may = Vec::new();
         for entry in entries.iter().filter(|entry| only.is_none_or(|only| entry.tenant == only)) {
             let row = &self.rows[&entry.key];
-            if row.held_at.is_none() && row.lease.is_none() {
+            if row.held_at.is_none() && !self.is_leased(row) {
                 may.push((row.tenant, row.due, entry));
             }
         }
@@ -523,9 +551,12 @@ impl World {
         }
         let (now, mut expected) = (self.clock.wall(), 0);
         for entry in some {
-            let row = self.rows.get_mut(&entry.key).unwrap();
-            if row.lease.is_some() {
+            if self.is_leased(&self.rows[&entry.key]) {
                 continue;
+            }
+            let row = self.rows.get_mut(&entry.key).unwrap();
+            if !matches!(change, Change::Hold { .. }) || row.held_at.is_none() {
+                row.lease = None;
             }
             match change {
                 Change::Hold { .. } if row.held_at.is_some() => continue,
@@ -635,6 +666,13 @@ impl World {
         let (now, running) = (self.clock.wall(), self.clock.running());
         let is_trusted = self.distrust <= running;
         let done = self.queue().upkeep(max_age).await.unwrap();
+        if self.is_shared() && self.set_back {
+            for lease in self.rows.values_mut().filter_map(|row| row.lease.as_mut()) {
+                if lease.until > running + LEASE + SLACK {
+                    lease.until = running + LEASE;
+                }
+            }
+        }
         self.end_leases();
         let entries = self.queue().list(Filter::default()).await.unwrap();
         for entry in &entries {
@@ -681,6 +719,12 @@ impl World {
         let by = Duration::from_secs(seconds.unsigned_abs());
         let (wall, running) = (self.clock.wall(), self.clock.running());
         self.exact = false;
+        if self.is_shared() {
+            for lease in self.rows.values_mut().filter_map(|row| row.lease.as_mut()) {
+                lease.until =
+                    if seconds > 0 { lease.until.saturating_sub(by) } else { lease.until + by };
+            }
+        }
         if seconds > 0 {
             self.clock.set(wall + by);
             if by > Duration::from_secs(HOUR) {
@@ -703,10 +747,10 @@ impl World {
         assert_eq!(entries.len(), self.rows.len());
         for entry in &entries {
             let row = &self.rows[&entry.key];
-            let (state, due) = match (row.held_at, row.lease) {
+            let (state, due) = match (row.held_at, self.is_leased(row)) {
                 (Some(held_at), _) => (State::Held, held_at),
-                (None, Some(_)) => (State::InFlight, entry.due),
-                (None, None) => (State::Waiting, row.due),
+                (None, true) => (State::InFlight, entry.due),
+                (None, false) => (State::Waiting, row.due),
             };
             let found = (&*entry.tenant, entry.state, entry.attempts, entry.due, entry.accepted_at);
             assert_eq!(found, (row.tenant, state, row.attempts, due, row.accepted_at));
@@ -750,9 +794,16 @@ impl World {
 }
 
 /// One case, in a directory of its own.
-fn run(runtime: &tokio::runtime::Runtime, place: &Path, keep_hours: u64, steps: &[Step]) {
+fn run(
+    runtime: &tokio::runtime::Runtime,
+    place: &Path,
+    database: Option<&Database>,
+    keep_hours: u64,
+    steps: &[Step],
+) {
     let case = tempfile::tempdir_in(place).unwrap();
     let settings = Settings {
+        server: database.map(Database::server),
         max_items: MAX_ITEMS,
         max_items_per_tenant: Some(MAX_OF_TENANT),
         held_counts: Duration::from_secs(100_000 * DAY),
@@ -770,9 +821,18 @@ fn run(runtime: &tokio::runtime::Runtime, place: &Path, keep_hours: u64, steps: 
 
 #[test]
 fn the_queue_does_what_its_model_does() {
+    try_cases(200, || None);
+}
+
+#[test]
+fn the_shared_queue_does_what_the_model_does() {
+    try_cases(30, || Some(Cluster::shared().database()));
+}
+
+fn try_cases(cases: u32, database: impl Fn() -> Option<Database> + Sync) {
     let mut config = Config { source_file: Some(file!()), ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 200;
+        config.cases = cases;
     }
     // Each thread has its share of the cases, and seeds of its own.
     let threads = thread::available_parallelism().map_or(1, |count| count.get() as u32);
@@ -783,7 +843,7 @@ fn the_queue_does_what_its_model_does() {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 let case = |(keep_hours, steps): (u64, Vec<Step>)| {
-                    run(&runtime, place.path(), keep_hours, &steps);
+                    run(&runtime, place.path(), database().as_ref(), keep_hours, &steps);
                     Ok(())
                 };
                 let keep_hours = prop::sample::select(vec![0, 1, 24, 24 * 20]);

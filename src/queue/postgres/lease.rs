@@ -50,10 +50,11 @@ const CHOOSE: &str = "
             WHERE state = 0 AND tenant = come.tenant AND due <= t.now AND (until IS NULL OR until <= t.now)
             ORDER BY due, id LIMIT (SELECT rows FROM each) FOR UPDATE SKIP LOCKED) AS mine),
     chosen AS MATERIALIZED (
-        SELECT id, row_number() OVER (ORDER BY round, turn) AS place FROM taken ORDER BY round, turn LIMIT $5),
+        SELECT id, nextval('activity_milter.fence') AS number
+        FROM (SELECT id FROM taken ORDER BY round, turn LIMIT $5) AS in_order),
     leased AS (
-        UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
-        FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, place),
+        UPDATE activity_milter.item SET until = now + $7, fence = number, node = $6
+        FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size),
     next AS (
         SELECT min(due) AS due FROM (
             SELECT due FROM heads WHERE turn NOT IN (SELECT turn FROM come)
@@ -64,7 +65,7 @@ const CHOOSE: &str = "
                     AND id NOT IN (SELECT id FROM chosen)
                 ORDER BY due, id LIMIT 1) AS rest) AS others)
     SELECT id, fence, tenant, size, next.due, now
-    FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY place";
+    FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY fence";
 
 /// The first of `$5` that waits, due or not, and that nobody has.
 const TRIED: &str = "
@@ -100,14 +101,19 @@ pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageErro
     let shared = Shared { given, after: &ask.after, without: &ask.without, only: &ask.only, node, lasts };
     let mut rows = Vec::new();
     if let Some(probe) = &ask.probe {
-        rows = match probe {
-            Probe::Tried(tried) => line.ask(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?,
-            Probe::Fresh(besides) => {
-                let mut values = shared.values(besides, Type::INT8_ARRAY);
-                values.push((&FRESH_LOOKS, Type::INT8));
-                line.ask(&format!("WITH RECURSIVE {RING}, {FRESH}"), &values).await?
-            }
+        let none = Vec::new();
+        let (tried, besides) = match probe {
+            Probe::Tried(tried) => (Some(tried), &none),
+            Probe::Fresh(besides) => (None, besides),
         };
+        if let Some(tried) = tried {
+            rows = line.ask(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
+        }
+        if rows.is_empty() {
+            let mut values = shared.values(besides, Type::INT8_ARRAY);
+            values.push((&FRESH_LOOKS, Type::INT8));
+            rows = line.ask(&format!("WITH RECURSIVE {RING}, {FRESH}"), &values).await?;
+        }
     }
     if rows.is_empty() {
         rows =
