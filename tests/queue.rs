@@ -874,6 +874,19 @@ async fn a_ticket_ends_once() {
         assert_eq!(desk.finish(twice).await.unwrap(), [false, false]);
         assert!(!desk.note(&tickets[1], "late".to_owned()).await.unwrap());
         assert_eq!(desk.finish(Vec::new()).await.unwrap(), Vec::<bool>::new());
+        // A former lease of an item, and the one it has, in one call.
+        desk.give(3, &["c"]).await;
+        let mut of_one = Vec::new();
+        for _ in 0..2 {
+            let ask = Ask { room: 1, only: Some("c".to_owned()), ..Ask::default() };
+            of_one.extend(desk.lease(ask).await.unwrap().tickets);
+            desk.clock.pass(LEASE - Duration::from_millis(1 + of_one.len() as u64 * 1000));
+            if of_one.len() == 1 {
+                desk.clock.pass(MINUTE);
+            }
+        }
+        let both = of_one.into_iter().map(|ticket| (ticket, End::Taken)).collect::<Vec<_>>();
+        assert_eq!(desk.finish(both).await.unwrap(), [false, true]);
     })
     .await;
 }

@@ -301,14 +301,14 @@ impl World {
         let parcel = letter(&self.settings.spool, id, size, &names).await;
         let put = self.queue().put(parcel.clone()).await;
         let too_many = |count: u64, more: usize, most: u64| count + more as u64 > most;
-        let may_be_known =
-            |key: &Key| self.rows.contains_key(key) || self.memory.contains_key(key);
+        let may_be_known = |key: &Key| self.rows.contains_key(key) || self.memory.contains_key(key);
         if self.is_shared()
             && matches!(&put, Ok(puts) if puts.iter().all(|put| *put == Put::Known))
             && parcel.activities.iter().all(|activity| may_be_known(&activity.key))
         {
             let now = self.clock.wall();
-            self.memory.extend(parcel.covered.into_iter().map(|key| (key, Memory { since: now, over: false })));
+            self.memory
+                .extend(parcel.covered.into_iter().map(|key| (key, Memory { since: now, over: false })));
             return;
         }
         if too_many(self.counted(None), targets.len(), MAX_ITEMS) {
@@ -484,7 +484,7 @@ impl World {
         let now = self.clock.wall();
         for (((key, ticket), ending), ours) in ends.into_iter().zip(ours) {
             let Some(row) = self.row_of(&key, &ticket) else {
-                assert!(!ours);
+                assert!(!ours, "{ticket:?} of {:?}", self.rows.get(&key));
                 continue;
             };
             assert!(ours);
@@ -721,8 +721,7 @@ impl World {
         self.exact = false;
         if self.is_shared() {
             for lease in self.rows.values_mut().filter_map(|row| row.lease.as_mut()) {
-                lease.until =
-                    if seconds > 0 { lease.until.saturating_sub(by) } else { lease.until + by };
+                lease.until = if seconds > 0 { lease.until.saturating_sub(by) } else { lease.until + by };
             }
         }
         if seconds > 0 {

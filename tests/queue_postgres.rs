@@ -9,8 +9,8 @@ mod database;
 mod letter;
 
 use activity_milter::queue::{
-    self, Ask, Change, Clock, End, Filter, OpenError, Put, Queue, Settings, StorageError, SystemClock, Ticket,
-    postgres::Server,
+    self, Ask, Change, Clock, End, Filter, OpenError, Put, Queue, Settings, StorageError, SystemClock,
+    Ticket, postgres::Server,
 };
 use database::{Cluster, Database};
 use letter::{LARGE, bytes_of, directory, letter};
@@ -123,15 +123,17 @@ impl Pair {
         let Database { name, .. } = &self.database;
         let hosts = format!("{},{}", self.standby.host(), self.primary.host());
         let mut server = Server::new(&format!("postgres://{name}@{hosts}/{name}")).unwrap();
-        (server.connections, server.patience, server.require_replication) =
-            (4, Duration::from_secs(2), true);
+        (server.connections, server.patience, server.require_replication) = (4, Duration::from_secs(2), true);
         server
     }
 
     /// Somebody cancels what waits for the standby.
     fn cancel_waits(&self) -> String {
         self.primary
-            .psql("postgres", "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            .psql(
+                "postgres",
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+            )
             .unwrap()
     }
 }
@@ -159,7 +161,10 @@ async fn what_is_not_on_a_standby_is_not_taken_and_not_known() {
             }
         }
     };
-    assert!(matches!(&cancelled, Err(StorageError::Busy(why)) if why.contains("wait for a standby")), "{cancelled:?}");
+    assert!(
+        matches!(&cancelled, Err(StorageError::Busy(why)) if why.contains("wait for a standby")),
+        "{cancelled:?}"
+    );
     let rows = "SELECT count(*) FROM activity_milter.item";
     assert!(pair.database.sql(rows).parse::<u32>().unwrap() >= 2, "the primary has what the standby has not");
     assert!(is_later(&machine.give(3, &["a"]).await));
@@ -190,7 +195,10 @@ async fn without_its_guarantee_nothing_is_taken() {
     let pair = Pair::new();
     let machine = Machine::new(pair.server());
     let safety = machine.safety().await.unwrap().unwrap();
-    assert_eq!(safety, "a commit waits for a standby (second); fsync is off, so a power cut loses what was accepted");
+    assert_eq!(
+        safety,
+        "a commit waits for a standby (second); fsync is off, so a power cut loses what was accepted"
+    );
     // Who may see it is told whether the standby is there.
     pair.primary.psql("postgres", &format!("GRANT pg_read_all_stats TO {}", pair.database.name)).unwrap();
     let safety = machine.safety().await.unwrap().unwrap();
@@ -216,7 +224,9 @@ async fn without_its_guarantee_nothing_is_taken() {
     pair.set("synchronous_standby_names", "second");
     machine.soon("taken again", async |machine| machine.give(200, &["a"]).await.ok()).await;
     // On no disk at all is worse, whatever is asked.
-    pair.primary.psql("postgres", &format!("ALTER ROLE {} SET synchronous_commit = off", pair.database.name)).unwrap();
+    pair.primary
+        .psql("postgres", &format!("ALTER ROLE {} SET synchronous_commit = off", pair.database.name))
+        .unwrap();
     let mut server = pair.server();
     server.require_replication = false;
     let careless = Machine::new(server);
@@ -454,8 +464,11 @@ async fn a_schema_that_is_given_is_enough() {
     let cluster = Cluster::shared();
     let database = cluster.database();
     let Database { name, .. } = &database;
-    database.sql(&format!("ALTER DATABASE {name} OWNER TO postgres; REVOKE ALL ON DATABASE {name} FROM {name}, PUBLIC"));
-    database.sql(&format!("GRANT CONNECT ON DATABASE {name} TO {name}; REVOKE ALL ON SCHEMA public FROM PUBLIC"));
+    database.sql(&format!(
+        "ALTER DATABASE {name} OWNER TO postgres; REVOKE ALL ON DATABASE {name} FROM {name}, PUBLIC"
+    ));
+    database
+        .sql(&format!("GRANT CONNECT ON DATABASE {name} TO {name}; REVOKE ALL ON SCHEMA public FROM PUBLIC"));
     let refused = Machine::try_new(database.server()).err().unwrap().to_string();
     assert!(refused.contains("permission denied"), "{refused}");
     database.sql(&format!("CREATE SCHEMA activity_milter AUTHORIZATION {name}"));

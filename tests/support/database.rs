@@ -77,7 +77,9 @@ impl Cluster {
     pub fn standby_of(primary: &Self, name: &str) -> Self {
         let cluster = Self::place();
         let from = primary.directory.display();
-        cluster.shell(&format!("\"$1/pg_basebackup\" -h {from} -U postgres -D \"$2/data\" -R -X stream -c fast --no-sync"));
+        cluster.shell(&format!(
+            "\"$1/pg_basebackup\" -h {from} -U postgres -D \"$2/data\" -R -X stream -c fast --no-sync"
+        ));
         cluster.run(&[&format!("cluster_name={name}"), "hot_standby=on"]);
         cluster
     }
@@ -120,7 +122,8 @@ impl Cluster {
              rm -rf \"$2\""
         );
         let mut holder = shell(&script, &[&self.programs, &self.directory]);
-        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut holder =
+            holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         self.ends.lock().unwrap().push(holder.stdin.take().unwrap());
         let began = Instant::now();
         while self.psql("postgres", "SELECT 1").is_err() {

@@ -214,7 +214,7 @@ const TAKEN: &str = "
         UPDATE activity_milter.key SET at = now FROM gone, t WHERE key.key = gone.key AND key.at < now - $5),
     counted AS (
         INSERT INTO activity_milter.delta (tenant, waiting) SELECT tenant, -count(*) FROM gone GROUP BY tenant)
-    SELECT id FROM gone";
+    SELECT id, fence FROM gone";
 
 /// All other ends: `$4` is what is added to the attempts, `$5` when it is due again if that changes, `$7` whether it is held.
 const OTHERS: &str = "
@@ -227,11 +227,11 @@ const OTHERS: &str = "
         SET until = NULL, attempts = attempts + more, due = coalesce(now + after, due), reason = coalesce(why, reason),
             state = CASE WHEN holds THEN 1 ELSE state END, held_at = CASE WHEN holds THEN now ELSE held_at END
         FROM ended, t WHERE item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL
-        RETURNING item.id, tenant, holds),
+        RETURNING item.id, item.fence, tenant, holds),
     counted AS (
         INSERT INTO activity_milter.delta (tenant, waiting, held)
         SELECT tenant, -count(*), count(*) FROM changed WHERE holds GROUP BY tenant)
-    SELECT id FROM changed";
+    SELECT id, fence FROM changed";
 
 /// Ends leases; what fails is owed.
 pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Vec<bool>, StorageError> {
@@ -267,7 +267,8 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
     let firsts = || ends.iter().zip(&first).filter(|(_, first)| **first).map(|(end, _)| end);
     let taken: Vec<_> = firsts().filter(|(_, end)| *end == End::Taken).collect();
     let others: Vec<_> = firsts().filter(|(_, end)| *end != End::Taken).collect();
-    let mut done: HashSet<i64> = HashSet::new();
+    // By both: an earlier lease of the same item may be among them.
+    let mut done: HashSet<(i64, i64)> = HashSet::new();
     if taken.is_empty() && others.is_empty() {
         return Ok(Vec::new());
     }
@@ -285,22 +286,26 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
     if is_both {
         line.commit().await?;
     }
-    Ok(ends.iter().zip(first).map(|((ticket, _), first)| first && done.contains(&ticket.item)).collect())
+    Ok(ends
+        .iter()
+        .zip(first)
+        .map(|((ticket, _), first)| first && done.contains(&(ticket.item, ticket.fence)))
+        .collect())
 }
 
 fn places(ends: &[&(Ticket, End)]) -> (Vec<i64>, Vec<i64>) {
     ends.iter().map(|(ticket, _)| (ticket.item, ticket.fence)).unzip()
 }
 
-fn ids(rows: &[Row]) -> Vec<i64> {
-    rows.iter().map(|row| row.get(0)).collect()
+fn ended(rows: &[Row]) -> Vec<(i64, i64)> {
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 async fn end_taken(
     inner: &Inner,
     line: &mut Line,
     ends: &[&(Ticket, End)],
-) -> Result<Vec<i64>, StorageError> {
+) -> Result<Vec<(i64, i64)>, StorageError> {
     let (items, fences) = places(ends);
     let keeps = !inner.settings.keep_delivered.is_zero();
     let rows = line
@@ -315,14 +320,14 @@ async fn end_taken(
             ],
         )
         .await?;
-    Ok(ids(&rows))
+    Ok(ended(&rows))
 }
 
 async fn end_others(
     inner: &Inner,
     line: &mut Line,
     ends: &[&(Ticket, End)],
-) -> Result<Vec<i64>, StorageError> {
+) -> Result<Vec<(i64, i64)>, StorageError> {
     let (items, fences) = places(ends);
     let (mut more, mut afters, mut whys, mut holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (_, end) in ends {
@@ -352,7 +357,7 @@ async fn end_others(
             ],
         )
         .await?;
-    Ok(ids(&rows))
+    Ok(ended(&rows))
 }
 
 /// Writes ends that could not be written, each for itself if need be: one of them may never be.
