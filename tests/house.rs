@@ -138,6 +138,7 @@ const NO_CIRCLE_WITHIN: &[&str] = &[
     "activity",
     "rules",
     "queue/sqlite",
+    "queue/postgres",
     "courier",
     "backend",
     "directory",

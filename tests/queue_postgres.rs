@@ -138,7 +138,7 @@ impl Pair {
     }
 }
 
-/// What was said 250 for is on the standby, and what was not may be anywhere; a row that only the primary has is known to
+/// Q40: what was said 250 for is on the standby, and what was not may be anywhere; a row that only the primary has is known to
 /// nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_on_a_standby_is_not_taken_and_not_known() {
@@ -189,7 +189,7 @@ async fn what_is_not_on_a_standby_is_not_taken_and_not_known() {
     assert_eq!(machine.leases(10).await.len(), 4);
 }
 
-/// Tools that watch over a cluster take the standby's name away at run time, and no commit says so.
+/// Q40: tools that watch over a cluster take the standby's name away at run time, and no commit says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_guarantee_nothing_is_taken() {
     let pair = Pair::new();
@@ -234,7 +234,7 @@ async fn without_its_guarantee_nothing_is_taken() {
     assert!(refused.contains("synchronous_commit is off"), "{refused}");
 }
 
-/// The server dies and is back: nothing that was taken is lost, what was delivered meanwhile is written down, nobody waits
+/// Q42: the server dies and is back: nothing that was taken is lost, what was delivered meanwhile is written down, nobody waits
 /// for long, and nothing has to be started again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_away_is_back_by_itself() {
@@ -267,7 +267,7 @@ async fn a_server_that_was_away_is_back_by_itself() {
     machine.soon("put", async |machine| machine.give(11, &["a"]).await.ok()).await;
 }
 
-/// Two machines share it: what comes in at one is delivered by the other, soon; each lease is one's own; the end of one is not
+/// Q41: two machines share it: what comes in at one is delivered by the other, soon; each lease is one's own; the end of one is not
 /// the end of the other's leases.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_machines_share_a_queue() {
@@ -306,7 +306,7 @@ async fn two_machines_share_a_queue() {
     }
 }
 
-/// Many put the same mails at two machines, and two deliver: each once.
+/// Q41: many put the same mails at two machines, and two deliver: each once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_at_two_machines() {
     const MAILS: usize = 120;
@@ -359,7 +359,7 @@ async fn many_at_two_machines() {
     assert_eq!(machines[0].waiting().await, 0);
 }
 
-/// A message of many pieces comes back byte for byte, in a file; a day's table goes when nothing needs it, and what is left
+/// Q44: a message of many pieces comes back byte for byte, in a file; a day's table goes when nothing needs it, and what is left
 /// of an old day is moved on, with its bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_day_of_messages_is_dropped_whole() {
@@ -410,7 +410,7 @@ async fn a_day_of_messages_is_dropped_whole() {
     assert_eq!(database.sql("SELECT count(*) FROM activity_milter.payload"), "0");
 }
 
-/// Whose clock is wrong, of the machines, is no matter: the database's alone decides.
+/// Q43: whose clock is wrong, of the machines, is no matter: the database's alone decides.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_s_clock_is_asked_for_nothing() {
     #[derive(Debug)]
@@ -437,7 +437,7 @@ async fn a_machine_s_clock_is_asked_for_nothing() {
     assert!(wrong.upkeep(DAY).await.unwrap().too_old.is_empty());
 }
 
-/// Newer tables are worked with as far as they say so, and the next version may be there before this one is gone.
+/// Q45: newer tables are worked with as far as they say so, and the next version may be there before this one is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_beside_each_other() {
     let database = Cluster::shared().database();
@@ -458,7 +458,7 @@ async fn versions_beside_each_other() {
     assert!(matches!(queue::beside(&older.settings, Arc::new(SystemClock)), Err(OpenError::Newer { .. })));
 }
 
-/// A user who may nothing but use the schema that somebody made for it.
+/// Q45: a user who may nothing but use the schema that somebody made for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_is_given_is_enough() {
     let cluster = Cluster::shared();
@@ -478,7 +478,7 @@ async fn a_schema_that_is_given_is_enough() {
     machine.upkeep(DAY).await.unwrap();
 }
 
-/// More who put than there are connections: all of them wait for a moment, and none in vain.
+/// Q42: more who put than there are connections: all of them wait for a moment, and none in vain.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_who_put_than_connections() {
     let database = Cluster::shared().database();
@@ -492,4 +492,69 @@ async fn more_who_put_than_connections() {
     }
     assert!(putting.join_all().await.into_iter().all(|puts| puts == [Put::New]));
     assert_eq!(machine.waiting().await, 100);
+}
+
+/// Not a test: what it can, beside SQLite's file, on the same disk. `cargo test --release … -- --ignored --nocapture rates`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn rates() {
+    async fn rate(name: &str, queue: Arc<dyn Queue>, spool: &std::path::Path, at_once: usize) {
+        let lasts = Duration::from_secs(6);
+        let mut parcels = Vec::new();
+        for id in 0..at_once {
+            parcels.push(letter(spool, id, 4000, &["a"]).await);
+        }
+        let began = Instant::now();
+        let mut putting = tokio::task::JoinSet::new();
+        for (at, parcel) in parcels.into_iter().enumerate() {
+            let queue = Arc::clone(&queue);
+            putting.spawn(async move {
+                let mut count = 0_u64;
+                while began.elapsed() < lasts {
+                    let mut parcel = parcel.clone();
+                    let bytes = *blake3::hash(format!("{at} {count}").as_bytes()).as_bytes();
+                    parcel.activities[0].key = activity_milter::activity::Key::from_bytes(bytes);
+                    queue.put(parcel).await.unwrap();
+                    count += 1;
+                }
+                count
+            });
+        }
+        let count: u64 = putting.join_all().await.into_iter().sum();
+        let puts = count as f64 / began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        let mut taken = 0;
+        while began.elapsed() < lasts {
+            let tickets = queue.lease(Ask { room: 64, ..Ask::default() }).await.unwrap().tickets;
+            if tickets.is_empty() {
+                break;
+            }
+            let mut opening = tokio::task::JoinSet::new();
+            for ticket in tickets {
+                let queue = Arc::clone(&queue);
+                opening.spawn(async move {
+                    queue.open(ticket.item).await.unwrap();
+                    queue.finish(vec![(ticket, End::Taken)]).await.unwrap();
+                });
+            }
+            taken += opening.join_all().await.len();
+        }
+        println!(
+            "{name}, {at_once} at once: {puts:.0} puts/s, {:.0} deliveries/s",
+            taken as f64 / began.elapsed().as_secs_f64()
+        );
+    }
+    let cluster = Cluster::start(&["fsync=on", "full_page_writes=on"]).leaked();
+    for at_once in [16, 64] {
+        let database = cluster.database();
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let file =
+            Settings { min_free: 0, ..Settings::new(place.path().join("q.db"), place.path().join("spool")) };
+        let queue = queue::open(&file, Arc::new(SystemClock)).unwrap();
+        rate("sqlite", queue, place.path(), at_once).await;
+        let mut server = Server::new(&database.url()).unwrap();
+        server.connections = std::env::var("CONNECTIONS").map_or(16, |most| most.parse().unwrap());
+        let machine = Machine::new(server);
+        rate("postgres", machine.queue.clone().unwrap(), machine.directory.path(), at_once).await;
+    }
 }

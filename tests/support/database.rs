@@ -9,7 +9,7 @@
 use activity_milter::queue::postgres::Server;
 use std::{
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -58,8 +58,8 @@ pub struct Cluster {
     pub directory: PathBuf,
     programs: PathBuf,
     databases: AtomicU32,
-    /// Their end is the server's.
-    ends: Mutex<Vec<ChildStdin>>,
+    /// The end of their standard input is the server's.
+    holders: Mutex<Vec<Child>>,
 }
 
 impl Cluster {
@@ -90,7 +90,7 @@ impl Cluster {
             let made = Command::new("chown").arg(user).arg(&directory).status().unwrap();
             assert!(made.success());
         }
-        Self { directory, programs: programs(), databases: AtomicU32::new(0), ends: Mutex::default() }
+        Self { directory, programs: programs(), databases: AtomicU32::new(0), holders: Mutex::default() }
     }
 
     /// A shell's words: `$1` has the programs, `$2` is the directory.
@@ -122,9 +122,8 @@ impl Cluster {
              rm -rf \"$2\""
         );
         let mut holder = shell(&script, &[&self.programs, &self.directory]);
-        let mut holder =
-            holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        self.ends.lock().unwrap().push(holder.stdin.take().unwrap());
+        holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.holders.lock().unwrap().push(holder.spawn().unwrap());
         let began = Instant::now();
         while self.psql("postgres", "SELECT 1").is_err() {
             let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::queue::{Change, KEY_MEMORY, StorageError, watch::span};
 use tokio_postgres::types::Type;
 
 /// Activities changed in one transaction.
-const AT_ONCE: usize = 500;
+const AT_ONCE: usize = 100;
 
 /// Those of the rows that nobody has leased.
 macro_rules! free_rows {

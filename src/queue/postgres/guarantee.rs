@@ -4,8 +4,6 @@
 //! Promise: it is read on each new connection and every few seconds, because tools that watch over a cluster (Patroni and
 //! the like) take `synchronous_standby_names` away at run time, and a commit says nothing about it.
 
-use super::line::Line;
-use crate::queue::StorageError;
 use tokio_postgres::Row;
 
 /// What is asked.
@@ -28,12 +26,6 @@ pub(super) struct Guarantee {
 }
 
 impl Guarantee {
-    pub(super) async fn read(line: &mut Line) -> Result<Self, StorageError> {
-        let rows = line.ask(ASK, &[]).await?;
-        let row = rows.first().ok_or_else(|| StorageError::Other("the database says nothing".to_owned()))?;
-        Ok(Self::of(row))
-    }
-
     pub(super) fn of(row: &Row) -> Self {
         let (sure, unseen): (i64, i64) = (row.get(2), row.get(3));
         let standbys = (unseen == 0).then_some(sure);

@@ -236,7 +236,8 @@ const OTHERS: &str = "
 /// Ends leases; what fails is owed.
 pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Vec<bool>, StorageError> {
     inner.is_service()?;
-    let done = write(inner, &ends).await;
+    let all = ends.clone();
+    let done = inner.ends.bring(all, |calls, one| fits(calls, one), |calls| all_or_each(inner, calls)).await;
     {
         let mut owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,6 +259,35 @@ pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Ve
         inner.ring();
     }
     Ok(ours)
+}
+
+/// Ends of one statement.
+const MOST_ENDS: usize = 500;
+
+/// An item is ended once in a statement: what else is said of it waits for the next.
+fn fits(calls: &[Vec<(Ticket, End)>], one: &[(Ticket, End)]) -> bool {
+    let items = || calls.iter().flatten().map(|(ticket, _)| ticket.item);
+    items().count() + one.len() <= MOST_ENDS
+        && !one.iter().any(|(ticket, _)| items().any(|item| item == ticket.item))
+}
+
+/// Writes the ends of several calls in one, or of each for itself where one of them cannot be written.
+async fn all_or_each(inner: &Inner, calls: Vec<Vec<(Ticket, End)>>) -> Vec<Result<Vec<bool>, StorageError>> {
+    let all: Vec<(Ticket, End)> = calls.iter().flatten().cloned().collect();
+    match write(inner, &all).await {
+        Ok(ours) => {
+            let mut ours = ours.into_iter();
+            calls.iter().map(|call| Ok(ours.by_ref().take(call.len()).collect())).collect()
+        }
+        Err(StorageError::Other(_)) if calls.len() > 1 => {
+            let mut each = Vec::with_capacity(calls.len());
+            for call in &calls {
+                each.push(write(inner, call).await);
+            }
+            each
+        }
+        Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
+    }
 }
 
 async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, StorageError> {

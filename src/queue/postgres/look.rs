@@ -161,51 +161,55 @@ async fn list_of(
     Ok(rows.iter().map(entry).collect())
 }
 
+/// Rows that are read in one look.
+const OPENED_AT_ONCE: usize = 32;
+
+/// Rows of these numbers, and the first pieces of their messages.
+const OPEN: &str = "
+    SELECT rows.id, rows.key, rows.attempts, rows.accepted_at, rows.note, rows.replay, rows.day, rows.letter,
+        own.activity, letter.cuts, letter.text, letter.bytes
+    FROM (SELECT id, key, attempts, accepted_at, note, replay, day, letter FROM activity_milter.item WHERE id = ANY ($1)
+          UNION ALL
+          SELECT id, key, attempts, accepted_at, NULL, false, day, letter FROM activity_milter.kept WHERE id = ANY ($1)) AS rows
+    LEFT JOIN activity_milter.payload AS own ON own.day = rows.day AND own.id = rows.id AND own.part = 0
+    LEFT JOIN activity_milter.payload AS letter
+        ON letter.day = rows.day AND letter.id = rows.letter AND letter.part = 0";
+
+/// Reads rows, for each of which somebody waits.
+async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Stored, StorageError>> {
+    let rows = async { inner.lines.lend(LONG_TIME).await?.ask(OPEN, &[(&items, Type::INT8_ARRAY)]).await };
+    let rows = match rows.await {
+        Ok(rows) => rows,
+        Err(error) => return items.iter().map(|_| Err(error.clone())).collect(),
+    };
+    let gone = || StorageError::Gone("the activity is not in the queue any more".to_owned());
+    let of = |item: &i64| {
+        let row = rows.iter().find(|row| row.get::<_, i64>(0) == *item).ok_or_else(gone)?;
+        Stored::of(row, inner)
+    };
+    items.iter().map(of).collect()
+}
+
 /// Everything of a row.
 pub(super) async fn open(inner: &Inner, item: i64) -> Result<Item, StorageError> {
-    let mut line = inner.lines.lend(LONG_TIME).await?;
-    // What was accepted is moved to another day now and then: all of it is read in one look, or once more.
+    // What was accepted is moved to another day now and then: all of it is read of one day, or once more.
     for _ in 0..3 {
-        let rows = line
-            .ask(
-                "SELECT rows.key, rows.attempts, rows.accepted_at, rows.note, rows.replay, rows.day, rows.letter,
-                     own.activity, letter.cuts, letter.text, letter.bytes
-                 FROM (SELECT id, key, attempts, accepted_at, note, replay, day, letter FROM activity_milter.item WHERE id = $1
-                       UNION ALL
-                       SELECT id, key, attempts, accepted_at, NULL, false, day, letter FROM activity_milter.kept WHERE id = $1
-                       LIMIT 1) AS rows
-                 LEFT JOIN activity_milter.payload AS own ON own.day = rows.day AND own.id = rows.id AND own.part = 0
-                 LEFT JOIN activity_milter.payload AS letter
-                     ON letter.day = rows.day AND letter.id = rows.letter AND letter.part = 0",
-                &[(&item, Type::INT8)],
-            )
-            .await?;
-        let gone = || StorageError::Gone("the activity is not in the queue any more".to_owned());
-        let row = rows.first().ok_or_else(gone)?;
-        let (activity, cuts, text): (Option<String>, Option<String>, Option<String>) =
-            (row.get(7), row.get(8), row.get(9));
-        let first: Option<Vec<u8>> = row.get(10);
-        let place: (i32, i64) = (row.get(5), row.get(6));
-        let (Some(json), Some(first)) = (activity, first) else {
-            return Err(written::damaged("its message is not there"));
+        let few = |items: &[i64], _: &i64| items.len() < OPENED_AT_ONCE;
+        let mut stored = inner.opens.bring(item, few, |items| stored(inner, items)).await?;
+        let first = std::mem::take(&mut stored.first);
+        let raw = if first.len() < payload::PART && first.len() <= payload::IN_MEMORY {
+            Raw::from(first)
+        } else {
+            let mut line = inner.lines.lend(LONG_TIME).await?;
+            match payload::read(&mut line, stored.place, first, &inner.settings.spool).await {
+                Err(StorageError::Gone(_)) => continue,
+                raw => raw?,
+            }
         };
-        let raw = match payload::read(&mut line, place, first, &inner.settings.spool).await {
-            Err(StorageError::Gone(_)) => continue,
-            raw => raw?,
-        };
-        let item = Stored {
-            key: key_of(row.get(0)),
-            attempts: row.get(1),
-            age: inner.when.watch.age(row.get(2)),
-            note: row.get(3),
-            replay: row.get(4),
-        };
-        drop(line);
-        if json.len() as u64 + raw.len() <= READ_AT_ONCE {
-            return item.whole(json, cuts.as_deref(), text.as_deref(), raw);
+        if stored.json.len() as u64 + raw.len() <= READ_AT_ONCE {
+            return stored.whole(raw);
         }
-        let whole =
-            tokio::task::spawn_blocking(move || item.whole(json, cuts.as_deref(), text.as_deref(), raw));
+        let whole = tokio::task::spawn_blocking(move || stored.whole(raw));
         return whole.await.map_err(|error| StorageError::Other(error.to_string()))?;
     }
     Err(written::damaged("a piece of its message is missing"))
@@ -214,26 +218,45 @@ pub(super) async fn open(inner: &Inner, item: i64) -> Result<Item, StorageError>
 /// Largest activity, in bytes, that is read where it is asked for.
 const READ_AT_ONCE: u64 = 64 * 1024;
 
-/// A row, without its words.
-struct Stored {
+/// A row, and the first piece of its message.
+#[derive(Debug)]
+pub(super) struct Stored {
     key: Key,
     attempts: i32,
     age: std::time::Duration,
     note: Option<String>,
     replay: bool,
+    /// Day and letter.
+    place: (i32, i64),
+    json: String,
+    cuts: Option<String>,
+    text: Option<String>,
+    first: Vec<u8>,
 }
 
 impl Stored {
-    fn whole(
-        self,
-        json: String,
-        cuts: Option<&str>,
-        text: Option<&str>,
-        raw: Raw,
-    ) -> Result<Item, StorageError> {
-        let (activity, json) = written::whole(json, text, &raw)?;
-        let cuts = serde_json::from_str(cuts.unwrap_or("[]")).map_err(written::damaged)?;
-        let Self { key, attempts, age, note, replay } = self;
+    fn of(row: &Row, inner: &Inner) -> Result<Self, StorageError> {
+        let (Some(json), Some(first)) = (row.get(8), row.get(11)) else {
+            return Err(written::damaged("its message is not there"));
+        };
+        Ok(Self {
+            key: key_of(row.get(1)),
+            attempts: row.get(2),
+            age: inner.when.watch.age(row.get(3)),
+            note: row.get(4),
+            replay: row.get(5),
+            place: (row.get(6), row.get(7)),
+            json,
+            cuts: row.get(9),
+            text: row.get(10),
+            first,
+        })
+    }
+
+    fn whole(self, raw: Raw) -> Result<Item, StorageError> {
+        let Self { key, attempts, age, note, replay, json, cuts, text, .. } = self;
+        let (activity, json) = written::whole(json, text.as_deref(), &raw)?;
+        let cuts = serde_json::from_str(cuts.as_deref().unwrap_or("[]")).map_err(written::damaged)?;
         let (json, attempts) = (json.into(), attempts.unsigned_abs());
         Ok(Item { key, activity, json, cuts, raw, attempts, age, note, replay })
     }

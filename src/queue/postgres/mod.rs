@@ -22,6 +22,7 @@ mod put;
 mod schema;
 mod server;
 mod tls;
+mod together;
 mod upkeep;
 mod when;
 
@@ -46,6 +47,7 @@ use std::{
     },
     time::Duration,
 };
+use together::Together;
 use tokio::{
     runtime::Runtime,
     sync::{Notify, Semaphore},
@@ -65,6 +67,9 @@ const START_TIME: Duration = Duration::from_secs(20);
 
 /// Connections for who looks.
 const LOOKERS: usize = 2;
+
+/// Statements of one kind at a time: what waits meanwhile goes into the next ones.
+const TURNS: usize = 2;
 
 /// Threads that speak to the server.
 const THREADS: usize = 2;
@@ -111,6 +116,9 @@ struct Inner {
     counting: tokio::sync::Mutex<()>,
     disk: Mutex<Disk>,
     words: Semaphore,
+    puts: Together<put::Mail, Vec<bool>>,
+    ends: Together<Vec<(Ticket, End)>, Vec<bool>>,
+    opens: Together<i64, look::Stored>,
     /// Ends that the database did not take yet, by the items.
     owed: Mutex<HashMap<i64, (Ticket, End)>>,
     /// Our leases: their numbers, and when they end.
@@ -256,6 +264,9 @@ impl Inner {
             counting: tokio::sync::Mutex::default(),
             disk: Mutex::new(Disk::new(&settings)),
             settings,
+            puts: Together::new(TURNS.min(most)),
+            ends: Together::new(TURNS.min(most)),
+            opens: Together::new(TURNS.min(most)),
             words: Semaphore::new(put::ON_THE_WAY >> 10),
             owed: Mutex::default(),
             given: Mutex::default(),
@@ -457,7 +468,7 @@ impl Queue for PostgresQueue {
 
     async fn safety(&self) -> Option<Result<String, String>> {
         let looked = self.run(|inner| async move {
-            let found = Guarantee::read(&mut inner.lookers.lend(LOOK_TIME).await?).await?;
+            let found = pulse::guarantee(&inner).await?;
             Ok(found.lacks(inner.require_replication).map_or_else(|| Ok(found.words()), Err))
         });
         Some(looked.await.unwrap_or_else(|error| Err(error.to_string())))

@@ -21,7 +21,7 @@ use tokio_postgres::types::Type;
 pub(super) const PART: usize = 512 * 1024;
 
 /// Longest message that is given in memory: the same as a message that arrives.
-const IN_MEMORY: i64 = 128 * 1024;
+pub(super) const IN_MEMORY: usize = 128 * 1024;
 
 /// Milliseconds of a day.
 const DAY: i64 = 86_400_000;
@@ -94,7 +94,7 @@ pub(super) async fn read(
         false => line.ask(rest, &place).await?.first().map_or((0, 0), |row| (row.get(0), row.get(1))),
     };
     let length = length + i64::try_from(first.len()).unwrap_or(i64::MAX);
-    if parts == 0 && length <= IN_MEMORY {
+    if parts == 0 && first.len() <= IN_MEMORY {
         return Ok(Raw::from(first));
     }
     let mut file = write(open(spool).await?, first).await?;

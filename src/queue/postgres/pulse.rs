@@ -7,7 +7,11 @@
 //! read.
 //! Fails: never; while the database is away it is asked with pauses, and what was owed to it is written when it is back.
 
-use super::{Inner, LOOK_TIME, guarantee::Guarantee, lease};
+use super::{
+    Inner, LOOK_TIME,
+    guarantee::{self, Guarantee},
+    lease,
+};
 use crate::observe::{events, metrics};
 use crate::queue::{StorageError, tally};
 use std::{
@@ -131,10 +135,16 @@ async fn add_up(inner: &Inner) -> Result<(), StorageError> {
     Ok(())
 }
 
+/// Reads the guarantee.
+pub(super) async fn guarantee(inner: &Inner) -> Result<Guarantee, StorageError> {
+    let rows = inner.lookers.lend(LOOK_TIME).await?.ask(guarantee::ASK, &[]).await?;
+    let row = rows.first().ok_or_else(|| StorageError::Other("the database says nothing".to_owned()))?;
+    Ok(Guarantee::of(row))
+}
+
 /// Reads the guarantee, and says when it goes and comes.
 async fn look(inner: &Inner, is_unsafe: &mut bool) -> Result<(), StorageError> {
-    let mut line = inner.lookers.lend(LOOK_TIME).await?;
-    let found = Guarantee::read(&mut line).await?;
+    let found = guarantee(inner).await?;
     let lack = found.lacks(inner.require_replication);
     *inner.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = found;
     metrics::queue_safe(lack.is_none());

@@ -5,7 +5,8 @@
 //! that is asked of it.
 //! Fails: [`StorageError`]; nothing is stored then, or nobody knows, and the same message again finds out.
 //!
-//! The essay: one statement does it all, so a small message costs one round trip and one commit. It always writes: an
+//! The essay: one statement does it all, for all messages that wait (`together`), so a small message costs a part of one
+//! round trip and one commit. It always writes: an
 //! `INSERT … ON CONFLICT DO NOTHING` that finds the key answers at once, also where the row it found is on no standby yet,
 //! and the second try of a client would be told 250 for a row that dies with the primary. An update of the row that is
 //! there waits for the standby as every other commit does. Keys are written in their order, so that two messages with the
@@ -23,41 +24,44 @@ pub(super) const ON_THE_WAY: usize = 64 << 20;
 /// Largest message, in bytes, whose activities become JSON where they are.
 const WORDED_AT_ONCE: u64 = 64 * 1024;
 
+/// Several messages. `mail` is the number of a message among them, and `ord` that of an activity among all.
 const PUT: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     given AS MATERIALIZED (
-        SELECT ord, key, tenant, prefix, brief, activity, size, nextval('activity_milter.number') AS id
-        FROM unnest($2::bytea[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int8[])
-            WITH ORDINALITY AS given (key, tenant, prefix, brief, activity, size, ord)),
-    letter AS MATERIALIZED (
-        SELECT CASE WHEN count(*) = 1 THEN min(id) ELSE nextval('activity_milter.number') END AS id FROM given),
+        SELECT ord, mail, key, tenant, prefix, brief, activity, size, nextval('activity_milter.number') AS id
+        FROM unnest($2::int8[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int8[])
+            WITH ORDINALITY AS given (mail, key, tenant, prefix, brief, activity, size, ord)),
+    mails AS MATERIALIZED (
+        SELECT mail, cuts, text, bytes, CASE WHEN targets = 1 THEN id ELSE nextval('activity_milter.number') END AS letter
+        FROM unnest($10::text[], $11::text[], $12::bytea[]) WITH ORDINALITY AS mails (cuts, text, bytes, mail)
+        JOIN (SELECT mail, count(*) AS targets, min(id) AS id FROM given GROUP BY mail) AS of_mail USING (mail)),
     keys AS (
         INSERT INTO activity_milter.key AS known (key, item, at)
         SELECT key, item, now
-        FROM (SELECT key, id AS item FROM given UNION ALL SELECT key, 0 FROM unnest($8::bytea[]) AS covered (key)) AS all_keys, t
+        FROM (SELECT key, id AS item FROM given UNION ALL SELECT key, 0 FROM unnest($9::bytea[]) AS covered (key)) AS all_keys, t
         ORDER BY key
         ON CONFLICT (key) DO UPDATE SET at = excluded.at
         RETURNING key, item),
-    fresh AS MATERIALIZED (SELECT given.* FROM given JOIN keys ON keys.key = given.key AND keys.item = given.id),
+    fresh AS MATERIALIZED (
+        SELECT given.*, letter FROM given JOIN mails USING (mail) JOIN keys ON keys.key = given.key AND keys.item = given.id),
     items AS (
         INSERT INTO activity_milter.item (id, key, tenant, letter, day, due, accepted_at, size)
-        SELECT fresh.id, key, tenant, letter.id, now / 86400000, now, now, size FROM fresh, letter, t),
+        SELECT id, key, tenant, letter, now / 86400000, now, now, size FROM fresh, t ORDER BY id),
     texts AS (
         INSERT INTO activity_milter.payload (day, id, part, brief, activity, cuts, text, bytes)
-        SELECT now / 86400000, fresh.id, 0, brief, activity, CASE WHEN is_own THEN $9 END, CASE WHEN is_own THEN $10 END,
-               CASE WHEN is_own THEN $11 END
-        FROM t, letter, (SELECT fresh.*, fresh.id = letter.id AS is_own FROM fresh, letter) AS fresh
+        SELECT now / 86400000, fresh.id, 0, brief, activity, own.cuts, own.text, own.bytes
+        FROM t, fresh LEFT JOIN mails AS own ON own.mail = fresh.mail AND own.letter = fresh.id
         UNION ALL
-        SELECT now / 86400000, letter.id, 0, NULL, NULL, $9, $10, $11 FROM t, letter
-        WHERE EXISTS (SELECT FROM fresh WHERE fresh.id <> letter.id)),
+        SELECT now / 86400000, letter, 0, NULL, NULL, cuts, text, bytes FROM t, mails
+        WHERE EXISTS (SELECT FROM fresh WHERE fresh.mail = mails.mail AND fresh.id <> mails.letter)),
     counted AS (
         INSERT INTO activity_milter.delta (tenant, prefix, waiting)
         SELECT tenant, min(prefix), count(*) FROM fresh GROUP BY tenant)
-    SELECT coalesce(keys.item = given.id, false), letter.id, now
-    FROM t, letter, given LEFT JOIN keys ON keys.key = given.key ORDER BY ord";
+    SELECT mail, coalesce(keys.item = given.id, false), letter, now
+    FROM t, given JOIN mails USING (mail) LEFT JOIN keys ON keys.key = given.key ORDER BY ord";
 
 /// The activities as columns.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Columns {
     keys: Vec<Vec<u8>>,
     tenants: Vec<String>,
@@ -122,13 +126,11 @@ pub(super) async fn put(inner: Arc<Inner>, parcel: Parcel) -> Result<Vec<Put>, S
         word.await.map_err(|error| StorageError::Other(error.to_string()))??
     };
     let text = text.map(|cut| serde_json::to_string(&cut)).transpose().map_err(written::damaged)?;
-    let letter = Letter { cuts, text, raw };
-    let stored = match store(&inner, &columns, &covered, &letter).await {
-        Err(Trouble::Said(error)) if lacks_partition(&error) => {
-            payload::prepare(&inner).await?;
-            store(&inner, &columns, &covered, &letter).await?
-        }
-        stored => stored?,
+    let mail = Mail { columns, covered, cuts, text, raw };
+    let stored = if mail.is_long() {
+        all_or_each(&inner, vec![mail]).await.pop().unwrap_or_else(|| Ok(Vec::new()))?
+    } else {
+        inner.puts.bring(mail, fits, |mails| all_or_each(&inner, mails)).await?
     };
     let mut stored = stored.into_iter();
     let mut puts = Vec::with_capacity(tenants.len());
@@ -147,27 +149,98 @@ pub(super) async fn put(inner: Arc<Inner>, parcel: Parcel) -> Result<Vec<Put>, S
 }
 
 /// A message, to be stored.
-struct Letter {
+#[derive(Debug)]
+pub(super) struct Mail {
+    columns: Columns,
+    covered: Vec<Vec<u8>>,
     cuts: String,
     text: Option<String>,
     raw: Raw,
 }
 
-/// Stores it; which keys were new.
-async fn store(
-    inner: &Inner,
-    columns: &Columns,
-    covered: &[Vec<u8>],
-    letter: &Letter,
-) -> Result<Vec<bool>, Trouble> {
+impl Mail {
+    /// It has more than one piece.
+    fn is_long(&self) -> bool {
+        self.raw.len() > payload::PART as u64
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.columns.keys.iter().chain(&self.covered)
+    }
+
+    fn bytes(&self) -> u64 {
+        let columns = &self.columns;
+        self.raw.len()
+            + columns.activities.iter().chain(&columns.briefs).map(|text| text.len() as u64).sum::<u64>()
+    }
+}
+
+/// Messages of one statement.
+const MOST_MAILS: usize = 64;
+
+/// Bytes of one statement, unless it is for a single message.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// A key is written once in a statement: the same e-mail waits for the next.
+fn fits(mails: &[Mail], one: &Mail) -> bool {
+    mails.len() < MOST_MAILS
+        && mails.iter().map(Mail::bytes).sum::<u64>() + one.bytes() <= MOST_BYTES
+        && !mails.iter().any(|other| other.keys().any(|key| one.keys().any(|own| own == key)))
+}
+
+/// Stores messages, all in one, or each for itself where one of them cannot be; which activities of each are new.
+async fn all_or_each(inner: &Inner, mails: Vec<Mail>) -> Vec<Result<Vec<bool>, StorageError>> {
+    let all: Vec<&Mail> = mails.iter().collect();
+    match store_on_a_day(inner, &all).await {
+        Ok(fresh) => fresh.into_iter().map(Ok).collect(),
+        Err(Trouble::Said(_)) if all.len() > 1 => {
+            let mut each = Vec::with_capacity(all.len());
+            for one in all {
+                let fresh = store_on_a_day(inner, &[one]).await;
+                each.push(fresh.map(|mut fresh| fresh.pop().unwrap_or_default()).map_err(StorageError::from));
+            }
+            each
+        }
+        Err(trouble) => {
+            let error = StorageError::from(trouble);
+            mails.iter().map(|_| Err(error.clone())).collect()
+        }
+    }
+}
+
+/// Stores them; makes the table of a day that has none.
+async fn store_on_a_day(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
+    match store(inner, mails).await {
+        Err(Trouble::Said(error)) if lacks_partition(&error) => {
+            payload::prepare(inner).await.map_err(Trouble::Unsure)?;
+            store(inner, mails).await
+        }
+        stored => stored,
+    }
+}
+
+async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
     let mut line = inner.lines.lend(inner.patience).await.map_err(Trouble::Unsure)?;
     // Now, and not before: the connection may be a new one, to another server.
     if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
         return Err(Trouble::Unsure(StorageError::Busy(lack)));
     }
-    let is_long = letter.raw.len() > payload::PART as u64;
-    let first = payload::part(&letter.raw, 0).await.map_err(Trouble::Unsure)?;
-    if is_long {
+    let mut pieces = Vec::with_capacity(mails.len());
+    for mail in mails {
+        pieces.push(payload::part(&mail.raw, 0).await.map_err(Trouble::Unsure)?);
+    }
+    let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
+    let numbers = || (1_i64..).zip(mails);
+    let mail_of: Vec<i64> =
+        numbers().flat_map(|(number, mail)| mail.columns.keys.iter().map(move |_| number)).collect();
+    fn of<'a, T>(mails: &[&'a Mail], column: impl Fn(&'a Columns) -> &'a Vec<T>) -> Vec<&'a T> {
+        mails.iter().flat_map(|mail| column(&mail.columns)).collect()
+    }
+    let covered: Vec<&Vec<u8>> = mails.iter().flat_map(|mail| &mail.covered).collect();
+    let cuts: Vec<&String> = mails.iter().map(|mail| &mail.cuts).collect();
+    let texts: Vec<&Option<String>> = mails.iter().map(|mail| &mail.text).collect();
+    let long = mails.iter().find(|mail| mail.is_long());
+    if long.is_some() {
         line.begin().await.map_err(Trouble::Unsure)?;
     }
     let rows = line
@@ -175,26 +248,33 @@ async fn store(
             PUT,
             &[
                 (&inner.when.given(), Type::INT8),
-                (&columns.keys, Type::BYTEA_ARRAY),
-                (&columns.tenants, Type::TEXT_ARRAY),
-                (&columns.prefixes, Type::TEXT_ARRAY),
-                (&columns.briefs, Type::TEXT_ARRAY),
-                (&columns.activities, Type::TEXT_ARRAY),
-                (&columns.sizes, Type::INT8_ARRAY),
+                (&mail_of, Type::INT8_ARRAY),
+                (&of(mails, |columns| &columns.keys), Type::BYTEA_ARRAY),
+                (&of(mails, |columns| &columns.tenants), Type::TEXT_ARRAY),
+                (&of(mails, |columns| &columns.prefixes), Type::TEXT_ARRAY),
+                (&of(mails, |columns| &columns.briefs), Type::TEXT_ARRAY),
+                (&of(mails, |columns| &columns.activities), Type::TEXT_ARRAY),
+                (&of(mails, |columns| &columns.sizes), Type::INT8_ARRAY),
                 (&covered, Type::BYTEA_ARRAY),
-                (&letter.cuts, Type::TEXT),
-                (&letter.text, Type::TEXT),
-                (&&first[..], Type::BYTEA),
+                (&cuts, Type::TEXT_ARRAY),
+                (&texts, Type::TEXT_ARRAY),
+                (&pieces, Type::BYTEA_ARRAY),
             ],
         )
         .await?;
-    let fresh: Vec<bool> = rows.iter().map(|row| row.get(0)).collect();
-    if is_long {
-        if fresh.contains(&true)
+    let mut fresh: Vec<Vec<bool>> = mails.iter().map(|_| Vec::new()).collect();
+    for row in &rows {
+        let mail = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
+        if let Some(fresh) = fresh.get_mut(mail) {
+            fresh.push(row.get(1));
+        }
+    }
+    if let Some(long) = long {
+        if fresh.iter().flatten().any(|is_fresh| *is_fresh)
             && let Some(row) = rows.first()
         {
-            let (number, now): (i64, i64) = (row.get(1), row.get(2));
-            payload::write_rest(&mut line, number, now, &letter.raw).await?;
+            let (number, now): (i64, i64) = (row.get(2), row.get(3));
+            payload::write_rest(&mut line, number, now, &long.raw).await?;
         }
         line.commit().await.map_err(Trouble::Unsure)?;
     }

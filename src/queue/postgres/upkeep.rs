@@ -46,10 +46,11 @@ impl Places {
         }
         let rows = line
             .ask(
-                "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) + $2 AS latest)
+                "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now)
                  SELECT EXISTS (SELECT FROM (SELECT accepted_at FROM activity_milter.item ORDER BY id DESC LIMIT 100) AS newest, t
-                                WHERE accepted_at > latest)
-                     OR EXISTS (SELECT FROM activity_milter.key, t WHERE at > latest)",
+                                WHERE accepted_at > now)
+                     OR EXISTS (SELECT FROM activity_milter.key, t WHERE at > now)
+                     OR EXISTS (SELECT FROM activity_milter.item, t WHERE state = 0 AND due > now + $2)",
                 &[(&given, Type::INT8), (&span(LATEST), Type::INT8)],
             )
             .await?;

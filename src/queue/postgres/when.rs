@@ -84,6 +84,7 @@ mod tests {
         }
     }
 
+    /// Q43: whatever ours says.
     #[test]
     fn the_database_s_clock_decides() {
         let ours = Arc::new(Wrong(HandClock::at(SystemTime::UNIX_EPOCH)));
