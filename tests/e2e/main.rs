@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "../support/database.rs"]
+mod database;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -38,5 +40,6 @@ mod sendmail;
 mod settings;
 mod severa;
 mod shadow;
+mod shared;
 mod trace;
 mod ways;
