@@ -10,7 +10,8 @@ mod letter;
 
 use activity_milter::queue::{
     self, Ask, Change, Clock, End, Filter, OpenError, Put, Queue, Settings, StorageError, SystemClock,
-    Ticket, postgres::Server,
+    Ticket,
+    postgres::{Server, Tls},
 };
 use database::{Cluster, Database};
 use letter::{LARGE, bytes_of, directory, letter};
@@ -492,6 +493,137 @@ async fn more_who_put_than_connections() {
     }
     assert!(putting.join_all().await.into_iter().all(|puts| puts == [Put::New]));
     assert_eq!(machine.waiting().await, 100);
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Over TLS, with a password from a file: who shows another certificate is not spoken to, and no error has the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_over_tls_with_a_password() {
+    let authority = || {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        (certificate, rcgen::Issuer::new(params, key))
+    };
+    let (certificate, issuer) = authority();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let own = params.signed_by(&key, &issuer).unwrap();
+    let directory = directory();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let port = free_port();
+    let settings = [&*format!("port={port}"), "listen_addresses=127.0.0.1"];
+    let cluster = Cluster::start(&settings).leaked();
+    let place = cluster.directory.join("data");
+    cluster.shell(&format!(
+        "umask 077; cat > \"$2/data/server.key\" <<'E'\n{}E\ncat > \"$2/data/server.crt\" <<'E'\n{}E\n",
+        key.serialize_pem(),
+        own.pem()
+    ));
+    cluster.shell("echo 'hostssl all all 127.0.0.1/32 scram-sha-256' > \"$2/hba\" && cat \"$2/hba\" >> \"$2/data/pg_hba.conf\" && sed -i '/^host .*trust/d' \"$2/data/pg_hba.conf\"");
+    cluster.psql("postgres", "ALTER SYSTEM SET ssl = on").unwrap();
+    cluster.kill();
+    cluster.run(&settings);
+    assert!(place.join("server.crt").exists());
+    let database = cluster.database();
+    database.sql(&format!("ALTER ROLE {} PASSWORD 'open sesame'", database.name));
+    let url = format!("postgres://{0}@localhost:{port}/{0}", database.name);
+    let mut server = Server::new(&url).unwrap();
+    let password = file("password", "open sesame\nmore\n");
+    let refused = |server: &Server| {
+        // No patience for what will not be.
+        let queue = queue::beside(&Machine::settings(server.clone()).1, Arc::new(SystemClock));
+        let error = queue.err().unwrap().to_string();
+        assert!(!error.contains("sesame"), "{error}");
+        error
+    };
+    server.password_file = Some(password.clone());
+    let ca_file = Some(file("ca.pem", &certificate.pem()));
+    server.tls = Tls::Verify { ca_file: Some(file("other.pem", &authority().0.pem())) };
+    assert!(refused(&server).contains("invalid peer certificate"), "{}", refused(&server));
+    server.tls = Tls::Verify { ca_file: Some(file("none.pem", "")) };
+    assert!(refused(&server).contains("there is no certificate in it"));
+    server.tls = Tls::Off;
+    assert!(refused(&server).contains("no encryption"), "{}", refused(&server));
+    server.tls = Tls::Verify { ca_file };
+    let machine = Machine::new(server.clone());
+    machine.give(1, &["a"]).await.unwrap();
+    assert_eq!(database.sql("SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name LIKE 'activity-milter%'"), "t");
+    // Renewed while it runs: the next connection has it.
+    std::fs::write(&password, "wrong sesame\n").unwrap();
+    assert!(refused(&server).contains("password authentication failed"), "{}", refused(&server));
+    database.sql(&format!("ALTER ROLE {} PASSWORD 'wrong sesame'", database.name));
+    database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'activity-milter%'");
+    machine.soon("put", async |machine| machine.give(2, &["a"]).await.ok()).await;
+    let mut elsewhere = Server::new(&url.replace("localhost", "127.0.0.1")).unwrap();
+    (elsewhere.tls, elsewhere.password_file) = (server.tls.clone(), Some(password));
+    assert!(refused(&elsewhere).contains("not valid for name"), "{}", refused(&elsewhere));
+}
+
+/// PgBouncer in transaction mode, with fewer connections than we have: nothing of ours needs a session.
+#[tokio::test(flavor = "multi_thread")]
+async fn through_a_pooler() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let unpacked =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pgbouncer/usr/sbin/pgbouncer");
+    let program = if unpacked.exists() { unpacked } else { "/usr/sbin/pgbouncer".into() };
+    let place = cluster.directory.display();
+    let port = free_port();
+    // It ends with the server's directory: the shell that holds it waits for that.
+    cluster.shell(&format!(
+        "printf '\"%s\" \"\"\\n' {name} > \"$2/users\"
+         printf '[databases]\\n* = host={place}\\n[pgbouncer]\\nlisten_addr =\\nlisten_port = {port}\\nunix_socket_dir = {place}\\nauth_type = trust\\nauth_file = {place}/users\\npool_mode = transaction\\ndefault_pool_size = 3\\nlogfile = {place}/bouncer.log\\n' > \"$2/bouncer.ini\"
+         {program} -q \"$2/bouncer.ini\" >/dev/null 2>&1 </dev/null &
+         bouncer=$!
+         (while [ -d \"$2/data\" ]; do sleep 0.2; done; kill $bouncer) >/dev/null 2>&1 </dev/null &",
+        name = database.name,
+        program = program.display()
+    ));
+    let url = format!("postgres://{0}@{1}:{port}/{0}", database.name, cluster.host());
+    let began = Instant::now();
+    let mut machine = loop {
+        match Machine::try_new(Server::new(&url).unwrap()) {
+            Ok(machine) => break machine,
+            Err(error) => assert!(began.elapsed() < SOON, "{error}"),
+        }
+    };
+    let other = Machine::new(Server::new(&url).unwrap());
+    let mut puts = Vec::new();
+    for id in 0..60 {
+        puts.push(machine.give(id, &["a", "b"]));
+    }
+    for puts in futures_util::future::join_all(puts).await {
+        assert_eq!(puts.unwrap(), [Put::New; 2]);
+    }
+    let large = letter(machine.directory.path(), 100, 2 * 1024 * 1024, &["c"]).await;
+    let bytes = bytes_of(&large.raw);
+    assert_eq!(other.put(large.clone()).await.unwrap(), [Put::New]);
+    assert_eq!(machine.put(large).await.unwrap(), [Put::Known]);
+    machine.upkeep(DAY).await.unwrap();
+    machine.crash();
+    let (mine, others) = tokio::join!(machine.leases(60), other.leases(200));
+    assert_eq!(mine.len() + others.len(), 121);
+    let large = mine.iter().chain(&others).find(|ticket| &*ticket.tenant == "c").unwrap();
+    assert!(bytes_of(&machine.open(large.item).await.unwrap().raw) == bytes);
+    for (queue, tickets) in [(&machine, mine), (&other, others)] {
+        let ends: Vec<_> = tickets.into_iter().map(|ticket| (ticket, End::Taken)).collect();
+        assert!(queue.finish(ends).await.unwrap().iter().all(|ours| *ours));
+    }
+    assert_eq!(database.sql("SELECT count(*) FROM pg_prepared_statements"), "0");
+    assert!(
+        database.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+            <= "4".to_owned()
+    );
 }
 
 /// Not a test: what it can, beside SQLite's file, on the same disk. `cargo test --release … -- --ignored --nocapture rates`.

@@ -58,6 +58,8 @@ pub struct Cluster {
     pub directory: PathBuf,
     programs: PathBuf,
     databases: AtomicU32,
+    /// The number of its socket, and of its port if it has one.
+    port: AtomicU32,
     /// The end of their standard input is the server's.
     holders: Mutex<Vec<Child>>,
 }
@@ -90,7 +92,13 @@ impl Cluster {
             let made = Command::new("chown").arg(user).arg(&directory).status().unwrap();
             assert!(made.success());
         }
-        Self { directory, programs: programs(), databases: AtomicU32::new(0), holders: Mutex::default() }
+        Self {
+            directory,
+            programs: programs(),
+            databases: AtomicU32::new(0),
+            port: AtomicU32::new(5432),
+            holders: Mutex::default(),
+        }
     }
 
     /// A shell's words: `$1` has the programs, `$2` is the directory.
@@ -111,6 +119,9 @@ impl Cluster {
             "log_min_messages=warning",
         ];
         words.extend(settings);
+        if let Some(port) = settings.iter().find_map(|setting| setting.strip_prefix("port=")) {
+            self.port.store(port.parse().unwrap(), Ordering::Relaxed);
+        }
         let options = words.iter().map(|word| format!("-c '{word}'")).collect::<Vec<_>>().join(" ");
         // It may have ended before, and its number be another's.
         let script = format!(
@@ -158,6 +169,7 @@ impl Cluster {
         let said = Command::new(self.programs.join("psql"))
             .args(["-qXAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql, "-h"])
             .arg(&self.directory)
+            .args(["-p", &self.port.load(Ordering::Relaxed).to_string()])
             .output()
             .unwrap();
         match said.status.success() {
