@@ -6,11 +6,11 @@
 //! is locked, and no transaction open, while an attempt runs.
 //! Fails: [`StorageError`]; nothing is leased then, or it comes back after its time.
 //!
-//! The essay: `item_turn` holds what waits, by tenant and due time. The statement walks over its tenants, one step each
-//! (`ring`), looks at the first of each that nobody has (`heads`), and locks of those whose turn it is as many as are
-//! asked for. A lease changes no index, so taking and giving back costs the row alone; what is leased still stands in the
-//! index and is stepped over, which is cheap, for only so much is leased as attempts are under way. Where a lease's time
-//! is over, nothing need be given back: it is as if there were none.
+//! The essay: while little is due, an index by time says all of it, and whose it is. Else the statement walks over tenants, one
+//! step each in the index by tenant (`ring`), until it has found as many as are asked for. Of those whose turn it is
+//! (`come`), rows are locked and leased. A lease changes no index, so taking and giving back costs the row alone; what is leased
+//! still stands in the index and is stepped over, which is cheap, for only so much is leased as attempts are under way. Where
+//! a lease's time is over, nothing need be given back: it is as if there were none.
 
 use super::{Inner, LOOK_TIME, line::Line};
 use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
@@ -23,31 +23,62 @@ use tokio_postgres::{
 /// Rows that are looked at for one that was never attempted.
 const FRESH_LOOKS: i64 = 1000;
 
-/// Tenants in their order, those of `$4` alone if it is given, without those of `$3`; behind `$2` first.
+/// Tenants that have something due that nobody has, in their order, behind `$2` first: `$4` alone if it is given, without
+/// those of `$3`; at most `HEADS`. While little is due (`few`) it says itself whose it is.
 const RING: &str = "
     t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
+    few AS MATERIALIZED (
+        SELECT tenant, until FROM activity_milter.item
+        WHERE $4::text IS NULL AND state = 0 AND due <= (SELECT now FROM t) ORDER BY due LIMIT 1000),
     ring AS (
-        (SELECT tenant FROM activity_milter.item WHERE state = 0 AND ($4::text IS NULL OR tenant = $4) ORDER BY tenant LIMIT 1)
+        SELECT $2::text COLLATE \"C\" AS tenant, -1 AS lap WHERE $4 IS NULL AND (SELECT count(*) FROM few) = 1000
         UNION ALL
-        SELECT (SELECT next.tenant FROM activity_milter.item AS next WHERE next.state = 0 AND next.tenant > ring.tenant
-                ORDER BY next.tenant LIMIT 1)
-        FROM ring WHERE ring.tenant IS NOT NULL AND $4 IS NULL),
+        SELECT coalesce(behind.tenant, front.tenant), CASE WHEN behind.tenant IS NULL THEN 1 ELSE greatest(lap, 0) END
+        FROM ring
+        LEFT JOIN LATERAL (
+            SELECT next.tenant FROM activity_milter.item AS next
+            WHERE next.state = 0 AND next.tenant > ring.tenant AND (lap < 1 OR next.tenant <= $2)
+            ORDER BY next.tenant LIMIT 1) AS behind ON true
+        LEFT JOIN LATERAL (
+            SELECT next.tenant FROM activity_milter.item AS next
+            WHERE next.state = 0 AND lap < 1 AND behind.tenant IS NULL AND next.tenant <= $2
+            ORDER BY next.tenant LIMIT 1) AS front ON true
+        WHERE coalesce(behind.tenant, front.tenant) IS NOT NULL),
     heads AS MATERIALIZED (
-        SELECT ring.tenant, head.due, row_number() OVER (ORDER BY ring.tenant <= $2::text COLLATE \"C\", ring.tenant) AS turn
-        FROM ring CROSS JOIN t CROSS JOIN LATERAL (
-            SELECT due FROM activity_milter.item
-            WHERE state = 0 AND tenant = ring.tenant AND (until IS NULL OR until <= t.now) ORDER BY due, id LIMIT 1) AS head
-        WHERE ring.tenant IS NOT NULL AND ring.tenant <> ALL ($3::text[]))";
+        SELECT tenant, row_number() OVER (ORDER BY tenant <= $2 COLLATE \"C\", tenant) AS turn FROM (
+            SELECT DISTINCT tenant FROM few, t
+            WHERE (SELECT count(*) FROM few) < 1000 AND (until IS NULL OR until <= now) AND tenant <> ALL ($3::text[])
+            UNION ALL
+            SELECT $4 COLLATE \"C\" WHERE $4 IS NOT NULL AND $4 <> ALL ($3)
+            UNION ALL
+            (SELECT ring.tenant FROM ring CROSS JOIN LATERAL (
+                 SELECT FROM activity_milter.item
+                 WHERE state = 0 AND tenant = ring.tenant AND due <= (SELECT now FROM t)
+                     AND (until IS NULL OR until <= (SELECT now FROM t))
+                 ORDER BY due, id LIMIT 1) AS first
+             WHERE lap >= 0 AND ring.tenant <> ALL ($3) LIMIT HEADS)) AS those)";
+
+/// The statement that begins with the ring.
+fn with_ring(rest: &str, heads: &str) -> String {
+    format!("WITH RECURSIVE {}, {rest}", RING.replace("HEADS", heads))
+}
+
+/// One tenant more than there is room for says that there is more.
+const HEADS: &str = "$5 + 1";
+
+/// Tenants that are looked at for one that was never attempted.
+const FRESH_HEADS: &str = "500";
 
 /// What is due, by turns: `$5` at most, leased by `$6` for `$7` milliseconds.
 const CHOOSE: &str = "
-    come AS MATERIALIZED (SELECT tenant, turn FROM heads, t WHERE due <= now ORDER BY turn LIMIT $5),
+    come AS MATERIALIZED (SELECT tenant, turn FROM heads ORDER BY turn LIMIT $5),
     each AS MATERIALIZED (SELECT CASE WHEN count(*) >= $5 THEN 1 ELSE $5 END AS rows FROM come),
     taken AS MATERIALIZED (
         SELECT mine.id, come.turn, row_number() OVER (PARTITION BY come.turn ORDER BY mine.due, mine.id) AS round
-        FROM come CROSS JOIN t CROSS JOIN LATERAL (
+        FROM come CROSS JOIN LATERAL (
             SELECT id, due FROM activity_milter.item
-            WHERE state = 0 AND tenant = come.tenant AND due <= t.now AND (until IS NULL OR until <= t.now)
+            WHERE state = 0 AND tenant = come.tenant AND due <= (SELECT now FROM t)
+                AND (until IS NULL OR until <= (SELECT now FROM t))
             ORDER BY due, id LIMIT (SELECT rows FROM each) FOR UPDATE SKIP LOCKED) AS mine),
     chosen AS MATERIALIZED (
         SELECT id, nextval('activity_milter.fence') AS number
@@ -56,14 +87,26 @@ const CHOOSE: &str = "
         UPDATE activity_milter.item SET until = now + $7, fence = number, node = $6
         FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size),
     next AS (
-        SELECT min(due) AS due FROM (
-            SELECT due FROM heads WHERE turn NOT IN (SELECT turn FROM come)
-            UNION ALL
-            SELECT rest.due FROM come CROSS JOIN t CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN EXISTS (SELECT FROM heads WHERE turn > $5) OR EXISTS (
+                SELECT FROM come CROSS JOIN LATERAL (
+                    SELECT FROM activity_milter.item
+                    WHERE state = 0 AND tenant = come.tenant AND due <= (SELECT now FROM t)
+                        AND (until IS NULL OR until <= (SELECT now FROM t)) AND id NOT IN (SELECT id FROM chosen)
+                    ORDER BY due, id LIMIT 1) AS rest) THEN t.now
+            WHEN $4 IS NOT NULL THEN (
                 SELECT due FROM activity_milter.item
-                WHERE state = 0 AND tenant = come.tenant AND (until IS NULL OR until <= t.now)
-                    AND id NOT IN (SELECT id FROM chosen)
-                ORDER BY due, id LIMIT 1) AS rest) AS others)
+                WHERE state = 0 AND tenant = $4 AND due > (SELECT now FROM t)
+                    AND (until IS NULL OR until <= (SELECT now FROM t)) ORDER BY due, id LIMIT 1)
+            ELSE (
+                SELECT coalesce(
+                    min(due) FILTER (WHERE tenant <> ALL ($3) AND (until IS NULL OR until <= t.now)),
+                    max(due) FILTER (WHERE place = 1000))
+                FROM (SELECT tenant, due, until, row_number() OVER (ORDER BY due) AS place FROM (
+                          SELECT tenant, due, until FROM activity_milter.item
+                          WHERE state = 0 AND due > (SELECT now FROM t) ORDER BY due LIMIT 1000) AS next_ones) AS later)
+            END AS due
+        FROM t)
     SELECT id, fence, tenant, size, next.due, now
     FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY fence";
 
@@ -83,11 +126,11 @@ const TRIED: &str = "
 const FRESH: &str = "
     chosen AS MATERIALIZED (
         SELECT item.id
-        FROM (SELECT few.id FROM heads CROSS JOIN t CROSS JOIN LATERAL (
+        FROM (SELECT newest.id FROM heads CROSS JOIN t CROSS JOIN LATERAL (
                   SELECT id, due, attempts, until FROM activity_milter.item
-                  WHERE state = 0 AND tenant = heads.tenant AND due <= t.now ORDER BY due DESC, id DESC LIMIT $8) AS few
-              WHERE few.attempts = 0 AND (few.until IS NULL OR few.until <= t.now) AND few.id <> ALL ($5::int8[])
-              ORDER BY turn, few.due DESC, few.id DESC LIMIT 1) AS first
+                  WHERE state = 0 AND tenant = heads.tenant AND due <= t.now ORDER BY due DESC, id DESC LIMIT $8) AS newest
+              WHERE newest.attempts = 0 AND (newest.until IS NULL OR newest.until <= t.now) AND newest.id <> ALL ($5::int8[])
+              ORDER BY turn, newest.due DESC, newest.id DESC LIMIT 1) AS first
         JOIN activity_milter.item ON item.id = first.id FOR UPDATE OF item SKIP LOCKED)
     UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
     FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now";
@@ -112,12 +155,11 @@ pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageErro
         if rows.is_empty() {
             let mut values = shared.values(besides, Type::INT8_ARRAY);
             values.push((&FRESH_LOOKS, Type::INT8));
-            rows = line.ask(&format!("WITH RECURSIVE {RING}, {FRESH}"), &values).await?;
+            rows = line.ask(&with_ring(FRESH, FRESH_HEADS), &values).await?;
         }
     }
     if rows.is_empty() {
-        rows =
-            line.ask(&format!("WITH RECURSIVE {RING}, {CHOOSE}"), &shared.values(&room, Type::INT8)).await?;
+        rows = line.ask(&with_ring(CHOOSE, HEADS), &shared.values(&room, Type::INT8)).await?;
     }
     // Nothing is due: what was tried shows how the backend is as well.
     if let Some(Probe::Fresh(tried)) = &ask.probe

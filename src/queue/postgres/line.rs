@@ -250,6 +250,11 @@ impl Line {
         Ok(self.judge(answer)?)
     }
 
+    /// Throws the connection away: the next one is another session.
+    pub(super) fn discard(mut self) {
+        self.is_sound = false;
+    }
+
     /// Begins a transaction: all that follows, until [`Line::commit`], or nothing.
     pub(super) async fn begin(&mut self) -> Result<(), StorageError> {
         self.batch("BEGIN").await?;

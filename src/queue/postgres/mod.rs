@@ -225,7 +225,11 @@ impl Inner {
             }
         };
         match &node {
-            Some(_) => schema::prepare(&mut line, &name).await?,
+            Some(_) => {
+                schema::prepare(&mut line, &name).await?;
+                line.discard();
+                line = lines.lend(LONG_TIME).await.map_err(wrong)?;
+            }
             None => schema::look(&mut line, &name).await?,
         }
         let given = clock.by_hand().map(super::watch::millis);
