@@ -87,6 +87,7 @@ pub(super) async fn checks(app: &Admin, paused: &[Paused]) -> Vec<Check> {
     let views = &app.views;
     let doors: Vec<_> = views.doors.iter().map(|(door, place)| format!("{door} {place}")).collect();
     let listening = match views.closing.is_cancelled() {
+        false if doors.is_empty() => Ok("none here: other machines take mail".to_owned()),
         false => Ok(doors.join(", ")),
         true => Err("the service is stopping".to_owned()),
     };
@@ -106,6 +107,7 @@ pub(super) async fn checks(app: &Admin, paused: &[Paused]) -> Vec<Check> {
         Err(_) => Err(in_time("directory")),
     };
     let deliveries = match paused.iter().find(|paused| paused.tenant.is_none()) {
+        None if !views.delivers => Ok("not here: other machines deliver".to_owned()),
         None => Ok("going on".to_owned()),
         Some(paused) => Err(format!("paused: {}", paused.reason)),
     };

@@ -74,6 +74,8 @@ pub struct Views {
     pub doors: Vec<(&'static str, String)>,
     /// Cancelled when no new connections are taken.
     pub closing: CancellationToken,
+    /// Activities are delivered here; else by other machines that share the queue.
+    pub delivers: bool,
 }
 
 struct Admin {

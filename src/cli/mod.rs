@@ -62,7 +62,7 @@ enum Command {
                             Example:\n  activity-milter -c ./activity-milter.toml serve"
     )]
     /// Take mail from Postfix and deliver activities; ends at SIGTERM or SIGINT, after the messages in flight
-    Serve,
+    Serve(serve::Args),
     #[command(
         after_help = "Examples:\n  activity-milter check\n  activity-milter check --offline && systemctl reload activity-milter"
     )]
@@ -205,7 +205,7 @@ pub fn run() -> ExitCode {
         Err(help) => return done(out::say(&shown(&help)).map(|()| ExitCode::SUCCESS)),
     };
     let role = match &cli.command {
-        Command::Serve => identity::Role::Service,
+        Command::Serve(_) => identity::Role::Service,
         Command::Queue(args) if args.writes() => identity::Role::Service,
         Command::Check(_) => identity::Role::Look,
         _ => identity::Role::Caller,
@@ -224,7 +224,7 @@ pub fn run() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Serve => serve::serve(load(&cli.config)?, &cli.config).await,
+            Command::Serve(args) => serve::serve(load(&cli.config)?, &cli.config, args.part()).await,
             Command::Check(args) => check::check(&cli.config, &args).await,
             Command::Queue(args) => queue::queue(&Config::read_alone(&cli.config)?, args).await,
             Command::Trace(args) => trace::trace(&Config::read_alone(&cli.config)?, args).await,

@@ -13,6 +13,7 @@ use crate::queue::{self, Queue, SystemClock};
 use crate::trace;
 use crate::verify;
 use crate::web;
+use clap::Args as ClapArgs;
 use miette::Report;
 use sd_notify::NotifyState;
 use std::{
@@ -43,7 +44,62 @@ const TRACE_TIME: Duration = Duration::from_secs(2);
 /// How often systemd is told that the queue is still being opened.
 const OPEN_TICK: Duration = Duration::from_secs(10);
 
-pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failure> {
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// Take mail, and leave its delivery to other machines that share the queue
+    #[arg(long, conflicts_with = "courier_only")]
+    intake_only: bool,
+    /// Deliver what other machines take
+    #[arg(long)]
+    courier_only: bool,
+}
+
+impl Args {
+    pub(super) fn part(&self) -> Part {
+        match (self.intake_only, self.courier_only) {
+            (true, _) => Part::Intake,
+            (_, true) => Part::Courier,
+            _ => Part::Whole,
+        }
+    }
+}
+
+/// What of the service runs here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    Whole,
+    /// The doors: others deliver.
+    Intake,
+    /// The courier: others take mail.
+    Courier,
+}
+
+impl Part {
+    /// Nobody else has a queue in a file.
+    fn suits(self, config: &Config) -> Result<(), Failure> {
+        if self == Self::Whole || config.queue.server.is_some() && config.delivery == Delivery::Queued {
+            return Ok(());
+        }
+        let why = "a part of the service needs a queue that other machines share";
+        Err(other(format!("{why}: set queue.type = \"postgres\" and backend.delivery = \"queued\"")))
+    }
+
+    fn takes_mail(self) -> bool {
+        self != Self::Courier
+    }
+
+    fn delivers(self) -> bool {
+        self != Self::Intake
+    }
+
+    fn status(self) -> &'static str {
+        if self.takes_mail() { "taking mail" } else { "delivering" }
+    }
+}
+
+pub(super) async fn serve(config: Config, path: &Path, part: Part) -> Result<ExitCode, Failure> {
+    part.suits(&config)?;
     observe::start(&config.log);
     config.warnings.iter().for_each(|warning| events::setting_doubtful(warning));
     if let Some(directory) = identity::roots() {
@@ -57,8 +113,11 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
     // From here on a reload that comes too early waits, and ends nobody.
     let hangup = signal(SignalKind::hangup()).map_err(other)?;
     let closing = CancellationToken::new();
-    let milter = Listener::bind(&config.milter, closing.clone()).await.map_err(other)?;
-    let lmtp = match &config.lmtp {
+    let milter = match part.takes_mail() {
+        true => Some(Listener::bind(&config.milter, closing.clone()).await.map_err(other)?),
+        false => None,
+    };
+    let lmtp = match config.lmtp.as_ref().filter(|_| part.takes_mail()) {
         Some(lmtp) => Some(Listener::bind(lmtp, closing.clone()).await.map_err(other)?),
         None => None,
     };
@@ -74,7 +133,7 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
         }
     };
     tokio::pin!(shutdown);
-    let start = Running::start(config, path, Listeners { milter, lmtp, admin }, closing, hangup);
+    let start = Running::start(config, path, part, Listeners { milter, lmtp, admin }, closing, hangup);
     let running = tokio::select! {
         running = start => running?,
         () = &mut shutdown => return Ok(ExitCode::SUCCESS),
@@ -85,7 +144,7 @@ pub(super) async fn serve(config: Config, path: &Path) -> Result<ExitCode, Failu
 
 /// The doors, open.
 struct Listeners {
-    milter: Listener,
+    milter: Option<Listener>,
     lmtp: Option<Listener>,
     admin: Option<Listener>,
 }
@@ -203,7 +262,7 @@ struct Running {
 struct Doors {
     live: Live,
     /// Who is connected to the milter.
-    places: Places,
+    places: Option<Places>,
     /// No new connections.
     closing: CancellationToken,
     /// No new commands either.
@@ -224,6 +283,7 @@ impl Running {
     async fn start(
         config: Config,
         path: &Path,
+        part: Part,
         listeners: Listeners,
         closing: CancellationToken,
         hangup: Signal,
@@ -246,12 +306,12 @@ impl Running {
         let controls = Controls::new(config.courier);
         let stop = CancellationToken::new();
         let carriers = Carriers {
-            courier: queue.clone().map(|queue| {
+            courier: queue.clone().filter(|_| part.delivers()).map(|queue| {
                 tokio::spawn(courier::run(queue, backend.clone(), Arc::clone(&controls), stop.clone()))
             }),
             notices: queue
                 .clone()
-                .zip(config.notify)
+                .zip(config.notify.filter(|_| part.delivers()))
                 .map(|(queue, settings)| tokio::spawn(notify::run(queue, settings, stop.clone()))),
             stop,
         };
@@ -266,7 +326,7 @@ impl Running {
         );
         let live = Live::from(service.verifying(verifier));
         let Listeners { milter, lmtp, admin } = listeners;
-        let places: Vec<_> = [Some(&milter), lmtp.as_ref(), admin.as_ref()]
+        let places: Vec<_> = [milter.as_ref(), lmtp.as_ref(), admin.as_ref()]
             .into_iter()
             .flatten()
             .map(Listener::places)
@@ -275,7 +335,7 @@ impl Running {
             events::setting_doubtful(&doubt);
         }
         let places = places.into_iter().cloned().collect();
-        let doors = [("milter", Some(&milter)), ("lmtp", lmtp.as_ref())];
+        let doors = [("milter", milter.as_ref()), ("lmtp", lmtp.as_ref())];
         let doors: Vec<_> =
             doors.into_iter().filter_map(|(door, l)| Some((door, l?.local()?.to_string()))).collect();
         for (door, place) in &doors {
@@ -286,8 +346,14 @@ impl Running {
                 events::listening("admin", &place);
             }
             let (live, closing) = (live.clone(), closing.clone());
-            let views =
-                admin::Views { live, queue: queue.clone(), controls: Arc::clone(&controls), doors, closing };
+            let views = admin::Views {
+                live,
+                queue: queue.clone(),
+                controls: Arc::clone(&controls),
+                doors,
+                closing,
+                delivers: part.delivers(),
+            };
             let (settings, stop) = (config.admin.clone(), CancellationToken::new());
             let stopped = stop.clone();
             (tokio::spawn(async move { admin::run(listener, &settings, views, stopped).await }), stop)
@@ -304,10 +370,16 @@ impl Running {
         let lmtp = lmtp
             .map(|listener| tokio::spawn(lmtp::run(listener, live.clone(), desk.clone(), hang_up.clone())));
         let hung_up = hang_up.clone().cancelled_owned();
-        let at_the_milter = milter.places().clone();
-        let milter = tokio::spawn(milter::run(milter, live.clone(), desk, hung_up));
+        let at_the_milter = milter.as_ref().map(|milter| milter.places().clone());
+        let milter = match milter {
+            Some(milter) => tokio::spawn(milter::run(milter, live.clone(), desk, hung_up)),
+            None => tokio::spawn(async move {
+                hung_up.await;
+                Ok(())
+            }),
+        };
         events::started();
-        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("taking mail")]);
+        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(part.status())]);
         Ok(Self {
             reload,
             doors: Doors { live, places: at_the_milter, closing, hang_up, milter, lmtp },
@@ -350,7 +422,9 @@ impl Doors {
     async fn close(self, ended: Option<Result<io::Result<()>, JoinError>>) -> (Result<(), Failure>, usize) {
         events::stopping(self.live.now().in_flight());
         self.closing.cancel();
-        self.places.settle().await;
+        if let Some(places) = &self.places {
+            places.settle().await;
+        }
         let cut_off = self.live.now().drain(DRAIN_TIME).await;
         self.hang_up.cancel();
         let served = match ended {
