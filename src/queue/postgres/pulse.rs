@@ -27,6 +27,9 @@ const BEAT: Duration = Duration::from_millis(100);
 /// How often what happened is added up.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// At most so much of the time goes into it: what was added up stays in the way while somebody reads for long.
+const COUNT_SHARE: u32 = 20;
+
 /// How often the guarantee is read.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
@@ -41,6 +44,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let mut tick = interval(BEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut others, mut counted, mut looked) = (None, None::<Instant>, None::<Instant>);
+    let mut count_every = COUNT_EVERY;
     let (mut is_away, mut is_unsafe) = (false, false);
     loop {
         tick.tick().await;
@@ -48,9 +52,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let beat = async {
             beat(&inner, &mut others).await?;
             lease::pay(&inner).await;
-            if is_over(counted, COUNT_EVERY) {
+            if is_over(counted, count_every) {
+                let began = Instant::now();
                 add_up(&inner).await?;
                 inner.count().await?;
+                count_every = COUNT_EVERY.max(began.elapsed() * COUNT_SHARE);
                 counted = Some(Instant::now());
             }
             if is_over(looked, LOOK_EVERY) {
