@@ -127,6 +127,7 @@ fn envelope() -> Envelope {
         queue_id: None,
         client: None,
         is_local: false,
+        echo: activity_milter::mail::Echo::Plain,
         login: None,
         intake: Intake::Explain,
     }

@@ -95,7 +95,7 @@ async fn play(live: &Live, door: Intake, client: Client, sender: &str, head: &st
 }
 
 fn client(address: Option<&str>, is_local: bool, login: Option<&str>) -> Client {
-    Client { address: address.map(str::to_owned), is_local, login: login.map(str::to_owned) }
+    Client { address: address.map(str::to_owned), is_local, helo: None, login: login.map(str::to_owned) }
 }
 
 const REFUSED: &str = "550 5.7.26 not-authenticated";

@@ -253,6 +253,7 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
         let client = || Client {
             address: args.client.map(|client| client.to_string()),
             is_local: false,
+            helo: None,
             login: args.login.clone(),
         };
         let answer = session.rcpt(&path, client).await;

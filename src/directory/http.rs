@@ -7,9 +7,9 @@
 
 use super::{
     CacheSettings, Directory, People, Unavailable,
-    cache::{Answer, Answers, Cache, Known, Life, Question, Whose},
+    cache::{Answer, Answers, Cache, Known, Life, Question, Unanswered, Whose},
     names_of,
-    wire::{PersonAnswer, ResolveAnswer, ResolveRequest, TenantAnswer},
+    wire::{PersonAnswer, PolicyAnswer, ResolveAnswer, ResolveRequest, TenantAnswer},
 };
 use crate::mail::Address;
 use crate::rules::{Person, Project, Tenant};
@@ -171,7 +171,7 @@ fn stale_no(what: &str) -> Unavailable {
     Unavailable(format!("it is down, and its last word, \"{what}\", is past its time"))
 }
 
-async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(Answers, Life), Unavailable> {
+async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(Answers, Life), Unanswered> {
     let (mut answers, mut life) = (Answers::new(), Life::default());
     for question in questions {
         let Question::Tenant(prefix) = &question else { continue };
@@ -181,9 +181,17 @@ async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(
         let tenant = if is_none(&response) {
             None
         } else {
-            let answer: TenantAnswer = read(response).await?;
+            let body = object_of(response).await?;
+            let answer: TenantAnswer = parsed(&body).map_err(|error| match misread_policy(&body) {
+                // It may be stricter than the one that is remembered.
+                Some(why) => Unanswered::Changed(Unavailable(format!(
+                    "the policy of \"{prefix}\" cannot be read ({why}), and its mail waits"
+                ))),
+                None => error.into(),
+            })?;
             if answer.prefix.to_lowercase() != *prefix || answer.id.is_empty() {
-                return Err(Unavailable(format!("the answer is about another tenant than \"{prefix}\"")));
+                let error = format!("the answer is about another tenant than \"{prefix}\"");
+                return Err(Unavailable(error).into());
             }
             Some(answer.into())
         };
@@ -294,17 +302,44 @@ fn is_none(response: &Response) -> bool {
 }
 
 async fn read<T: DeserializeOwned>(response: Response) -> Result<T, Unavailable> {
+    parsed(&object_of(response).await?)
+}
+
+async fn object_of(response: Response) -> Result<Vec<u8>, Unavailable> {
     let status = response.status();
     if !status.is_success() {
         return Err(Unavailable(format!("the backend answers {status} to a look-up")));
     }
     let body = body_of(response, MAX_ANSWER_BYTES).await;
-    let unreadable = |why: String| Unavailable(format!("the answer cannot be read: {why}"));
     // Half an object is none, but serde also takes lists for our types, and an empty list for "there is nobody".
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(unreadable(format!("its {} bytes are no JSON object", body.len())));
     }
-    serde_json::from_slice(&body).map_err(|error| match body.len() {
+    Ok(body)
+}
+
+fn unreadable(why: String) -> Unavailable {
+    Unavailable(format!("the answer cannot be read: {why}"))
+}
+
+/// What cannot be read of a tenant's policy, if it is the policy: its keys, and nothing that stands in them.
+fn misread_policy(tenant: &[u8]) -> Option<String> {
+    let tenant: serde_json::Value = serde_json::from_slice(tenant).ok()?;
+    let keys = match tenant.get("policy")? {
+        serde_json::Value::Object(keys) => keys,
+        serde_json::Value::Null => return None,
+        _ => return Some("it is no object".to_owned()),
+    };
+    let is_wrong = |key: &str, value: &serde_json::Value| {
+        serde_json::from_value::<PolicyAnswer>(serde_json::json!({ key: value })).is_err()
+    };
+    let wrong: Vec<_> =
+        keys.iter().filter(|(key, value)| is_wrong(key, value)).map(|(key, _)| key.as_str()).collect();
+    (!wrong.is_empty()).then(|| format!("its {}", wrong.join(", ")))
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unavailable> {
+    serde_json::from_slice(body).map_err(|error| match body.len() {
         MAX_ANSWER_BYTES => unreadable(format!("it is longer than {MAX_ANSWER_BYTES} bytes")),
         _ => unreadable(misread(&error)),
     })

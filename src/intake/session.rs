@@ -181,7 +181,7 @@ impl Session {
     /// MAIL: a new transaction.
     pub fn mail(&mut self, path: &[u8], intake: Intake) {
         self.service = self.live.now();
-        self.begin(Transaction::new(path, intake));
+        self.begin(Transaction::new(path, intake, &self.service.policy));
     }
 
     fn begin(&mut self, transaction: Transaction) {
@@ -217,7 +217,7 @@ impl Session {
     /// # Errors
     /// The reply, if this is no time for DATA.
     pub fn data(&mut self) -> Result<Interest, Reply> {
-        let transaction = match std::mem::replace(&mut self.stage, Stage::Idle) {
+        let mut transaction = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Envelope(transaction) => transaction,
             stage => {
                 self.leave(stage);
@@ -231,6 +231,7 @@ impl Session {
                 self.last = transaction.told();
             }
             Interest::Message => {
+                transaction.presume_private(&self.service.policy);
                 self.stage = Stage::Header(transaction, RawHead::new(self.service.budget.reserve()));
             }
         }
@@ -268,7 +269,6 @@ impl Session {
                 return Err(self.fault(STAGE, &Fault::OutOfOrder("end of header")));
             }
         };
-        transaction.look_for_private(&self.service.policy);
         self.last = transaction.told();
         let read = match raw.read(&self.service, &transaction).await {
             Ok(Ok(read)) => read,
@@ -276,9 +276,7 @@ impl Session {
             Err(fault) => return Err(self.fault(STAGE, &fault)),
         };
         transaction.message_id.clone_from(&read.head.message_id);
-        if !read.private.is_empty() {
-            transaction.keep_private();
-        }
+        transaction.set_private(!read.private.is_empty());
         transaction.set_login(read.login.clone());
         self.last = transaction.told();
         self.note_left_out(&transaction, &read);
@@ -537,7 +535,8 @@ impl Session {
             return Ok(End { then, pending: None, recalls });
         }
         self.parts = parts;
-        let pending = Pending { parcel, queue_id, transaction: number, in_flight, reserved };
+        let is_private = transaction.is_private();
+        let pending = Pending { parcel, queue_id, transaction: number, is_private, in_flight, reserved };
         Ok(End { then, pending: Some(pending), recalls })
     }
 

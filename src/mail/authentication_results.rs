@@ -5,23 +5,31 @@
 //! is no result, so that nothing passes by a reading of ours.
 //! Fails: a field without a readable authserv-id, or of a version that is not ours, is none.
 
-use super::comment::Comments;
+use super::{comment::Comments, quotable::is_plain_field};
 
 /// The version that RFC 8601, section 2.2 defines, for the field and for its methods.
 const VERSION: &str = "1";
 
 /// Fields as they were received, unread: whom they are from is known only to who trusts some.
 #[derive(Clone, Debug, Default)]
-pub struct AuthenticationFields(Vec<Vec<u8>>);
+pub struct AuthenticationFields {
+    values: Vec<Vec<u8>>,
+    /// Another field has what a filter may have repeated, so that it reads as a result.
+    is_in_doubt: bool,
+}
 
 impl AuthenticationFields {
-    pub(super) fn add(&mut self, value: &[u8]) {
-        self.0.push(value.to_vec());
+    /// Sees every field of the head.
+    pub(super) fn see(&mut self, name: &[u8], value: &[u8]) {
+        if name.eq_ignore_ascii_case(b"Authentication-Results") {
+            self.values.push(value.to_vec());
+        }
+        self.is_in_doubt |= !is_plain_field(name, value);
     }
 
-    /// The values, in the order of the head.
-    pub fn values(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(Vec::as_slice)
+    /// The values, in the order of the head; none if what they say may be what a stranger made filters say.
+    pub fn values(&self) -> Option<impl Iterator<Item = &[u8]>> {
+        (!self.is_in_doubt).then(|| self.values.iter().map(Vec::as_slice))
     }
 }
 
@@ -85,7 +93,8 @@ pub fn authserv_id_of(value: &[u8]) -> Option<String> {
 
 fn authserv_id(token: Token) -> Option<String> {
     match token {
-        Token::Word(word) | Token::Quoted(word) if !word.is_empty() => Some(word.to_lowercase()),
+        // No letter of another alphabet becomes one of this: `header_checks` would not see it.
+        Token::Word(word) | Token::Quoted(word) if !word.is_empty() => Some(word.to_ascii_lowercase()),
         _ => None,
     }
 }
@@ -104,7 +113,8 @@ enum Token {
 /// The tokens between semicolons, of the first `most` clauses; none if a comment or a quoted string never ends, it is not
 /// UTF-8, or somebody hides something.
 fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
-    if value.contains(&0) {
+    // Nobody but a stranger whom a filter repeats writes a quoted pair.
+    if value.contains(&0) || value.contains(&b'\\') {
         return None;
     }
     let mut comments = Comments::of(value);
@@ -123,7 +133,14 @@ fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
         };
         at = match b {
             b' ' | b'\t' | b'\r' | b'\n' => at + 1,
-            b'(' => comments.end(at)?,
+            b'(' => {
+                let end = comments.end(at)?;
+                // For some, brackets within quotes are none: what ends elsewhere for them is what a stranger wrote.
+                if quoted_comment_end(value, at) != Some(end) {
+                    return None;
+                }
+                end
+            }
             b';' if count >= most => return Some(all),
             b';' => {
                 all.push(Vec::new());
@@ -149,6 +166,23 @@ fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
         };
     }
     Some(all)
+}
+
+/// The offset behind the comment that opens at `at`, where brackets within quotes are none.
+fn quoted_comment_end(value: &[u8], at: usize) -> Option<usize> {
+    let (mut depth, mut is_quoted) = (0usize, false);
+    for (i, &b) in value.iter().enumerate().skip(at) {
+        match b {
+            b'"' => is_quoted = !is_quoted,
+            b'(' if !is_quoted => depth += 1,
+            b')' if !is_quoted => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(i + 1);
+        }
+    }
+    None
 }
 
 /// Where the word ends that begins at `at`; a name ends at signs too.
@@ -191,11 +225,8 @@ fn result(clause: &[Token]) -> Option<MethodResult> {
     loop {
         rest = match rest {
             [] => break,
-            [Word(reason), Sign(b'='), Word(_) | Quoted(_), rest @ ..]
-                if reason.eq_ignore_ascii_case("reason") =>
-            {
-                rest
-            }
+            // A reason; what else has no kind (`action=none`, `x-bits=2048`) is not of RFC 8601.
+            [Word(_), Sign(b'='), Word(_) | Quoted(_), rest @ ..] => rest,
             // An address whose local part is quoted.
             [Word(kind), Sign(b'.'), Word(name), Sign(b'='), Quoted(local), Word(domain), rest @ ..]
                 if domain.starts_with('@') =>
@@ -286,8 +317,27 @@ mod tests {
             ("mx.test; spf pass", "mx.test: "),
             ("mx.test; dmarc=pass header.from", "mx.test: "),
             ("mx.test; dmarc=pass header.from=", "mx.test: "),
+            ("mx.test; dmarc=pass action=none header.from=x.test", "mx.test: dmarc=pass header.from=x.test"),
+            (
+                "mx.test; dkim=pass (1024 bit) x-bits=1024 header.d=x.test",
+                "mx.test: dkim=pass header.d=x.test",
+            ),
+            ("mx.test; spf=temperror (of \"b\\\"a);dkim=pass(x)header.d=x.test;(\": e) smtp.helo=x", ""),
+            ("mx.test; spf=temperror (of \"b\"a);dkim=pass(x)header.d=x.test;(\": e) smtp.helo=x", ""),
+            (
+                "mx.test; spf=none (of \"a\" (b)) smtp.mailfrom=x.test",
+                "mx.test: spf=none smtp.mailfrom=x.test",
+            ),
             ("mx.test; dmarc=pass and more", "mx.test: "),
             ("mx.test; dmarc=pass (never closed", ""),
+            (
+                "mx.test; spf=pass (of \"a@x.test\" (c)) smtp.mailfrom=x.test",
+                "mx.test: spf=pass smtp.mailfrom=x.test",
+            ),
+            (
+                "mx.test; spf=pass (of \"a) ; dkim=pass header.d=x.test; x=y (b\"@evil.test) smtp.mailfrom=evil.test",
+                "",
+            ),
             ("mx.test; dmarc=pass header.from=\"x.test", ""),
             ("(mx.test; spf=pass) other.test; spf=fail", "other.test: spf=fail"),
         ] {
@@ -306,6 +356,9 @@ mod tests {
             ("(\0) mx.test; spf=pass", None),
             ("mx.test\0", None),
             ("mx.te\r\n st; spf=pass", Some("mx.te")),
+            // The Kelvin sign is no k, and a capital \u{d6} no \u{f6}, for `header_checks`.
+            ("m\u{212a}.test; spf=pass", Some("m\u{212a}.test")),
+            ("\u{d6}.test; spf=pass", Some("\u{d6}.test")),
             ("; spf=pass", None),
             ("", None),
         ] {

@@ -7,8 +7,16 @@
 
 use super::comment::Comments;
 
-/// The name in `(Authenticated sender: NAME)` of a field that `host` wrote.
-pub fn authenticated_sender(value: &[u8], host: &str) -> Option<String> {
+/// What a client called itself, as the host that took its message says it.
+pub fn helo_of(value: &[u8]) -> Option<&[u8]> {
+    let mut words = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let is_from = words.next()?.eq_ignore_ascii_case(b"from");
+    is_from.then(|| words.next()).flatten()
+}
+
+/// The name in `(Authenticated sender: NAME)` of a field that `host` wrote. `queue_id`: the host's own, if it is known: a
+/// field with another one was there before.
+pub fn authenticated_sender(value: &[u8], host: &str, queue_id: Option<&str>) -> Option<String> {
     let mut comments = Comments::of(value);
     let (mut words, mut logins) = (Vec::new(), Vec::new());
     let mut at = 0;
@@ -32,11 +40,20 @@ pub fn authenticated_sender(value: &[u8], host: &str) -> Option<String> {
     }
     let is = |word: &[u8], wanted: &str| word.eq_ignore_ascii_case(wanted.as_bytes());
     match (words.as_slice(), logins.as_slice()) {
-        ([from, _, by, name, ..], [login]) if is(from, "from") && is(by, "by") && is(name, host) => {
+        ([from, _, by, name, rest @ ..], [login])
+            if is(from, "from") && is(by, "by") && is(name, host) && is_its(rest, queue_id) =>
+        {
             Some(login.clone())
         }
         _ => None,
     }
+}
+
+/// True if what stands behind the host's name has the queue id.
+fn is_its(words: &[&[u8]], queue_id: Option<&str>) -> bool {
+    let Some(queue_id) = queue_id else { return true };
+    let mut pairs = words.windows(2);
+    pairs.any(|pair| pair[0].eq_ignore_ascii_case(b"id") && pair[1] == queue_id.as_bytes())
 }
 
 /// What a comment says of the login.
@@ -80,7 +97,28 @@ mod tests {
             ("from pc (Authenticated sender: a\\)b) by mx.test", None),
             ("from pc (Authenticated sender: a by mx.test", None),
         ] {
-            assert_eq!(authenticated_sender(value.as_bytes(), "mx.test").as_deref(), expected, "{value}");
+            assert_eq!(
+                authenticated_sender(value.as_bytes(), "mx.test", None).as_deref(),
+                expected,
+                "{value}"
+            );
         }
+    }
+
+    #[test]
+    fn a_field_of_another_message_is_not_the_hosts_word() {
+        let field = " from pc.test (unknown [192.0.2.7])\r\n\t(Authenticated sender: anna@x.test)\r\n\tby mx.test (Postfix) with \
+                     ESMTPSA id 4bXyZ30w1Zz9vB\r\n\tfor <a@x.test>; Mon, 30 Nov 2026 11:00:00 +0000";
+        for (queue_id, expected) in
+            [(Some("4bXyZ30w1Zz9vB"), true), (None, true), (Some("4bXyZ30w1Zz9vC"), false)]
+        {
+            assert_eq!(
+                authenticated_sender(field.as_bytes(), "mx.test", queue_id).is_some(),
+                expected,
+                "{queue_id:?}"
+            );
+        }
+        assert_eq!(helo_of(field.as_bytes()), Some(&b"pc.test"[..]));
+        assert_eq!(helo_of(b" by mx.test (Postfix, from userid 0)"), None);
     }
 }

@@ -7,7 +7,10 @@
 //! Fails: never; what is not clear is no proof.
 
 use super::emergency::contains;
-use crate::mail::{Address, AuthenticationResults, Domain, Envelope, Head, MethodResult, authserv_id_of};
+use crate::mail::{
+    self, Address, AuthenticationResults, Domain, Echo, Envelope, Head, MethodResult, authserv_id_of,
+    is_plain_path,
+};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr};
 
@@ -145,7 +148,7 @@ impl Evidence {
         Self {
             origin: trust.origin(envelope.client.as_deref(), envelope.is_local),
             login: Login::of(envelope.login.as_deref(), trust),
-            fields: fields(head, trust).unwrap_or_default(),
+            fields: fields(head, envelope, trust).unwrap_or_default(),
             is_asked_later: false,
             from_is_clear: head.from_fields == 1 && !head.from_is_ambiguous,
         }
@@ -216,36 +219,41 @@ impl Evidence {
         self.fields.iter().flatten().any(|found| fails(found) && of_it(found))
     }
 
-    /// The domain for which each trusted field that has the method says pass.
+    /// The domain for which each trusted field says pass that speaks of it by the method.
     fn passes(&self, method: Method, domain: &Domain) -> Option<&Domain> {
-        let mut fields = self.with_method(method);
-        let says_pass = |field| says(field, method, |found| found.passes(domain));
+        let mut fields = self.speaking(method, domain);
+        let says_pass = |field: Vec<_>| says(&field, method, |found| found.passes(domain));
         let first = says_pass(fields.next()?)?;
         fields.all(|field| says_pass(field).is_some()).then_some(first.domain.as_ref()).flatten()
     }
 
     /// The same, if everything that is not known now were a pass.
     fn may_pass(&self, method: Method, domain: &Domain) -> bool {
-        let mut fields = self.with_method(method).peekable();
+        let mut fields = self.speaking(method, domain).peekable();
         let is_said = self.is_asked_later || fields.peek().is_some();
-        is_said && fields.all(|field| says(field, method, |found| found.may_pass(domain)).is_some())
+        is_said && fields.all(|field| says(&field, method, |found| found.may_pass(domain)).is_some())
     }
 
-    fn with_method(&self, method: Method) -> impl Iterator<Item = &[Finding]> {
-        let has_it = move |field: &&Vec<Finding>| field.iter().any(|found| found.method == method);
-        self.fields.iter().filter(has_it).map(Vec::as_slice)
+    /// What each trusted field says of a domain by a method; those that say nothing of it are left out. Whether a filter
+    /// writes one field for all, or one for each signature and identity, makes no difference.
+    fn speaking(&self, method: Method, domain: &Domain) -> impl Iterator<Item = Vec<&Finding>> {
+        let of_it = move |found: &&Finding| found.method == method && found.speaks_of(domain);
+        let fields = self.fields.iter().map(move |field| field.iter().filter(of_it).collect::<Vec<_>>());
+        fields.filter(|field| !field.is_empty())
     }
 }
 
 /// What a field says by a method, if it is good.
-fn says(field: &[Finding], method: Method, is_good: impl Fn(&Finding) -> bool) -> Option<&Finding> {
-    let names_sender = field.iter().any(|found| found.method == method && !found.of_helo);
-    let mut results = field.iter().filter(|found| found.method == method && !(found.of_helo && names_sender));
-    let good = results.clone().find(|found| is_good(found))?;
+fn says<'a>(
+    field: &[&'a Finding],
+    method: Method,
+    is_good: impl Fn(&Finding) -> bool,
+) -> Option<&'a Finding> {
+    let good = field.iter().copied().find(|found| is_good(found))?;
     match method {
         // Each signature is for itself: one that is broken counts as if it were not there (RFC 6376, section 6.1).
         Method::Dkim => Some(good),
-        Method::Dmarc | Method::Spf => results.all(is_good).then_some(good),
+        Method::Dmarc | Method::Spf => field.iter().all(|found| is_good(found)).then_some(good),
     }
 }
 
@@ -274,7 +282,9 @@ impl Login {
         match (name, trust.logins) {
             (None, _) => Self::Nobody,
             (Some(name), logins) => match (Address::parse(name), logins) {
-                (Ok(address), _) => Self::Address(address),
+                // With a comment, a display name or a fold it is no login that anybody gave himself.
+                (Ok(address), _) if is_bare(name, &address) => Self::Address(address),
+                (Ok(_), _) => Self::Nobody,
                 (Err(_), Logins::Any) => Self::Name(name.to_owned()),
                 (Err(_), Logins::Address) => Self::Nobody,
             },
@@ -282,18 +292,49 @@ impl Login {
     }
 }
 
-/// What trusted fields say; none if one of them cannot be read, or there is too much of it.
-fn fields(head: &Head, trust: &Trust) -> Option<Vec<Vec<Finding>>> {
+/// What is known of HELO.
+#[derive(PartialEq, Eq)]
+enum Helo {
+    Plain,
+    Unknown,
+}
+
+/// Where the door does not say it, the topmost Received field does, with question marks for what is not plain.
+fn helo_in(head: &Head, envelope: &Envelope) -> Helo {
+    let said = head.received.as_deref().and_then(mail::helo_of);
+    match (envelope.echo, said) {
+        (Echo::Plain, _) => Helo::Plain,
+        (_, Some(helo)) if is_plain_path(helo) && !helo.contains(&b'?') => Helo::Plain,
+        _ => Helo::Unknown,
+    }
+}
+
+/// True if a field may have HELO in it.
+fn names_helo(field: &[u8]) -> bool {
+    field.windows(4).any(|word| word.eq_ignore_ascii_case(b"helo"))
+}
+
+/// True if the name is the address and nothing else.
+fn is_bare(name: &str, address: &Address) -> bool {
+    let domain = name.rsplit('@').next().unwrap_or_default();
+    Domain::parse(domain).is_ok_and(|domain| domain == *address.domain())
+        && (name.starts_with('"') || !name.contains(|c: char| c.is_whitespace() || "()<>\"".contains(c)))
+}
+
+/// What trusted fields say; none if one of them cannot be read, there is too much of it, or a stranger may have made them say
+/// it.
+fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Finding>>> {
     let (mut fields, mut results, mut bytes) = (Vec::new(), 0, 0);
-    if trust.authserv_ids.is_empty() {
+    if trust.authserv_ids.is_empty() || envelope.echo == Echo::Strange {
         return None;
     }
-    for value in head.authentication.values() {
+    let helo = helo_in(head, envelope);
+    for value in head.authentication.values()? {
         if !authserv_id_of(value).is_some_and(|id| trust.authserv_ids.contains(&id)) {
             continue;
         }
         bytes += value.len();
-        if bytes > MOST_BYTES {
+        if bytes > MOST_BYTES || helo == Helo::Unknown && names_helo(value) {
             return None;
         }
         let field: Vec<Finding> =
@@ -311,6 +352,16 @@ impl Finding {
     /// What we found out ourselves.
     pub fn new(method: Method, outcome: Outcome, domain: Option<Domain>) -> Self {
         Self { method, outcome, domain, of_helo: false }
+    }
+
+    /// True if it is about this domain, or may be: a message has one From field and one envelope sender, and its signatures
+    /// are each for themselves; the name in HELO is nobody's address.
+    fn speaks_of(&self, domain: &Domain) -> bool {
+        match self.method {
+            Method::Dmarc => true,
+            Method::Spf => !self.of_helo,
+            Method::Dkim => self.domain.as_ref().is_none_or(|named| is_its(named, domain)),
+        }
     }
 
     fn passes(&self, domain: &Domain) -> bool {
@@ -391,6 +442,7 @@ mod tests {
             queue_id: None,
             client: client.map(str::to_owned),
             is_local: false,
+            echo: Echo::Plain,
             login: login.map(str::to_owned),
             intake: Intake::Milter,
         }
@@ -499,7 +551,17 @@ mod tests {
             (&["mx2.test; spf=none", spf_passes], ""),
             (&[spf_passes, "mx.test; spf=pass smtp.mailfrom=y.test"], ""),
             (&[spf_passes, "mx.test; spf=pass"], ""),
-            (&[spf_passes, "mx.test; spf=fail smtp.helo=pc.test"], ""),
+            // Another identity, or another signature, does not disagree.
+            (&[spf_passes, "mx.test; spf=fail smtp.helo=pc.test"], "spf x.test"),
+            (&["mx.test; spf=none smtp.helo=pc.test", spf_passes], "spf x.test"),
+            (&["mx.test; dkim=pass header.d=esp.test", "mx.test; dkim=pass header.d=x.test"], "dkim x.test"),
+            (
+                &["mx.test; dkim=fail header.d=list.test", "mx2.test; dkim=pass header.d=x.test"],
+                "dkim x.test",
+            ),
+            (&["mx.test; dkim=fail header.d=x.test", "mx2.test; dkim=pass header.d=x.test"], ""),
+            (&["mx.test; dkim=none", "mx2.test; dkim=pass header.d=x.test"], ""),
+            (&["mx.test; dkim=pass header.d=y.test", "mx2.test; dkim=fail header.d=x.test"], ""),
             (&[dmarc_passes, "mx2.test; dmarc=temperror header.from=x.test"], "later"),
             (&[dmarc_passes, "mx.test; dmarc=pass (never closed"], ""),
             (&["mx.test; dmarc=pass header.from=x.test; dmarc=none header.from=x.test"], ""),
@@ -633,6 +695,14 @@ mod tests {
             // A login that is an address and nobody's here is of another company.
             (Some("b@other.test"), None, Logins::Any, Some("u-anna"), false),
             (Some("anna"), None, Logins::Address, Some("u-anna"), false),
+            // Written as a header field may have it, and no login.
+            (Some("anna@x.test(x)"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
+            (Some("anna@x.test (x)"), Some("u-anna"), Logins::Address, Some("u-anna"), false),
+            (Some("(x)anna@x.test"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
+            (Some("Anna <anna@x.test>"), Some("u-anna"), Logins::Address, Some("u-anna"), false),
+            (Some("<anna@x.test>"), Some("u-anna"), Logins::Address, Some("u-anna"), false),
+            (Some("anna @x.test"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
+            (Some(" anna@x.test"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
             (Some("anna"), None, Logins::Any, Some("u-anna"), true),
             // Who is no user has no login here.
             (Some("anna"), None, Logins::Any, None, false),

@@ -3,33 +3,40 @@
 //! In: the smtpd services where people log in, and our `[policy]` and `[sender]`. Out: findings. LMTP knows no login: only the
 //! milter hears it, or the topmost Received field says it.
 //! Promise: what is found loses mail: it is refused with 550, at once or after our milter was down.
+//! Fails: where a table cannot be listed, nothing is known of its copies.
 
 use super::{
     check::{Checks, Severity},
     script::bare,
-    settings::Service,
+    settings::{Service, Settings, SettingsError, split},
+    ways::is_integration,
 };
 use crate::config::{BackendKind, Config, DirectoryKind};
 use crate::directory::FileDirectory;
 use crate::rules::Require;
+
+/// What adds recipients that no milter sees: they come by LMTP whoever asks our milter.
+const ADDS: [&str; 4] = ["always_bcc", "sender_bcc_maps", "recipient_bcc_maps", "virtual_alias_maps"];
 
 /// The setting by which Received says who logged in.
 const SAYS: &str = "smtpd_sasl_authenticated_header";
 
 impl Checks<'_> {
     /// Every service where people log in.
-    pub(super) fn logins(&mut self) {
+    pub(super) fn logins(&mut self) -> Result<(), SettingsError> {
         if self.all_shadowed() || !asks_for_proof(self.config) {
-            return;
+            return Ok(());
         }
+        let adds = adds_us(self.settings, self.config)?;
         let logs_in = |service: &&Service| self.settings.of(service, "smtpd_sasl_auth_enable") == "yes";
         let services: Vec<Service> = self.settings.services("smtpd").filter(logs_in).cloned().collect();
         for service in &services {
-            self.login(service);
+            self.login(service, adds.as_deref());
         }
+        Ok(())
     }
 
-    fn login(&mut self, service: &Service) {
+    fn login(&mut self, service: &Service, adds: Option<&str>) {
         let host = self.settings.of(service, "myhostname").to_lowercase();
         let (is_said, is_believed) = (
             self.settings.of(service, SAYS) == "yes",
@@ -44,6 +51,9 @@ impl Checks<'_> {
         let name = &service.name;
         let (setting, when) = match action.as_deref() {
             None => (format!("{name}: people log in, and our milter is not asked"), ""),
+            Some(_) if let Some(adds) = adds => {
+                (format!("{name}: people log in, and {adds} adds integration addresses"), "")
+            }
             Some("accept") => (
                 format!("{name}: people log in, and default_action is accept"),
                 "after activity-milter was down, ",
@@ -70,6 +80,30 @@ impl Checks<'_> {
         };
         self.find(Severity::Must, "login", setting, &reason, remedy);
     }
+}
+
+/// What adds integration addresses to the recipients behind the milter, if something does.
+fn adds_us(settings: &Settings, config: &Config) -> Result<Option<&'static str>, SettingsError> {
+    let is_ours = |to: &str| to.rsplit_once('@').is_some_and(|(_, domain)| is_integration(config, domain));
+    for name in ADDS {
+        for element in split(settings.main(name)) {
+            let to = match (name, settings.is_ignored(&element)) {
+                ("always_bcc", _) => vec![element],
+                (_, true) => continue,
+                _ => {
+                    let entries = settings.entries(&element)?.unwrap_or_default();
+                    // Who already writes to us is seen by the milter.
+                    let added =
+                        entries.into_iter().filter(|(key, _)| name != "virtual_alias_maps" || !is_ours(key));
+                    added.flat_map(|(_, to)| split(&to)).collect()
+                }
+            };
+            if to.iter().any(|to| is_ours(to)) {
+                return Ok(Some(name));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// True if some tenant's policy asks for it, as far as we can know: a directory that is asked by HTTP names none.

@@ -1,0 +1,163 @@
+//! Whether what a stranger writes is safe in a filter's mouth.
+//!
+//! Filters repeat in Authentication-Results what the client said: the envelope sender and HELO, tags of signatures, the
+//! domain in From. Not all of them quote it as RFC 8601, section 2.2 asks: OpenDKIM writes the decoded `i=` as it is, rspamd
+//! an envelope sender into a comment. What has a `;` or a bracket in it may then read as a result that nobody found.
+//!
+//! In: what filters repeat. Out: whether it can be read in one way only.
+//! Promise: linear; what real mail has there is plain. Fails: never; what is not clear is not plain.
+
+use super::comment::Comments;
+
+/// Signs that end a value, a comment or a quoted string.
+const SIGNS: &[u8] = b";()\"\\<>,";
+
+/// True if nothing in a word ends it: no sign of the grammar, no white space, no control character.
+fn is_plain(word: &[u8]) -> bool {
+    word.iter().all(|b| !SIGNS.contains(b) && !b.is_ascii_whitespace() && !b.is_ascii_control())
+}
+
+/// The same of an envelope sender or HELO: in its brackets, if it has them.
+pub fn is_plain_path(path: &[u8]) -> bool {
+    let inner = path.strip_prefix(b"<").and_then(|path| path.strip_suffix(b">"));
+    is_plain(inner.unwrap_or(path))
+}
+
+/// The same of a field that filters repeat; any other field is plain.
+pub(super) fn is_plain_field(name: &[u8], value: &[u8]) -> bool {
+    let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+    match () {
+        () if is("DKIM-Signature") || is("ARC-Seal") || is("ARC-Message-Signature") => {
+            is_plain_signature(value)
+        }
+        () if is("From") => is_plain_list(value),
+        () => true,
+    }
+}
+
+/// A list of tags (RFC 6376, section 3.2): those that filters name.
+fn is_plain_signature(value: &[u8]) -> bool {
+    value.split(|&b| b == b';').all(|tag| {
+        let Some(at) = tag.iter().position(|&b| b == b'=') else { return true };
+        let (name, value) = (tag[..at].trim_ascii(), tag[at + 1..].trim_ascii());
+        match name {
+            b"d" | b"i" | b"s" | b"a" | b"cv" => is_plain(&decoded(value)),
+            // Base64, folded anywhere.
+            b"b" | b"bh" => value.iter().all(|b| !SIGNS.contains(b)),
+            _ => true,
+        }
+    })
+}
+
+/// What `i=` may be written in (RFC 6376, section 2.11); others decode other tags too.
+fn decoded(value: &[u8]) -> Vec<u8> {
+    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut decoded, mut rest) = (Vec::with_capacity(value.len()), value);
+    while let [first, after @ ..] = rest {
+        let pair = match (first, after) {
+            (b'=', [high, low, ..]) => digit(high).zip(digit(low)),
+            _ => None,
+        };
+        match pair {
+            Some((high, low)) => decoded.push(high * 16 + low),
+            None => decoded.push(*first),
+        }
+        rest = if pair.is_some() { &after[2..] } else { after };
+    }
+    decoded
+}
+
+/// Addresses with names: filters repeat the domain, which may be all that stands behind the `@`, without blanks.
+fn is_plain_list(value: &[u8]) -> bool {
+    let mut comments = Comments::of(value);
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'@', &value[at..]) {
+        at += found + 1;
+        let mut domain = Vec::new();
+        while let Some(&b) = value.get(at) {
+            match (b, comments.end(at)) {
+                (_, Some(end)) => at = end,
+                (b'<' | b'>' | b',' | b'@', _) => break,
+                _ => {
+                    domain.push(b);
+                    at += 1;
+                }
+            }
+        }
+        // A group ends with it.
+        let domain = domain.trim_ascii();
+        let domain = domain.strip_suffix(b";").unwrap_or(domain);
+        if domain.iter().any(|b| SIGNS.contains(b) && *b != b'"') {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_real_mail_are_plain() {
+        for (path, expected) in [
+            ("<anna@x.test>", true),
+            ("<>", true),
+            ("", true),
+            ("pc.test", true),
+            ("[192.0.2.1]", true),
+            ("<bounce+anna=y.test@x.test>", true),
+            ("<SRS0=HHH=TT=y.test=a@x.test>", true),
+            ("<prvs=1234=a@x.test>", true),
+            ("<räksmörgås@x.test>", true),
+            ("<\"a b\"@x.test>", false),
+            ("<\"a) ; dkim=pass header.d=x.test; x=y (b\"@evil.test>", false),
+            ("<a;b@x.test>", false),
+            ("<@relay.test,@b.test:a@x.test>", false),
+            ("a);dkim=pass(x)header.d=x.test;(", false),
+            ("a;b", false),
+            ("a\tb", false),
+            ("<a@x.test", false),
+        ] {
+            assert_eq!(is_plain_path(path.as_bytes()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn fields_that_read_in_two_ways_are_not_plain() {
+        for (name, value, expected) in [
+            (
+                "DKIM-Signature",
+                " v=1; a=rsa-sha256; c=relaxed/simple; d=x.test;\r\n\ti=@x.test; s=2026; t=1; h=from : to;\r\n\tbh=AbC+/=;\r\n b=Ab\r\n\tcd==",
+                true,
+            ),
+            ("dkim-signature", "d=x.test; i=a+b=3Dc=2E@x.test", true),
+            ("DKIM-Signature", "d=x.test; i=a=3B=20dkim=3Dpass@x.test", false),
+            ("DKIM-Signature", "d=x.test; i=\"a\"@x.test", false),
+            ("DKIM-Signature", "d=x.test; i=a header.d=y.test@x.test", false),
+            ("DKIM-Signature", "d=x.test; i=a=20header.d=3Dy.test@x.test", false),
+            ("DKIM-Signature", "d=x.test=3Bdkim=3Dpass; s=s", false),
+            ("DKIM-Signature", "d=x.test; s=s(; b=\"AB", false),
+            ("DKIM-Signature", "d=x.test; b=A\"(B", false),
+            ("ARC-Seal", "i=1; a=rsa-sha256; d=x.test; s=s; cv=none; b=AB=", true),
+            ("ARC-Seal", "i=1; d=x.test\")=3Bdkim=3Dpass; cv=none", false),
+            ("ARC-Message-Signature", "i=1; s=(", false),
+            ("From", " Anna <anna@x.test>", true),
+            ("From", " \"Doe; John\" <a@x.test> (a; b)", true),
+            ("From", " =?utf-8?q?a=3B?= <a@x.test>", true),
+            ("From", " <x@evil.test;dkim=pass header.d=x.test>", false),
+            ("From", " <x@evil.test ;dkim=pass(x)header.d=x.test>", false),
+            ("From", " x@evil.test;dkim=pass(x)header.d=x.test", false),
+            ("From", " x@evil.test(c);dkim=pass(x)header.d=x.test", false),
+            ("From", " x@evil.test;dkim=pass(x)header.d=x.test;", false),
+            ("From", " Anna :) <anna@x.test>", true),
+            ("From", " Staff: anna@x.test, bo@x.test;", true),
+            ("From", " \"anna@x.test\" <anna@x.test>", true),
+            ("From", " 'anna@x.test' via L <l@x.test>", true),
+            ("From", " anna@x.test (Anna; Ms)", true),
+            ("To", " a;b", true),
+        ] {
+            assert_eq!(is_plain_field(name.as_bytes(), value.as_bytes()), expected, "{name}: {value}");
+        }
+    }
+}
