@@ -206,6 +206,10 @@ async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_add
     let live = service(Require::Authenticated, Logins::Address, None);
     for (address, is_local, passes) in [
         (Some("192.0.2.7"), false, true),
+        // As Postfix writes it, in its macro and in XFORWARD.
+        (Some("IPv6:::ffff:192.0.2.7"), false, true),
+        (Some("ipv6:::ffff:192.0.2.7"), false, true),
+        (Some("IPv6:2001:db8::7"), false, false),
         (Some("203.0.113.7"), false, false),
         (Some("203.0.113.7"), true, false),
         (Some("127.0.0.1"), true, false),

@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// An envelope recipient; give one for each
     #[arg(long = "recipient", value_name = "ADDRESS", required = true)]
     recipients: Vec<String>,
-    /// The IP address of the SMTP client, for `sender.trusted_networks`
+    /// The IP address of the SMTP client, for `sender.trusted_networks`, `emergency.block.networks` and own SPF
     #[arg(long, value_name = "IP")]
     client: Option<IpAddr>,
     /// The SASL login of the SMTP client

@@ -182,13 +182,12 @@ async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(
             None
         } else {
             let body = object_of(response).await?;
-            let answer: TenantAnswer = parsed(&body).map_err(|error| match misread_policy(&body) {
-                // It may be stricter than the one that is remembered.
-                Some(why) => Unanswered::Changed(Unavailable(format!(
-                    "the policy of \"{prefix}\" cannot be read ({why}), and its mail waits"
-                ))),
-                None => error.into(),
-            })?;
+            // It may be stricter than the one that is remembered.
+            if let Some(why) = misread_policy(&body) {
+                let error = format!("the policy of \"{prefix}\" cannot be read ({why}), and its mail waits");
+                return Err(Unanswered::Changed(Unavailable(error)));
+            }
+            let answer: TenantAnswer = parsed(&body)?;
             if answer.prefix.to_lowercase() != *prefix || answer.id.is_empty() {
                 let error = format!("the answer is about another tenant than \"{prefix}\"");
                 return Err(Unavailable(error).into());
@@ -593,5 +592,36 @@ mod tests {
         backend.says("200 OK", "{\"people\":[]}");
         assert!(directory.project(&tenant, "B", &[]).await.is_err());
         assert!(directory.project(&tenant, "c", &[]).await.unwrap().is_none(), "nobody asked for c.a");
+    }
+
+    /// A policy that cannot be read may be stricter than the one that is remembered: the tenant's mail waits, and nobody else's.
+    #[tokio::test]
+    async fn an_unreadable_policy_is_no_outage() {
+        let backend = Backend::new();
+        let short = CacheSettings { hits: Duration::ZERO, misses: Duration::ZERO, ..settings() };
+        let directory = HttpDirectory::new(backend.client(""), short);
+        let tenant = |policy: &str| format!("{{\"id\": \"1\", \"prefix\": \"a\", \"policy\": {policy}}}");
+        for (policy, expected) in [
+            (r#"{"never_log": ["law.test"]}"#, ""),
+            (r#"{"never_log": ["law.test", "*.law.test"]}"#, "its never_log"),
+            (r#"{"require": "dmarc", "internal": "maybe"}"#, "its require, internal"),
+            ("[]", "it is no object"),
+            ("null", ""),
+            (r#"{"some_day": true}"#, ""),
+        ] {
+            backend.says("200 OK", tenant(policy));
+            for _ in 0..2 {
+                match directory.tenant("a").await {
+                    Ok(found) => assert!(found.is_some() && expected.is_empty(), "{policy}"),
+                    Err(error) => {
+                        let wanted = format!("the policy of \"a\" cannot be read ({expected})");
+                        assert!(!expected.is_empty() && error.0.contains(&wanted), "{policy}: {error}");
+                    }
+                }
+            }
+        }
+        // What cannot be read otherwise is an outage: the last word counts.
+        backend.says("200 OK", "<html>maintenance</html>");
+        assert!(directory.tenant("a").await.unwrap().is_some());
     }
 }

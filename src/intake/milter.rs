@@ -81,12 +81,9 @@ fn negotiate(
     let told = if named { ProtoOpts::NO_CONNECT } else { ProtoOpts::empty() };
     // HELO is of interest where filters repeat it in fields that we believe.
     let believes = !session.service().policy.trust.authserv_ids.is_empty();
-    let unheard = if believes { ProtoOpts::empty() } else { ProtoOpts::NO_HELO };
-    let skipped = told | unheard | ProtoOpts::NO_UNKNOWN;
-    let silent = ProtoOpts::NOREPLY_HELO
-        | ProtoOpts::NOREPLY_MAIL
-        | ProtoOpts::NOREPLY_HEADER
-        | ProtoOpts::NOREPLY_BODY;
+    let helo = if believes { ProtoOpts::NOREPLY_HELO } else { ProtoOpts::NO_HELO };
+    let skipped = told | helo | ProtoOpts::NO_UNKNOWN;
+    let silent = ProtoOpts::NOREPLY_MAIL | ProtoOpts::NOREPLY_HEADER | ProtoOpts::NOREPLY_BODY;
     let options = (skipped | silent | ProtoOpts::SKIP | ProtoOpts::LEADING_SPACE) & offered;
     cx.requested_opts = options;
     cx.requested_actions = (Actions::DELETE_RCPT | Actions::REQUEST_MACROS) & actions;

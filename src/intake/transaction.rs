@@ -255,7 +255,8 @@ impl Transaction {
             Err(refusal) => refusal.tenant.as_ref(),
         };
         // Whatever the directory says of its projects meanwhile.
-        if let Some(reason) = emergency.stops_tenant(tenant, &service.addressing.readings(address)) {
+        let names = tenant.map(|tenant| (tenant.id.as_str(), tenant.prefix.as_str()));
+        if let Some(reason) = emergency.stops_tenant(names, &service.addressing.readings(address)) {
             let refusal = Refusal { reason, tenant: tenant.cloned() };
             return self.refused(service, refusal, Some(address));
         }

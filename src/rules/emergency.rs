@@ -4,7 +4,7 @@
 //! Promise: other people's mail is not asked about.
 //! Fails: never.
 
-use super::{addressing::Reading, reply::Reason, words::Tenant};
+use super::{addressing::Reading, reply::Reason};
 use crate::mail::{Address, Domain, Mention};
 use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
@@ -100,10 +100,11 @@ impl Emergency {
     }
 
     /// Why nothing is taken for a tenant; where the directory names none, for whoever the address may mean.
-    pub fn stops_tenant(&self, tenant: Option<&Tenant>, readings: &[Reading]) -> Option<Reason> {
+    /// `tenant`: its id and its prefix.
+    pub fn stops_tenant(&self, tenant: Option<(&str, &str)>, readings: &[Reading]) -> Option<Reason> {
         let tenants = &self.block.tenants;
         let blocked = match tenant {
-            Some(tenant) => tenants.contains(&tenant.id) || tenants.contains(&tenant.prefix),
+            Some((id, prefix)) => tenants.contains(id) || tenants.contains(prefix),
             None => !tenants.is_empty() && readings.iter().any(|reading| tenants.contains(&reading.prefix)),
         };
         blocked.then(|| self.block.reason())
@@ -180,18 +181,9 @@ mod tests {
             (None, &["1001.other", "other"], stopped),
             (None, &["mycompany"], None),
         ] {
-            let tenant = tenant.map(|(id, prefix)| Tenant {
-                id: id.to_owned(),
-                prefix: prefix.to_owned(),
-                name: String::new(),
-                active: true,
-                activity_type: String::new(),
-                shadow: false,
-                policy: std::sync::Arc::default(),
-            });
             let reading = |prefix: &&str| Reading { prefix: (*prefix).to_owned(), project: None };
             let readings: Vec<Reading> = readings.iter().map(reading).collect();
-            assert_eq!(levers.stops_tenant(tenant.as_ref(), &readings), expected, "{tenant:?} {readings:?}");
+            assert_eq!(levers.stops_tenant(tenant, &readings), expected, "{tenant:?} {readings:?}");
         }
         let said = levers.pulled().unwrap();
         assert_eq!(

@@ -652,6 +652,37 @@ mod tests {
 
     // W2
     #[test]
+    fn what_a_stranger_may_have_made_a_filter_say_proves_nothing() {
+        const SPF: &str = "mx.test; spf=pass smtp.mailfrom=x.test";
+        const HELO: &str = "mx.test; spf=pass smtp.mailfrom=x.test smtp.helo=pc.test";
+        const PLAIN: &str = "Received: from pc.test (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
+        const STRANGE: &str =
+            "Received: from a?spf=pass?x (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
+        const SIGNED: &str = "DKIM-Signature: d=evil.test; i=a=3Bspf=3Dpass@evil.test\r\n";
+        for (echo, field, before, passes) in [
+            (Echo::Plain, SPF, "", true),
+            (Echo::Plain, HELO, "", true),
+            (Echo::Plain, HELO, STRANGE, true),
+            (Echo::UnknownHelo, SPF, "", true),
+            (Echo::UnknownHelo, HELO, "", false),
+            (Echo::UnknownHelo, HELO, PLAIN, true),
+            (Echo::UnknownHelo, HELO, STRANGE, false),
+            (Echo::Strange, SPF, "", false),
+            (Echo::Strange, SPF, PLAIN, false),
+            (Echo::Plain, SPF, SIGNED, false),
+        ] {
+            let head = format!("{before}Authentication-Results: {field}\r\nFrom: anna@x.test\r\n");
+            let head = Head::parse(head.as_bytes()).unwrap();
+            let envelope = Envelope { echo, ..envelope(Some("203.0.113.1"), None) };
+            let evidence = Evidence::of(&head, &envelope, &trust());
+            let address = Address::parse("anna@x.test").unwrap();
+            let claim = Claim { place: Place::From, address: &address, user: Some("u"), login: None };
+            assert_eq!(evidence.proof(&claim).is_some(), passes, "{echo:?} {field} {before}");
+        }
+    }
+
+    // W2
+    #[test]
     fn too_much_proves_nothing() {
         let pass = "; spf=pass smtp.mailfrom=x.test";
         for (count, expected) in [(MOST_RESULTS, "spf x.test"), (MOST_RESULTS + 1, "")] {
