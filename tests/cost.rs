@@ -128,6 +128,7 @@ fn envelope() -> Envelope {
         client: None,
         is_local: false,
         echo: activity_milter::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Explain,
     }

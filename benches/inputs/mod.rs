@@ -116,6 +116,7 @@ impl Mail {
             client: Some("192.0.2.7".to_owned()),
             is_local: false,
             echo: activity_milter::mail::Echo::Plain,
+            helo: None,
             login: None,
             intake: Intake::Milter,
         };

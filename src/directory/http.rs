@@ -21,7 +21,10 @@ use reqwest::{RequestBuilder, Response, StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,12 +49,14 @@ pub struct HttpDirectory {
     cache: Cache,
     /// [`MOMENT`]
     moment: Duration,
+    /// A tenant in shadow mode was answered.
+    has_shadow: Arc<AtomicBool>,
 }
 
 impl HttpDirectory {
     /// Asks over this connection.
     pub fn new(client: Arc<Client>, settings: CacheSettings) -> Self {
-        Self { client, cache: Cache::new(settings), moment: MOMENT }
+        Self { client, cache: Cache::new(settings), moment: MOMENT, has_shadow: Arc::default() }
     }
 
     /// The same with other settings, for a reload that nothing refuses any more: if there is less room, this one has less
@@ -59,7 +64,7 @@ impl HttpDirectory {
     pub fn renewed(&self, client: Arc<Client>, settings: CacheSettings) -> Self {
         let same = client.is_same_caller(&self.client);
         let cache = if same { self.cache.renewed(settings) } else { Cache::new(settings) };
-        Self { client, cache, moment: self.moment }
+        Self { client, cache, moment: self.moment, has_shadow: Arc::clone(&self.has_shadow) }
     }
 
     /// True if what is known of the tenant whose prefix is `number.prefix` is an old "there is none".
@@ -75,7 +80,12 @@ impl HttpDirectory {
         let fetch = move |questions: Vec<Question>| fetch_tenant(client, questions).boxed();
         let known = self.cache.ask(vec![Question::Tenant(prefix.to_owned())], fetch).await?;
         match known.into_iter().next() {
-            Some(Known { answer: Answer::Tenant(tenant), stale }) => Ok((tenant, stale)),
+            Some(Known { answer: Answer::Tenant(tenant), stale }) => {
+                if tenant.as_ref().is_some_and(|tenant| tenant.shadow) {
+                    self.has_shadow.store(true, Ordering::Relaxed);
+                }
+                Ok((tenant, stale))
+            }
             _ => Err(Unavailable("the backend answered something else".to_owned())),
         }
     }
@@ -161,6 +171,10 @@ impl Directory for HttpDirectory {
         }
     }
 
+    fn has_shadow(&self) -> bool {
+        self.has_shadow.load(Ordering::Relaxed)
+    }
+
     fn source(&self) -> String {
         self.client.url(&["v1"]).to_string()
     }
@@ -187,10 +201,11 @@ async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(
                 let error = format!("the policy of \"{prefix}\" cannot be read ({why}), and its mail waits");
                 return Err(Unanswered::Changed(Unavailable(error)));
             }
-            let answer: TenantAnswer = parsed(&body)?;
+            // It has answered, and concerns nobody else: the others' answers go on to be fetched.
+            let answer: TenantAnswer = parsed(&body).map_err(Unanswered::Changed)?;
             if answer.prefix.to_lowercase() != *prefix || answer.id.is_empty() {
                 let error = format!("the answer is about another tenant than \"{prefix}\"");
-                return Err(Unavailable(error).into());
+                return Err(Unanswered::Changed(Unavailable(error)));
             }
             Some(answer.into())
         };
@@ -357,10 +372,7 @@ mod tests {
     use std::{
         io::{BufRead, BufReader, Read, Write},
         net::TcpListener,
-        sync::{
-            Mutex,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::{Mutex, atomic::AtomicUsize},
     };
 
     /// A backend that answers each request with the same bytes.
@@ -620,7 +632,20 @@ mod tests {
                 }
             }
         }
-        // What cannot be read otherwise is an outage: the last word counts.
+        // Nor is an answer that is about something else.
+        for answer in [
+            r#"{"id": "1", "prefix": "a", "mode": "shadoww"}"#,
+            r#"{"id": "1", "prefix": "b"}"#,
+            r#"{"id": 7, "prefix": "a"}"#,
+        ] {
+            backend.says("200 OK", tenant("null"));
+            assert!(directory.tenant("a").await.is_ok());
+            backend.says("200 OK", answer);
+            assert!(directory.tenant("a").await.is_err(), "{answer}");
+        }
+        backend.says("200 OK", tenant("null"));
+        assert!(directory.tenant("a").await.is_ok());
+        // What is no answer at all is an outage: the last word counts.
         backend.says("200 OK", "<html>maintenance</html>");
         assert!(directory.tenant("a").await.unwrap().is_some());
     }

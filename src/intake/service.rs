@@ -221,7 +221,8 @@ impl Service {
 
     /// Whose recipient it is, if that tenant is in shadow mode, and others are not.
     pub(super) async fn in_shadow(&self, address: &Address) -> Option<Tenant> {
-        if self.policy.shadow != Shadow::Marked {
+        // Nobody else pays for it: a lever may be pulled because the directory is in trouble.
+        if self.policy.shadow != Shadow::Marked || !self.directory.has_shadow() {
             return None;
         }
         let readings = self.addressing.readings(address);

@@ -321,6 +321,10 @@ impl Session {
         {
             transaction.keep_private();
         }
+        // Where the proof has to wait, so has the word on mail among users.
+        if !matches!(&ruled, Some(Ok(Ruled::Later { .. }))) {
+            transaction.say_held();
+        }
         tell_shadowed(transaction, &shadowed, would_be);
         match ruled {
             None => Ok(None),

@@ -5,7 +5,7 @@
 //! Fails: never; trouble of the directory is a reply of 4xx.
 
 use super::{
-    fate::{Fate, Recipients},
+    fate::{Fate, Interest, Recipients},
     head::NeverLog,
     places::Seat,
     service::{Policy, Refusal, Service},
@@ -179,6 +179,7 @@ impl Transaction {
             client: self.client().map(str::to_owned),
             is_local: self.client.as_ref().is_some_and(|client| client.is_local),
             echo: self.echo(),
+            helo: self.client.as_ref().and_then(|client| client.helo.clone()),
             login: self.client.as_ref().and_then(|client| client.login.clone()),
             intake: self.door,
         }
@@ -340,19 +341,21 @@ impl Transaction {
         let mut reply = service.texts.reply(refusal.reason, address);
         let tenant = refusal.tenant.as_ref();
         if service.shadows(tenant) {
-            self.hold_or_say(&service.policy, HeldRefusal::new(tenant, address, &reply, true));
+            self.hold_or_say(service, HeldRefusal::new(tenant, address, &reply, true));
             if self.door != Intake::Lmtp {
                 return Fate::Other;
             }
             reply = service.texts.reply(Reason::ShadowMode, address);
         }
-        self.hold_or_say(&service.policy, HeldRefusal::new(tenant, address, &reply, false));
+        self.hold_or_say(service, HeldRefusal::new(tenant, address, &reply, false));
         Fate::Refused(reply)
     }
 
     /// Where somebody is never recorded, what the head will say counts for the lines of RCPT too.
-    fn hold_or_say(&mut self, policy: &Policy, refusal: HeldRefusal) {
-        match self.may_be_private(policy) && !self.is_private {
+    fn hold_or_say(&mut self, service: &Service, refusal: HeldRefusal) {
+        // Whose mail it is, and who is never recorded there, may come with the next recipient.
+        let is_open = self.recipients.interest() == Interest::Nothing && service.directory.says_never_log();
+        match (is_open || self.may_be_private(&service.policy)) && !self.is_private {
             true if self.held.len() < HELD => self.held.push(refusal),
             true => refusal.say(&self.told_private().who(self.door.as_str())),
             false => self.say_refusal(&refusal),
@@ -368,7 +371,7 @@ impl Transaction {
     fn left_with_postfix(&mut self, service: &Service, target: &Target) -> Fate {
         let reply = service.texts.reply(Reason::ShadowMode, Some(&target.address));
         let refusal = HeldRefusal::new(Some(&target.tenant), Some(&target.address), &reply, false);
-        self.hold_or_say(&service.policy, refusal);
+        self.hold_or_say(service, refusal);
         Fate::Refused(reply)
     }
 
@@ -392,6 +395,13 @@ impl Transaction {
     /// The head is under way: until it is read, whole, it may name anybody.
     pub(super) fn presume_private(&mut self, policy: &Policy) {
         self.is_private |= self.may_be_private(policy);
+    }
+
+    /// Whether it is private is known now: refusals at RCPT are told.
+    pub(super) fn say_held(&mut self) {
+        for refusal in std::mem::take(&mut self.held) {
+            self.say_refusal(&refusal);
+        }
     }
 
     fn may_be_private(&self, policy: &Policy) -> bool {
@@ -562,9 +572,7 @@ impl HeldRefusal {
 impl Drop for Transaction {
     /// What is known of it now is all that will be.
     fn drop(&mut self) {
-        for refusal in std::mem::take(&mut self.held) {
-            self.say_refusal(&refusal);
-        }
+        self.say_held();
     }
 }
 

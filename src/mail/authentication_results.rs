@@ -40,6 +40,8 @@ pub struct AuthenticationResults {
     pub authserv_id: String,
     /// What each method found; nothing for `none`.
     pub results: Vec<MethodResult>,
+    /// Names in HELO that stand before the end of the field: what follows may be what the client called itself.
+    pub helo_within: Vec<String>,
 }
 
 /// What one method found.
@@ -79,7 +81,18 @@ impl AuthenticationResults {
             (Some(Token::Word(version)), None) if version == VERSION => {}
             _ => return None,
         }
-        Some(Self { authserv_id, results: clauses.filter_map(|clause| result(&clause)).collect() })
+        let clauses: Vec<Vec<Token>> = clauses.filter(|clause| !clause.is_empty()).collect();
+        let helo_within = clauses.iter().enumerate().filter_map(|(index, clause)| {
+            let at = clause.iter().position(|token| token.is("helo"))?;
+            let is_last = index + 1 == clauses.len() && at + 3 == clause.len();
+            match clause.get(at + 2) {
+                Some(Token::Word(helo) | Token::Quoted(helo)) if !is_last => Some(helo.clone()),
+                _ => None,
+            }
+        });
+        let helo_within = helo_within.collect();
+        let results = clauses.iter().filter_map(|clause| result(clause)).collect();
+        Some(Self { authserv_id, results, helo_within })
     }
 }
 
@@ -110,11 +123,16 @@ enum Token {
     Sign(u8),
 }
 
+impl Token {
+    fn is(&self, wanted: &str) -> bool {
+        matches!(self, Self::Word(word) if word.eq_ignore_ascii_case(wanted))
+    }
+}
+
 /// The tokens between semicolons, of the first `most` clauses; none if a comment or a quoted string never ends, it is not
 /// UTF-8, or somebody hides something.
 fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
-    // Nobody but a stranger whom a filter repeats writes a quoted pair.
-    if value.contains(&0) || value.contains(&b'\\') {
+    if value.contains(&0) {
         return None;
     }
     let mut comments = Comments::of(value);
@@ -131,6 +149,7 @@ fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
             Some(Token::Quoted(_)) => b == b'@',
             _ => false,
         };
+        let begin = at;
         at = match b {
             b' ' | b'\t' | b'\r' | b'\n' => at + 1,
             b'(' => {
@@ -148,9 +167,6 @@ fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
             }
             b'"' => {
                 let (text, end) = quoted(value, at)?;
-                if !in_result && value[at..end].contains(&b'\\') {
-                    return None;
-                }
                 clause.push(Token::Quoted(text));
                 end
             }
@@ -164,6 +180,10 @@ fn clauses(value: &[u8], most: usize) -> Option<Vec<Vec<Token>>> {
                 end
             }
         };
+        // Nobody but a stranger whom a filter repeats writes a quoted pair.
+        if value[begin..at].contains(&b'\\') {
+            return None;
+        }
     }
     Some(all)
 }
@@ -255,7 +275,7 @@ mod tests {
 
     /// `id: method=result property=value …; …`, or nothing.
     fn read(value: &str) -> String {
-        let Some(AuthenticationResults { authserv_id, results }) =
+        let Some(AuthenticationResults { authserv_id, results, .. }) =
             AuthenticationResults::parse(value.as_bytes())
         else {
             return String::new();
@@ -355,6 +375,7 @@ mod tests {
             ("\"mx.\\test\"; spf=pass", None),
             ("(\0) mx.test; spf=pass", None),
             ("mx.test\0", None),
+            ("mx.test; dmarc=fail (a\\b) header.from=x.test", Some("mx.test")),
             ("mx.te\r\n st; spf=pass", Some("mx.te")),
             // The Kelvin sign is no k, and a capital \u{d6} no \u{f6}, for `header_checks`.
             ("m\u{212a}.test; spf=pass", Some("m\u{212a}.test")),
@@ -363,6 +384,25 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(authserv_id_of(value.as_bytes()).as_deref(), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_follows_helo_may_be_of_it() {
+        for (value, expected) in [
+            ("m; spf=none smtp.helo=pc.test", false),
+            ("m; spf=pass smtp.mailfrom=x.test smtp.helo=pc.test;", false),
+            (
+                "m; spf=pass smtp.mailfrom=x.test (client-ip=192.0.2.7; helo=pc.test; envelope-from=a@x.test)",
+                false,
+            ),
+            ("m; dkim=none; spf=none smtp.helo=pc.test (c)", false),
+            ("m; spf=none SMTP.HELO=a;spf=pass(x)smtp.mailfrom=x.test;x=y", true),
+            ("m; spf=none smtp.helo=a smtp.mailfrom=x.test", true),
+            ("m; spf=none smtp.helo=pc.test; dmarc=pass header.from=x.test", true),
+        ] {
+            let parsed = AuthenticationResults::parse(value.as_bytes()).unwrap();
+            assert_eq!(!parsed.helo_within.is_empty(), expected, "{value}");
         }
     }
 

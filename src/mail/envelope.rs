@@ -18,6 +18,8 @@ pub struct Envelope {
     pub is_local: bool,
     /// What filters may have repeated of it.
     pub echo: Echo,
+    /// HELO, where the door knows it.
+    pub helo: Option<String>,
     /// The SASL login name.
     pub login: Option<String>,
     /// Which door the message came through.

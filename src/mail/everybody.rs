@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Fields that name people (RFC 5322, section 3.6; RFC 8098; RFC 9057; what is in use), with and without `Resent-`.
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 33] = [
     "From",
     "Sender",
     "Reply-To",
@@ -37,6 +37,17 @@ const FIELDS: [&str; 22] = [
     "X-Original-From",
     "X-Original-Sender",
     "X-Envelope-To",
+    "X-Envelope-From",
+    "X-Forwarded-To",
+    "X-Forwarded-For",
+    "X-Sender",
+    "X-Google-Original-From",
+    "X-Original-Recipient",
+    "X-Rcpt-To",
+    "X-Confirm-Reading-To",
+    "X-Failed-Recipients",
+    "Mail-Copies-To",
+    "Original-Sender",
 ];
 
 /// Every address in the raw head, up to but without the empty line.
@@ -45,14 +56,24 @@ pub fn everybody(head: &[u8]) -> impl Iterator<Item = Mention> {
     fields(head).flat_map(move |(name, value)| {
         // They lie in one line of `head`.
         let before = value.as_ptr() as usize - name.as_ptr() as usize;
-        if name.eq_ignore_ascii_case(b"Received") {
-            return recipients_of(&unbroken(value, before));
-        }
-        if !names_people(name) {
+        // Hosts on the way say from whom and for whom they had it (RFC 5321, section 4.4).
+        let is_trace = name.eq_ignore_ascii_case(b"Received");
+        if !is_trace && !names_people(name) {
             return Vec::new();
         }
         let value = unbroken(value, before);
-        let mut found = mentions(&decode_unstructured(&value, charset.as_deref()));
+        let text = decode_unstructured(&value, charset.as_deref());
+        let mut found = mentions(&text);
+        // A quoted pair, and a fold in the middle.
+        if text.contains('\\') {
+            found.extend(mentions(&text.replace('\\', "")));
+        }
+        if value.contains(&b'\n') {
+            found.extend(mentions(&String::from_utf8_lossy(&without_folds(&value))));
+        }
+        if is_trace {
+            return found;
+        }
         // From is read in more ways than one.
         if name.eq_ignore_ascii_case(b"From") {
             let read = from::read_from(&value, charset.as_deref()).mailboxes;
@@ -64,11 +85,13 @@ pub fn everybody(head: &[u8]) -> impl Iterator<Item = Mention> {
     })
 }
 
-/// Whom a host on the way had it for (RFC 5321, section 4.4: `for <address>`).
-fn recipients_of(received: &[u8]) -> Vec<Mention> {
-    let text = String::from_utf8_lossy(received).to_ascii_lowercase();
-    let words = text.split_ascii_whitespace();
-    words.skip_while(|word| *word != "for").skip(1).take(1).flat_map(mentions).collect()
+/// A value whose line breaks, and the blanks behind them, are gone.
+fn without_folds(value: &[u8]) -> Vec<u8> {
+    let lines = value.split(|&b| b == b'\n').enumerate();
+    lines
+        .flat_map(|(index, line)| if index == 0 { line.trim_ascii_end() } else { line.trim_ascii() })
+        .copied()
+        .collect()
 }
 
 fn names_people(name: &[u8]) -> bool {
@@ -96,7 +119,7 @@ mod tests {
             To: j@x.test\r\nCc: k@x.test\r\nBcc: l@x.test, nobody, m@x.test\r\nReply-To: n@x.test\r\nSubject: s@x.test\r\n\
             Return-Path: <o@x.test>\r\n";
         let found = named(head);
-        let expected: Vec<String> = ('a'..='o').map(|c| format!("{c}@x.test")).collect();
+        let expected: Vec<String> = ('a'..='o').chain(['r']).map(|c| format!("{c}@x.test")).collect();
         assert_eq!(found, expected);
     }
 
@@ -124,6 +147,11 @@ mod tests {
             "Cc: =?utf-8?q?a=40x.test?= <z@z.test>",
             "Cc: =?utf-8?b?YUB4LnRlc3Q=?= <z@z.test>",
             "Cc: [a@x.test]",
+            "Cc: z@z.test (a@x.\r\n test)",
+            "Cc: \"a\\@x.test\" <z@z.test>",
+            "X-Forwarded-For: z@z.test a@x.test",
+            "Received: from for by b (envelope-from <a@x.test>) id 1",
+            "Received: from a by b for <z@z.test>, <a@x.test>; Mon, 30 Nov 2026 11:00:00 +0000",
             "Errors-To: a@x.test",
             "delivered-to: a@x.test",
             "X-Original-To: a@x.test",

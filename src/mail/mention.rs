@@ -14,14 +14,17 @@ pub enum Mention {
     Domain(Domain),
 }
 
-/// What ends a word of RFC 5322.
+/// What ends a word of RFC 5322, and the quotes and dashes of typography.
 fn is_sign(c: char) -> bool {
-    c.is_whitespace() || c.is_control() || "()<>[]\",;:\\".contains(c)
+    c.is_whitespace()
+        || c.is_control()
+        || "()<>[]\",;:\\".contains(c)
+        || !c.is_ascii() && !c.is_alphanumeric()
 }
 
-/// What ends an address in a text.
+/// What no domain has.
 fn is_end(c: char) -> bool {
-    is_sign(c) || "{}&'`|/=?!*%$#^".contains(c)
+    !c.is_alphanumeric() && !"-._".contains(c)
 }
 
 /// An `@`, as Asian keyboards write it too.
@@ -34,12 +37,15 @@ pub fn mentions(text: &str) -> Vec<Mention> {
     let (mut found, mut words) = (Vec::new(), text.split(is_at));
     let mut before = words.next().unwrap_or_default();
     for behind in words {
-        let domain = behind.split(is_end).next().unwrap_or_default().trim_end_matches('.');
+        let domain = behind.split(is_end).next().unwrap_or_default().trim_end_matches(['.', '-', '_']);
         if let Ok(domain) = Domain::parse(domain) {
-            // With the signs that a local part may have and a text rarely has, and without.
-            let [long, short] = [is_sign as fn(char) -> bool, is_end].map(|ends| before.rsplit(ends).next());
-            found.extend(long.map(|local| mention(local, &domain)));
-            found.extend(short.filter(|_| short != long).map(|local| mention(local, &domain)));
+            let written = before.rsplit(is_sign).next().unwrap_or_default();
+            // A quote that opens before it is none of it.
+            let bare = written.trim_start_matches(|c: char| !c.is_alphanumeric());
+            found.push(mention(written, &domain));
+            if bare != written {
+                found.push(mention(bare, &domain));
+            }
         }
         before = behind;
     }
@@ -78,7 +84,13 @@ mod tests {
             ("by mx.test for <law@x.test>; Mon, 30 Nov", "law@x.test"),
             ("o'brien@x.test", "o'brien@x.test"),
             ("a=b@x.test", "a=b@x.test"),
-            ("x=law@x.test", "law@x.test"),
+            ("“law@x.test”", "law@x.test"),
+            ("‘law@x.test’ via L", "law@x.test"),
+            ("law@x.test…", "law@x.test"),
+            ("–law@x.test–", "law@x.test"),
+            ("law@x.test~x", "law@x.test"),
+            ("law@x.test_", "law@x.test"),
+            ("law@x.test+y", "law@x.test"),
             (&long, "x.test"),
             ("law@räksmörgås.test", "law@xn--rksmrgs-5wao1o.test"),
         ] {
@@ -93,5 +105,9 @@ mod tests {
         }
         assert_eq!(mentions("nobody at all"), []);
         assert_eq!(mentions("a @ b"), []);
+        // Somebody else's address is not what stands behind a sign in it.
+        for text in ["o'brien@x.test", "john&mary@x.test", "dev/team@x.test", "a=team@x.test"] {
+            assert_eq!(mentions(text).len(), 1, "{text}");
+        }
     }
 }

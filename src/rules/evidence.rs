@@ -292,21 +292,15 @@ impl Login {
     }
 }
 
-/// What is known of HELO.
-#[derive(PartialEq, Eq)]
-enum Helo {
-    Plain,
-    Unknown,
-}
-
-/// Where the door does not say it, the topmost Received field does, with question marks for what is not plain.
-fn helo_in(head: &Head, envelope: &Envelope) -> Helo {
-    let said = head.received.as_deref().and_then(mail::helo_of);
-    match (envelope.echo, said) {
-        (Echo::Plain, _) => Helo::Plain,
-        (_, Some(helo)) if is_plain_path(helo) && !helo.contains(&b'?') => Helo::Plain,
-        _ => Helo::Unknown,
-    }
+/// HELO as far as it is known: where the door does not say it, the topmost Received field does, with question marks for what
+/// is not plain.
+fn helo_of(head: &Head, envelope: &Envelope) -> Option<String> {
+    let received = || {
+        let helo = head.received.as_deref().and_then(mail::helo_of)?;
+        Some(String::from_utf8_lossy(helo).into_owned()).filter(|helo| !helo.contains('?'))
+    };
+    let helo = envelope.helo.clone().or_else(received)?;
+    is_plain_path(helo.as_bytes()).then_some(helo)
 }
 
 /// True if a field may have HELO in it.
@@ -328,17 +322,24 @@ fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Fin
     if trust.authserv_ids.is_empty() || envelope.echo == Echo::Strange {
         return None;
     }
-    let helo = helo_in(head, envelope);
+    let known = helo_of(head, envelope);
+    let is_unknown = envelope.echo == Echo::UnknownHelo && known.is_none();
     for value in head.authentication.values()? {
         if !authserv_id_of(value).is_some_and(|id| trust.authserv_ids.contains(&id)) {
             continue;
         }
         bytes += value.len();
-        if bytes > MOST_BYTES || helo == Helo::Unknown && names_helo(value) {
+        if bytes > MOST_BYTES || is_unknown && names_helo(value) {
             return None;
         }
-        let field: Vec<Finding> =
-            AuthenticationResults::parse(value)?.results.iter().filter_map(Finding::of).collect();
+        let read = AuthenticationResults::parse(value)?;
+        // What stands behind it may be of another HELO than the one we know.
+        if let (Some(helo), said) = (&known, &read.helo_within)
+            && said.iter().any(|said| !said.eq_ignore_ascii_case(helo))
+        {
+            return None;
+        }
+        let field: Vec<Finding> = read.results.iter().filter_map(Finding::of).collect();
         results += field.len();
         if results > MOST_RESULTS {
             return None;
@@ -443,6 +444,7 @@ mod tests {
             client: client.map(str::to_owned),
             is_local: false,
             echo: Echo::Plain,
+            helo: None,
             login: login.map(str::to_owned),
             intake: Intake::Milter,
         }
@@ -655,6 +657,8 @@ mod tests {
     fn what_a_stranger_may_have_made_a_filter_say_proves_nothing() {
         const SPF: &str = "mx.test; spf=pass smtp.mailfrom=x.test";
         const HELO: &str = "mx.test; spf=pass smtp.mailfrom=x.test smtp.helo=pc.test";
+        const WITHIN: &str = "mx.test; spf=none smtp.helo=pc.test; spf=pass smtp.mailfrom=x.test";
+        const OTHER: &str = "mx.test; spf=none smtp.helo=a;spf=pass(x)smtp.mailfrom=x.test;x=y";
         const PLAIN: &str = "Received: from pc.test (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
         const STRANGE: &str =
             "Received: from a?spf=pass?x (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
@@ -662,7 +666,12 @@ mod tests {
         for (echo, field, before, passes) in [
             (Echo::Plain, SPF, "", true),
             (Echo::Plain, HELO, "", true),
-            (Echo::Plain, HELO, STRANGE, true),
+            // A host before us has heard what its Received field does not say.
+            (Echo::Plain, HELO, STRANGE, false),
+            (Echo::Plain, SPF, STRANGE, false),
+            (Echo::Plain, WITHIN, "", true),
+            (Echo::Plain, WITHIN, PLAIN, true),
+            (Echo::Plain, OTHER, PLAIN, false),
             (Echo::UnknownHelo, SPF, "", true),
             (Echo::UnknownHelo, HELO, "", false),
             (Echo::UnknownHelo, HELO, PLAIN, true),

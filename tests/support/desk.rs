@@ -185,6 +185,7 @@ pub fn parcel_with(parties: Parties, text: String) -> Parcel {
         client: None,
         is_local: false,
         echo: activity_milter::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Milter,
     };

@@ -50,6 +50,7 @@ pub async fn whole(spool: &Path, head: &str, rest: &[u8], targets: &[&str]) -> P
         client: None,
         is_local: false,
         echo: activity_milter::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Milter,
     };

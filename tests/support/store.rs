@@ -144,6 +144,7 @@ impl Letter {
             client: None,
             is_local: false,
             echo: activity_milter::mail::Echo::Plain,
+            helo: None,
             login: None,
             intake: Intake::Milter,
         };

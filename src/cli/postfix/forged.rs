@@ -164,7 +164,8 @@ fn passing(settings: &Settings, tables: &[String], id: &str) -> Result<Option<St
 
 fn removes(settings: &Settings, tables: &[String], field: &str) -> Result<bool, SettingsError> {
     for table in tables {
-        if let Some(action) = settings.ask(field, table)? {
+        // What cannot be read takes nothing away, and is named elsewhere.
+        if let Ok(Some(action)) = settings.ask(field, table) {
             let action = action.trim_start().to_uppercase();
             return Ok(REMOVES.iter().any(|removes| action.starts_with(removes)));
         }

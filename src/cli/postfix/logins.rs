@@ -8,7 +8,7 @@
 use super::{
     check::{Checks, Severity},
     script::bare,
-    settings::{Service, Settings, SettingsError, split},
+    settings::{Service, Settings, split},
     ways::is_integration,
 };
 use crate::config::{BackendKind, Config, DirectoryKind};
@@ -16,24 +16,47 @@ use crate::directory::FileDirectory;
 use crate::rules::Require;
 
 /// What adds recipients that no milter sees: they come by LMTP whoever asks our milter.
-const ADDS: [&str; 4] = ["always_bcc", "sender_bcc_maps", "recipient_bcc_maps", "virtual_alias_maps"];
+const ADDS: [&str; 7] = [
+    "always_bcc",
+    "sender_bcc_maps",
+    "recipient_bcc_maps",
+    "virtual_alias_maps",
+    "alias_maps",
+    "canonical_maps",
+    "recipient_canonical_maps",
+];
 
 /// The setting by which Received says who logged in.
 const SAYS: &str = "smtpd_sasl_authenticated_header";
 
 impl Checks<'_> {
     /// Every service where people log in.
-    pub(super) fn logins(&mut self) -> Result<(), SettingsError> {
+    pub(super) fn logins(&mut self) {
         if self.all_shadowed() || !asks_for_proof(self.config) {
-            return Ok(());
+            return;
         }
-        let adds = adds_us(self.settings, self.config)?;
+        self.unforwarded();
+        let adds = adds_us(self.settings, self.config);
         let logs_in = |service: &&Service| self.settings.of(service, "smtpd_sasl_auth_enable") == "yes";
         let services: Vec<Service> = self.settings.services("smtpd").filter(logs_in).cloned().collect();
         for service in &services {
-            self.login(service, adds.as_deref());
+            self.login(service, adds);
         }
-        Ok(())
+    }
+
+    /// Without XFORWARD we know neither client nor HELO by LMTP, nor for which message a Received field was written.
+    fn unforwarded(&mut self) {
+        let name = "lmtp_send_xforward_command";
+        for service in self.settings.services("lmtp").cloned().collect::<Vec<_>>() {
+            if self.settings.of(&service, name) == "yes" {
+                continue;
+            }
+            let setting = format!("{}: {name} is {}", service.name, self.settings.of(&service, name));
+            let reason = "by LMTP nothing is known of who sends: trusted networks do not count, and with sender.received_by a Received \
+                          field that was there before may be taken for Postfix's own";
+            let remedy = self.set_for(&service, name, "yes");
+            self.find(Severity::Should, "xforward", setting, reason, remedy);
+        }
     }
 
     fn login(&mut self, service: &Service, adds: Option<&str>) {
@@ -83,27 +106,28 @@ impl Checks<'_> {
 }
 
 /// What adds integration addresses to the recipients behind the milter, if something does.
-fn adds_us(settings: &Settings, config: &Config) -> Result<Option<&'static str>, SettingsError> {
+fn adds_us(settings: &Settings, config: &Config) -> Option<&'static str> {
     let is_ours = |to: &str| to.rsplit_once('@').is_some_and(|(_, domain)| is_integration(config, domain));
     for name in ADDS {
         for element in split(settings.main(name)) {
             let to = match (name, settings.is_ignored(&element)) {
                 ("always_bcc", _) => vec![element],
+                _ if element.starts_with("static:") => vec![element["static:".len()..].to_owned()],
                 (_, true) => continue,
                 _ => {
-                    let entries = settings.entries(&element)?.unwrap_or_default();
+                    let entries = settings.entries(&element).ok().flatten().unwrap_or_default();
                     // Who already writes to us is seen by the milter.
                     let added =
-                        entries.into_iter().filter(|(key, _)| name != "virtual_alias_maps" || !is_ours(key));
+                        entries.into_iter().filter(|(key, _)| name.ends_with("bcc_maps") || !is_ours(key));
                     added.flat_map(|(_, to)| split(&to)).collect()
                 }
             };
             if to.iter().any(|to| is_ours(to)) {
-                return Ok(Some(name));
+                return Some(name);
             }
         }
     }
-    Ok(None)
+    None
 }
 
 /// True if some tenant's policy asks for it, as far as we can know: a directory that is asked by HTTP names none.

@@ -86,6 +86,7 @@ fn parcel(tenant: &str, id: usize) -> Parcel {
         client: None,
         is_local: false,
         echo: crate::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Milter,
     };
