@@ -33,6 +33,10 @@ const PERSON: usize = 200;
 /// Bytes of body that are read before another session has its turn.
 const PIECE: usize = 64 * 1024;
 
+/// After a piece of so many bytes others have their turn, whatever is there already: a thousand large messages must not keep
+/// a small one waiting for megabytes of each.
+const LARGE_PIECE: usize = 8 * 1024;
+
 /// Whom a head names without being listed.
 #[derive(Clone, Copy, Debug)]
 pub struct LeftOut {
@@ -446,11 +450,11 @@ impl Session {
     /// A piece of the body. Nobody can be answered here: trouble, and a piece out of order, are met again at the end.
     pub async fn body(&mut self, piece: &[u8]) {
         let Stage::Body(_, decided) = &mut self.stage else { return };
-        for (index, piece) in piece.chunks(PIECE).enumerate() {
-            if index > 0 {
+        for piece in piece.chunks(PIECE) {
+            decided.take(piece).await;
+            if piece.len() >= LARGE_PIECE {
                 tokio::task::yield_now().await;
             }
-            decided.take(piece).await;
         }
     }
 
