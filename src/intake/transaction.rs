@@ -11,7 +11,8 @@ use super::{
     service::{Policy, Refusal, Service},
 };
 use crate::mail::{
-    Address, Automatic, Echo, Envelope, Head, Intake, Mention, domain_of, is_plain_path, mentions, parse_path,
+    Address, Automatic, Echo, Envelope, Head, Intake, Mention, domain_of, is_plain_host, is_plain_path,
+    mentions, parse_path,
 };
 use crate::observe::{self, events, metrics};
 use crate::rules::{Mixed, Reason, Reply, Target, Tenant, Who};
@@ -160,7 +161,7 @@ impl Transaction {
         let helo = self.client.as_ref().and_then(|client| client.helo.as_deref());
         match helo {
             _ if !self.sender_is_plain => Echo::Strange,
-            Some(helo) if !is_plain_path(helo.as_bytes()) => Echo::Strange,
+            Some(helo) if !is_plain_host(helo.as_bytes()) => Echo::Strange,
             // Postfix's XFORWARD has a question mark for what it does not want to say.
             Some(helo) if self.door == Intake::Lmtp && helo.contains('?') => Echo::Strange,
             Some(_) => Echo::Plain,

@@ -5,7 +5,10 @@
 //! is no result, so that nothing passes by a reading of ours.
 //! Fails: a field without a readable authserv-id, or of a version that is not ours, is none.
 
-use super::{comment::Comments, quotable::is_plain_field};
+use super::{
+    comment::Comments,
+    quotable::{is_plain_address, is_plain_field},
+};
 
 /// The version that RFC 8601, section 2.2 defines, for the field and for its methods.
 const VERSION: &str = "1";
@@ -91,6 +94,10 @@ impl AuthenticationResults {
             }
         });
         let helo_within = helo_within.collect();
+        // A word with a sign that none of a filter's has is a stranger's, whom a filter repeats.
+        if clauses.iter().flatten().any(|token| !token.is_plain()) {
+            return None;
+        }
         let results = clauses.iter().filter_map(|clause| result(clause)).collect();
         Some(Self { authserv_id, results, helo_within })
     }
@@ -124,6 +131,15 @@ enum Token {
 }
 
 impl Token {
+    /// True if it is no word, or one of those that filters write: a name, a number, an address, `<>`.
+    fn is_plain(&self) -> bool {
+        match self {
+            Self::Word(word) if word.contains('@') => is_plain_address(word.as_bytes()),
+            Self::Word(word) => word == "<>" || !word.contains([')', ',', '\'', '<', '>']),
+            Self::Quoted(_) | Self::Sign(_) => true,
+        }
+    }
+
     fn is(&self, wanted: &str) -> bool {
         matches!(self, Self::Word(word) if word.eq_ignore_ascii_case(wanted))
     }
@@ -337,6 +353,21 @@ mod tests {
             ("mx.test; spf pass", "mx.test: "),
             ("mx.test; dmarc=pass header.from", "mx.test: "),
             ("mx.test; dmarc=pass header.from=", "mx.test: "),
+            // What a stranger wrote as his envelope sender.
+            ("mx.test; spf=pass smtp.mailfrom=foo;dkim=pass header.d=x.test;x=y)x@evil.test", ""),
+            ("mx.test; spf=pass smtp.mailfrom=a;dkim=pass(x)header.d=x.test;x=y:x@evil.test", ""),
+            ("mx.test; spf=pass smtp.mailfrom=x.test,@x.test:x@evil.test", ""),
+            ("mx.test; spf=pass smtp.mailfrom=x.test x=y)x@evil.test", ""),
+            ("mx.test; spf=pass smtp.mailfrom=x.test'.evil.test", ""),
+            (
+                "mx.test; spf=pass smtp.mailfrom=o'brien@x.test",
+                "mx.test: spf=pass smtp.mailfrom=o'brien@x.test",
+            ),
+            ("mx.test; spf=none smtp.mailfrom=<>", "mx.test: spf=none smtp.mailfrom=<>"),
+            (
+                "mx.test; dkim=pass header.i=@x.test header.s=s header.b=AbC+/d; spf=pass smtp.mailfrom=b+1=y.test@x.test; iprev=pass policy.iprev=2001:db8::1",
+                "mx.test: dkim=pass header.i=@x.test header.s=s header.b=AbC+/d; spf=pass smtp.mailfrom=b+1=y.test@x.test; iprev=pass policy.iprev=2001:db8::1",
+            ),
             ("mx.test; dmarc=pass action=none header.from=x.test", "mx.test: dmarc=pass header.from=x.test"),
             (
                 "mx.test; dkim=pass (1024 bit) x-bits=1024 header.d=x.test",

@@ -49,7 +49,7 @@ pub use field::{fields, header_end};
 pub use from::{FromField, read_from};
 pub use head::{AddressFields, Head, HeadError, MAX_HEAD_BYTES};
 pub use mention::{Mention, mentions};
-pub use quotable::is_plain_path;
+pub use quotable::{is_plain_host, is_plain_path};
 pub use raw::{Cut, Raw};
 pub use reader::{LIMITS, Limits, Reader};
 pub use received::{authenticated_sender, helo_of};

@@ -17,10 +17,38 @@ fn is_plain(word: &[u8]) -> bool {
     word.iter().all(|b| !SIGNS.contains(b) && !b.is_ascii_whitespace() && !b.is_ascii_control())
 }
 
-/// The same of an envelope sender or HELO: in its brackets, if it has them.
+/// The same of an envelope sender: one `@`, and a domain without any sign. OpenDMARC 1.4 takes the domain behind the first
+/// `@` up to an apostrophe, and SPF is asked for the one behind the last.
 pub fn is_plain_path(path: &[u8]) -> bool {
     let inner = path.strip_prefix(b"<").and_then(|path| path.strip_suffix(b">"));
-    is_plain(inner.unwrap_or(path))
+    is_plain_address(inner.unwrap_or(path))
+}
+
+/// The same of HELO.
+pub fn is_plain_host(helo: &[u8]) -> bool {
+    is_plain_domain(helo)
+}
+
+/// A local part with an `@` and a domain, or a word alone.
+pub(super) fn is_plain_address(address: &[u8]) -> bool {
+    match memchr::memrchr(b'@', address) {
+        Some(at) => {
+            let local = &address[..at];
+            is_plain(local) && !local.iter().any(|b| b"@:".contains(b)) && is_plain_domain(&address[at + 1..])
+        }
+        None => is_plain(address) && !address.contains(&b':'),
+    }
+}
+
+/// Letters of any alphabet, digits, and what host names have between them; or an address literal.
+fn is_plain_domain(domain: &[u8]) -> bool {
+    let literal = domain.strip_prefix(b"[").and_then(|domain| domain.strip_suffix(b"]"));
+    let of =
+        |signs: &'static [u8]| move |b: &u8| b.is_ascii_alphanumeric() || !b.is_ascii() || signs.contains(b);
+    match literal {
+        Some(literal) => literal.iter().all(of(b".:-")),
+        None => domain.iter().all(of(b".-_")),
+    }
 }
 
 /// The same of a field that filters repeat; any other field is plain.
@@ -32,7 +60,9 @@ pub(super) fn is_plain_field(name: &[u8], value: &[u8]) -> bool {
         }
         () if is("From") => is_plain_list(value),
         // Postfix writes a question mark for each sign: a host before us may have filters that were told the signs.
-        () if is("Received") => helo_of(value).is_none_or(|helo| !helo.iter().any(|b| b"?;\"=".contains(b))),
+        () if is("Received") => {
+            helo_of(value).is_none_or(|helo| !helo.iter().any(|b| b"?;\"=',".contains(b)))
+        }
         () => true,
     }
 }
@@ -45,10 +75,11 @@ fn is_plain_signature(value: &[u8]) -> bool {
         match name {
             // Base64, folded anywhere.
             b"b" | b"bh" => value.iter().all(|b| !SIGNS.contains(b)),
+            b"d" => is_plain_domain(&decoded(value)),
             // What nobody repeats.
             b"c" | b"h" | b"l" | b"q" | b"t" | b"v" | b"x" | b"z" => true,
             // Whatever else there is, also a name with a sign that others take for a blank.
-            _ => is_plain(&decoded(value)),
+            _ => is_plain_address(&decoded(value)),
         }
     })
 }
@@ -85,7 +116,12 @@ fn is_plain_list(value: &[u8]) -> bool {
         }
         match (b, &mut domain) {
             (b'@' | b'<' | b'>' | b',', before) => {
-                if before.take().is_some_and(|domain| !is_plain_domain(&domain)) {
+                // What stands before a bracket is a name, for most.
+                let is_fine = |domain: &Vec<u8>| match b {
+                    b'<' => !domain.iter().any(|b| SIGNS.contains(b)),
+                    _ => is_plain_end(domain),
+                };
+                if before.take().is_some_and(|domain| !is_fine(&domain)) {
                     return false;
                 }
                 domain = (b == b'@').then(Vec::new);
@@ -95,13 +131,13 @@ fn is_plain_list(value: &[u8]) -> bool {
         }
         at += 1;
     }
-    domain.is_none_or(|domain| is_plain_domain(&domain))
+    domain.is_none_or(|domain| is_plain_end(&domain))
 }
 
-/// Without blanks, and without the end of a group.
-fn is_plain_domain(domain: &[u8]) -> bool {
+/// A domain at the end of a list, without blanks and without the end of a group.
+fn is_plain_end(domain: &[u8]) -> bool {
     let domain = domain.trim_ascii();
-    !domain.strip_suffix(b";").unwrap_or(domain).iter().any(|b| SIGNS.contains(b))
+    is_plain_domain(domain.strip_suffix(b";").unwrap_or(domain))
 }
 
 /// The offset behind the quoted string that opens at `at`; none if none opens there, or it never closes.
@@ -132,6 +168,15 @@ mod tests {
             ("<SRS0=HHH=TT=y.test=a@x.test>", true),
             ("<prvs=1234=a@x.test>", true),
             ("<räksmörgås@x.test>", true),
+            ("<o'brien@x.test>", true),
+            ("<a@[192.0.2.1]>", true),
+            ("<a@[IPv6:2001:db8::1]>", true),
+            ("<a@mycompany.test'@evil.test>", false),
+            ("<a@mycompany.test'x@evil.test>", false),
+            ("<@mycompany.test':x@evil.test>", false),
+            ("<(x@foo;dkim=pass header.d=x.test;x=y)x@evil.test>", false),
+            ("<a@mycompany.test'.evil.test>", false),
+            ("<a@mycompany.test,.evil.test>", false),
             ("<\"a b\"@x.test>", false),
             ("<\"a) ; dkim=pass header.d=x.test; x=y (b\"@evil.test>", false),
             ("<a;b@x.test>", false),
@@ -188,6 +233,12 @@ mod tests {
             ("From", " \"Anna \\\"@anna\\\" Aalto\" <anna@x.test>", true),
             ("Received", "from a?spf=pass?x (unknown [192.0.2.7]) by mx.test", false),
             ("Received", "from a;spf=pass by mx.test", false),
+            ("Received", "from mycompany.test'.evil.test (x [192.0.2.7]) by mx.test", false),
+            ("From", " x@mycompany.test'.evil.test", false),
+            ("From", " <x@mycompany.test'.evil.test>", false),
+            ("From", " <anna@räksmörgås.test>", true),
+            ("DKIM-Signature", "d=mycompany.test'.evil.test; s=s", false),
+            ("DKIM-Signature", "d=x.test; i=@x.test; s=k1._domain; a=rsa-sha256; cv=none", true),
             ("Received", "from pc.test (pc.test [192.0.2.7]) (a;b?) by mx.test", true),
             ("Received", "by mx.test (Postfix, from userid 0) id a?b", true),
             ("To", " a;b", true),

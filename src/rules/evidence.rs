@@ -9,7 +9,7 @@
 use super::emergency::contains;
 use crate::mail::{
     self, Address, AuthenticationResults, Domain, Echo, Envelope, Head, MethodResult, authserv_id_of,
-    is_plain_path,
+    is_plain_host,
 };
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr};
@@ -300,7 +300,7 @@ fn helo_of(head: &Head, envelope: &Envelope) -> Option<String> {
         Some(String::from_utf8_lossy(helo).into_owned()).filter(|helo| !helo.contains('?'))
     };
     let helo = envelope.helo.clone().or_else(received)?;
-    is_plain_path(helo.as_bytes()).then_some(helo)
+    is_plain_host(helo.as_bytes()).then_some(helo)
 }
 
 /// True if a field may have HELO in it.
