@@ -8,6 +8,7 @@
 use super::{
     comment::Comments,
     quotable::{is_plain_address, is_plain_field},
+    received::{has_signs, host_of},
 };
 
 /// The version that RFC 8601, section 2.2 defines, for the field and for its methods.
@@ -19,6 +20,8 @@ pub struct AuthenticationFields {
     values: Vec<Vec<u8>>,
     /// Another field has what a filter may have repeated, so that it reads as a result.
     is_in_doubt: bool,
+    /// Hosts whose client called itself by a name with signs.
+    hosts_in_doubt: Vec<String>,
 }
 
 impl AuthenticationFields {
@@ -28,6 +31,15 @@ impl AuthenticationFields {
             self.values.push(value.to_vec());
         }
         self.is_in_doubt |= !is_plain_field(name, value);
+        if name.eq_ignore_ascii_case(b"Received") && has_signs(value) {
+            self.hosts_in_doubt.extend(host_of(value));
+        }
+    }
+
+    /// Hosts whose client called itself by a name with signs, as far as their Received fields say so: what a filter there says
+    /// may be of that name.
+    pub fn hosts_in_doubt(&self) -> &[String] {
+        &self.hosts_in_doubt
     }
 
     /// The values, in the order of the head; none if what they say may be what a stranger made filters say.
@@ -109,6 +121,24 @@ impl AuthenticationResults {
 /// what keeps strangers from writing it.
 pub fn authserv_id_of(value: &[u8]) -> Option<String> {
     authserv_id(clauses(value, 1)?.into_iter().next()?.into_iter().next()?)
+}
+
+/// The id without all that stands between its letters: filters read `mx . test` and `"mx".test` as `mx.test`, which
+/// `header_checks` do not. None if nothing stands there.
+pub fn disguised_authserv_id(value: &[u8]) -> Option<String> {
+    let mut comments = Comments::of(value);
+    let (mut id, mut at, mut is_disguised) = (Vec::new(), 0, false);
+    while let Some(&b) = value.get(at).filter(|b| **b != b';') {
+        let end = comments.end(at);
+        let is_blank = b.is_ascii_whitespace();
+        if end.is_none() && (b.is_ascii_alphanumeric() || b"-._".contains(&b) || !b.is_ascii()) {
+            id.push(b.to_ascii_lowercase());
+        } else {
+            is_disguised |= !is_blank || !id.is_empty();
+        }
+        at = end.unwrap_or(at + 1);
+    }
+    is_disguised.then(|| String::from_utf8(id).ok()).flatten()
 }
 
 fn authserv_id(token: Token) -> Option<String> {
@@ -415,6 +445,22 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(authserv_id_of(value.as_bytes()).as_deref(), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_id_may_be_disguised() {
+        for (value, expected) in [
+            ("mx . test; dkim=pass", Some("mx.test")),
+            ("mx .test 1; dkim=pass", Some("mx.test1")),
+            ("\"mx\".test; dkim=pass", Some("mx.test")),
+            ("mx(c).test; dkim=pass", Some("mx.test")),
+            ("m\rx.test; dkim=pass", Some("mx.test")),
+            ("mx\\.test; dkim=pass", Some("mx.test")),
+            ("mx.test; dkim=pass", None),
+            ("\r\n mx.test;dkim=pass", None),
+        ] {
+            assert_eq!(disguised_authserv_id(value.as_bytes()).as_deref(), expected, "{value}");
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Head {
     pub references: Vec<String>,
     /// The topmost Received field: the host that had the message last.
     pub received: Option<Vec<u8>>,
+    /// How many Received fields there are.
+    pub received_fields: usize,
     /// All Authentication-Results fields.
     pub authentication: AuthenticationFields,
     /// What says that no person wrote it.
@@ -245,6 +247,7 @@ impl Taking {
     fn trace(&mut self, name: &[u8], value: &[u8]) {
         self.head.authentication.see(name, value);
         if name.eq_ignore_ascii_case(b"Received") {
+            self.head.received_fields += 1;
             self.head.received.get_or_insert_with(|| value.to_vec());
         }
     }

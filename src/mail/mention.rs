@@ -41,7 +41,7 @@ pub fn mentions(text: &str) -> Vec<Mention> {
         if let Ok(domain) = Domain::parse(domain) {
             let written = before.rsplit(is_sign).next().unwrap_or_default();
             // A quote that opens before it is none of it.
-            let bare = written.trim_start_matches(|c: char| !c.is_alphanumeric());
+            let bare = written.trim_start_matches(['\'', '`']);
             found.push(mention(written, &domain));
             if bare != written {
                 found.push(mention(bare, &domain));
@@ -106,7 +106,15 @@ mod tests {
         assert_eq!(mentions("nobody at all"), []);
         assert_eq!(mentions("a @ b"), []);
         // Somebody else's address is not what stands behind a sign in it.
-        for text in ["o'brien@x.test", "john&mary@x.test", "dev/team@x.test", "a=team@x.test"] {
+        for text in [
+            "_mary@x.test",
+            "+team@x.test",
+            "#team@x.test",
+            "o'brien@x.test",
+            "john&mary@x.test",
+            "dev/team@x.test",
+            "a=team@x.test",
+        ] {
             assert_eq!(mentions(text).len(), 1, "{text}");
         }
     }

@@ -40,7 +40,9 @@ mod transfer_encoding;
 
 pub use address::{Address, AddressError, Domain, domain_of, parse_path, without_route};
 pub use address_list::{Element, ListReader, Mailbox, is_cut, mailboxes};
-pub use authentication_results::{AuthenticationFields, AuthenticationResults, MethodResult, authserv_id_of};
+pub use authentication_results::{
+    AuthenticationFields, AuthenticationResults, MethodResult, authserv_id_of, disguised_authserv_id,
+};
 pub use automatic::{Automatic, Signs};
 pub use body::{Body, FilePart, Place, ReadPart};
 pub use envelope::{Echo, Envelope, Intake, Recipient};

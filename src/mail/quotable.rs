@@ -7,7 +7,7 @@
 //! In: what filters repeat. Out: whether it can be read in one way only.
 //! Promise: linear; what real mail has there is plain. Fails: never; what is not clear is not plain.
 
-use super::{comment::Comments, received::helo_of};
+use super::comment::Comments;
 
 /// Signs that end a value, a comment or a quoted string.
 const SIGNS: &[u8] = b";()\"\\<>,";
@@ -59,10 +59,6 @@ pub(super) fn is_plain_field(name: &[u8], value: &[u8]) -> bool {
             is_plain_signature(value)
         }
         () if is("From") => is_plain_list(value),
-        // Postfix writes a question mark for each sign: a host before us may have filters that were told the signs.
-        () if is("Received") => {
-            helo_of(value).is_none_or(|helo| !helo.iter().any(|b| b"?;\"=',".contains(b)))
-        }
         () => true,
     }
 }
@@ -231,16 +227,11 @@ mod tests {
             ("From", " \"Anna (Sales @ HQ)\" <anna@x.test>", true),
             ("From", " \"anna@x.test; Anna\" <anna@x.test>", true),
             ("From", " \"Anna \\\"@anna\\\" Aalto\" <anna@x.test>", true),
-            ("Received", "from a?spf=pass?x (unknown [192.0.2.7]) by mx.test", false),
-            ("Received", "from a;spf=pass by mx.test", false),
-            ("Received", "from mycompany.test'.evil.test (x [192.0.2.7]) by mx.test", false),
             ("From", " x@mycompany.test'.evil.test", false),
             ("From", " <x@mycompany.test'.evil.test>", false),
             ("From", " <anna@räksmörgås.test>", true),
             ("DKIM-Signature", "d=mycompany.test'.evil.test; s=s", false),
             ("DKIM-Signature", "d=x.test; i=@x.test; s=k1._domain; a=rsa-sha256; cv=none", true),
-            ("Received", "from pc.test (pc.test [192.0.2.7]) (a;b?) by mx.test", true),
-            ("Received", "by mx.test (Postfix, from userid 0) id a?b", true),
             ("To", " a;b", true),
         ] {
             assert_eq!(is_plain_field(name.as_bytes(), value.as_bytes()), expected, "{name}: {value}");

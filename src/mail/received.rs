@@ -14,6 +14,18 @@ pub fn helo_of(value: &[u8]) -> Option<&[u8]> {
     is_from.then(|| words.next()).flatten()
 }
 
+/// True if that name has a sign: Postfix writes a question mark for most of them, and its filters were told the signs.
+pub(super) fn has_signs(value: &[u8]) -> bool {
+    helo_of(value).is_some_and(|helo| helo.iter().any(|b| b"?;\"=',".contains(b)))
+}
+
+/// The host that wrote a field, in lower case.
+pub(super) fn host_of(value: &[u8]) -> Option<String> {
+    let mut words = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words.find(|word| word.eq_ignore_ascii_case(b"by"))?;
+    words.next().map(|host| String::from_utf8_lossy(host).to_ascii_lowercase())
+}
+
 /// The name in `(Authenticated sender: NAME)` of a field that `host` wrote. `queue_id`: the host's own, if it is known: a
 /// field with another one was there before.
 pub fn authenticated_sender(value: &[u8], host: &str, queue_id: Option<&str>) -> Option<String> {
@@ -120,5 +132,18 @@ mod tests {
         }
         assert_eq!(helo_of(field.as_bytes()), Some(&b"pc.test"[..]));
         assert_eq!(helo_of(b" by mx.test (Postfix, from userid 0)"), None);
+        for (field, host, signs) in [
+            ("from a?spf=pass?x (unknown [192.0.2.7]) by MX.test", "mx.test", true),
+            ("from mycompany.test'.evil.test (x [192.0.2.7])\r\n\tby mx.test (Postfix)", "mx.test", true),
+            ("from a,b by mx.test", "mx.test", true),
+            ("from pc.test (pc.test [192.0.2.7]) (a;b?) by mx.test", "mx.test", false),
+            ("by mx.test (Postfix, from userid 0) id a?b", "mx.test", false),
+        ] {
+            assert_eq!(
+                (host_of(field.as_bytes()).as_deref(), has_signs(field.as_bytes())),
+                (Some(host), signs),
+                "{field}"
+            );
+        }
     }
 }

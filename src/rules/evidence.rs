@@ -146,7 +146,8 @@ impl Evidence {
     /// What there is, by whom the service trusts.
     pub fn of(head: &Head, envelope: &Envelope, trust: &Trust) -> Self {
         Self {
-            origin: trust.origin(envelope.client.as_deref(), envelope.is_local),
+            // What was received before comes from elsewhere: a content filter, Sieve or procmail gave it to sendmail(1).
+            origin: trust.origin(envelope.client.as_deref(), envelope.is_local && head.received_fields <= 1),
             login: Login::of(envelope.login.as_deref(), trust),
             fields: fields(head, envelope, trust).unwrap_or_default(),
             is_asked_later: false,
@@ -263,6 +264,22 @@ fn is_its(named: &Domain, domain: &Domain) -> bool {
 }
 
 impl Trust {
+    /// True if a field has one of our ids, but for what stands between its letters.
+    fn is_disguise(&self, field: &[u8]) -> bool {
+        let Some(id) = mail::disguised_authserv_id(field) else { return false };
+        let is_it = |ours: &String| {
+            id.strip_prefix(ours.as_str()).is_some_and(|version| version.bytes().all(|b| b.is_ascii_digit()))
+        };
+        self.authserv_ids.iter().any(is_it)
+    }
+
+    /// True if a host is one whose filters we may believe: by its name, or of the same organisation.
+    fn is_near(&self, host: &str) -> bool {
+        let organisation = |name: &str| Domain::parse(name).ok().and_then(|domain| domain.organisational());
+        let theirs = organisation(host);
+        self.authserv_ids.iter().any(|id| id == host || theirs.is_some() && organisation(id) == theirs)
+    }
+
     /// The trusted network, or the machine, that a client is in.
     pub fn origin(&self, client: Option<&str>, is_local: bool) -> Option<Proof> {
         match client {
@@ -322,10 +339,17 @@ fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Fin
     if trust.authserv_ids.is_empty() || envelope.echo == Echo::Strange {
         return None;
     }
+    if head.authentication.hosts_in_doubt().iter().any(|host| trust.is_near(host)) {
+        return None;
+    }
     let known = helo_of(head, envelope);
     let is_unknown = envelope.echo == Echo::UnknownHelo && known.is_none();
     for value in head.authentication.values()? {
         if !authserv_id_of(value).is_some_and(|id| trust.authserv_ids.contains(&id)) {
+            // A filter that reads it as its own has believed it, and says so in its own name.
+            if trust.is_disguise(value) {
+                return None;
+            }
             continue;
         }
         bytes += value.len();
@@ -531,6 +555,10 @@ mod tests {
             (&["\"mx.test\"; dmarc=pass header.from=\"x.test\""], "dmarc x.test"),
             (&["\"mx\\.test\"; dmarc=pass header.from=x.test"], ""),
             (&["mx.test 2; dmarc=pass header.from=x.test"], ""),
+            (&["mx . test; dkim=pass header.d=x.test arc.chain=y", dmarc_passes], ""),
+            (&["\"mx\".test; dkim=pass header.d=x.test", spf_passes], ""),
+            (&["mx(c).test 1; dkim=pass header.d=x.test", spf_passes], ""),
+            (&["not.mx.test (c); dkim=fail header.d=x.test", spf_passes], "spf x.test"),
             (&["mx.test; dmarc=pass header.from=x.test header.from=y.test"], ""),
             (&["mx.test; dmarc=pass"], ""),
             (&["mx.test; x-dmarc=pass header.from=x.test"], ""),
@@ -666,7 +694,9 @@ mod tests {
         for (echo, field, before, passes) in [
             (Echo::Plain, SPF, "", true),
             (Echo::Plain, HELO, "", true),
-            // A host before us has heard what its Received field does not say.
+            // A host whose filters we believe has heard what its Received field does not say; another one has none of ours.
+            (Echo::Plain, SPF, "Received: from Anna?s?PC (x) by mail.isp.example with ESMTPSA\r\n", true),
+            (Echo::Plain, SPF, "Received: from Anna?s?PC (x) by edge.mx.test with ESMTPSA\r\n", false),
             (Echo::Plain, HELO, STRANGE, false),
             (Echo::Plain, SPF, STRANGE, false),
             (Echo::Plain, WITHIN, "", true),
@@ -773,12 +803,31 @@ mod tests {
             (Some("127.0.0.1"), true, false),
             (Some("unknown"), true, false),
         ] {
-            let head = Head::parse(b"From: anna@x.test\r\n").unwrap();
+            let head = Head::parse(b"Received: by mx.test (Postfix, from userid 0)\r\nFrom: anna@x.test\r\n")
+                .unwrap();
             let envelope = Envelope { is_local, ..envelope(client, None) };
             let evidence = Evidence::of(&head, &envelope, &trust());
             let address = Address::parse("anna@x.test").unwrap();
             let claim = Claim { place: Place::From, address: &address, user: None, login: None };
             assert_eq!(evidence.proof(&claim).is_some(), expected, "{client:?} {is_local}");
+        }
+    }
+
+    // W1
+    #[test]
+    fn what_was_received_before_is_no_submission_of_this_machine() {
+        let ours = "Received: by mx.test (Postfix, from userid 99)\r\n";
+        let before =
+            "Received: from pc.test (pc.test [203.0.113.7])\r\n\tby mx.test (Postfix) with ESMTP id 1\r\n";
+        for (fields, passes) in
+            [(String::new(), true), (ours.to_owned(), true), (format!("{ours}{before}"), false)]
+        {
+            let head = Head::parse(format!("{fields}From: anna@x.test\r\n").as_bytes()).unwrap();
+            let envelope = Envelope { is_local: true, ..envelope(None, None) };
+            let evidence = Evidence::of(&head, &envelope, &trust());
+            let address = Address::parse("anna@x.test").unwrap();
+            let claim = Claim { place: Place::From, address: &address, user: Some("u"), login: None };
+            assert_eq!(evidence.proof(&claim).is_some(), passes, "{fields}");
         }
     }
 }

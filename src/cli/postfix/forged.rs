@@ -70,7 +70,7 @@ impl Checks<'_> {
                 let remedy = "have that filter remove Authentication-Results with a name of sender.trusted_authserv_ids before it \
                               writes its own, or take the name out there"
                     .to_owned();
-                self.find(Severity::Should, "forged-results", setting, reason, remedy);
+                self.find(Severity::Must, "forged-results", setting, reason, remedy);
                 continue;
             }
             let options = split(self.settings.of(&service, name));
