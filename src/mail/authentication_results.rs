@@ -8,11 +8,14 @@
 use super::{
     comment::Comments,
     quotable::{is_plain_address, is_plain_field},
-    received::{has_signs, host_of},
+    received::{helo_of, host_of},
 };
 
 /// The version that RFC 8601, section 2.2 defines, for the field and for its methods.
 const VERSION: &str = "1";
+
+/// Hosts on the way that are looked at: no mail has as many, but for one that goes round.
+const MOST_HOSTS: usize = 50;
 
 /// Fields as they were received, unread: whom they are from is known only to who trusts some.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +23,8 @@ pub struct AuthenticationFields {
     values: Vec<Vec<u8>>,
     /// Another field has what a filter may have repeated, so that it reads as a result.
     is_in_doubt: bool,
-    /// Hosts whose client called itself by a name with signs.
-    hosts_in_doubt: Vec<String>,
+    /// Hosts on the way, the last first, and what their clients called themselves.
+    hosts: Vec<(String, Vec<u8>)>,
 }
 
 impl AuthenticationFields {
@@ -31,15 +34,14 @@ impl AuthenticationFields {
             self.values.push(value.to_vec());
         }
         self.is_in_doubt |= !is_plain_field(name, value);
-        if name.eq_ignore_ascii_case(b"Received") && has_signs(value) {
-            self.hosts_in_doubt.extend(host_of(value));
+        if name.eq_ignore_ascii_case(b"Received") && self.hosts.len() < MOST_HOSTS {
+            self.hosts.extend(host_of(value).zip(helo_of(value).map(<[u8]>::to_vec)));
         }
     }
 
-    /// Hosts whose client called itself by a name with signs, as far as their Received fields say so: what a filter there says
-    /// may be of that name.
-    pub fn hosts_in_doubt(&self) -> &[String] {
-        &self.hosts_in_doubt
+    /// Hosts on the way, the last first, and what their clients called themselves, as their Received fields say it.
+    pub fn hosts(&self) -> &[(String, Vec<u8>)] {
+        &self.hosts
     }
 
     /// The values, in the order of the head; none if what they say may be what a stranger made filters say.

@@ -311,13 +311,10 @@ impl Login {
 
 /// HELO as far as it is known: where the door does not say it, the topmost Received field does, with question marks for what
 /// is not plain.
-fn helo_of(head: &Head, envelope: &Envelope) -> Option<String> {
-    let received = || {
-        let helo = head.received.as_deref().and_then(mail::helo_of)?;
-        Some(String::from_utf8_lossy(helo).into_owned()).filter(|helo| !helo.contains('?'))
-    };
-    let helo = envelope.helo.clone().or_else(received)?;
-    is_plain_host(helo.as_bytes()).then_some(helo)
+fn helo_of(head: &Head, envelope: &Envelope) -> Option<Vec<u8>> {
+    let received = || head.received.as_deref().and_then(mail::helo_of).map(<[u8]>::to_vec);
+    let helo = envelope.helo.clone().map(String::into_bytes).or_else(received)?;
+    is_plain_host(&helo).then_some(helo)
 }
 
 /// True if a field may have HELO in it.
@@ -339,11 +336,13 @@ fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Fin
     if trust.authserv_ids.is_empty() || envelope.echo == Echo::Strange {
         return None;
     }
-    if head.authentication.hosts_in_doubt().iter().any(|host| trust.is_near(host)) {
+    let near =
+        || head.authentication.hosts().iter().filter(|(host, _)| trust.is_near(host)).map(|(_, helo)| helo);
+    if near().any(|helo| !is_plain_host(helo)) {
         return None;
     }
-    let known = helo_of(head, envelope);
-    let is_unknown = envelope.echo == Echo::UnknownHelo && known.is_none();
+    let known: Vec<Vec<u8>> = helo_of(head, envelope).into_iter().chain(near().cloned()).collect();
+    let is_unknown = envelope.echo == Echo::UnknownHelo && known.is_empty();
     for value in head.authentication.values()? {
         if !authserv_id_of(value).is_some_and(|id| trust.authserv_ids.contains(&id)) {
             // A filter that reads it as its own has believed it, and says so in its own name.
@@ -358,9 +357,8 @@ fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Fin
         }
         let read = AuthenticationResults::parse(value)?;
         // What stands behind it may be of another HELO than the one we know.
-        if let (Some(helo), said) = (&known, &read.helo_within)
-            && said.iter().any(|said| !said.eq_ignore_ascii_case(helo))
-        {
+        let is_known = |said: &String| known.iter().any(|helo| helo.eq_ignore_ascii_case(said.as_bytes()));
+        if !known.is_empty() && !read.helo_within.iter().all(is_known) {
             return None;
         }
         let field: Vec<Finding> = read.results.iter().filter_map(Finding::of).collect();
@@ -690,6 +688,8 @@ mod tests {
         const PLAIN: &str = "Received: from pc.test (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
         const STRANGE: &str =
             "Received: from a?spf=pass?x (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
+        const EDGE: &str = "Received: from edge.mx.test (edge.mx.test [192.0.2.8])\r\n\tby inner.test (Postfix); Mon\r\n\
+            Received: from pc.test (unknown [192.0.2.7])\r\n\tby edge.mx.test (Postfix); Mon\r\n";
         const SIGNED: &str = "DKIM-Signature: d=evil.test; i=a=3Bspf=3Dpass@evil.test\r\n";
         for (echo, field, before, passes) in [
             (Echo::Plain, SPF, "", true),
@@ -702,6 +702,10 @@ mod tests {
             (Echo::Plain, WITHIN, "", true),
             (Echo::Plain, WITHIN, PLAIN, true),
             (Echo::Plain, OTHER, PLAIN, false),
+            // The host whose filter it was has heard another name than our door.
+            (Echo::UnknownHelo, WITHIN, EDGE, true),
+            (Echo::Plain, WITHIN, EDGE, true),
+            (Echo::Plain, OTHER, EDGE, false),
             (Echo::UnknownHelo, SPF, "", true),
             (Echo::UnknownHelo, HELO, "", false),
             (Echo::UnknownHelo, HELO, PLAIN, true),
