@@ -127,6 +127,8 @@ fn envelope() -> Envelope {
         queue_id: None,
         client: None,
         is_local: false,
+        echo: activity_milter::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Explain,
     }

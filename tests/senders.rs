@@ -95,7 +95,7 @@ async fn play(live: &Live, door: Intake, client: Client, sender: &str, head: &st
 }
 
 fn client(address: Option<&str>, is_local: bool, login: Option<&str>) -> Client {
-    Client { address: address.map(str::to_owned), is_local, login: login.map(str::to_owned) }
+    Client { address: address.map(str::to_owned), is_local, helo: None, login: login.map(str::to_owned) }
 }
 
 const REFUSED: &str = "550 5.7.26 not-authenticated";
@@ -206,6 +206,10 @@ async fn networks_count_at_both_doors_and_the_machine_itself_where_it_has_no_add
     let live = service(Require::Authenticated, Logins::Address, None);
     for (address, is_local, passes) in [
         (Some("192.0.2.7"), false, true),
+        // As Postfix writes it, in its macro and in XFORWARD.
+        (Some("IPv6:::ffff:192.0.2.7"), false, true),
+        (Some("ipv6:::ffff:192.0.2.7"), false, true),
+        (Some("IPv6:2001:db8::7"), false, false),
         (Some("203.0.113.7"), false, false),
         (Some("203.0.113.7"), true, false),
         (Some("127.0.0.1"), true, false),

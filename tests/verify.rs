@@ -84,7 +84,7 @@ async fn play(live: &Live, client: &str, sender: &str, message: &[u8]) -> String
     let mut session = Session::new(live.clone());
     session.mail(format!("<{sender}>").as_bytes(), Intake::Lmtp);
     let recipient = std::ffi::CString::new("<mycompany@severamail.test>").unwrap();
-    let client = || Client { address: Some(client.to_owned()), is_local: false, login: None };
+    let client = || Client { address: Some(client.to_owned()), is_local: false, helo: None, login: None };
     session.rcpt(&recipient, client).await.unwrap();
     session.data().unwrap();
     let at = message.windows(4).position(|four| four == b"\r\n\r\n").unwrap();

@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// An envelope recipient; give one for each
     #[arg(long = "recipient", value_name = "ADDRESS", required = true)]
     recipients: Vec<String>,
-    /// The IP address of the SMTP client, for `sender.trusted_networks`
+    /// The IP address of the SMTP client, for `sender.trusted_networks`, `emergency.block.networks` and own SPF
     #[arg(long, value_name = "IP")]
     client: Option<IpAddr>,
     /// The SASL login of the SMTP client
@@ -253,6 +253,7 @@ async fn run(session: &mut Session, args: &Args, message: &[u8]) -> Explanation 
         let client = || Client {
             address: args.client.map(|client| client.to_string()),
             is_local: false,
+            helo: None,
             login: args.login.clone(),
         };
         let answer = session.rcpt(&path, client).await;

@@ -55,6 +55,13 @@ impl EmergencyText {
         if let Some(blank) = tenants.iter().find(|tenant| tenant.get_ref().trim().is_empty()) {
             return Err(source.error(blank.span(), "a tenant without a name: write its prefix or its id"));
         }
+        if let Some(address) = tenants.iter().find(|tenant| tenant.get_ref().contains('@')) {
+            let name = address.get_ref();
+            let prefix = name.split('@').next().unwrap_or_default().rsplit('.').next().unwrap_or_default();
+            let message =
+                format!("\"{name}\" is an address: write the tenant's prefix, like \"{prefix}\", or its id");
+            return Err(source.error(address.span(), message));
+        }
         let lower = |tenant: Spanned<String>| {
             let name = tenant.into_inner();
             [name.trim().to_lowercase(), name.trim().to_owned()]

@@ -6,7 +6,7 @@
 
 use crate::source::{Source, SourceError, open_regular, unreadable, value_at};
 use crate::web::SecretFile;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -204,7 +204,7 @@ impl<'a> Reading<'a> {
     pub(super) fn network(&self, network: &Spanned<String>) -> Result<IpNet, SourceError> {
         let text = network.get_ref().trim();
         let alone = || text.parse::<IpAddr>().map(Into::into);
-        text.parse().or_else(|_| alone()).map_err(|_| {
+        text.parse().or_else(|_| alone()).map(unmapped).map_err(|_| {
             let expected = "write one like \"192.0.2.0/24\", \"192.0.2.1\" or \"2001:db8::/32\"";
             self.error(network.span(), format!("\"{text}\" is no network: {expected}"))
         })
@@ -255,5 +255,35 @@ impl<'a> Reading<'a> {
             rest = after;
         }
         Ok(())
+    }
+}
+
+/// IPv4 in IPv6's clothes is a network of IPv4: that is what clients are asked as.
+fn unmapped(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(network) if network.prefix_len() >= 96 => network.addr().to_ipv4_mapped(),
+        _ => None,
+    };
+    mapped
+        .and_then(|address| Ipv4Net::new(address, network.prefix_len() - 96).ok())
+        .map_or(network, IpNet::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_ipv4_are_so_however_they_are_written() {
+        for (written, expected) in [
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:192.0.2.7/128", "192.0.2.7/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(unmapped(written.parse().unwrap()).to_string(), expected, "{written}");
+        }
     }
 }

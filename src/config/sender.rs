@@ -80,7 +80,7 @@ impl SenderText {
             let text = id.get_ref().trim();
             let is_word = |c: char| !c.is_whitespace() && !c.is_control() && !"()<>;,\"\\/={}$".contains(c);
             match !text.is_empty() && text.chars().all(is_word) {
-                true => Ok(text.to_lowercase()),
+                true => Ok(text.to_ascii_lowercase()),
                 false => {
                     let expected = "write what the filter writes first in the field, like \"mx.example.com\"";
                     Err(source.error(id.span(), format!("\"{text}\" is no authserv-id: {expected}")))

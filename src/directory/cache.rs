@@ -118,6 +118,8 @@ pub(super) enum Unanswered {
     Down(Unavailable),
     /// It was not asked, which says nothing of it.
     NotAsked(Unavailable),
+    /// It has answered, that what is known is true no more, and not what is.
+    Changed(Unavailable),
 }
 
 impl From<Unavailable> for Unanswered {
@@ -249,7 +251,8 @@ impl Cache {
                     let fresh = |(question, answer)| (question, Known { answer, stale: false });
                     known.extend(answers.into_iter().map(fresh));
                 }
-                Err(error) if all_stale => {
+                // They are gone if the directory has said that they are true no more.
+                Err(error) if all_stale && questions.iter().all(|question| self.kept(question).is_some()) => {
                     metrics::looked_up("stale", count);
                     events::directory_stale(&error);
                 }
@@ -357,7 +360,8 @@ impl Cache {
             let questions = place.questions.clone();
             let asked = AssertUnwindSafe(async move { fetch(questions).await }).catch_unwind().await;
             let asked = asked.map(|asked| asked.map_err(Into::into));
-            let answers = cache.land(asked.unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into())));
+            let asked = asked.unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()));
+            let answers = cache.land(&place.questions, asked);
             drop(place);
             let _ = tell.send(answers); // nobody may be waiting any more
         });
@@ -365,7 +369,11 @@ impl Cache {
     }
 
     /// Keeps what a flight brought.
-    fn land(&self, answer: Result<(Answers, Life), Unanswered>) -> Result<Arc<Answers>, Unavailable> {
+    fn land(
+        &self,
+        questions: &[Question],
+        answer: Result<(Answers, Life), Unanswered>,
+    ) -> Result<Arc<Answers>, Unavailable> {
         let (answers, life) = match answer {
             Ok(answer) => {
                 *locked(&self.down_until) = None;
@@ -376,6 +384,11 @@ impl Cache {
                 return Err(error);
             }
             Err(Unanswered::NotAsked(error)) => return Err(error),
+            Err(Unanswered::Changed(error)) => {
+                let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+                questions.iter().for_each(|question| entries.invalidate(question));
+                return Err(error);
+            }
         };
         let (at, entries) = (Instant::now(), self.entries.read().unwrap_or_else(PoisonError::into_inner));
         for (question, answer) in &answers {

@@ -126,6 +126,10 @@ const ACTIVITY_TYPE: &str = "Email";
 struct Index {
     tenants: HashMap<String, Entry>,
     addresses: usize,
+    /// A tenant has a word of its own on who is never recorded.
+    says_never_log: bool,
+    /// A tenant is in shadow mode.
+    has_shadow: bool,
     /// Of what no mail can reach, with the line of each.
     doubts: Vec<String>,
 }
@@ -150,6 +154,8 @@ impl Index {
             ids.claim(&tenant.id, tenant.id.get_ref())?;
             let entry = Entry::read(source, tenant, &prefix, &mut index.doubts)?;
             index.addresses += entry.people.len();
+            index.says_never_log |= entry.tenant.policy.says_never_log();
+            index.has_shadow |= entry.tenant.shadow;
             index.tenants.insert(prefix, entry);
         }
         Ok(index)
@@ -612,6 +618,14 @@ fn changed() -> Unavailable {
 impl Directory for FileDirectory {
     fn names(&self, ids: &HashSet<&str>) -> HashMap<String, String> {
         names_of(self.index.load().tenants.values().map(|entry| &entry.tenant), ids)
+    }
+
+    fn has_shadow(&self) -> bool {
+        self.index.load().has_shadow
+    }
+
+    fn says_never_log(&self) -> bool {
+        self.index.load().says_never_log
     }
 
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {

@@ -7,9 +7,9 @@
 
 use super::{
     CacheSettings, Directory, People, Unavailable,
-    cache::{Answer, Answers, Cache, Known, Life, Question, Whose},
+    cache::{Answer, Answers, Cache, Known, Life, Question, Unanswered, Whose},
     names_of,
-    wire::{PersonAnswer, ResolveAnswer, ResolveRequest, TenantAnswer},
+    wire::{PersonAnswer, PolicyAnswer, ResolveAnswer, ResolveRequest, TenantAnswer},
 };
 use crate::mail::Address;
 use crate::rules::{Person, Project, Tenant};
@@ -21,7 +21,10 @@ use reqwest::{RequestBuilder, Response, StatusCode, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,12 +49,14 @@ pub struct HttpDirectory {
     cache: Cache,
     /// [`MOMENT`]
     moment: Duration,
+    /// A tenant in shadow mode was answered.
+    has_shadow: Arc<AtomicBool>,
 }
 
 impl HttpDirectory {
     /// Asks over this connection.
     pub fn new(client: Arc<Client>, settings: CacheSettings) -> Self {
-        Self { client, cache: Cache::new(settings), moment: MOMENT }
+        Self { client, cache: Cache::new(settings), moment: MOMENT, has_shadow: Arc::default() }
     }
 
     /// The same with other settings, for a reload that nothing refuses any more: if there is less room, this one has less
@@ -59,7 +64,7 @@ impl HttpDirectory {
     pub fn renewed(&self, client: Arc<Client>, settings: CacheSettings) -> Self {
         let same = client.is_same_caller(&self.client);
         let cache = if same { self.cache.renewed(settings) } else { Cache::new(settings) };
-        Self { client, cache, moment: self.moment }
+        Self { client, cache, moment: self.moment, has_shadow: Arc::clone(&self.has_shadow) }
     }
 
     /// True if what is known of the tenant whose prefix is `number.prefix` is an old "there is none".
@@ -75,7 +80,12 @@ impl HttpDirectory {
         let fetch = move |questions: Vec<Question>| fetch_tenant(client, questions).boxed();
         let known = self.cache.ask(vec![Question::Tenant(prefix.to_owned())], fetch).await?;
         match known.into_iter().next() {
-            Some(Known { answer: Answer::Tenant(tenant), stale }) => Ok((tenant, stale)),
+            Some(Known { answer: Answer::Tenant(tenant), stale }) => {
+                if tenant.as_ref().is_some_and(|tenant| tenant.shadow) {
+                    self.has_shadow.store(true, Ordering::Relaxed);
+                }
+                Ok((tenant, stale))
+            }
             _ => Err(Unavailable("the backend answered something else".to_owned())),
         }
     }
@@ -161,6 +171,10 @@ impl Directory for HttpDirectory {
         }
     }
 
+    fn has_shadow(&self) -> bool {
+        self.has_shadow.load(Ordering::Relaxed)
+    }
+
     fn source(&self) -> String {
         self.client.url(&["v1"]).to_string()
     }
@@ -171,7 +185,7 @@ fn stale_no(what: &str) -> Unavailable {
     Unavailable(format!("it is down, and its last word, \"{what}\", is past its time"))
 }
 
-async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(Answers, Life), Unavailable> {
+async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(Answers, Life), Unanswered> {
     let (mut answers, mut life) = (Answers::new(), Life::default());
     for question in questions {
         let Question::Tenant(prefix) = &question else { continue };
@@ -181,9 +195,17 @@ async fn fetch_tenant(client: Arc<Client>, questions: Vec<Question>) -> Result<(
         let tenant = if is_none(&response) {
             None
         } else {
-            let answer: TenantAnswer = read(response).await?;
+            let body = object_of(response).await?;
+            // It may be stricter than the one that is remembered.
+            if let Some(why) = misread_policy(&body) {
+                let error = format!("the policy of \"{prefix}\" cannot be read ({why}), and its mail waits");
+                return Err(Unanswered::Changed(Unavailable(error)));
+            }
+            // It has answered, and concerns nobody else: the others' answers go on to be fetched.
+            let answer: TenantAnswer = parsed(&body).map_err(Unanswered::Changed)?;
             if answer.prefix.to_lowercase() != *prefix || answer.id.is_empty() {
-                return Err(Unavailable(format!("the answer is about another tenant than \"{prefix}\"")));
+                let error = format!("the answer is about another tenant than \"{prefix}\"");
+                return Err(Unanswered::Changed(Unavailable(error)));
             }
             Some(answer.into())
         };
@@ -294,17 +316,44 @@ fn is_none(response: &Response) -> bool {
 }
 
 async fn read<T: DeserializeOwned>(response: Response) -> Result<T, Unavailable> {
+    parsed(&object_of(response).await?)
+}
+
+async fn object_of(response: Response) -> Result<Vec<u8>, Unavailable> {
     let status = response.status();
     if !status.is_success() {
         return Err(Unavailable(format!("the backend answers {status} to a look-up")));
     }
     let body = body_of(response, MAX_ANSWER_BYTES).await;
-    let unreadable = |why: String| Unavailable(format!("the answer cannot be read: {why}"));
     // Half an object is none, but serde also takes lists for our types, and an empty list for "there is nobody".
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(unreadable(format!("its {} bytes are no JSON object", body.len())));
     }
-    serde_json::from_slice(&body).map_err(|error| match body.len() {
+    Ok(body)
+}
+
+fn unreadable(why: String) -> Unavailable {
+    Unavailable(format!("the answer cannot be read: {why}"))
+}
+
+/// What cannot be read of a tenant's policy, if it is the policy: its keys, and nothing that stands in them.
+fn misread_policy(tenant: &[u8]) -> Option<String> {
+    let tenant: serde_json::Value = serde_json::from_slice(tenant).ok()?;
+    let keys = match tenant.get("policy")? {
+        serde_json::Value::Object(keys) => keys,
+        serde_json::Value::Null => return None,
+        _ => return Some("it is no object".to_owned()),
+    };
+    let is_wrong = |key: &str, value: &serde_json::Value| {
+        serde_json::from_value::<PolicyAnswer>(serde_json::json!({ key: value })).is_err()
+    };
+    let wrong: Vec<_> =
+        keys.iter().filter(|(key, value)| is_wrong(key, value)).map(|(key, _)| key.as_str()).collect();
+    (!wrong.is_empty()).then(|| format!("its {}", wrong.join(", ")))
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unavailable> {
+    serde_json::from_slice(body).map_err(|error| match body.len() {
         MAX_ANSWER_BYTES => unreadable(format!("it is longer than {MAX_ANSWER_BYTES} bytes")),
         _ => unreadable(misread(&error)),
     })
@@ -323,10 +372,7 @@ mod tests {
     use std::{
         io::{BufRead, BufReader, Read, Write},
         net::TcpListener,
-        sync::{
-            Mutex,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::{Mutex, atomic::AtomicUsize},
     };
 
     /// A backend that answers each request with the same bytes.
@@ -558,5 +604,49 @@ mod tests {
         backend.says("200 OK", "{\"people\":[]}");
         assert!(directory.project(&tenant, "B", &[]).await.is_err());
         assert!(directory.project(&tenant, "c", &[]).await.unwrap().is_none(), "nobody asked for c.a");
+    }
+
+    /// A policy that cannot be read may be stricter than the one that is remembered: the tenant's mail waits, and nobody else's.
+    #[tokio::test]
+    async fn an_unreadable_policy_is_no_outage() {
+        let backend = Backend::new();
+        let short = CacheSettings { hits: Duration::ZERO, misses: Duration::ZERO, ..settings() };
+        let directory = HttpDirectory::new(backend.client(""), short);
+        let tenant = |policy: &str| format!("{{\"id\": \"1\", \"prefix\": \"a\", \"policy\": {policy}}}");
+        for (policy, expected) in [
+            (r#"{"never_log": ["law.test"]}"#, ""),
+            (r#"{"never_log": ["law.test", "*.law.test"]}"#, "its never_log"),
+            (r#"{"require": "dmarc", "internal": "maybe"}"#, "its require, internal"),
+            ("[]", "it is no object"),
+            ("null", ""),
+            (r#"{"some_day": true}"#, ""),
+        ] {
+            backend.says("200 OK", tenant(policy));
+            for _ in 0..2 {
+                match directory.tenant("a").await {
+                    Ok(found) => assert!(found.is_some() && expected.is_empty(), "{policy}"),
+                    Err(error) => {
+                        let wanted = format!("the policy of \"a\" cannot be read ({expected})");
+                        assert!(!expected.is_empty() && error.0.contains(&wanted), "{policy}: {error}");
+                    }
+                }
+            }
+        }
+        // Nor is an answer that is about something else.
+        for answer in [
+            r#"{"id": "1", "prefix": "a", "mode": "shadoww"}"#,
+            r#"{"id": "1", "prefix": "b"}"#,
+            r#"{"id": 7, "prefix": "a"}"#,
+        ] {
+            backend.says("200 OK", tenant("null"));
+            assert!(directory.tenant("a").await.is_ok());
+            backend.says("200 OK", answer);
+            assert!(directory.tenant("a").await.is_err(), "{answer}");
+        }
+        backend.says("200 OK", tenant("null"));
+        assert!(directory.tenant("a").await.is_ok());
+        // What is no answer at all is an outage: the last word counts.
+        backend.says("200 OK", "<html>maintenance</html>");
+        assert!(directory.tenant("a").await.unwrap().is_some());
     }
 }

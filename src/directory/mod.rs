@@ -88,6 +88,16 @@ pub trait Directory: Send + Sync {
         also: &[Address],
     ) -> Result<Option<Project>, Unavailable>;
 
+    /// True if some tenant is in shadow mode, as far as is known.
+    fn has_shadow(&self) -> bool {
+        true
+    }
+
+    /// True if some tenant has a word of its own on who is never recorded, or may have.
+    fn says_never_log(&self) -> bool {
+        true
+    }
+
     /// Where the answers come from, for people.
     fn source(&self) -> String {
         "memory".to_owned()

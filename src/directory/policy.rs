@@ -16,7 +16,7 @@ pub struct PolicyText {
     /// never for less.
     require: Option<Require>,
     /// Addresses (`lawyer@example.com`) and domains (`example.com`, without its subdomains): a message that names one of them
-    /// anywhere is not recorded; default none.
+    /// in its envelope or in whatever field names people is not recorded; default none.
     never_log: Option<Vec<Named>>,
     /// Mail in which all people are users: `record` (default), or `skip`: it is not recorded.
     internal: Option<Internal>,

@@ -286,6 +286,14 @@ impl Directory for SeveraDirectory {
         names_of(self.companies.values().map(|company| &company.tenant), ids)
     }
 
+    fn has_shadow(&self) -> bool {
+        self.companies.values().any(|company| company.tenant.shadow)
+    }
+
+    fn says_never_log(&self) -> bool {
+        self.companies.values().any(|company| company.tenant.policy.says_never_log())
+    }
+
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
         Ok(self.companies.get(prefix).map(|company| company.tenant.clone()))
     }

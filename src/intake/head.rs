@@ -6,7 +6,7 @@
 
 use super::{Fault, service::Service, transaction::Transaction};
 use crate::mail::{
-    Address, Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, Reader, Reservation,
+    Address, Envelope, Head, Intake, LIMITS, Limits, MAX_HEAD_BYTES, Mention, Reader, Reservation,
     authenticated_sender, everybody,
 };
 use crate::rules::{self, Correspondents, Evidence, Reason, Who};
@@ -87,7 +87,7 @@ impl RawHead {
         }
         let limits = limits_for(transaction.recipients.targets().count());
         let envelope = transaction.envelope();
-        let never_log = transaction.never_log(&service.policy);
+        let never_log = (transaction.never_log(&service.policy), transaction.mentioned().to_owned());
         if !large {
             return Ok(parse(service, envelope, &never_log, bytes, limits, reserved));
         }
@@ -118,17 +118,41 @@ pub(super) type NeverLog = BTreeMap<String, Arc<BTreeSet<Who>>>;
 
 /// The tenants for whom nothing is recorded, because the message names one of theirs: in whatever field, and however many
 /// there are.
-pub(super) fn private(never_log: &NeverLog, head: &[u8], envelope: &Envelope) -> BTreeSet<String> {
+/// `also`: what stands in the envelope and is no address.
+pub(super) fn private(
+    never_log: &NeverLog,
+    head: &[u8],
+    envelope: &Envelope,
+    also: &[Mention],
+) -> BTreeSet<String> {
     if never_log.is_empty() {
         return BTreeSet::new();
     }
     let login = envelope.login.as_deref().and_then(|login| Address::parse(login).ok());
     let recipients = envelope.recipients.iter().map(|recipient| recipient.address.clone());
-    let all = everybody(head).chain(login).chain(envelope.sender.clone()).chain(recipients);
+    let of_envelope =
+        login.into_iter().chain(envelope.sender.clone()).chain(recipients).map(Mention::Address);
+    let all = of_envelope.chain(also.iter().cloned()).chain(everybody(head));
+    // Tenants that say the same are one question.
+    let mut sets: Vec<(&BTreeSet<Who>, Vec<&String>)> = Vec::new();
+    for (tenant, set) in never_log {
+        match sets.iter_mut().find(|(known, _)| std::ptr::eq(*known, set.as_ref()) || *known == set.as_ref())
+        {
+            Some((_, tenants)) => tenants.push(tenant),
+            None => sets.push((set, vec![tenant])),
+        }
+    }
     let mut found = BTreeSet::new();
-    for address in all {
-        let named = never_log.iter().filter(|(_, set)| Who::any(set, &address));
-        found.extend(named.map(|(tenant, _)| tenant.clone()));
+    for mention in all {
+        let who = Who::meant_by(&mention);
+        sets.retain(|(set, tenants)| {
+            let is_named = who.iter().any(|who| set.contains(who));
+            found.extend(tenants.iter().filter(|_| is_named).map(|tenant| (*tenant).clone()));
+            !is_named
+        });
+        if sets.is_empty() {
+            break;
+        }
     }
     found
 }
@@ -136,7 +160,7 @@ pub(super) fn private(never_log: &NeverLog, head: &[u8], envelope: &Envelope) ->
 fn parse(
     service: &Service,
     mut envelope: Envelope,
-    never_log: &NeverLog,
+    (never_log, mentioned): &(NeverLog, Vec<Mention>),
     bytes: Vec<u8>,
     limits: Limits,
     reserved: Reservation,
@@ -146,13 +170,13 @@ fn parse(
     // LMTP says nothing of logins; the host that took the message by SMTP does, if it is believed.
     if let (Intake::Lmtp, Some(host), Some(received)) = (envelope.intake, &trust.received_by, &head.received)
     {
-        envelope.login = authenticated_sender(received, host);
+        envelope.login = authenticated_sender(received, host, envelope.queue_id.as_deref());
     }
     let correspondents =
         rules::correspondents(&head, &envelope, &service.addressing, service.policy.max_people);
     let evidence = Evidence::of(&head, &envelope, trust);
     let evidence = if service.verifier.is_some() { evidence.asked_later() } else { evidence };
-    let private = private(never_log, &bytes, &envelope);
+    let private = private(never_log, &bytes, &envelope, mentioned);
     head.forget_what_is_read();
     // The empty line goes between.
     let reader = Reader::new(&bytes, bytes.len() as u64 + 2, limits);

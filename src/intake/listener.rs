@@ -161,6 +161,8 @@ pub struct Listener {
     places: Places,
     /// Who has come and waits for a place.
     come: Option<Stream>,
+    /// Since when he waits.
+    since: Option<Instant>,
     /// Since when there is no place.
     full: Option<Instant>,
     /// When it is looked again whether there is.
@@ -208,6 +210,7 @@ impl Listener {
             pause: None,
             places: settings.places(),
             come: None,
+            since: None,
             full: None,
             look: None,
         })
@@ -240,9 +243,11 @@ impl Listener {
                 return Poll::Ready(true);
             }
             let full = self.full.get_or_insert_with(Instant::now).elapsed();
-            let queues = self.places.manners().queues;
-            let queues = if self.places.make_room() { queues.max(LEAVING) } else { queues };
-            if full >= queues {
+            let waited = self.since.get_or_insert_with(Instant::now).elapsed();
+            let is_full = full >= self.places.manners().queues;
+            // For whom somebody makes room, he gets it.
+            let is_hopeless = !self.places.make_room() || waited >= LEAVING;
+            if is_full && is_hopeless {
                 return Poll::Ready(false);
             }
             let look = self.look.get_or_insert_with(|| Box::pin(sleep(ROOM_PAUSE)));
@@ -305,6 +310,7 @@ impl indymilter::Listener for Listener {
                 }
             }
             let has_room = ready!(self.poll_room(cx));
+            self.since = None;
             match self.come.take() {
                 Some(stream) if has_room => {
                     let at = if self.table == "milter" { At::Door } else { At::Rest };

@@ -38,6 +38,8 @@ struct Connection {
     has_data: bool,
     /// The client as CONNECT says it, where no macro does.
     client: Option<String>,
+    /// What it calls itself, where filters before us are believed.
+    helo: Option<String>,
     _open: OpenSession,
 }
 
@@ -53,6 +55,7 @@ pub async fn run(listener: Listener, live: Live, desk: Desk, shutdown: impl Futu
             Box::pin(std::future::ready(negotiate(cx, actions, options, session)))
         })
         .on_connect(|cx, _, from| Box::pin(std::future::ready(connect(cx, &from))))
+        .on_helo(|cx, name| Box::pin(std::future::ready(helo(cx, &name))))
         .on_mail(|cx, args| Box::pin(std::future::ready(mail(cx, &args))))
         .on_rcpt(|cx, args| Box::pin(rcpt(cx, args)))
         .on_data(|cx| Box::pin(std::future::ready(data(cx))))
@@ -76,7 +79,10 @@ fn negotiate(
 ) -> Status {
     let named = actions.contains(Actions::REQUEST_MACROS);
     let told = if named { ProtoOpts::NO_CONNECT } else { ProtoOpts::empty() };
-    let skipped = told | ProtoOpts::NO_HELO | ProtoOpts::NO_UNKNOWN;
+    // HELO is of interest where filters repeat it in fields that we believe.
+    let believes = !session.service().policy.trust.authserv_ids.is_empty();
+    let helo = if believes { ProtoOpts::NOREPLY_HELO } else { ProtoOpts::NO_HELO };
+    let skipped = told | helo | ProtoOpts::NO_UNKNOWN;
     let silent = ProtoOpts::NOREPLY_MAIL | ProtoOpts::NOREPLY_HEADER | ProtoOpts::NOREPLY_BODY;
     let options = (skipped | silent | ProtoOpts::SKIP | ProtoOpts::LEADING_SPACE) & offered;
     cx.requested_opts = options;
@@ -95,7 +101,7 @@ fn negotiate(
     }
     let has_data = offered.contains(ProtoOpts::NO_DATA);
     let _open = OpenSession::new("milter");
-    cx.data = Some(Connection { session, options, has_data, client: None, _open });
+    cx.data = Some(Connection { session, options, has_data, client: None, helo: None, _open });
     Status::Continue
 }
 
@@ -104,6 +110,14 @@ fn connect(cx: &mut Context<Connection>, from: &SocketInfo) -> Status {
         connection.client = Some(address.ip().to_string());
     }
     Status::Continue
+}
+
+fn helo(cx: &mut Context<Connection>, name: &CStr) -> Status {
+    let Some(connection) = cx.data.as_mut() else {
+        return no_session("helo");
+    };
+    connection.helo = Some(name.to_string_lossy().into_owned());
+    quietly(connection.options, ProtoOpts::NOREPLY_HELO)
 }
 
 fn mail(cx: &mut Context<Connection>, args: &[CString]) -> Status {
@@ -120,15 +134,16 @@ async fn rcpt(cx: &mut Context<Connection>, args: Vec<CString>) -> Status {
         return no_session("rcpt");
     };
     note_queue_id(&mut connection.session, &cx.macros);
-    let (macros, address) = (&cx.macros, &connection.client);
+    let (macros, address, helo) = (&cx.macros, &connection.client, &connection.helo);
     let client = || Client {
         address: text(macros, c"{client_addr}").or_else(|| address.clone()),
         is_local: false,
+        helo: helo.clone(),
         login: text(macros, c"{auth_authen}"),
     };
     match connection.session.rcpt(args.first().map_or(c"", CString::as_c_str), client).await {
         Ok(()) => Status::Continue,
-        Err(refusal) => refuse(&refusal, &mut cx.reply),
+        Err(refusal) => refuse(connection.session.queue_id(), &refusal, &mut cx.reply),
     }
 }
 
@@ -136,7 +151,8 @@ fn data(cx: &mut Context<Connection>) -> Status {
     let Some(connection) = cx.data.as_mut() else {
         return no_session("data");
     };
-    answer(recipients_complete(connection, &cx.macros), &mut cx.reply)
+    let complete = recipients_complete(connection, &cx.macros);
+    answer(connection.session.queue_id(), complete, &mut cx.reply)
 }
 
 /// What DATA means, whether the protocol has that command or not.
@@ -150,7 +166,7 @@ fn without_data(cx: &mut Context<Connection>) -> Option<Status> {
     let connection = cx.data.as_mut().filter(|c| !c.has_data && c.session.awaits_data())?;
     match recipients_complete(connection, &cx.macros) {
         Ok(Interest::Message) => None,
-        other => Some(answer(other, &mut cx.reply)),
+        other => Some(answer(connection.session.queue_id(), other, &mut cx.reply)),
     }
 }
 
@@ -163,7 +179,7 @@ fn header(cx: &mut Context<Connection>, name: &CStr, value: &CStr) -> Status {
     };
     match connection.session.header(name.to_bytes(), value.to_bytes()) {
         Err(refusal) if !connection.options.contains(ProtoOpts::NOREPLY_HEADER) => {
-            refuse(&refusal, &mut cx.reply)
+            refuse(connection.session.queue_id(), &refusal, &mut cx.reply)
         }
         _ => quietly(connection.options, ProtoOpts::NOREPLY_HEADER),
     }
@@ -177,7 +193,8 @@ async fn end_of_header(cx: &mut Context<Connection>) -> Status {
         return no_session("header");
     };
     note_queue_id(&mut connection.session, &cx.macros);
-    answer(connection.session.end_of_header().await, &mut cx.reply)
+    let ended = connection.session.end_of_header().await;
+    answer(connection.session.queue_id(), ended, &mut cx.reply)
 }
 
 /// Answers `Continue` even where no reply is wanted: indymilter turns that into silence for a body frame, but for an
@@ -210,7 +227,7 @@ async fn end_of_message(cx: &mut EomContext<Connection>, desk: Desk) -> Status {
     match then {
         Ok(Then::Pass | Then::DeliverWithout(_)) => Status::Accept,
         Ok(Then::Discard) => Status::Discard,
-        Err(refusal) => refuse(&refusal, reply),
+        Err(refusal) => refuse(session.queue_id(), &refusal, reply),
     }
 }
 
@@ -254,20 +271,20 @@ async fn take_out(actions: &EomActions, recipients: Vec<CString>) -> Result<(), 
 }
 
 /// The place where an answer before the end becomes a status.
-fn answer(interest: Result<Interest, Reply>, reply: &mut SmtpReply) -> Status {
+fn answer(queue_id: &str, interest: Result<Interest, Reply>, reply: &mut SmtpReply) -> Status {
     match interest {
         Ok(Interest::Message) => Status::Continue,
         Ok(Interest::Nothing) => Status::Accept,
-        Err(refusal) => refuse(&refusal, reply),
+        Err(refusal) => refuse(queue_id, &refusal, reply),
     }
 }
 
-fn refuse(refusal: &Reply, reply: &mut SmtpReply) -> Status {
+fn refuse(queue_id: &str, refusal: &Reply, reply: &mut SmtpReply) -> Status {
     // Postfix expands `%` in a milter's reply and eats single ones.
     let lines = refusal.lines.iter().map(|line| line.replace('%', "%%"));
     // Should the library not like the reply, Postfix says its own; the status is right in any case.
     if let Err(error) = reply.set_error_reply(&refusal.code.to_string(), Some(refusal.status), lines) {
-        events::fault("", "reply", &error);
+        events::fault(queue_id, "reply", &error);
     }
     if refusal.is_deferral() { Status::Tempfail } else { Status::Reject }
 }

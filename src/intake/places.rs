@@ -33,6 +33,9 @@ const SLOWEST: u64 = 16 * 1024;
 /// may be sending slowly, and Postfix waits for him.
 const IN_A_MESSAGE: u32 = 4;
 
+/// Bytes of content for which it may stay a second more, whoever needs the place: Postfix sends as fast as the network is.
+const STEADY: u64 = 128 * 1024;
+
 /// A client that has not even said hello makes room after this, and one whose content kept us waiting for so long: Postfix
 /// does neither.
 const SPEECHLESS: Duration = Duration::from_secs(5);
@@ -177,6 +180,8 @@ struct State {
     at: At,
     /// When it came, or came to the end of something.
     since: Instant,
+    /// When it began the message that is to come to an end next: who begins again and again gains nothing.
+    begun: Option<Instant>,
     /// It is its turn: we wait for its bytes,
     waiting: Option<Instant>,
     /// or that it takes ours.
@@ -198,6 +203,7 @@ impl State {
         Self {
             at,
             since: Instant::now(),
+            begun: None,
             waiting: None,
             writing: None,
             waited: Duration::ZERO,
@@ -238,14 +244,17 @@ impl State {
 
     /// For how long it has done nothing that would keep it its place, and whether it goes before others; none if it may stay.
     fn makes_room(&self, idle: Duration, now: Instant) -> Option<(bool, Duration)> {
-        let since = now.saturating_duration_since(self.since);
+        let in_envelope_or_content = matches!(self.at, At::Envelope | At::Content);
+        let from = self.begun.filter(|_| in_envelope_or_content).unwrap_or(self.since);
+        let since = now.saturating_duration_since(from);
         let holds_up = self.at == At::Content && self.held_up(now) >= idle.min(SPEECHLESS);
-        let in_message = matches!(self.at, At::Envelope | At::Content) && !holds_up;
+        let in_message = in_envelope_or_content && !holds_up;
         let most = match self.at {
             At::Door => idle.min(SPEECHLESS),
             At::Rest => idle,
             At::Content if holds_up => Duration::ZERO,
-            At::Envelope | At::Content => idle * IN_A_MESSAGE,
+            At::Envelope => idle * IN_A_MESSAGE,
+            At::Content => idle * IN_A_MESSAGE + Duration::from_secs(self.bytes / STEADY),
         };
         (self.waiting.is_some() && self.why.is_none() && since >= most).then_some((!in_message, since))
     }
@@ -465,12 +474,16 @@ impl Place {
         if at == At::Content && state.at != At::Content {
             (state.waited, state.bytes) = (Duration::ZERO, 0);
         }
+        if at == At::Envelope {
+            state.begun.get_or_insert_with(Instant::now);
+        }
         state.at = at;
     }
 
     /// It came to the end of something: a message, an answer.
     pub(super) fn has_done_something(&self) {
-        self.state().since = Instant::now();
+        let mut state = self.state();
+        (state.since, state.begun) = (Instant::now(), None);
     }
 
     /// A command has begun, or is complete.
@@ -580,6 +593,39 @@ mod tests {
         pass(10_000).await;
         assert!(!places.make_room());
         assert_eq!(places.taken(), 1);
+    }
+
+    // D4.
+    #[tokio::test(start_paused = true)]
+    async fn a_message_has_its_time_however_long_its_client_rested_before() {
+        let places = door(4);
+        let (rested, again) = (guest(&places, At::Rest), guest(&places, At::Rest));
+        again.goes_to(At::Envelope);
+        pass(90).await;
+        rested.goes_to(At::Envelope);
+        // Who begins again without an end is as old as his first beginning.
+        again.goes_to(At::Rest);
+        again.goes_to(At::Envelope);
+        pass(30).await;
+        assert!(places.make_room());
+        assert_eq!((rested.why(), again.why()), (None, Some(Why::Idle)));
+        drop(again);
+        // What comes steadily stays, what trickles does not.
+        rested.came(10);
+        rested.goes_to(At::Content);
+        for _ in 0..600 {
+            pass(1).await;
+            rested.came(300 * 1024);
+            rested.waits();
+            assert!(!places.make_room());
+        }
+        for _ in 0..3_000 {
+            pass(1).await;
+            rested.came(100);
+            rested.waits();
+        }
+        assert!(places.make_room());
+        assert_eq!(rested.why(), Some(Why::Idle));
     }
 
     #[tokio::test(start_paused = true)]

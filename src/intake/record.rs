@@ -34,6 +34,8 @@ pub struct Pending {
     pub(super) queue_id: String,
     /// For the trace: which transaction it was.
     pub(super) transaction: i64,
+    /// For one of its tenants it is private: the log has no address of it.
+    pub(super) is_private: bool,
     /// Shows the drain that this message still wants its answer.
     pub(super) in_flight: Option<TaskTrackerToken>,
     /// Memory that the message has, until it is answered.
@@ -92,7 +94,8 @@ impl Summary {
 pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
     let End { then, pending, .. } = end;
     let Some(pending) = pending else { return Concluded { answer: Ok(then), refused: Vec::new() } };
-    let Pending { parcel, queue_id, transaction, in_flight: _in_flight, reserved: _reserved } = pending;
+    let Pending { parcel, queue_id, transaction, is_private, in_flight: _in_flight, reserved: _reserved } =
+        pending;
     let bytes = parcel.raw.len();
     let envelope = parcel.activities.first().map(|activity| activity.envelope.clone());
     let message_id = parcel.activities.first().and_then(|activity| activity.message_id.clone());
@@ -123,6 +126,7 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
             recipients: envelope.as_ref().map_or(&[], |envelope| &envelope.recipients),
             detail: None,
         };
+        let who = if is_private { without_people(&who) } else { who };
         match outcome {
             Ok(put) => {
                 metrics::recorded_bytes(bytes);
@@ -143,6 +147,12 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
         _ => Ok(then),
     };
     Concluded { answer, refused }
+}
+
+/// What is told of a message that is private for another of its tenants.
+fn without_people<'a>(who: &events::Who<'a>) -> events::Who<'a> {
+    let &events::Who { queue_id, tenant, transaction, door, key, .. } = who;
+    events::Who { queue_id, tenant, transaction, door, key, ..events::Who::default() }
 }
 
 /// The name of a door, from an activity.

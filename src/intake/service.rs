@@ -219,6 +219,19 @@ impl Service {
         }
     }
 
+    /// Whose recipient it is, if that tenant is in shadow mode, and others are not.
+    pub(super) async fn in_shadow(&self, address: &Address) -> Option<Tenant> {
+        // Nobody else pays for it: a lever may be pulled because the directory is in trouble.
+        if self.policy.shadow != Shadow::Marked || !self.directory.has_shadow() {
+            return None;
+        }
+        let readings = self.addressing.readings(address);
+        let prefixes: Vec<String> = readings.into_iter().map(|reading| reading.prefix).collect();
+        // Where the directory does not say, it is deferred, as it would be without the reason that there is.
+        let found = in_time(look_ups_end(), self.directory.tenant_of(&prefixes)).await.ok().flatten();
+        found.map(|(_, tenant)| tenant).filter(|tenant| tenant.shadow)
+    }
+
     /// The longest prefix that exists decides; whether its project exists comes after.
     async fn look_up(
         &self,
@@ -238,14 +251,25 @@ impl Service {
         }
         let project: Option<Project> = match &readings[index].project {
             None => None,
-            Some(number) => match self.directory.project(&tenant, number, also).await? {
-                None if !self.policy.unlinked_projects => {
-                    return Ok(Err(Refusal { reason: Reason::UnknownProject, tenant: Some(tenant) }));
+            Some(number) => {
+                match self.directory.project(&tenant, number, &self.askable(&tenant, also)).await? {
+                    None if !self.policy.unlinked_projects => {
+                        return Ok(Err(Refusal { reason: Reason::UnknownProject, tenant: Some(tenant) }));
+                    }
+                    project => project,
                 }
-                project => project,
-            },
+            }
         };
         Ok(Ok(Target { tenant, project, address: address.clone() }))
+    }
+
+    /// Those who may be asked about before it is known whether the message is private.
+    fn askable(&self, tenant: &Tenant, people: &[Address]) -> Vec<Address> {
+        let never_log = tenant.policy.never_log_over(&self.policy.tenants);
+        match people.iter().any(|address| rules::Who::any(&never_log, address)) {
+            true => Vec::new(),
+            false => people.to_vec(),
+        }
     }
 
     /// Looks up until the deadline who the people are, for each tenant of these targets.

@@ -33,6 +33,10 @@ const PERSON: usize = 200;
 /// Bytes of body that are read before another session has its turn.
 const PIECE: usize = 64 * 1024;
 
+/// After a piece of so many bytes others have their turn, whatever is there already: a thousand large messages must not keep
+/// a small one waiting for megabytes of each.
+const LARGE_PIECE: usize = 8 * 1024;
+
 /// Whom a head names without being listed.
 #[derive(Clone, Copy, Debug)]
 pub struct LeftOut {
@@ -181,7 +185,7 @@ impl Session {
     /// MAIL: a new transaction.
     pub fn mail(&mut self, path: &[u8], intake: Intake) {
         self.service = self.live.now();
-        self.begin(Transaction::new(path, intake));
+        self.begin(Transaction::new(path, intake, &self.service.policy));
     }
 
     fn begin(&mut self, transaction: Transaction) {
@@ -217,7 +221,7 @@ impl Session {
     /// # Errors
     /// The reply, if this is no time for DATA.
     pub fn data(&mut self) -> Result<Interest, Reply> {
-        let transaction = match std::mem::replace(&mut self.stage, Stage::Idle) {
+        let mut transaction = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Envelope(transaction) => transaction,
             stage => {
                 self.leave(stage);
@@ -231,6 +235,7 @@ impl Session {
                 self.last = transaction.told();
             }
             Interest::Message => {
+                transaction.presume_private(&self.service.policy);
                 self.stage = Stage::Header(transaction, RawHead::new(self.service.budget.reserve()));
             }
         }
@@ -268,7 +273,6 @@ impl Session {
                 return Err(self.fault(STAGE, &Fault::OutOfOrder("end of header")));
             }
         };
-        transaction.look_for_private(&self.service.policy);
         self.last = transaction.told();
         let read = match raw.read(&self.service, &transaction).await {
             Ok(Ok(read)) => read,
@@ -276,9 +280,7 @@ impl Session {
             Err(fault) => return Err(self.fault(STAGE, &fault)),
         };
         transaction.message_id.clone_from(&read.head.message_id);
-        if !read.private.is_empty() {
-            transaction.keep_private();
-        }
+        transaction.set_private(!read.private.is_empty());
         transaction.set_login(read.login.clone());
         self.last = transaction.told();
         self.note_left_out(&transaction, &read);
@@ -322,6 +324,10 @@ impl Session {
             || matches!(&would_be, Some(Ok(verdict)) if verdict.is_private())
         {
             transaction.keep_private();
+        }
+        // Where the proof has to wait, so has the word on mail among users.
+        if !matches!(&ruled, Some(Ok(Ruled::Later { .. }))) {
+            transaction.say_held();
         }
         tell_shadowed(transaction, &shadowed, would_be);
         match ruled {
@@ -444,11 +450,11 @@ impl Session {
     /// A piece of the body. Nobody can be answered here: trouble, and a piece out of order, are met again at the end.
     pub async fn body(&mut self, piece: &[u8]) {
         let Stage::Body(_, decided) = &mut self.stage else { return };
-        for (index, piece) in piece.chunks(PIECE).enumerate() {
-            if index > 0 {
+        for piece in piece.chunks(PIECE) {
+            decided.take(piece).await;
+            if piece.len() >= LARGE_PIECE {
                 tokio::task::yield_now().await;
             }
-            decided.take(piece).await;
         }
     }
 
@@ -537,7 +543,8 @@ impl Session {
             return Ok(End { then, pending: None, recalls });
         }
         self.parts = parts;
-        let pending = Pending { parcel, queue_id, transaction: number, in_flight, reserved };
+        let is_private = transaction.is_private();
+        let pending = Pending { parcel, queue_id, transaction: number, is_private, in_flight, reserved };
         Ok(End { then, pending: Some(pending), recalls })
     }
 

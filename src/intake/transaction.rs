@@ -5,20 +5,30 @@
 //! Fails: never; trouble of the directory is a reply of 4xx.
 
 use super::{
-    fate::{Fate, Recipients},
-    head::{NeverLog, private},
+    fate::{Fate, Interest, Recipients},
+    head::NeverLog,
     places::Seat,
     service::{Policy, Refusal, Service},
 };
-use crate::mail::{Address, Automatic, Envelope, Head, Intake, domain_of, parse_path};
+use crate::mail::{
+    Address, Automatic, Echo, Envelope, Head, Intake, Mention, domain_of, is_plain_host, is_plain_path,
+    mentions, parse_path,
+};
 use crate::observe::{self, events, metrics};
-use crate::rules::{Mixed, Reason, Reply, Target};
+use crate::rules::{Mixed, Reason, Reply, Target, Tenant, Who};
 use crate::verify::Question;
-use std::{collections::BTreeMap, ffi::CStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::CStr,
+    sync::Arc,
+};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Recipients that the trace is told of.
 const TOLD: usize = 50;
+
+/// Refusals at RCPT that wait until it is known whether the message is private; more are told without an address.
+const HELD: usize = 1000;
 
 /// What the log and the trace say of a transaction.
 #[derive(Clone, Debug, Default)]
@@ -47,10 +57,16 @@ pub(super) struct Transaction {
     /// Shows the drain that this message wants an answer.
     pub(super) in_flight: Option<TaskTrackerToken>,
     sender: Option<Address>,
+    /// Whatever filters repeat of it reads in one way only.
+    sender_is_plain: bool,
     /// The envelope sender is null: nobody wants an answer.
     from_nobody: bool,
     /// It is not to be recorded: the log and the trace hold no address of it.
     is_private: bool,
+    /// What paths mention that are no address.
+    mentioned: Vec<Mention>,
+    /// Refusals at RCPT that are not told yet.
+    held: Vec<HeldRefusal>,
     queue_id: Option<String>,
     client: Option<Client>,
     door: Intake,
@@ -60,6 +76,15 @@ pub(super) struct Transaction {
     tenants: BTreeMap<String, bool>,
 }
 
+/// A refusal at RCPT that is told as soon as it is known whether the message is private.
+struct HeldRefusal {
+    tenant: Option<String>,
+    recipient: Option<String>,
+    reply: Reply,
+    /// Only in shadow mode.
+    would_be: bool,
+}
+
 /// Who is connected to Postfix, as far as the door knows.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
@@ -67,6 +92,8 @@ pub struct Client {
     pub address: Option<String>,
     /// Postfix says that its own machine submitted the message.
     pub is_local: bool,
+    /// What it called itself, where a filter may have repeated that.
+    pub helo: Option<String>,
     /// SASL login name.
     pub login: Option<String>,
 }
@@ -76,11 +103,17 @@ pub(super) type Recalled = (usize, String, Option<String>);
 
 impl Transaction {
     /// MAIL. An envelope sender that is no address counts as none; it is not ours to refuse.
-    pub(super) fn new(path: &[u8], door: Intake) -> Self {
+    pub(super) fn new(path: &[u8], door: Intake, policy: &Policy) -> Self {
         let sender = parse_path(path);
+        let mentioned = if sender.is_err() { mentioned_in(path) } else { Vec::new() };
+        let named = sender.iter().flatten().map(|sender| Mention::Address(sender.clone()));
+        let is_private = named.chain(mentioned.clone()).any(|who| names(&policy.tenants.never_log, &who));
         Self {
+            sender_is_plain: is_plain_path(path),
             from_nobody: sender == Ok(None),
-            is_private: false,
+            is_private,
+            mentioned,
+            held: Vec::new(),
             id: observe::transaction(),
             message_id: None,
             recipients: Recipients::default(),
@@ -111,8 +144,31 @@ impl Transaction {
         }
     }
 
+    /// Who is connected; asked once.
+    fn meet(&mut self, client: impl FnOnce() -> Client) {
+        self.client.get_or_insert_with(|| {
+            let client = client();
+            Client { address: client.address.map(bare_address), ..client }
+        });
+    }
+
     fn client(&self) -> Option<&str> {
         self.client.as_ref().and_then(|client| client.address.as_deref())
+    }
+
+    /// What filters may have repeated of it.
+    fn echo(&self) -> Echo {
+        let helo = self.client.as_ref().and_then(|client| client.helo.as_deref());
+        match helo {
+            _ if !self.sender_is_plain => Echo::Strange,
+            Some(helo) if !is_plain_host(helo.as_bytes()) => Echo::Strange,
+            // Postfix's XFORWARD has a question mark for what it does not want to say.
+            Some(helo) if self.door == Intake::Lmtp && helo.contains('?') => Echo::Strange,
+            Some(_) => Echo::Plain,
+            // Filters name it where there is no sender; by LMTP the sender may be another one by now.
+            None if self.from_nobody || self.door == Intake::Lmtp => Echo::UnknownHelo,
+            None => Echo::Plain,
+        }
     }
 
     /// The envelope as it is so far.
@@ -123,6 +179,8 @@ impl Transaction {
             queue_id: self.queue_id.clone(),
             client: self.client().map(str::to_owned),
             is_local: self.client.as_ref().is_some_and(|client| client.is_local),
+            echo: self.echo(),
+            helo: self.client.as_ref().and_then(|client| client.helo.clone()),
             login: self.client.as_ref().and_then(|client| client.login.clone()),
             intake: self.door,
         }
@@ -145,51 +203,69 @@ impl Transaction {
         seat: &mut Seat,
     ) -> Result<(), Reply> {
         let bytes = path.to_bytes();
-        let (address, fate) = match parse_path(bytes) {
+        let parsed = parse_path(bytes);
+        let newest = match &parsed {
+            Ok(address) => address.clone().map(Mention::Address).into_iter().collect(),
+            Err(_) => mentioned_in(bytes),
+        };
+        self.look_for_private(&service.policy, &newest);
+        if parsed.is_err() && self.mentioned.len() < TOLD {
+            self.mentioned.extend(newest);
+        }
+        let (address, fate) = match parsed {
             Ok(Some(address)) if service.addressing.covers(&address) => {
-                self.client.get_or_insert_with(client);
+                self.meet(client);
                 let fate = self.fate_of(service, &address, seat).await;
                 // What shadow mode lets pass without a tenant is nobody's business in another tenant's activity.
                 (Some(address).filter(|_| fate != Fate::Other), fate)
             }
             Err(_) if domain_of(bytes).is_some_and(|d| service.addressing.domains.contains(&d)) => {
-                self.client.get_or_insert_with(client);
+                self.meet(client);
                 (None, self.refused(service, Reason::BadAddress.into(), None))
             }
             parsed => {
                 if self.door == Intake::Lmtp {
-                    self.client.get_or_insert_with(client);
+                    self.meet(client);
                 }
                 let address = parsed.ok().flatten();
                 let fate = self.fate_of_other(service, address.as_ref());
                 (address, fate)
             }
         };
-        self.recipients.add(path, address, fate)
+        let added = self.recipients.add(path, address, fate);
+        self.look_for_private(&service.policy, &[]);
+        added
     }
 
     /// What becomes of an integration address.
     async fn fate_of(&mut self, service: &Service, address: &Address, seat: &mut Seat) -> Fate {
         if !seat.sit().await {
-            return self.refused(service, Reason::Busy.into(), Some(address));
+            return self.stopped(service, Reason::Busy, address).await;
         }
         let emergency = &service.policy.emergency;
         if let Some(reason) = emergency.stops(self.sender.as_ref(), self.client()) {
-            return self.refused(service, reason.into(), Some(address));
+            return self.stopped(service, reason, address).await;
         }
         if let Err(reason) = self.admitted(service) {
-            return self.refused(service, reason.into(), Some(address));
+            return self.stopped(service, reason, address).await;
         }
         let before = self.recipients.targets().count() + self.recipients.shadowed().count();
         let also = self.people_so_far(service);
-        let target = match service.resolve(address, before, &also, self.queue_id()).await {
+        let resolved = service.resolve(address, before, &also, self.queue_id()).await;
+        let tenant = match &resolved {
+            Ok(target) => Some(&target.tenant),
+            Err(refusal) => refusal.tenant.as_ref(),
+        };
+        // Whatever the directory says of its projects meanwhile.
+        let names = tenant.map(|tenant| (tenant.id.as_str(), tenant.prefix.as_str()));
+        if let Some(reason) = emergency.stops_tenant(names, &service.addressing.readings(address)) {
+            let refusal = Refusal { reason, tenant: tenant.cloned() };
+            return self.refused(service, refusal, Some(address));
+        }
+        let target = match resolved {
             Ok(target) => target,
             Err(refusal) => return self.refused(service, refusal, Some(address)),
         };
-        if let Some(reason) = emergency.stops_tenant(&target.tenant.id, &target.tenant.prefix) {
-            let refusal = Refusal { reason, tenant: Some(target.tenant) };
-            return self.refused(service, refusal, Some(address));
-        }
         if !self.admits_tenant(service, &target.tenant.id) {
             let refusal = Refusal { reason: Reason::TenantLimit, tenant: Some(target.tenant) };
             return self.refused(service, refusal, Some(address));
@@ -203,6 +279,12 @@ impl Transaction {
                 Fate::Target(target)
             }
         }
+    }
+
+    /// Refused for a reason that is none of the tenant's; whose recipient it is counts where a tenant may be in shadow mode.
+    async fn stopped(&mut self, service: &Service, reason: Reason, address: &Address) -> Fate {
+        let tenant = service.in_shadow(address).await;
+        self.refused(service, Refusal { reason, tenant }, Some(address))
     }
 
     /// Whether one message more is taken from the client and the sender: asked once, whatever the number of recipients.
@@ -247,7 +329,7 @@ impl Transaction {
     }
 
     /// A recipient that is no integration address: the milter lets it pass, LMTP has nowhere to deliver it to.
-    fn fate_of_other(&self, service: &Service, address: Option<&Address>) -> Fate {
+    fn fate_of_other(&mut self, service: &Service, address: Option<&Address>) -> Fate {
         if self.door == Intake::Lmtp {
             return self.refused(service, Reason::NotIntegrationAddress.into(), address);
         }
@@ -256,26 +338,41 @@ impl Transaction {
     }
 
     /// Refused or deferred, or only said to be.
-    fn refused(&self, service: &Service, refusal: Refusal, address: Option<&Address>) -> Fate {
+    fn refused(&mut self, service: &Service, refusal: Refusal, address: Option<&Address>) -> Fate {
         let mut reply = service.texts.reply(refusal.reason, address);
         let tenant = refusal.tenant.as_ref();
-        let id = tenant.map(|tenant| tenant.id.as_str());
         if service.shadows(tenant) {
-            let recipient = address.map(Address::to_string);
-            self.tell(id, recipient.as_deref(), false, |who| events::would_refuse(who, "rcpt", &reply));
+            self.hold_or_say(service, HeldRefusal::new(tenant, address, &reply, true));
             if self.door != Intake::Lmtp {
                 return Fate::Other;
             }
             reply = service.texts.reply(Reason::ShadowMode, address);
         }
-        self.log_refusal(id, address, "rcpt", &reply);
+        self.hold_or_say(service, HeldRefusal::new(tenant, address, &reply, false));
         Fate::Refused(reply)
     }
 
+    /// Where somebody is never recorded, what the head will say counts for the lines of RCPT too.
+    fn hold_or_say(&mut self, service: &Service, refusal: HeldRefusal) {
+        // Whose mail it is, and who is never recorded there, may come with the next recipient.
+        let is_open = self.recipients.interest() == Interest::Nothing && service.directory.says_never_log();
+        match (is_open || self.may_be_private(&service.policy)) && !self.is_private {
+            true if self.held.len() < HELD => self.held.push(refusal),
+            true => refusal.say(&self.told_private().who(self.door.as_str())),
+            false => self.say_refusal(&refusal),
+        }
+    }
+
+    fn say_refusal(&self, refusal: &HeldRefusal) {
+        let HeldRefusal { tenant, recipient, .. } = refusal;
+        self.tell(tenant.as_deref(), recipient.as_deref(), false, |who| refusal.say(who));
+    }
+
     /// Shadow mode records nothing, and behind LMTP nobody else would: Postfix keeps the message and tries again.
-    fn left_with_postfix(&self, service: &Service, target: &Target) -> Fate {
+    fn left_with_postfix(&mut self, service: &Service, target: &Target) -> Fate {
         let reply = service.texts.reply(Reason::ShadowMode, Some(&target.address));
-        self.log_refusal(Some(&target.tenant.id), Some(&target.address), "rcpt", &reply);
+        let refusal = HeldRefusal::new(Some(&target.tenant), Some(&target.address), &reply, false);
+        self.hold_or_say(service, refusal);
         Fate::Refused(reply)
     }
 
@@ -291,18 +388,66 @@ impl Transaction {
         self.is_private = true;
     }
 
-    /// Looks whether the envelope alone names somebody who is never recorded: the head may be one that cannot be read.
-    pub(super) fn look_for_private(&mut self, policy: &Policy) {
-        let never_log = self.never_log(policy);
-        self.is_private = !never_log.is_empty() && !private(&never_log, b"", &self.envelope()).is_empty();
+    /// The head is read, and this is known.
+    pub(super) fn set_private(&mut self, is_private: bool) {
+        self.is_private = is_private;
+    }
+
+    /// The head is under way: until it is read, whole, it may name anybody.
+    pub(super) fn presume_private(&mut self, policy: &Policy) {
+        self.is_private |= self.may_be_private(policy);
+    }
+
+    /// Whether it is private is known now: refusals at RCPT are told.
+    pub(super) fn say_held(&mut self) {
+        for refusal in std::mem::take(&mut self.held) {
+            self.say_refusal(&refusal);
+        }
+    }
+
+    fn may_be_private(&self, policy: &Policy) -> bool {
+        !policy.tenants.never_log.is_empty() || !self.never_log(policy).is_empty()
+    }
+
+    /// Looks whether the envelope so far names somebody who is never recorded; `newest`: who was not looked at yet.
+    fn look_for_private(&mut self, policy: &Policy, newest: &[Mention]) {
+        if self.is_private || !self.may_be_private(policy) {
+            return;
+        }
+        let (default, of_tenants) = (&policy.tenants.never_log, self.never_log(policy));
+        let is_named =
+            |who: &Mention| names(default, who) || of_tenants.values().any(|never_log| names(never_log, who));
+        let sender = self.sender.clone().map(Mention::Address);
+        self.is_private = sender.iter().chain(&self.mentioned).chain(newest).any(is_named);
+    }
+
+    /// What paths of the envelope mention that are no address.
+    pub(super) fn mentioned(&self) -> &[Mention] {
+        &self.mentioned
+    }
+
+    /// True if one of its tenants does not record it.
+    pub(super) fn is_private(&self) -> bool {
+        self.is_private
     }
 
     /// Who is never recorded, as far as tenants of this message say so.
     pub(super) fn never_log(&self, policy: &Policy) -> NeverLog {
         let tenants =
             self.recipients.targets().chain(self.recipients.shadowed()).map(|target| &target.tenant);
-        let said = tenants.map(|tenant| (tenant.id.clone(), tenant.policy.never_log_over(&policy.tenants)));
-        said.filter(|(_, never_log)| !never_log.is_empty()).collect()
+        let mut all = NeverLog::new();
+        for tenant in tenants {
+            let said = tenant.policy.never_log_over(&policy.tenants);
+            if said.is_empty() {
+                continue;
+            }
+            // One tenant may have several prefixes, and a policy for each.
+            let known = all.entry(tenant.id.clone()).or_insert_with(|| Arc::clone(&said));
+            if !Arc::ptr_eq(known, &said) && *known != said {
+                Arc::make_mut(known).extend(said.iter().cloned());
+            }
+        }
+        all
     }
 
     /// What kind of automatic mail it is, if no person wrote it.
@@ -337,7 +482,7 @@ impl Transaction {
         reply: &Reply,
     ) {
         let recipient = to.map(Address::to_string);
-        self.tell(tenant, recipient.as_deref(), stage != "rcpt", |who| events::refused(who, stage, reply));
+        self.tell(tenant, recipient.as_deref(), true, |who| events::refused(who, stage, reply));
     }
 
     /// Shadow mode: this reply would have been given.
@@ -373,10 +518,14 @@ impl Transaction {
         tell(&events::Who { tenant, recipient, recipients: &recipients, ..told.who(self.door.as_str()) });
     }
 
+    fn told_private(&self) -> Told {
+        let queue_id = self.queue_id().to_owned();
+        Told { transaction: Some(self.id), queue_id, is_private: true, ..Told::default() }
+    }
+
     pub(super) fn told(&self) -> Told {
         if self.is_private {
-            let queue_id = self.queue_id().to_owned();
-            return Told { transaction: Some(self.id), queue_id, is_private: true, ..Told::default() };
+            return self.told_private();
         }
         Told {
             is_private: false,
@@ -387,6 +536,44 @@ impl Transaction {
             client: self.client().map(str::to_owned),
             message_id: self.message_id.clone(),
         }
+    }
+}
+
+/// An address without the `IPv6:` that Postfix writes before it, in its macro and in XFORWARD (RFC 5321, section 4.1.3).
+fn bare_address(address: String) -> String {
+    match address.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("IPv6:") => address[5..].to_owned(),
+        _ => address,
+    }
+}
+
+/// What a path mentions that is no address.
+fn mentioned_in(path: &[u8]) -> Vec<Mention> {
+    mentions(&String::from_utf8_lossy(path))
+}
+
+fn names(never_log: &BTreeSet<Who>, mention: &Mention) -> bool {
+    !never_log.is_empty() && Who::meant_by(mention).iter().any(|who| never_log.contains(who))
+}
+
+impl HeldRefusal {
+    fn new(tenant: Option<&Tenant>, recipient: Option<&Address>, reply: &Reply, would_be: bool) -> Self {
+        let (tenant, recipient) = (tenant.map(|tenant| tenant.id.clone()), recipient.map(Address::to_string));
+        Self { tenant, recipient, reply: reply.clone(), would_be }
+    }
+
+    fn say(&self, who: &events::Who<'_>) {
+        match self.would_be {
+            true => events::would_refuse(who, "rcpt", &self.reply),
+            false => events::refused(who, "rcpt", &self.reply),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    /// What is known of it now is all that will be.
+    fn drop(&mut self) {
+        self.say_held();
     }
 }
 

@@ -197,7 +197,10 @@ pub fn without_route(path: &CStr) -> CString {
     let route =
         bytes[start..].starts_with(b"@").then(|| bytes[start..].iter().position(|&b| b == b':')).flatten();
     let Some(colon) = route else { return path.to_owned() };
-    let kept = [&bytes[..start], &bytes[start + colon + 1..]].concat();
+    // For Postfix, blanks between bracket and address are none of it.
+    let rest = bytes[start + colon + 1..].trim_ascii();
+    let inner = rest.strip_suffix(b">").map(|inner| [inner.trim_ascii_end(), b">"].concat());
+    let kept = [bytes[..start].trim_ascii(), &inner.unwrap_or_else(|| rest.to_owned())].concat();
     CString::new(kept).unwrap_or_else(|_| path.to_owned())
 }
 
@@ -498,7 +501,9 @@ mod tests {
             (c"<@relay.test:a@x.test>", c"<a@x.test>"),
             (c"<@one.test,@two.test:a@x.test>", c"<a@x.test>"),
             (c"@relay.test:a@x.test", c"a@x.test"),
-            (c" <@relay.test:\"a:b\"@x.test>", c" <\"a:b\"@x.test>"),
+            (c" <@relay.test:\"a:b\"@x.test>", c"<\"a:b\"@x.test>"),
+            (c"< @relay.test:a@x.test >", c"<a@x.test>"),
+            (c"<@relay.test: a@x.test>", c"<a@x.test>"),
             (c"<a@x.test>", c"<a@x.test>"),
             (c"<\"@a:b\"@x.test>", c"<\"@a:b\"@x.test>"),
             (c"<@relay.test>", c"<@relay.test>"),

@@ -74,6 +74,8 @@ pub struct Head {
     pub references: Vec<String>,
     /// The topmost Received field: the host that had the message last.
     pub received: Option<Vec<u8>>,
+    /// How many Received fields there are.
+    pub received_fields: usize,
     /// All Authentication-Results fields.
     pub authentication: AuthenticationFields,
     /// What says that no person wrote it.
@@ -243,9 +245,9 @@ impl Taking {
     /// What hosts on the way say. As it came: a fold in the middle of a word stays one, because Postfix's `header_checks`
     /// have seen it so.
     fn trace(&mut self, name: &[u8], value: &[u8]) {
-        if name.eq_ignore_ascii_case(b"Authentication-Results") {
-            self.head.authentication.add(value);
-        } else if name.eq_ignore_ascii_case(b"Received") {
+        self.head.authentication.see(name, value);
+        if name.eq_ignore_ascii_case(b"Received") {
+            self.head.received_fields += 1;
             self.head.received.get_or_insert_with(|| value.to_vec());
         }
     }

@@ -25,9 +25,11 @@ mod flowed;
 mod from;
 mod head;
 mod html;
+mod mention;
 mod message_id;
 mod page;
 mod part;
+mod quotable;
 mod raw;
 mod reader;
 mod received;
@@ -38,17 +40,21 @@ mod transfer_encoding;
 
 pub use address::{Address, AddressError, Domain, domain_of, parse_path, without_route};
 pub use address_list::{Element, ListReader, Mailbox, is_cut, mailboxes};
-pub use authentication_results::{AuthenticationFields, AuthenticationResults, MethodResult, authserv_id_of};
+pub use authentication_results::{
+    AuthenticationFields, AuthenticationResults, MethodResult, authserv_id_of, disguised_authserv_id,
+};
 pub use automatic::{Automatic, Signs};
 pub use body::{Body, FilePart, Place, ReadPart};
-pub use envelope::{Envelope, Intake, Recipient};
+pub use envelope::{Echo, Envelope, Intake, Recipient};
 pub use everybody::everybody;
 pub use field::{fields, header_end};
 pub use from::{FromField, read_from};
 pub use head::{AddressFields, Head, HeadError, MAX_HEAD_BYTES};
+pub use mention::{Mention, mentions};
+pub use quotable::{is_plain_host, is_plain_path};
 pub use raw::{Cut, Raw};
 pub use reader::{LIMITS, Limits, Reader};
-pub use received::authenticated_sender;
+pub use received::{authenticated_sender, helo_of};
 pub use spill::{Budget, MEMORY_PER_MESSAGE, Reservation, Spill, SpillError};
 pub use text::{is_blank, one_line};
 pub use transfer_encoding::Encoding;

@@ -7,8 +7,23 @@
 
 use super::comment::Comments;
 
-/// The name in `(Authenticated sender: NAME)` of a field that `host` wrote.
-pub fn authenticated_sender(value: &[u8], host: &str) -> Option<String> {
+/// What a client called itself, as the host that took its message says it.
+pub fn helo_of(value: &[u8]) -> Option<&[u8]> {
+    let mut words = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let is_from = words.next()?.eq_ignore_ascii_case(b"from");
+    is_from.then(|| words.next()).flatten()
+}
+
+/// The host that wrote a field, in lower case.
+pub(super) fn host_of(value: &[u8]) -> Option<String> {
+    let mut words = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words.find(|word| word.eq_ignore_ascii_case(b"by"))?;
+    words.next().map(|host| String::from_utf8_lossy(host).to_ascii_lowercase())
+}
+
+/// The name in `(Authenticated sender: NAME)` of a field that `host` wrote. `queue_id`: the host's own, if it is known: a
+/// field with another one was there before.
+pub fn authenticated_sender(value: &[u8], host: &str, queue_id: Option<&str>) -> Option<String> {
     let mut comments = Comments::of(value);
     let (mut words, mut logins) = (Vec::new(), Vec::new());
     let mut at = 0;
@@ -32,11 +47,20 @@ pub fn authenticated_sender(value: &[u8], host: &str) -> Option<String> {
     }
     let is = |word: &[u8], wanted: &str| word.eq_ignore_ascii_case(wanted.as_bytes());
     match (words.as_slice(), logins.as_slice()) {
-        ([from, _, by, name, ..], [login]) if is(from, "from") && is(by, "by") && is(name, host) => {
+        ([from, _, by, name, rest @ ..], [login])
+            if is(from, "from") && is(by, "by") && is(name, host) && is_its(rest, queue_id) =>
+        {
             Some(login.clone())
         }
         _ => None,
     }
+}
+
+/// True if what stands behind the host's name has the queue id.
+fn is_its(words: &[&[u8]], queue_id: Option<&str>) -> bool {
+    let Some(queue_id) = queue_id else { return true };
+    let mut pairs = words.windows(2);
+    pairs.any(|pair| pair[0].eq_ignore_ascii_case(b"id") && pair[1] == queue_id.as_bytes())
 }
 
 /// What a comment says of the login.
@@ -80,7 +104,39 @@ mod tests {
             ("from pc (Authenticated sender: a\\)b) by mx.test", None),
             ("from pc (Authenticated sender: a by mx.test", None),
         ] {
-            assert_eq!(authenticated_sender(value.as_bytes(), "mx.test").as_deref(), expected, "{value}");
+            assert_eq!(
+                authenticated_sender(value.as_bytes(), "mx.test", None).as_deref(),
+                expected,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_field_of_another_message_is_not_the_hosts_word() {
+        let field = " from pc.test (unknown [192.0.2.7])\r\n\t(Authenticated sender: anna@x.test)\r\n\tby mx.test (Postfix) with \
+                     ESMTPSA id 4bXyZ30w1Zz9vB\r\n\tfor <a@x.test>; Mon, 30 Nov 2026 11:00:00 +0000";
+        for (queue_id, expected) in
+            [(Some("4bXyZ30w1Zz9vB"), true), (None, true), (Some("4bXyZ30w1Zz9vC"), false)]
+        {
+            assert_eq!(
+                authenticated_sender(field.as_bytes(), "mx.test", queue_id).is_some(),
+                expected,
+                "{queue_id:?}"
+            );
+        }
+        assert_eq!(helo_of(field.as_bytes()), Some(&b"pc.test"[..]));
+        assert_eq!(helo_of(b" by mx.test (Postfix, from userid 0)"), None);
+        for (field, host, signs) in [
+            ("from a?spf=pass?x (unknown [192.0.2.7]) by MX.test", "mx.test", true),
+            ("from mycompany.test'.evil.test (x [192.0.2.7])\r\n\tby mx.test (Postfix)", "mx.test", true),
+            ("from a,b by mx.test", "mx.test", true),
+            ("from pc.test (pc.test [192.0.2.7]) (a;b?) by mx.test", "mx.test", false),
+            ("by mx.test (Postfix, from userid 0) id a?b", "mx.test", false),
+        ] {
+            assert_eq!(host_of(field.as_bytes()).as_deref(), Some(host), "{field}");
+            let is_plain = helo_of(field.as_bytes()).is_none_or(crate::mail::is_plain_host);
+            assert_eq!(is_plain, !signs, "{field}");
         }
     }
 }

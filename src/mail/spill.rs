@@ -61,7 +61,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Makes sure that at least `bytes` are taken in all; more than [`SMALL`] only from what is not for small ones. Who is alone gets what he asks for: what one message needs is
+    /// Makes sure that at least `bytes` are taken in all; more than 64 KiB only from what is not for small ones. Who is alone gets what he asks for: what one message needs is
     /// bounded by other limits, and a message that is always too large for an idle service would never come in.
     /// # Errors
     /// [`SpillError::Busy`] if others have the rest.

@@ -37,11 +37,12 @@ pub fn settled(
     automatic: Option<Automatic>,
     is_private: bool,
 ) -> Option<Settled> {
-    if is_private {
-        return Some(unrecorded(policy, Reason::NeverLog, Discard::NeverLog));
-    }
+    // Whoever reads our notices: there is nobody to refuse them to.
     if head.message_id.as_deref().is_some_and(|id| id.starts_with(NOTICE_ID)) {
         return Some(Settled::Discarded(Discard::OwnNotice));
+    }
+    if is_private {
+        return Some(unrecorded(policy, Reason::NeverLog, Discard::NeverLog));
     }
     if let Some(kind) = automatic {
         match policy.treatment(kind) {
@@ -142,14 +143,17 @@ fn decide_for(case: &Case<'_>, party: &Party<'_>, first: &Target) -> Judged {
     Judged::Recorded(distinct(party.targets).into_iter().map(|target| cast.record(target, &owner)).collect())
 }
 
-/// True if all people are users. Who was not looked up, or cannot be read, may be anybody.
+/// True if all people are users. Who was not looked up, cannot be read, or stood where Postfix cut, may be anybody.
 fn is_internal(case: &Case<'_>, party: &Party<'_>) -> bool {
     let Correspondents { people, omitted, skipped, .. } = case.correspondents;
     let is_outside = |(correspondent, person): (&Correspondent, &Person)| {
         let is_contact = !person.contacts.is_empty() && counts_as_contact(correspondent);
         person.user.is_none() && (is_contact || correspondent.listed.is_some())
     };
-    *omitted == 0 && *skipped == 0 && !people.iter().zip(party.people).any(is_outside)
+    *omitted == 0
+        && *skipped == 0
+        && case.head.cut_fields == 0
+        && !people.iter().zip(party.people).any(is_outside)
 }
 
 /// The reply to a message that is refused for this reason. Where nobody is a user and not all were looked at, the text says

@@ -4,8 +4,8 @@
 //! Promise: other people's mail is not asked about.
 //! Fails: never.
 
-use super::reply::Reason;
-use crate::mail::{Address, Domain};
+use super::{addressing::Reading, reply::Reason};
+use crate::mail::{Address, Domain, Mention};
 use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -48,6 +48,9 @@ impl std::str::FromStr for Who {
         if domain.contains('@') {
             let address =
                 Address::parse(text).map_err(|error| format!("\"{text}\" is no address: {error}"))?;
+            if address.local() == "*" {
+                return Err(format!("\"{text}\" would be one address, which nobody has"));
+            }
             return Ok(Self::Address(address.folded().to_owned()));
         }
         let domain = Domain::parse(domain).map_err(|error| format!("\"{text}\" is no domain: {error}"))?;
@@ -65,11 +68,22 @@ impl std::fmt::Display for Who {
 }
 
 impl Who {
+    /// Whoever would mean the address.
+    pub fn meaning(address: &Address) -> [Self; 2] {
+        [Self::Address(address.folded().to_owned()), Self::Domain(address.domain().clone())]
+    }
+
+    /// Whoever would mean what a text mentions.
+    pub fn meant_by(mention: &Mention) -> Vec<Self> {
+        match mention {
+            Mention::Address(address) => Self::meaning(address).into(),
+            Mention::Domain(domain) => vec![Self::Domain(domain.clone())],
+        }
+    }
+
     /// True if the set has the address or its domain.
     pub fn any(set: &BTreeSet<Self>, address: &Address) -> bool {
-        !set.is_empty()
-            && (set.contains(&Self::Address(address.folded().to_owned()))
-                || set.contains(&Self::Domain(address.domain().clone())))
+        !set.is_empty() && Self::meaning(address).iter().any(|who| set.contains(who))
     }
 }
 
@@ -85,10 +99,14 @@ impl Emergency {
         blocked.then(|| self.block.reason())
     }
 
-    /// Why nothing is taken for a tenant.
-    pub fn stops_tenant(&self, id: &str, prefix: &str) -> Option<Reason> {
+    /// Why nothing is taken for a tenant; where the directory names none, for whoever the address may mean.
+    /// `tenant`: its id and its prefix.
+    pub fn stops_tenant(&self, tenant: Option<(&str, &str)>, readings: &[Reading]) -> Option<Reason> {
         let tenants = &self.block.tenants;
-        let blocked = tenants.contains(id) || tenants.contains(prefix);
+        let blocked = match tenant {
+            Some((id, prefix)) => tenants.contains(id) || tenants.contains(prefix),
+            None => !tenants.is_empty() && readings.iter().any(|reading| tenants.contains(&reading.prefix)),
+        };
         blocked.then(|| self.block.reason())
     }
 
@@ -152,9 +170,21 @@ mod tests {
             let found = levers.stops(address.as_ref(), Some(client));
             assert_eq!(found, stopped.then_some(Reason::Emergency), "{sender} {client}");
         }
-        assert_eq!(levers.stops_tenant("t-2", "second"), Some(Reason::Emergency));
-        assert_eq!(levers.stops_tenant("t-3", "other"), Some(Reason::Emergency));
-        assert_eq!(levers.stops_tenant("t-1", "mycompany"), None);
+        let stopped = Some(Reason::Emergency);
+        for (tenant, readings, expected) in [
+            (Some(("t-2", "second")), &["second"][..], stopped),
+            (Some(("t-3", "other")), &["1001.other", "other"], stopped),
+            (Some(("t-1", "mycompany")), &["mycompany"], None),
+            // The longest prefix that exists decides.
+            (Some(("t-1", "a.other")), &["a.other", "other"], None),
+            // The directory knows nobody, or says nothing.
+            (None, &["1001.other", "other"], stopped),
+            (None, &["mycompany"], None),
+        ] {
+            let reading = |prefix: &&str| Reading { prefix: (*prefix).to_owned(), project: None };
+            let readings: Vec<Reading> = readings.iter().map(reading).collect();
+            assert_eq!(levers.stops_tenant(tenant, &readings), expected, "{tenant:?} {readings:?}");
+        }
         let said = levers.pulled().unwrap();
         assert_eq!(
             said,
@@ -174,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_is_neither_address_nor_domain_is_an_error() {
-        for text in ["", "a@", "@", "a b@x.test@", "exa mple.test"] {
+        for text in ["", "a@", "@", "*@x.test", "a b@x.test@", "exa mple.test"] {
             assert!(text.parse::<Who>().is_err(), "{text}");
         }
     }

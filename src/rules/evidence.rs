@@ -7,7 +7,10 @@
 //! Fails: never; what is not clear is no proof.
 
 use super::emergency::contains;
-use crate::mail::{Address, AuthenticationResults, Domain, Envelope, Head, MethodResult, authserv_id_of};
+use crate::mail::{
+    self, Address, AuthenticationResults, Domain, Echo, Envelope, Head, MethodResult, authserv_id_of,
+    is_plain_host,
+};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr};
 
@@ -143,9 +146,10 @@ impl Evidence {
     /// What there is, by whom the service trusts.
     pub fn of(head: &Head, envelope: &Envelope, trust: &Trust) -> Self {
         Self {
-            origin: trust.origin(envelope.client.as_deref(), envelope.is_local),
+            // What was received before comes from elsewhere: a content filter, Sieve or procmail gave it to sendmail(1).
+            origin: trust.origin(envelope.client.as_deref(), envelope.is_local && head.received_fields <= 1),
             login: Login::of(envelope.login.as_deref(), trust),
-            fields: fields(head, trust).unwrap_or_default(),
+            fields: fields(head, envelope, trust).unwrap_or_default(),
             is_asked_later: false,
             from_is_clear: head.from_fields == 1 && !head.from_is_ambiguous,
         }
@@ -216,36 +220,41 @@ impl Evidence {
         self.fields.iter().flatten().any(|found| fails(found) && of_it(found))
     }
 
-    /// The domain for which each trusted field that has the method says pass.
+    /// The domain for which each trusted field says pass that speaks of it by the method.
     fn passes(&self, method: Method, domain: &Domain) -> Option<&Domain> {
-        let mut fields = self.with_method(method);
-        let says_pass = |field| says(field, method, |found| found.passes(domain));
+        let mut fields = self.speaking(method, domain);
+        let says_pass = |field: Vec<_>| says(&field, method, |found| found.passes(domain));
         let first = says_pass(fields.next()?)?;
         fields.all(|field| says_pass(field).is_some()).then_some(first.domain.as_ref()).flatten()
     }
 
     /// The same, if everything that is not known now were a pass.
     fn may_pass(&self, method: Method, domain: &Domain) -> bool {
-        let mut fields = self.with_method(method).peekable();
+        let mut fields = self.speaking(method, domain).peekable();
         let is_said = self.is_asked_later || fields.peek().is_some();
-        is_said && fields.all(|field| says(field, method, |found| found.may_pass(domain)).is_some())
+        is_said && fields.all(|field| says(&field, method, |found| found.may_pass(domain)).is_some())
     }
 
-    fn with_method(&self, method: Method) -> impl Iterator<Item = &[Finding]> {
-        let has_it = move |field: &&Vec<Finding>| field.iter().any(|found| found.method == method);
-        self.fields.iter().filter(has_it).map(Vec::as_slice)
+    /// What each trusted field says of a domain by a method; those that say nothing of it are left out. Whether a filter
+    /// writes one field for all, or one for each signature and identity, makes no difference.
+    fn speaking(&self, method: Method, domain: &Domain) -> impl Iterator<Item = Vec<&Finding>> {
+        let of_it = move |found: &&Finding| found.method == method && found.speaks_of(domain);
+        let fields = self.fields.iter().map(move |field| field.iter().filter(of_it).collect::<Vec<_>>());
+        fields.filter(|field| !field.is_empty())
     }
 }
 
 /// What a field says by a method, if it is good.
-fn says(field: &[Finding], method: Method, is_good: impl Fn(&Finding) -> bool) -> Option<&Finding> {
-    let names_sender = field.iter().any(|found| found.method == method && !found.of_helo);
-    let mut results = field.iter().filter(|found| found.method == method && !(found.of_helo && names_sender));
-    let good = results.clone().find(|found| is_good(found))?;
+fn says<'a>(
+    field: &[&'a Finding],
+    method: Method,
+    is_good: impl Fn(&Finding) -> bool,
+) -> Option<&'a Finding> {
+    let good = field.iter().copied().find(|found| is_good(found))?;
     match method {
         // Each signature is for itself: one that is broken counts as if it were not there (RFC 6376, section 6.1).
         Method::Dkim => Some(good),
-        Method::Dmarc | Method::Spf => results.all(is_good).then_some(good),
+        Method::Dmarc | Method::Spf => field.iter().all(|found| is_good(found)).then_some(good),
     }
 }
 
@@ -255,6 +264,22 @@ fn is_its(named: &Domain, domain: &Domain) -> bool {
 }
 
 impl Trust {
+    /// True if a field has one of our ids, but for what stands between its letters.
+    fn is_disguise(&self, field: &[u8]) -> bool {
+        let Some(id) = mail::disguised_authserv_id(field) else { return false };
+        let is_it = |ours: &String| {
+            id.strip_prefix(ours.as_str()).is_some_and(|version| version.bytes().all(|b| b.is_ascii_digit()))
+        };
+        self.authserv_ids.iter().any(is_it)
+    }
+
+    /// True if a host is one whose filters we may believe: by its name, or of the same organisation.
+    fn is_near(&self, host: &str) -> bool {
+        let organisation = |name: &str| Domain::parse(name).ok().and_then(|domain| domain.organisational());
+        let theirs = organisation(host);
+        self.authserv_ids.iter().any(|id| id == host || theirs.is_some() && organisation(id) == theirs)
+    }
+
     /// The trusted network, or the machine, that a client is in.
     pub fn origin(&self, client: Option<&str>, is_local: bool) -> Option<Proof> {
         match client {
@@ -274,7 +299,9 @@ impl Login {
         match (name, trust.logins) {
             (None, _) => Self::Nobody,
             (Some(name), logins) => match (Address::parse(name), logins) {
-                (Ok(address), _) => Self::Address(address),
+                // With a comment, a display name or a fold it is no login that anybody gave himself.
+                (Ok(address), _) if is_bare(name, &address) => Self::Address(address),
+                (Ok(_), _) => Self::Nobody,
                 (Err(_), Logins::Any) => Self::Name(name.to_owned()),
                 (Err(_), Logins::Address) => Self::Nobody,
             },
@@ -282,22 +309,59 @@ impl Login {
     }
 }
 
-/// What trusted fields say; none if one of them cannot be read, or there is too much of it.
-fn fields(head: &Head, trust: &Trust) -> Option<Vec<Vec<Finding>>> {
+/// HELO as far as it is known: where the door does not say it, the topmost Received field does, with question marks for what
+/// is not plain.
+fn helo_of(head: &Head, envelope: &Envelope) -> Option<Vec<u8>> {
+    let received = || head.received.as_deref().and_then(mail::helo_of).map(<[u8]>::to_vec);
+    let helo = envelope.helo.clone().map(String::into_bytes).or_else(received)?;
+    is_plain_host(&helo).then_some(helo)
+}
+
+/// True if a field may have HELO in it.
+fn names_helo(field: &[u8]) -> bool {
+    field.windows(4).any(|word| word.eq_ignore_ascii_case(b"helo"))
+}
+
+/// True if the name is the address and nothing else.
+fn is_bare(name: &str, address: &Address) -> bool {
+    let domain = name.rsplit('@').next().unwrap_or_default();
+    Domain::parse(domain).is_ok_and(|domain| domain == *address.domain())
+        && (name.starts_with('"') || !name.contains(|c: char| c.is_whitespace() || "()<>\"".contains(c)))
+}
+
+/// What trusted fields say; none if one of them cannot be read, there is too much of it, or a stranger may have made them say
+/// it.
+fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Finding>>> {
     let (mut fields, mut results, mut bytes) = (Vec::new(), 0, 0);
-    if trust.authserv_ids.is_empty() {
+    if trust.authserv_ids.is_empty() || envelope.echo == Echo::Strange {
         return None;
     }
-    for value in head.authentication.values() {
+    let near =
+        || head.authentication.hosts().iter().filter(|(host, _)| trust.is_near(host)).map(|(_, helo)| helo);
+    if near().any(|helo| !is_plain_host(helo)) {
+        return None;
+    }
+    let known: Vec<Vec<u8>> = helo_of(head, envelope).into_iter().chain(near().cloned()).collect();
+    let is_unknown = envelope.echo == Echo::UnknownHelo && known.is_empty();
+    for value in head.authentication.values()? {
         if !authserv_id_of(value).is_some_and(|id| trust.authserv_ids.contains(&id)) {
+            // A filter that reads it as its own has believed it, and says so in its own name.
+            if trust.is_disguise(value) {
+                return None;
+            }
             continue;
         }
         bytes += value.len();
-        if bytes > MOST_BYTES {
+        if bytes > MOST_BYTES || is_unknown && names_helo(value) {
             return None;
         }
-        let field: Vec<Finding> =
-            AuthenticationResults::parse(value)?.results.iter().filter_map(Finding::of).collect();
+        let read = AuthenticationResults::parse(value)?;
+        // What stands behind it may be of another HELO than the one we know.
+        let is_known = |said: &String| known.iter().any(|helo| helo.eq_ignore_ascii_case(said.as_bytes()));
+        if !known.is_empty() && !read.helo_within.iter().all(is_known) {
+            return None;
+        }
+        let field: Vec<Finding> = read.results.iter().filter_map(Finding::of).collect();
         results += field.len();
         if results > MOST_RESULTS {
             return None;
@@ -311,6 +375,16 @@ impl Finding {
     /// What we found out ourselves.
     pub fn new(method: Method, outcome: Outcome, domain: Option<Domain>) -> Self {
         Self { method, outcome, domain, of_helo: false }
+    }
+
+    /// True if it is about this domain, or may be: a message has one From field and one envelope sender, and its signatures
+    /// are each for themselves; the name in HELO is nobody's address.
+    fn speaks_of(&self, domain: &Domain) -> bool {
+        match self.method {
+            Method::Dmarc => true,
+            Method::Spf => !self.of_helo,
+            Method::Dkim => self.domain.as_ref().is_none_or(|named| is_its(named, domain)),
+        }
     }
 
     fn passes(&self, domain: &Domain) -> bool {
@@ -391,6 +465,8 @@ mod tests {
             queue_id: None,
             client: client.map(str::to_owned),
             is_local: false,
+            echo: Echo::Plain,
+            helo: None,
             login: login.map(str::to_owned),
             intake: Intake::Milter,
         }
@@ -477,6 +553,10 @@ mod tests {
             (&["\"mx.test\"; dmarc=pass header.from=\"x.test\""], "dmarc x.test"),
             (&["\"mx\\.test\"; dmarc=pass header.from=x.test"], ""),
             (&["mx.test 2; dmarc=pass header.from=x.test"], ""),
+            (&["mx . test; dkim=pass header.d=x.test arc.chain=y", dmarc_passes], ""),
+            (&["\"mx\".test; dkim=pass header.d=x.test", spf_passes], ""),
+            (&["mx(c).test 1; dkim=pass header.d=x.test", spf_passes], ""),
+            (&["not.mx.test (c); dkim=fail header.d=x.test", spf_passes], "spf x.test"),
             (&["mx.test; dmarc=pass header.from=x.test header.from=y.test"], ""),
             (&["mx.test; dmarc=pass"], ""),
             (&["mx.test; x-dmarc=pass header.from=x.test"], ""),
@@ -499,7 +579,17 @@ mod tests {
             (&["mx2.test; spf=none", spf_passes], ""),
             (&[spf_passes, "mx.test; spf=pass smtp.mailfrom=y.test"], ""),
             (&[spf_passes, "mx.test; spf=pass"], ""),
-            (&[spf_passes, "mx.test; spf=fail smtp.helo=pc.test"], ""),
+            // Another identity, or another signature, does not disagree.
+            (&[spf_passes, "mx.test; spf=fail smtp.helo=pc.test"], "spf x.test"),
+            (&["mx.test; spf=none smtp.helo=pc.test", spf_passes], "spf x.test"),
+            (&["mx.test; dkim=pass header.d=esp.test", "mx.test; dkim=pass header.d=x.test"], "dkim x.test"),
+            (
+                &["mx.test; dkim=fail header.d=list.test", "mx2.test; dkim=pass header.d=x.test"],
+                "dkim x.test",
+            ),
+            (&["mx.test; dkim=fail header.d=x.test", "mx2.test; dkim=pass header.d=x.test"], ""),
+            (&["mx.test; dkim=none", "mx2.test; dkim=pass header.d=x.test"], ""),
+            (&["mx.test; dkim=pass header.d=y.test", "mx2.test; dkim=fail header.d=x.test"], ""),
             (&[dmarc_passes, "mx2.test; dmarc=temperror header.from=x.test"], "later"),
             (&[dmarc_passes, "mx.test; dmarc=pass (never closed"], ""),
             (&["mx.test; dmarc=pass header.from=x.test; dmarc=none header.from=x.test"], ""),
@@ -590,6 +680,52 @@ mod tests {
 
     // W2
     #[test]
+    fn what_a_stranger_may_have_made_a_filter_say_proves_nothing() {
+        const SPF: &str = "mx.test; spf=pass smtp.mailfrom=x.test";
+        const HELO: &str = "mx.test; spf=pass smtp.mailfrom=x.test smtp.helo=pc.test";
+        const WITHIN: &str = "mx.test; spf=none smtp.helo=pc.test; spf=pass smtp.mailfrom=x.test";
+        const OTHER: &str = "mx.test; spf=none smtp.helo=a;spf=pass(x)smtp.mailfrom=x.test;x=y";
+        const PLAIN: &str = "Received: from pc.test (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
+        const STRANGE: &str =
+            "Received: from a?spf=pass?x (unknown [192.0.2.7])\r\n\tby mx.test (Postfix); Mon\r\n";
+        const EDGE: &str = "Received: from edge.mx.test (edge.mx.test [192.0.2.8])\r\n\tby inner.test (Postfix); Mon\r\n\
+            Received: from pc.test (unknown [192.0.2.7])\r\n\tby edge.mx.test (Postfix); Mon\r\n";
+        const SIGNED: &str = "DKIM-Signature: d=evil.test; i=a=3Bspf=3Dpass@evil.test\r\n";
+        for (echo, field, before, passes) in [
+            (Echo::Plain, SPF, "", true),
+            (Echo::Plain, HELO, "", true),
+            // A host whose filters we believe has heard what its Received field does not say; another one has none of ours.
+            (Echo::Plain, SPF, "Received: from Anna?s?PC (x) by mail.isp.example with ESMTPSA\r\n", true),
+            (Echo::Plain, SPF, "Received: from Anna?s?PC (x) by edge.mx.test with ESMTPSA\r\n", false),
+            (Echo::Plain, HELO, STRANGE, false),
+            (Echo::Plain, SPF, STRANGE, false),
+            (Echo::Plain, WITHIN, "", true),
+            (Echo::Plain, WITHIN, PLAIN, true),
+            (Echo::Plain, OTHER, PLAIN, false),
+            // The host whose filter it was has heard another name than our door.
+            (Echo::UnknownHelo, WITHIN, EDGE, true),
+            (Echo::Plain, WITHIN, EDGE, true),
+            (Echo::Plain, OTHER, EDGE, false),
+            (Echo::UnknownHelo, SPF, "", true),
+            (Echo::UnknownHelo, HELO, "", false),
+            (Echo::UnknownHelo, HELO, PLAIN, true),
+            (Echo::UnknownHelo, HELO, STRANGE, false),
+            (Echo::Strange, SPF, "", false),
+            (Echo::Strange, SPF, PLAIN, false),
+            (Echo::Plain, SPF, SIGNED, false),
+        ] {
+            let head = format!("{before}Authentication-Results: {field}\r\nFrom: anna@x.test\r\n");
+            let head = Head::parse(head.as_bytes()).unwrap();
+            let envelope = Envelope { echo, ..envelope(Some("203.0.113.1"), None) };
+            let evidence = Evidence::of(&head, &envelope, &trust());
+            let address = Address::parse("anna@x.test").unwrap();
+            let claim = Claim { place: Place::From, address: &address, user: Some("u"), login: None };
+            assert_eq!(evidence.proof(&claim).is_some(), passes, "{echo:?} {field} {before}");
+        }
+    }
+
+    // W2
+    #[test]
     fn too_much_proves_nothing() {
         let pass = "; spf=pass smtp.mailfrom=x.test";
         for (count, expected) in [(MOST_RESULTS, "spf x.test"), (MOST_RESULTS + 1, "")] {
@@ -633,6 +769,14 @@ mod tests {
             // A login that is an address and nobody's here is of another company.
             (Some("b@other.test"), None, Logins::Any, Some("u-anna"), false),
             (Some("anna"), None, Logins::Address, Some("u-anna"), false),
+            // Written as a header field may have it, and no login.
+            (Some("anna@x.test(x)"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
+            (Some("anna@x.test (x)"), Some("u-anna"), Logins::Address, Some("u-anna"), false),
+            (Some("(x)anna@x.test"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
+            (Some("Anna <anna@x.test>"), Some("u-anna"), Logins::Address, Some("u-anna"), false),
+            (Some("<anna@x.test>"), Some("u-anna"), Logins::Address, Some("u-anna"), false),
+            (Some("anna @x.test"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
+            (Some(" anna@x.test"), Some("u-anna"), Logins::Any, Some("u-anna"), false),
             (Some("anna"), None, Logins::Any, Some("u-anna"), true),
             // Who is no user has no login here.
             (Some("anna"), None, Logins::Any, None, false),
@@ -663,12 +807,31 @@ mod tests {
             (Some("127.0.0.1"), true, false),
             (Some("unknown"), true, false),
         ] {
-            let head = Head::parse(b"From: anna@x.test\r\n").unwrap();
+            let head = Head::parse(b"Received: by mx.test (Postfix, from userid 0)\r\nFrom: anna@x.test\r\n")
+                .unwrap();
             let envelope = Envelope { is_local, ..envelope(client, None) };
             let evidence = Evidence::of(&head, &envelope, &trust());
             let address = Address::parse("anna@x.test").unwrap();
             let claim = Claim { place: Place::From, address: &address, user: None, login: None };
             assert_eq!(evidence.proof(&claim).is_some(), expected, "{client:?} {is_local}");
+        }
+    }
+
+    // W1
+    #[test]
+    fn what_was_received_before_is_no_submission_of_this_machine() {
+        let ours = "Received: by mx.test (Postfix, from userid 99)\r\n";
+        let before =
+            "Received: from pc.test (pc.test [203.0.113.7])\r\n\tby mx.test (Postfix) with ESMTP id 1\r\n";
+        for (fields, passes) in
+            [(String::new(), true), (ours.to_owned(), true), (format!("{ours}{before}"), false)]
+        {
+            let head = Head::parse(format!("{fields}From: anna@x.test\r\n").as_bytes()).unwrap();
+            let envelope = Envelope { is_local: true, ..envelope(None, None) };
+            let evidence = Evidence::of(&head, &envelope, &trust());
+            let address = Address::parse("anna@x.test").unwrap();
+            let claim = Claim { place: Place::From, address: &address, user: Some("u"), login: None };
+            assert_eq!(evidence.proof(&claim).is_some(), passes, "{fields}");
         }
     }
 }

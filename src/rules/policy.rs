@@ -228,6 +228,11 @@ impl Wish {
         }
     }
 
+    /// True if it names somebody who is never recorded.
+    pub fn says_never_log(&self) -> bool {
+        self.never_log.as_ref().is_some_and(|never_log| !never_log.is_empty())
+    }
+
     /// Who is never recorded for the tenant.
     pub fn never_log_over(&self, default: &TenantPolicy) -> Arc<BTreeSet<Who>> {
         Arc::clone(self.never_log.as_ref().unwrap_or(&default.never_log))

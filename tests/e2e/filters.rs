@@ -73,17 +73,48 @@ impl Scene {
         self.world.postfix.reload();
     }
 
-    fn smtp_from(&self, client: &str) -> Smtp {
+    fn smtp_from(&self, client: &str, helo: &str) -> Smtp {
         let mut smtp = self.world.smtp();
         let answer = smtp.command(&format!("XCLIENT ADDR={client} NAME=client.test"));
         assert!(answer.starts_with("220"), "{answer}");
-        assert!(smtp.command("EHLO client.test").starts_with("250"));
+        assert!(smtp.command(&format!("EHLO {helo}")).starts_with("250"));
         smtp
+    }
+
+    /// What a stranger writes so that a filter, which repeats it, seems to say what it has not found.
+    #[track_caller]
+    fn play_echoes(&self) {
+        let pass = "dkim=pass header.d=mycompany.test";
+        let (quoted, bare) = (format!("\"a) ; {pass}; x=y (b\"@evil.test"), "x@evil.test".to_owned());
+        let helos = [
+            format!("a);{}(x)header.d=mycompany.test;(", "dkim=pass"),
+            format!("b\"a);{}(x)header.d=mycompany.test;(", "dkim=pass"),
+            "a;spf=pass(x)smtp.mailfrom=mycompany.test;x=y".to_owned(),
+        ];
+        let [first, second, third] = &helos;
+        let signature = "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=evil.test; s=s;\r\n\ti=a=3B=20dkim=3Dpass=20\
+             header.d=3Dmycompany.test=3B=20x=3Dy@evil.test;\r\n\th=from; bh=AAAA; b=AAAA\r\n";
+        for (case, helo, sender, field) in [
+            ("sender", "client.test", quoted.as_str(), ""),
+            ("HELO", first, "", ""),
+            ("HELO with a quote", second, "", ""),
+            ("HELO bare", third, "", ""),
+            ("signature", "client.test", &bare, signature),
+        ] {
+            let fields = format!("{field}Sender: {ANNA}\r\n");
+            let message = [fields.as_bytes(), &message("x@evil.test", case)].concat();
+            let found = self.smtp_from(STRANGER, helo).mail(sender, &[MY], &message).1;
+            assert!(
+                matches(&found, REFUSED),
+                "{case}: {found}\n{}",
+                self.world.milter.as_ref().unwrap().log()
+            );
+        }
     }
 
     /// The last answer to a message.
     fn send(&self, client: &str, sender: &str, message: &[u8]) -> String {
-        self.smtp_from(client).mail(sender, &[MY], message).1
+        self.smtp_from(client, "client.test").mail(sender, &[MY], message).1
     }
 
     /// Messages, and the answers that are wanted where the filters are there.
@@ -158,6 +189,7 @@ fn opendkim_and_opendmarc_prove_who_sent_it() {
     let milters = |when_down| [dkim.milter(when_down), dmarc.milter(when_down)];
     scene.put_before(&milters("tempfail"));
     scene.play_all(|_, answer| answer.to_owned());
+    scene.play_echoes();
     scene.assert_activities(&RECORDED);
     // Who is no user need prove nothing, and it is said.
     let to_anna = String::from_utf8(message(BO, "to Anna"))
@@ -191,6 +223,7 @@ fn rspamd_proves_who_sent_it() {
     let rspamd: Filter = scene.island.rspamd();
     scene.put_before(&[rspamd.milter("tempfail")]);
     scene.play_all(|_, answer| answer.to_owned());
+    scene.play_echoes();
     scene.assert_activities(&RECORDED);
     let lenient = rspamd.milter("accept");
     drop(rspamd);

@@ -209,7 +209,7 @@ fn reply(answer: Option<(u8, Vec<u8>)>) -> String {
 #[test]
 fn memory_over_all_sessions_has_a_limit() {
     // Postfix sends a body only when it is complete, so many bodies half way take many milter clients.
-    let (world, address) = with(vec![("message", "memory_limit = \"6800 KiB\"".to_owned())]);
+    let (world, address) = with(vec![("message", "memory_limit = \"7800 KiB\"".to_owned())]);
     let mut open: Vec<_> = (0..12)
         .map(|i| {
             let mut milter = Milter::connect(address);
@@ -239,7 +239,7 @@ fn memory_over_all_sessions_has_a_limit() {
     assert_eq!(
         (taken.len(), refused.len()),
         (8, 4),
-        "eight times 120 KB, and what is made of their text, fit into 6.8 MB"
+        "eight times 120 KB, and what is made of their text, fit into seven eighths of 7.8 MB"
     );
     for answer in refused {
         assert!(reply(Some(answer)).ends_with("[busy]"));

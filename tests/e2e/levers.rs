@@ -138,3 +138,39 @@ fn who_sends_too_much_comes_again() {
         assert!(answers[0].starts_with("250") && end.starts_with("250"), "{answers:?} {end}");
     }
 }
+
+/// D10, D7.
+#[test]
+fn levers_and_limits_refuse_nobody_in_shadow_and_hold_whatever_the_directory_says() {
+    let mut world = World::with(Options { lmtp: true, ..Options::default() });
+    let path = world.root.join("directory.toml");
+    let directory = fs::read_to_string(&path).unwrap();
+    let shadow = "mode = \"shadow\"\nname = \"Other Oy\"";
+    fs::write(&path, directory.replacen("name = \"Other Oy\"", shadow, 1)).unwrap();
+    wait_for("the new directory", || {
+        (world.milter.as_ref().unwrap().log().matches("directory read").count() >= 2).then_some(())
+    });
+    let other = "other@severamail.test";
+    let told = |world: &World, to: &str| world.mail(ANNA, &[to], &eml("plain")).0[0].clone();
+    for (lines, live) in [
+        ("[emergency]\ndefer = true\n", DEFERRED),
+        ("[emergency.block]\nsenders = [\"mycompany.test\"]\nanswer = \"refuse\"\n", BLOCKED),
+        ("[emergency.block]\nnetworks = [\"::ffff:127.0.0.0/104\"]\nanswer = \"refuse\"\n", BLOCKED),
+        ("[emergency.block]\ntenants = [\"mycompany\", \"other\"]\nanswer = \"refuse\"\n", BLOCKED),
+    ] {
+        pull(&mut world, lines);
+        assert!(matches(&told(&world, MY), live), "{lines}");
+        assert!(told(&world, other).starts_with("250"), "{lines}");
+        world.milter.as_ref().unwrap().line_with(&["would", "to=<other@severamail.test>"]);
+    }
+    pull(&mut world, "[limits]\nper_client = \"1/h\"\n");
+    assert!(told(&world, MY).starts_with("250"));
+    assert!(matches(&told(&world, MY), "451 4.7.1 *[client-limit]"));
+    assert!(told(&world, other).starts_with("250"));
+    // A project that the directory lacks just now, and a tenant.
+    pull(&mut world, "[emergency.block]\ntenants = [\"mycompany\", \"gone\"]\n");
+    for to in ["9999.mycompany@severamail.test", "gone@severamail.test", "1.gone@severamail.test"] {
+        assert!(matches(&told(&world, to), "451 4.3.2 *[emergency]"), "{to}");
+    }
+    assert!(told(&world, "nosuch@severamail.test").starts_with("550 5.1.1"));
+}

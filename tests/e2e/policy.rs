@@ -206,3 +206,78 @@ fn of_private_mail_nothing_reaches_disk_log_or_trace() {
         assert_eq!(world.spooled(), 0);
     }
 }
+
+/// What is said at RCPT waits until it is known whether the message is private, and says nothing of one that is; nor does a
+/// line for another of its tenants. D9.
+#[test]
+fn lines_about_recipients_name_nobody_of_private_mail() {
+    let mut world = with(&[("policy", "never_log = [\"lawyer@hush.test\", \"silent.test\"]")]);
+    let nosuch = "nosuch@severamail.test";
+    let mail = |to: &str| {
+        let text = format!("From: secretly@mycompany.test\nTo: {to}\nSubject: s\n\nHello\n");
+        text.replace('\n', "\r\n").into_bytes()
+    };
+    let to_lawyer = mail("lawyer@hush.test");
+    let private = |end: &str| assert!(end.starts_with("550") && end.contains("[never-log]"), "{end}");
+    // The sender; somebody in the head; somebody else's recipient; a path that is no address.
+    private(&world.mail("lawyer@hush.test", &[nosuch, MY], &mail("otto@other.test")).1);
+    private(&world.mail("secretly@mycompany.test", &[nosuch, MY], &to_lawyer).1);
+    private(
+        &world.mail("secretly@mycompany.test", &["x@silent.test", nosuch, MY], &mail("otto@other.test")).1,
+    );
+    let (answers, _) = world.mail("lawyer@hush.test", &[nosuch], &to_lawyer);
+    assert!(answers[0].starts_with("550 5.1.1"), "{answers:?}");
+    // At LMTP, and where the content is refused for its line ends before or after it is known whom the head names.
+    for content in [
+        to_lawyer.clone(),
+        [b"Subject: s\n", to_lawyer.as_slice()].concat(),
+        [to_lawyer.as_slice(), b"x\ny\r\n"].concat(),
+    ] {
+        let mut lmtp: Smtp = world.lmtp();
+        lmtp.command("XFORWARD IDENT=HUSHED1");
+        lmtp.command("MAIL FROM:<secretly@mycompany.test>");
+        assert!(lmtp.command(&format!("RCPT TO:<{nosuch}>")).starts_with("550"));
+        assert!(lmtp.command(&format!("RCPT TO:<{MY}>")).starts_with("250"));
+        lmtp.command("DATA");
+        lmtp.send(&[content.as_slice(), b".\r\n"].concat());
+        assert!(lmtp.reply().starts_with("550"));
+    }
+    let mut lmtp: Smtp = world.lmtp();
+    assert!(lmtp.command("MAIL FROM:<lawyer@hush.test> SIZE=99999999999").starts_with("552"));
+    // A tenant that wants it has it, and its line is as silent.
+    let path = world.root.join("directory.toml");
+    let directory = std::fs::read_to_string(&path).unwrap();
+    let wish = "policy = { never_log = [\"private.test\"] }\nname = \"Other Oy\"";
+    std::fs::write(&path, directory.replacen("name = \"Other Oy\"", wish, 1)).unwrap();
+    wait_for("the new directory", || {
+        (world.milter.as_ref().unwrap().log().matches("directory read").count() >= 2).then_some(())
+    });
+    private(&world.mail("secretly@private.test", &[nosuch, OTHER], &mail("otto@other.test")).1);
+    let shared =
+        "From: anna@mycompany.test\r\nTo: otto@other.test, shared@silent.test\r\nSubject: s\r\n\r\nHello\r\n";
+    let told = by_lmtp(&world, "secretly@mycompany.test", &[MY, OTHER], shared.as_bytes());
+    assert!(told[0].contains("[never-log]") && told[1].starts_with("250 2.0.0 recorded"), "{told:?}");
+    // And what is not private is told, as soon as that is known.
+    let (answers, _) = world.mail("loud@mycompany.test", &[nosuch], &mail("otto@other.test"));
+    assert!(answers[0].starts_with("550"), "{answers:?}");
+    world.milter.as_ref().unwrap().line_with(&["[no-such-tenant]", "from=<loud@mycompany.test>"]);
+    world.wait_for_activities(1);
+    drop(world.milter.take());
+    for (path, bytes) in kept(&world.root) {
+        // The tenant that wants it has it in its activity.
+        let words: &[&str] =
+            match ["queue.db", "sink"].iter().any(|part| path.to_string_lossy().contains(part)) {
+                true => &["lawyer"],
+                false => &[
+                    "secretly@",
+                    "lawyer",
+                    "silent.test",
+                    "private.test",
+                    "HUSHED1: refused 550 5.6.0 [bare-line-end] from",
+                ],
+            };
+        for word in words {
+            assert!(!has(&bytes, word), "{} holds {word}", path.display());
+        }
+    }
+}

@@ -184,6 +184,8 @@ pub fn parcel_with(parties: Parties, text: String) -> Parcel {
         queue_id: None,
         client: None,
         is_local: false,
+        echo: activity_milter::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Milter,
     };

@@ -49,6 +49,8 @@ pub async fn whole(spool: &Path, head: &str, rest: &[u8], targets: &[&str]) -> P
         queue_id: Some("4bQ".to_owned()),
         client: None,
         is_local: false,
+        echo: activity_milter::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Milter,
     };

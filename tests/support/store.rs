@@ -143,6 +143,8 @@ impl Letter {
             queue_id: None,
             client: None,
             is_local: false,
+            echo: activity_milter::mail::Echo::Plain,
+            helo: None,
             login: None,
             intake: Intake::Milter,
         };

@@ -56,7 +56,23 @@ impl Checks<'_> {
         for service in self.settings.services("smtpd").cloned().collect::<Vec<_>>() {
             let is_local =
                 ["127.", "localhost:", "[::1]"].iter().any(|start| service.name.starts_with(start));
+            // Behind a proxy nobody has asked them either.
+            let is_behind_proxy = self.settings.services("smtpd").any(|front| {
+                let proxy = self.settings.of(front, "smtpd_proxy_filter");
+                !proxy.is_empty() && front.name != service.name
+            });
             let is_way_back = is_local && self.settings.is_overridden(&service, name);
+            if is_way_back && is_behind_proxy {
+                let setting =
+                    format!("{}: {name} has {UNCHECKED}, and smtpd_proxy_filter is set", service.name);
+                let reason = "no header_checks are asked on the way through that filter: unless it takes strangers' fields away itself, \
+                              anybody counts as any user";
+                let remedy = "have that filter remove Authentication-Results with a name of sender.trusted_authserv_ids before it \
+                              writes its own, or take the name out there"
+                    .to_owned();
+                self.find(Severity::Must, "forged-results", setting, reason, remedy);
+                continue;
+            }
             let options = split(self.settings.of(&service, name));
             if self.entry_of(&service).is_none() || is_way_back || !options.iter().any(|o| o == UNCHECKED) {
                 continue;
@@ -80,8 +96,10 @@ impl Adding<'_> {
             base.iter().filter(|element| !added.contains(&dense(element))).cloned().collect();
         let ids = &self.config.policy.trust.authserv_ids;
         let mut is_open = false;
+        // What is written may have variables; what is asked has none.
+        let asked = split(self.settings.main(CHECKS));
         for id in ids {
-            is_open |= passing(self.settings, &base, id)?.is_some();
+            is_open |= passing(self.settings, &asked, id)?.is_some();
         }
         let new: Vec<String> = match (ids.is_empty(), is_open) {
             (true, _) => theirs,
@@ -146,7 +164,8 @@ fn passing(settings: &Settings, tables: &[String], id: &str) -> Result<Option<St
 
 fn removes(settings: &Settings, tables: &[String], field: &str) -> Result<bool, SettingsError> {
     for table in tables {
-        if let Some(action) = settings.ask(field, table)? {
+        // What cannot be read takes nothing away, and is named elsewhere.
+        if let Ok(Some(action)) = settings.ask(field, table) {
             let action = action.trim_start().to_uppercase();
             return Ok(REMOVES.iter().any(|removes| action.starts_with(removes)));
         }
@@ -167,9 +186,17 @@ fn forms(id: &str) -> [String; 5] {
 
 /// A field that names the id anywhere: what it costs is another service's field that speaks of ours.
 fn pattern(id: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_@:".contains(c);
-    let id: String = id.chars().flat_map(|c| [(!plain(c)).then_some('\\'), Some(c)]).flatten().collect();
+    let id: String = id.chars().map(literal).collect();
     format!("/^Authentication-Results[[:space:]]*:.*{id}/")
+}
+
+/// A character that stands for itself. A quote behind a backslash is an anchor for GNU.
+fn literal(c: char) -> String {
+    match c {
+        _ if c.is_alphanumeric() || "-_@:".contains(c) => c.to_string(),
+        '\'' | '`' | '<' | '>' => format!("[{c}]"),
+        _ => format!("\\{c}"),
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +206,7 @@ mod tests {
     #[test]
     fn patterns_mean_the_id_itself() {
         assert_eq!(pattern("mx.test"), "/^Authentication-Results[[:space:]]*:.*mx\\.test/");
+        assert_eq!(pattern("o'b`n"), "/^Authentication-Results[[:space:]]*:.*o[']b[`]n/");
         assert_eq!(pattern("a-b_c+1"), "/^Authentication-Results[[:space:]]*:.*a-b_c\\+1/");
     }
 }

@@ -40,6 +40,7 @@ struct Forwarded {
     client: Option<String>,
     /// `SOURCE=LOCAL`.
     is_local: bool,
+    helo: Option<String>,
     queue_id: Option<String>,
 }
 
@@ -221,6 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
                 b"SOURCE" => {
                     self.forwarded.is_local = value.is_some_and(|v| v.eq_ignore_ascii_case("LOCAL"));
                 }
+                b"HELO" => self.forwarded.helo = value,
                 b"IDENT" => self.forwarded.queue_id = value,
                 _ => {}
             }
@@ -244,8 +246,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         let service = self.session.service();
         if from.size as u64 > service.policy.max_size {
             let reply = service.texts.reply(Reason::TooLarge, None);
-            let who = events::Who { transaction: None, message_id: None, ..self.who(None, None) };
+            let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
+            // Nothing more will be known of it: its head may name anybody.
+            let sender = Some(self.sender.as_str()).filter(|_| service.policy.tenants.never_log.is_empty());
+            let who = events::Who { queue_id, sender, door: Some("lmtp"), ..events::Who::default() };
             events::refused(&who, "mail", &reply);
+            self.forwarded = Forwarded::default();
             return self.refuse(&reply);
         }
         self.session.mail(path_in(line), Intake::Lmtp);
@@ -264,8 +270,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         }
         // Lines with NUL do not come this far.
         let path = CString::new(path_in(line)).unwrap_or_default();
-        let Forwarded { client, is_local, .. } = &self.forwarded;
-        let client = || Client { address: client.clone(), is_local: *is_local, login: None };
+        let Forwarded { client, is_local, helo, .. } = &self.forwarded;
+        let client =
+            || Client { address: client.clone(), is_local: *is_local, helo: helo.clone(), login: None };
         match self.session.rcpt(&path, client).await {
             Ok(()) => {
                 self.recipients += 1;
@@ -396,7 +403,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         };
         // Postfix has the recipients of one message in one order, and so have we.
         let known = |index: usize| known.iter().find(|recall| recall.target == index);
-        let refusal = |index: usize| message.refusals.get(index).and_then(Option::as_ref);
+        // What was decided so far depends on how the bytes came in pieces: a bare line end is the answer to all.
+        let refusal =
+            |index: usize| message.refusals.get(index).and_then(Option::as_ref).filter(|_| !message.bare);
         let discard = |index: usize| message.discards.get(index).copied().flatten().filter(|_| !message.bare);
         targets
             .iter()

@@ -85,6 +85,8 @@ fn parcel(tenant: &str, id: usize) -> Parcel {
         queue_id: None,
         client: None,
         is_local: false,
+        echo: crate::mail::Echo::Plain,
+        helo: None,
         login: None,
         intake: Intake::Milter,
     };
