@@ -127,7 +127,7 @@ fn envelope() -> Envelope {
         queue_id: None,
         client: None,
         is_local: false,
-        echo: activity_milter::mail::Echo::Plain,
+        is_plain: true,
         helo: None,
         login: None,
         intake: Intake::Explain,

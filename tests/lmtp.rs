@@ -2,15 +2,19 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/policy.rs"]
+mod policy;
+
 use activity_milter::{
     courier::Desk,
     directory::{Directory, People, Unavailable},
-    intake::{Listener, Policy, Service, Shadow, SocketSettings, lmtp},
+    intake::{Listener, Policy, Service, SocketSettings, lmtp},
     mail::{Address, Budget, Domain},
     queue::{self, SystemClock},
-    rules::{Addressing, Emergency, Limits, Mixed, Project, Tenant, TenantPolicy, Texts, Trust},
+    rules::{Addressing, Project, Tenant, Texts},
 };
 use async_trait::async_trait;
+use policy::policy;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -67,21 +71,7 @@ async fn a_directory_that_cannot_answer_defers() {
             domains: vec![Domain::parse("severamail.test").unwrap()],
             recipient_delimiter: String::new(),
         },
-        Policy {
-            max_size: 1 << 20,
-            min_free: 0,
-            patience: std::time::Duration::from_secs(60),
-            max_recipients: 10,
-            max_people: 1000,
-            mixed: Mixed::Reject,
-            keep_after_accept: false,
-            unlinked_projects: false,
-            tenants: TenantPolicy::default(),
-            shadow: Shadow::Marked,
-            emergency: Emergency::default(),
-            trust: Trust::default(),
-            limits: Limits::default(),
-        },
+        Policy { max_recipients: 10, ..policy() },
         Texts::default(),
         Arc::clone(&moody) as Arc<dyn Directory>,
         Budget::new(1 << 20),

@@ -5,34 +5,19 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/policy.rs"]
+mod policy;
+
 use activity_milter::{
     directory::{Directory, FileDirectory, People, Unavailable},
     intake::{Client, Interest, Live, Policy, Service, Session, Shadow, Then},
     mail::{Address, Automatic, Budget, Domain, Intake},
     rules::{
-        Addressing, Answer, Emergency, Internal, Limits, Mixed, Project, Record, Role, Tenant, TenantPolicy,
-        Texts, Treatment, Trust,
+        Addressing, Answer, Internal, Mixed, Project, Record, Role, Tenant, TenantPolicy, Texts, Treatment,
     },
 };
+use policy::policy;
 use std::{ffi::CString, path::Path, sync::Arc, time::Duration};
-
-fn policy() -> Policy {
-    Policy {
-        max_size: 1 << 20,
-        min_free: 0,
-        patience: Duration::from_secs(60),
-        max_recipients: 100,
-        max_people: 1000,
-        mixed: Mixed::Reject,
-        keep_after_accept: false,
-        unlinked_projects: false,
-        tenants: TenantPolicy::default(),
-        shadow: Shadow::Marked,
-        emergency: Emergency::default(),
-        trust: Trust::default(),
-        limits: Limits::default(),
-    }
-}
 
 fn file() -> Arc<dyn Directory> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");

@@ -4,16 +4,20 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+#[path = "support/policy.rs"]
+mod policy;
+
 use activity_milter::{
     directory::FileDirectory,
-    intake::{Client, Live, Policy, Service, Session, Shadow},
+    intake::{Client, Live, Policy, Service, Session},
     mail::{Budget, Domain, Intake},
     rules::{
-        Addressing, Answer, Emergency, Finding, Internal, Limits, Logins, Method, Mixed, Outcome, Rate,
-        Require, TenantPolicy, Texts, Trust,
+        Addressing, Answer, Finding, Internal, Limits, Logins, Method, Outcome, Rate, Require, TenantPolicy,
+        Texts, Trust,
     },
     verify::{Question, Verification, Verifier},
 };
+use policy::policy;
 use std::{
     path::Path,
     sync::{
@@ -49,21 +53,7 @@ fn service_with(
         authserv_ids: vec!["mx.test".to_owned()],
         received_by: received_by.map(str::to_owned),
     };
-    let policy = Policy {
-        max_size: 1 << 20,
-        min_free: 0,
-        patience: std::time::Duration::from_secs(60),
-        max_recipients: 100,
-        max_people: 1000,
-        mixed: Mixed::Reject,
-        keep_after_accept: false,
-        unlinked_projects: false,
-        shadow: Shadow::Marked,
-        emergency: Emergency::default(),
-        limits,
-        tenants,
-        trust,
-    };
+    let policy = Policy { limits, tenants, trust, ..policy() };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
     let directory = Arc::new(FileDirectory::open(&path).unwrap());
     let domains = vec![Domain::parse("severamail.test").unwrap()];

@@ -8,15 +8,16 @@ mod support;
 
 use activity_milter::{
     directory::FileDirectory,
-    intake::{Client, Live, Policy, Service, Session, Shadow},
+    intake::{Client, Live, Policy, Service, Session},
     mail::{Budget, Domain, Intake},
-    rules::{Addressing, Emergency, Limits, Mixed, Require, TenantPolicy, Texts, Trust},
+    rules::{Addressing, Require, TenantPolicy, Texts},
     verify::{self, Settings},
 };
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Instant};
 use support::{
     dkim::Signer,
     names::{Mood, Names},
+    policy::policy,
 };
 
 const OURS: &str = "203.0.113.7";
@@ -52,21 +53,8 @@ impl Scene {
 
     /// A service that has asked nobody yet.
     fn service(&self, require: Require) -> Live {
-        let policy = Policy {
-            max_size: 16 << 20,
-            min_free: 0,
-            patience: std::time::Duration::from_secs(60),
-            max_recipients: 100,
-            max_people: 1000,
-            mixed: Mixed::Reject,
-            keep_after_accept: false,
-            unlinked_projects: false,
-            shadow: Shadow::Marked,
-            emergency: Emergency::default(),
-            limits: Limits::default(),
-            tenants: TenantPolicy { require, ..TenantPolicy::default() },
-            trust: Trust::default(),
-        };
+        let tenants = TenantPolicy { require, ..TenantPolicy::default() };
+        let policy = Policy { max_size: 16 << 20, tenants, ..policy() };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/directory.toml");
         let directory = Arc::new(FileDirectory::open(&path).unwrap());
         let domains = vec![Domain::parse("severamail.test").unwrap()];

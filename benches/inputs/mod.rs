@@ -115,7 +115,7 @@ impl Mail {
             queue_id: Some("4XyQID".to_owned()),
             client: Some("192.0.2.7".to_owned()),
             is_local: false,
-            echo: activity_milter::mail::Echo::Plain,
+            is_plain: true,
             helo: None,
             login: None,
             intake: Intake::Milter,

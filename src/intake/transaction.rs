@@ -11,8 +11,7 @@ use super::{
     service::{Policy, Refusal, Service},
 };
 use crate::mail::{
-    Address, Automatic, Echo, Envelope, Head, Intake, Mention, domain_of, is_plain_host, is_plain_path,
-    mentions, parse_path,
+    Address, Automatic, Envelope, Head, Intake, Mention, domain_of, is_plain_path, mentions, parse_path,
 };
 use crate::observe::{self, events, metrics};
 use crate::rules::{Mixed, Reason, Reply, Target, Tenant, Who};
@@ -156,21 +155,6 @@ impl Transaction {
         self.client.as_ref().and_then(|client| client.address.as_deref())
     }
 
-    /// What filters may have repeated of it.
-    fn echo(&self) -> Echo {
-        let helo = self.client.as_ref().and_then(|client| client.helo.as_deref());
-        match helo {
-            _ if !self.sender_is_plain => Echo::Strange,
-            Some(helo) if !is_plain_host(helo.as_bytes()) => Echo::Strange,
-            // Postfix's XFORWARD has a question mark for what it does not want to say.
-            Some(helo) if self.door == Intake::Lmtp && helo.contains('?') => Echo::Strange,
-            Some(_) => Echo::Plain,
-            // Filters name it where there is no sender; by LMTP the sender may be another one by now.
-            None if self.from_nobody || self.door == Intake::Lmtp => Echo::UnknownHelo,
-            None => Echo::Plain,
-        }
-    }
-
     /// The envelope as it is so far.
     pub(super) fn envelope(&self) -> Envelope {
         Envelope {
@@ -179,7 +163,7 @@ impl Transaction {
             queue_id: self.queue_id.clone(),
             client: self.client().map(str::to_owned),
             is_local: self.client.as_ref().is_some_and(|client| client.is_local),
-            echo: self.echo(),
+            is_plain: self.sender_is_plain,
             helo: self.client.as_ref().and_then(|client| client.helo.clone()),
             login: self.client.as_ref().and_then(|client| client.login.clone()),
             intake: self.door,
@@ -411,10 +395,10 @@ impl Transaction {
 
     /// Looks whether the envelope so far names somebody who is never recorded; `newest`: who was not looked at yet.
     fn look_for_private(&mut self, policy: &Policy, newest: &[Mention]) {
-        if self.is_private || !self.may_be_private(policy) {
+        let (default, of_tenants) = (&policy.tenants.never_log, self.never_log(policy));
+        if self.is_private || default.is_empty() && of_tenants.is_empty() {
             return;
         }
-        let (default, of_tenants) = (&policy.tenants.never_log, self.never_log(policy));
         let is_named =
             |who: &Mention| names(default, who) || of_tenants.values().any(|never_log| names(never_log, who));
         let sender = self.sender.clone().map(Mention::Address);

@@ -1,6 +1,6 @@
-//! Comments of structured header fields (RFC 5322, section 3.2.2).
+//! Comments and quoted strings of structured header fields (RFC 5322, sections 3.2.2 and 3.2.4).
 //!
-//! In: a field value and where a `(` stands in it. Out: where the comment ends.
+//! In: a field value and where a `(` or a quote stands in it. Out: where the comment or the string ends.
 //! Promise: nested comments and quoted pairs without recursion; all questions about one value cost its length twice at
 //! most, because the first comment that never closes is the last one looked for.
 //! Fails: never; a bracket that nothing closes is no comment, and the caller decides what it is.
@@ -38,6 +38,20 @@ impl<'a> Comments<'a> {
         self.unclosed = true;
         None
     }
+}
+
+/// The next quote that no backslash escapes. Escapes count the same way wherever a walk begins, so that two walks never
+/// look at the same stretch twice.
+pub(super) fn closing_quote(value: &[u8], open: usize) -> Option<usize> {
+    let mut i = open + 1;
+    while let Some(&b) = value.get(i) {
+        match b {
+            b'"' => return Some(i),
+            b'\\' => i += 2,
+            _ => i += 1,
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -16,25 +16,14 @@ pub struct Envelope {
     pub client: Option<String>,
     /// Postfix says that its own machine submitted the message (`SOURCE=LOCAL` of XFORWARD).
     pub is_local: bool,
-    /// What filters may have repeated of it.
-    pub echo: Echo,
+    /// What was sent as the sender reads in one way only, whoever repeats it.
+    pub is_plain: bool,
     /// HELO, where the door knows it.
     pub helo: Option<String>,
     /// The SASL login name.
     pub login: Option<String>,
     /// Which door the message came through.
     pub intake: Intake,
-}
-
-/// Whether what filters repeat of the envelope, the sender and HELO, reads in one way only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Echo {
-    /// It does.
-    Plain,
-    /// The sender does, and HELO is not known.
-    UnknownHelo,
-    /// It may read as results that no filter has found.
-    Strange,
 }
 
 /// A recipient as the client sent it, and what it means.

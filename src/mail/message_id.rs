@@ -6,7 +6,7 @@
 //! bracket stands in quotes.
 //! Fails: never; a value that names nothing gives no ids.
 
-use super::comment::Comments;
+use super::comment::{Comments, closing_quote};
 use std::collections::VecDeque;
 
 /// Ids kept of References and In-Reply-To: the newest say where a thread belongs.
@@ -69,20 +69,6 @@ fn end_of_id(value: &[u8], from: usize) -> usize {
         }
     }
     value.len()
-}
-
-/// The next quote that no backslash escapes. Escapes count the same way wherever a walk begins, so that two walks never
-/// look at the same stretch twice.
-fn closing_quote(value: &[u8], open: usize) -> Option<usize> {
-    let mut i = open + 1;
-    while let Some(&b) = value.get(i) {
-        match b {
-            b'"' => return Some(i),
-            b'\\' => i += 2,
-            _ => i += 1,
-        }
-    }
-    None
 }
 
 /// Ids without brackets, in a field that has none.

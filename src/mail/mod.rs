@@ -45,7 +45,7 @@ pub use authentication_results::{
 };
 pub use automatic::{Automatic, Signs};
 pub use body::{Body, FilePart, Place, ReadPart};
-pub use envelope::{Echo, Envelope, Intake, Recipient};
+pub use envelope::{Envelope, Intake, Recipient};
 pub use everybody::everybody;
 pub use field::{fields, header_end};
 pub use from::{FromField, read_from};

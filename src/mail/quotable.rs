@@ -7,7 +7,10 @@
 //! In: what filters repeat. Out: whether it can be read in one way only.
 //! Promise: linear; what real mail has there is plain. Fails: never; what is not clear is not plain.
 
-use super::comment::Comments;
+use super::{
+    comment::{Comments, closing_quote},
+    transfer_encoding::unescape,
+};
 
 /// Signs that end a value, a comment or a quoted string.
 const SIGNS: &[u8] = b";()\"\\<>,";
@@ -24,24 +27,20 @@ pub fn is_plain_path(path: &[u8]) -> bool {
     is_plain_address(inner.unwrap_or(path))
 }
 
-/// The same of HELO.
-pub fn is_plain_host(helo: &[u8]) -> bool {
-    is_plain_domain(helo)
-}
-
 /// A local part with an `@` and a domain, or a word alone.
 pub(super) fn is_plain_address(address: &[u8]) -> bool {
     match memchr::memrchr(b'@', address) {
         Some(at) => {
             let local = &address[..at];
-            is_plain(local) && !local.iter().any(|b| b"@:".contains(b)) && is_plain_domain(&address[at + 1..])
+            is_plain(local) && !local.iter().any(|b| b"@:".contains(b)) && is_plain_host(&address[at + 1..])
         }
         None => is_plain(address) && !address.contains(&b':'),
     }
 }
 
-/// Letters of any alphabet, digits, and what host names have between them; or an address literal.
-fn is_plain_domain(domain: &[u8]) -> bool {
+/// The same of a domain, and of HELO: letters of any alphabet, digits, and what host names have between them; or an address
+/// literal.
+pub fn is_plain_host(domain: &[u8]) -> bool {
     let literal = domain.strip_prefix(b"[").and_then(|domain| domain.strip_suffix(b"]"));
     let of =
         |signs: &'static [u8]| move |b: &u8| b.is_ascii_alphanumeric() || !b.is_ascii() || signs.contains(b);
@@ -71,7 +70,7 @@ fn is_plain_signature(value: &[u8]) -> bool {
         match name {
             // Base64, folded anywhere.
             b"b" | b"bh" => value.iter().all(|b| !SIGNS.contains(b)),
-            b"d" => is_plain_domain(&decoded(value)),
+            b"d" => is_plain_host(&decoded(value)),
             // What nobody repeats.
             b"c" | b"h" | b"l" | b"q" | b"t" | b"v" | b"x" | b"z" => true,
             // Whatever else there is, also a name with a sign that others take for a blank.
@@ -82,19 +81,8 @@ fn is_plain_signature(value: &[u8]) -> bool {
 
 /// What `i=` may be written in (RFC 6376, section 2.11); others decode other tags too.
 fn decoded(value: &[u8]) -> Vec<u8> {
-    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (mut decoded, mut rest) = (Vec::with_capacity(value.len()), value);
-    while let [first, after @ ..] = rest {
-        let pair = match (first, after) {
-            (b'=', [high, low, ..]) => digit(high).zip(digit(low)),
-            _ => None,
-        };
-        match pair {
-            Some((high, low)) => decoded.push(high * 16 + low),
-            None => decoded.push(*first),
-        }
-        rest = if pair.is_some() { &after[2..] } else { after };
-    }
+    let mut decoded = Vec::with_capacity(value.len());
+    unescape(value, &mut decoded);
     decoded
 }
 
@@ -104,7 +92,7 @@ fn is_plain_list(value: &[u8]) -> bool {
     let (mut at, mut domain, mut is_closed) = (0, None::<Vec<u8>>, true);
     while let Some(&b) = value.get(at) {
         // Names and comments are nobody's domain.
-        let quoted = if b == b'"' && is_closed { quoted_end(value, at) } else { None };
+        let quoted = if b == b'"' && is_closed { closing_quote(value, at).map(|end| end + 1) } else { None };
         is_closed &= b != b'"' || quoted.is_some();
         if let Some(end) = comments.end(at).or(quoted) {
             at = end;
@@ -133,19 +121,7 @@ fn is_plain_list(value: &[u8]) -> bool {
 /// A domain at the end of a list, without blanks and without the end of a group.
 fn is_plain_end(domain: &[u8]) -> bool {
     let domain = domain.trim_ascii();
-    is_plain_domain(domain.strip_suffix(b";").unwrap_or(domain))
-}
-
-/// The offset behind the quoted string that opens at `at`; none if none opens there, or it never closes.
-fn quoted_end(value: &[u8], at: usize) -> Option<usize> {
-    let mut i = (value.get(at) == Some(&b'"')).then_some(at + 1)?;
-    loop {
-        match value.get(i)? {
-            b'"' => return Some(i + 1),
-            b'\\' => i += 2,
-            _ => i += 1,
-        }
-    }
+    is_plain_host(domain.strip_suffix(b";").unwrap_or(domain))
 }
 
 #[cfg(test)]

@@ -451,7 +451,8 @@ fn escapes(bytes: &[u8], decoded: &mut Vec<u8>, sink: &mut Sink<'_>) -> io::Resu
     if decoded.is_empty() { Ok(()) } else { sink(decoded) }
 }
 
-fn unescape(text: &[u8], decoded: &mut Vec<u8>) {
+/// `=XX` becomes a byte; what is none stays as it is.
+pub(super) fn unescape(text: &[u8], decoded: &mut Vec<u8>) {
     let hex = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut rest = text;
     while let Some(at) = memchr::memchr(b'=', rest) {

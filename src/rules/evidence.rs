@@ -8,7 +8,7 @@
 
 use super::emergency::contains;
 use crate::mail::{
-    self, Address, AuthenticationResults, Domain, Echo, Envelope, Head, MethodResult, authserv_id_of,
+    self, Address, AuthenticationResults, Domain, Envelope, Head, Intake, MethodResult, authserv_id_of,
     is_plain_host,
 };
 use ipnet::IpNet;
@@ -235,8 +235,8 @@ impl Evidence {
         is_said && fields.all(|field| says(&field, method, |found| found.may_pass(domain)).is_some())
     }
 
-    /// What each trusted field says of a domain by a method; those that say nothing of it are left out. Whether a filter
-    /// writes one field for all, or one for each signature and identity, makes no difference.
+    /// What each trusted field says of a domain by a method; those that say nothing of it are left out: a filter may
+    /// write a field for each signature and identity.
     fn speaking(&self, method: Method, domain: &Domain) -> impl Iterator<Item = Vec<&Finding>> {
         let of_it = move |found: &&Finding| found.method == method && found.speaks_of(domain);
         let fields = self.fields.iter().map(move |field| field.iter().filter(of_it).collect::<Vec<_>>());
@@ -333,7 +333,8 @@ fn is_bare(name: &str, address: &Address) -> bool {
 /// it.
 fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Finding>>> {
     let (mut fields, mut results, mut bytes) = (Vec::new(), 0, 0);
-    if trust.authserv_ids.is_empty() || envelope.echo == Echo::Strange {
+    let is_strange = |helo: &String| !is_plain_host(helo.as_bytes());
+    if trust.authserv_ids.is_empty() || !envelope.is_plain || envelope.helo.as_ref().is_some_and(is_strange) {
         return None;
     }
     let near =
@@ -342,7 +343,9 @@ fn fields(head: &Head, envelope: &Envelope, trust: &Trust) -> Option<Vec<Vec<Fin
         return None;
     }
     let known: Vec<Vec<u8>> = helo_of(head, envelope).into_iter().chain(near().cloned()).collect();
-    let is_unknown = envelope.echo == Echo::UnknownHelo && known.is_empty();
+    // Filters name HELO where there is no sender; by LMTP the sender may be another one by now.
+    let is_named = envelope.sender.is_none() || envelope.intake == Intake::Lmtp;
+    let is_unknown = is_named && known.is_empty();
     for value in head.authentication.values()? {
         if !authserv_id_of(value).is_some_and(|id| trust.authserv_ids.contains(&id)) {
             // A filter that reads it as its own has believed it, and says so in its own name.
@@ -447,7 +450,6 @@ impl fmt::Display for Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::Intake;
 
     fn trust() -> Trust {
         Trust {
@@ -460,12 +462,12 @@ mod tests {
 
     fn envelope(client: Option<&str>, login: Option<&str>) -> Envelope {
         Envelope {
-            sender: None,
+            sender: Address::parse("bounce@relay.test").ok(),
             recipients: Vec::new(),
             queue_id: None,
             client: client.map(str::to_owned),
             is_local: false,
-            echo: Echo::Plain,
+            is_plain: true,
             helo: None,
             login: login.map(str::to_owned),
             intake: Intake::Milter,
@@ -691,36 +693,39 @@ mod tests {
         const EDGE: &str = "Received: from edge.mx.test (edge.mx.test [192.0.2.8])\r\n\tby inner.test (Postfix); Mon\r\n\
             Received: from pc.test (unknown [192.0.2.7])\r\n\tby edge.mx.test (Postfix); Mon\r\n";
         const SIGNED: &str = "DKIM-Signature: d=evil.test; i=a=3Bspf=3Dpass@evil.test\r\n";
-        for (echo, field, before, passes) in [
-            (Echo::Plain, SPF, "", true),
-            (Echo::Plain, HELO, "", true),
+        const KNOWN: (bool, Intake) = (true, Intake::Milter);
+        const NO_HELO: (bool, Intake) = (true, Intake::Lmtp);
+        const STRANGE_SENDER: (bool, Intake) = (false, Intake::Milter);
+        for ((is_plain, intake), field, before, passes) in [
+            (KNOWN, SPF, "", true),
+            (KNOWN, HELO, "", true),
             // A host whose filters we believe has heard what its Received field does not say; another one has none of ours.
-            (Echo::Plain, SPF, "Received: from Anna?s?PC (x) by mail.isp.example with ESMTPSA\r\n", true),
-            (Echo::Plain, SPF, "Received: from Anna?s?PC (x) by edge.mx.test with ESMTPSA\r\n", false),
-            (Echo::Plain, HELO, STRANGE, false),
-            (Echo::Plain, SPF, STRANGE, false),
-            (Echo::Plain, WITHIN, "", true),
-            (Echo::Plain, WITHIN, PLAIN, true),
-            (Echo::Plain, OTHER, PLAIN, false),
+            (KNOWN, SPF, "Received: from Anna?s?PC (x) by mail.isp.example with ESMTPSA\r\n", true),
+            (KNOWN, SPF, "Received: from Anna?s?PC (x) by edge.mx.test with ESMTPSA\r\n", false),
+            (KNOWN, HELO, STRANGE, false),
+            (KNOWN, SPF, STRANGE, false),
+            (KNOWN, WITHIN, "", true),
+            (KNOWN, WITHIN, PLAIN, true),
+            (KNOWN, OTHER, PLAIN, false),
             // The host whose filter it was has heard another name than our door.
-            (Echo::UnknownHelo, WITHIN, EDGE, true),
-            (Echo::Plain, WITHIN, EDGE, true),
-            (Echo::Plain, OTHER, EDGE, false),
-            (Echo::UnknownHelo, SPF, "", true),
-            (Echo::UnknownHelo, HELO, "", false),
-            (Echo::UnknownHelo, HELO, PLAIN, true),
-            (Echo::UnknownHelo, HELO, STRANGE, false),
-            (Echo::Strange, SPF, "", false),
-            (Echo::Strange, SPF, PLAIN, false),
-            (Echo::Plain, SPF, SIGNED, false),
+            (NO_HELO, WITHIN, EDGE, true),
+            (KNOWN, WITHIN, EDGE, true),
+            (KNOWN, OTHER, EDGE, false),
+            (NO_HELO, SPF, "", true),
+            (NO_HELO, HELO, "", false),
+            (NO_HELO, HELO, PLAIN, true),
+            (NO_HELO, HELO, STRANGE, false),
+            (STRANGE_SENDER, SPF, "", false),
+            (STRANGE_SENDER, SPF, PLAIN, false),
+            (KNOWN, SPF, SIGNED, false),
         ] {
             let head = format!("{before}Authentication-Results: {field}\r\nFrom: anna@x.test\r\n");
             let head = Head::parse(head.as_bytes()).unwrap();
-            let envelope = Envelope { echo, ..envelope(Some("203.0.113.1"), None) };
+            let envelope = Envelope { is_plain, intake, ..envelope(Some("203.0.113.1"), None) };
             let evidence = Evidence::of(&head, &envelope, &trust());
             let address = Address::parse("anna@x.test").unwrap();
             let claim = Claim { place: Place::From, address: &address, user: Some("u"), login: None };
-            assert_eq!(evidence.proof(&claim).is_some(), passes, "{echo:?} {field} {before}");
+            assert_eq!(evidence.proof(&claim).is_some(), passes, "{is_plain} {intake:?} {field} {before}");
         }
     }
 

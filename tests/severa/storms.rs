@@ -849,7 +849,7 @@ fn large_files_from_the_spool() {
             let body: String = (1..=3).map(|n| format!("--b\r\nContent-Type: application/octet-stream\r\nContent-Disposition: attachment; filename=f{n}.bin\r\nContent-Transfer-Encoding: base64\r\n\r\n{}", format!("{big}\r\n").repeat(20_000))).collect();
             let text = format!("Subject: L\r\nMessage-ID: <l@x>\r\nDate: Mon, 23 Nov 2026 18:00:00 +0000\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n{body}--b--\r\n");
             let head = Head::parse(text.split("\r\n\r\n").next().unwrap().as_bytes()).unwrap();
-            let envelope = Envelope { sender: None, recipients: Vec::new(), queue_id: None, client: None, is_local: false, echo: activity_milter::mail::Echo::Plain, helo: None, login: None, intake: Intake::Milter };
+            let envelope = Envelope { sender: None, recipients: Vec::new(), queue_id: None, client: None, is_local: false, is_plain: true, helo: None, login: None, intake: Intake::Milter };
             std::fs::create_dir_all(&spool).unwrap();
             let mut spill = activity_milter::mail::Spill::new(&spool, u64::MAX, &activity_milter::mail::Budget::new(u64::MAX));
             spill.push(text.as_bytes()).await.unwrap();

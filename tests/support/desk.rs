@@ -184,7 +184,7 @@ pub fn parcel_with(parties: Parties, text: String) -> Parcel {
         queue_id: None,
         client: None,
         is_local: false,
-        echo: activity_milter::mail::Echo::Plain,
+        is_plain: true,
         helo: None,
         login: None,
         intake: Intake::Milter,

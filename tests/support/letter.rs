@@ -49,7 +49,7 @@ pub async fn whole(spool: &Path, head: &str, rest: &[u8], targets: &[&str]) -> P
         queue_id: Some("4bQ".to_owned()),
         client: None,
         is_local: false,
-        echo: activity_milter::mail::Echo::Plain,
+        is_plain: true,
         helo: None,
         login: None,
         intake: Intake::Milter,

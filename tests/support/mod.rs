@@ -11,6 +11,7 @@ pub mod http;
 pub mod mailbox;
 pub mod names;
 pub mod neighbour;
+pub mod policy;
 pub mod postfix;
 pub mod sendmail;
 pub mod severa;

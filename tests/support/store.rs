@@ -143,7 +143,7 @@ impl Letter {
             queue_id: None,
             client: None,
             is_local: false,
-            echo: activity_milter::mail::Echo::Plain,
+            is_plain: true,
             helo: None,
             login: None,
             intake: Intake::Milter,

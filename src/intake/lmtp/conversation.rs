@@ -468,9 +468,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     fn who<'a>(&'a self, target: Option<&'a Target>, recipient: Option<&'a str>) -> events::Who<'a> {
         let last = self.session.last();
         if last.is_private {
-            let queue_id = self.forwarded.queue_id.as_deref().unwrap_or_default();
-            let (transaction, door) = (last.transaction, Some("lmtp"));
-            return events::Who { queue_id, transaction, door, ..events::Who::default() };
+            return last.who("lmtp");
         }
         events::Who {
             queue_id: self.forwarded.queue_id.as_deref().unwrap_or_default(),

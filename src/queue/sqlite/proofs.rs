@@ -85,7 +85,7 @@ fn parcel(tenant: &str, id: usize) -> Parcel {
         queue_id: None,
         client: None,
         is_local: false,
-        echo: crate::mail::Echo::Plain,
+        is_plain: true,
         helo: None,
         login: None,
         intake: Intake::Milter,
