@@ -11,9 +11,9 @@ mod letter;
 use activity_milter::{
     activity::{Key, Parcel, Raw},
     queue::{
-        self, Ask, Change, Clock, Counts, End, Entry, Filter, Full, HandClock, Item, KEY_MEMORY, Kept, LEASE,
-        OpenError, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, TooOld,
-        Upkeep,
+        self, Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Full, HandClock, Item, KEY_MEMORY,
+        Kept, LEASE, OpenError, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts,
+        Ticket, TooOld, Upkeep,
     },
 };
 use database::Cluster;
@@ -2314,6 +2314,47 @@ async fn what_is_wrong_with_a_copy_is_named() {
             std::fs::create_dir(place.path()).unwrap();
             queue::copy(&desk.settings, place.path()).unwrap();
         }
+    })
+    .await;
+}
+
+/// Q47: whoever asks now and then hears every word once; whoever missed some takes everything for past.
+#[tokio::test]
+async fn a_word_to_all_services() {
+    each(async |mut desk| {
+        let words =
+            |prefixes: &[&str]| prefixes.iter().map(|prefix| (*prefix).to_owned()).collect::<Vec<_>>();
+        let heard = async |desk: &Desk, after| {
+            let mut heard = desk.expired(after).await.unwrap();
+            heard.prefixes.sort();
+            heard
+        };
+        assert_eq!(heard(&desk, None).await, Expired::default());
+        desk.beside().expire(words(&["a"])).await.unwrap();
+        desk.expire(words(&["b", "c", "b"])).await.unwrap();
+        let said = |newest, prefixes| Expired { newest, prefixes: words(prefixes) };
+        assert_eq!(heard(&desk, None).await, said(4, &[]), "who begins has nothing to forget");
+        assert_eq!(heard(&desk, Some(0)).await, said(4, &["a", "b", "c"]));
+        assert_eq!(heard(&desk, Some(1)).await, said(4, &["b", "c"]));
+        assert_eq!(heard(&desk, Some(4)).await, said(4, &[]));
+        // A queue that was restored: what was said is not known any more.
+        assert_eq!(heard(&desk, Some(9)).await, said(4, &[""]));
+        desk.crash();
+        assert_eq!(heard(&desk, Some(3)).await, said(4, &["b"]));
+        // Words do not become more and more; whoever was away for so long has missed some.
+        desk.clock.pass(2 * DAY);
+        desk.expire(words(&["d"])).await.unwrap();
+        assert_eq!(heard(&desk, Some(4)).await, said(5, &["d"]));
+        assert_eq!(heard(&desk, Some(3)).await, said(5, &["d"]));
+        assert_eq!(heard(&desk, Some(2)).await, said(5, &[""]));
+        assert_eq!(heard(&desk, Some(0)).await, said(5, &[""]));
+        // Many at a time: whoever hears one has heard all before it.
+        let queues: Vec<_> = (0..4).map(|_| desk.beside()).collect();
+        let saying = queues.iter().map(|queue| queue.expire(words(&["e", "f"])));
+        for said in futures_util::future::join_all(saying).await {
+            said.unwrap();
+        }
+        assert_eq!(heard(&desk, Some(5)).await, said(13, &["e", "f"]));
     })
     .await;
 }

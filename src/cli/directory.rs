@@ -1,11 +1,11 @@
-//! `directory lookup`: what the directory says, from where, and how fast.
+//! `directory lookup`: what the directory says, from where, and how fast. `directory forget`: it is asked anew.
 
 use super::{
     Failure, other,
     out::{say, say_json},
 };
 use crate::config::Config;
-use crate::directory::{Directory, Unavailable, wire::PolicyAnswer};
+use crate::directory::{Directory, Unavailable, check_prefix, wire::PolicyAnswer};
 use crate::mail::Address;
 use crate::rules::{Addressing, Person, Project, Tenant};
 use clap::{Args as ClapArgs, Subcommand};
@@ -29,6 +29,32 @@ enum Command {
                             activity-milter directory lookup --tenant mycompany anna@mycompany.test"
     )]
     Lookup(Lookup),
+    /// Have every service ask the directory anew about these tenants
+    ///
+    /// What a service has learnt of a tenant counts for a while (directory.cache_hits), or until the copy of Severa is brought
+    /// up to date. This ends that time, on every machine that shares the queue, within a second or two; while the business
+    /// system cannot answer, what was known stays in use. A directory file needs none of it.
+    #[command(
+        after_help = "Examples:\n  activity-milter directory forget mycompany\n  activity-milter directory forget --all"
+    )]
+    Forget(Forget),
+}
+
+#[derive(Debug, ClapArgs)]
+struct Forget {
+    /// Prefixes of tenants
+    #[arg(value_name = "PREFIX", required_unless_present = "all", conflicts_with = "all")]
+    prefixes: Vec<String>,
+    /// All tenants
+    #[arg(long)]
+    all: bool,
+}
+
+impl Args {
+    /// True if something is written for the service.
+    pub(super) fn writes(&self) -> bool {
+        matches!(self.command, Command::Forget(_))
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -98,7 +124,10 @@ impl From<&Tenant> for TenantWord {
 }
 
 pub(super) async fn directory(config: &Config, args: Args) -> Result<ExitCode, Failure> {
-    let Command::Lookup(args) = args.command;
+    let args = match args.command {
+        Command::Lookup(args) => args,
+        Command::Forget(args) => return forget(config, args).await,
+    };
     let parse = |text: &String| {
         Address::parse(text).map_err(|error| {
             let message = format!("\"{text}\" is no address: {error}: write one like anna@example.com");
@@ -124,6 +153,20 @@ pub(super) async fn directory(config: &Config, args: Args) -> Result<ExitCode, F
         say(&text(&found).map_err(other)?)?;
     }
     Ok(ExitCode::from(u8::from(found.addresses.iter().any(AddressWord::is_unknown))))
+}
+
+/// Tells the services through the queue that they share.
+async fn forget(config: &Config, args: Forget) -> Result<ExitCode, Failure> {
+    let mut prefixes = if args.all { vec![String::new()] } else { args.prefixes };
+    for prefix in &mut prefixes {
+        *prefix = prefix.to_lowercase();
+        if !args.all {
+            check_prefix(prefix).map_err(Failure::CommandLine)?;
+        }
+    }
+    let queue = super::queue::beside(config).await?;
+    queue.expire(prefixes).await.map_err(other)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn look_up(

@@ -207,6 +207,7 @@ pub fn run() -> ExitCode {
     let role = match &cli.command {
         Command::Serve(_) => identity::Role::Service,
         Command::Queue(args) if args.writes() => identity::Role::Service,
+        Command::Directory(args) if args.writes() => identity::Role::Service,
         Command::Check(_) => identity::Role::Look,
         _ => identity::Role::Caller,
     };

@@ -255,7 +255,7 @@ struct Running {
     /// Until then somebody may look.
     admin: Option<(JoinHandle<Result<(), String>>, CancellationToken)>,
     /// As long as anything runs: aborted.
-    pulse: [JoinHandle<()>; 3],
+    pulse: Vec<JoinHandle<()>>,
 }
 
 /// Where mail comes in.
@@ -361,11 +361,12 @@ impl Running {
         let reloadable =
             Reloadable { path: path.to_owned(), running, outside, live: live.clone(), backend, controls };
         let reload = tokio::spawn(reloadable.watch(hangup));
-        let pulse = [
+        let mut pulse = vec![
             tokio::spawn(watchdog()),
             tokio::spawn(upkeep()),
             tokio::spawn(intake::keep(places, live.clone())),
         ];
+        pulse.extend(queue.map(|queue| tokio::spawn(intake::hear_expired(queue, live.clone()))));
         let hang_up = CancellationToken::new();
         let lmtp = lmtp
             .map(|listener| tokio::spawn(lmtp::run(listener, live.clone(), desk.clone(), hang_up.clone())));

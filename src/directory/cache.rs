@@ -18,7 +18,10 @@ use std::{
     cmp::Reverse,
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -37,6 +40,9 @@ const LONGEST_KEPT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Bytes of an entry besides its texts, roughly.
 const ENTRY_BYTES: usize = 256;
+
+/// The number of the next flight.
+static NEXT_FLIGHT: AtomicU64 = AtomicU64::new(0);
 
 /// What can be asked; names are lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -150,7 +156,8 @@ struct Entry {
 
 type Entries = moka::sync::Cache<Question, Entry>;
 type Flight = Shared<BoxFuture<'static, Result<Arc<Answers>, Unavailable>>>;
-type Flights = Arc<Mutex<HashMap<Question, Flight>>>;
+/// By question: the number of the flight, and the flight.
+type Flights = Arc<Mutex<HashMap<Question, (u64, Flight)>>>;
 
 /// The cache.
 #[derive(Clone)]
@@ -220,6 +227,32 @@ impl Cache {
         }
         drop(entries);
         renewed
+    }
+
+    /// What is known of the tenants with these prefixes is past its time from here on, and so is what was asked before and
+    /// comes later; with an empty one among them, that of all tenants. It stays for a time in which nobody can answer.
+    pub(super) fn expire(&self, prefixes: &[String]) {
+        let concerns = |question: &Question| {
+            let (Question::Tenant(prefix)
+            | Question::Project(Whose { prefix, .. }, _)
+            | Question::Person(Whose { prefix, .. }, _)) = question;
+            prefixes.iter().any(|one| one.is_empty() || one == prefix)
+        };
+        // Held to the end: nothing lands meanwhile.
+        let mut flights = locked(&self.flights);
+        let gone: Vec<_> = flights.extract_if(|question, _| concerns(question)).collect();
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let known: Vec<_> = entries.iter().filter(|(question, _)| concerns(question)).collect();
+        for (question, mut entry) in known {
+            let age = entry.at.elapsed();
+            if age <= self.fresh(&entry) {
+                entry.said = Some(age);
+                entries.insert(question.as_ref().clone(), entry);
+            }
+        }
+        drop(entries);
+        drop(flights);
+        drop(gone);
     }
 
     /// Answers to `questions`, in their order. What is not known fresh is asked with one call of `fetch`.
@@ -341,7 +374,7 @@ impl Cache {
         let mut flights = locked(&self.flights);
         for question in wanted {
             match flights.get(&question) {
-                Some(flight) => joined.push(flight.clone()),
+                Some((_, flight)) => joined.push(flight.clone()),
                 None => ours.push(question),
             }
         }
@@ -351,17 +384,19 @@ impl Cache {
         let (tell, told) = oneshot::channel();
         let given_up = |_| Err(Unavailable("the look-up was given up".to_owned()));
         let flight = told.map(move |told| told.unwrap_or_else(given_up)).boxed().shared();
-        flights.extend(ours.iter().map(|question| (question.clone(), flight.clone())));
+        let number = NEXT_FLIGHT.fetch_add(1, Ordering::Relaxed);
+        flights.extend(ours.iter().map(|question| (question.clone(), (number, flight.clone()))));
         // Whoever drops the task drops its place too, perhaps at once, and that takes the lock.
         drop(flights);
         joined.push(flight);
-        let (cache, place) = (self.clone(), Place { flights: Arc::clone(&self.flights), questions: ours });
+        let place = Place { flights: Arc::clone(&self.flights), number, questions: ours };
+        let cache = self.clone();
         tokio::spawn(async move {
             let questions = place.questions.clone();
             let asked = AssertUnwindSafe(async move { fetch(questions).await }).catch_unwind().await;
             let asked = asked.map(|asked| asked.map_err(Into::into));
             let asked = asked.unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()));
-            let answers = cache.land(&place.questions, asked);
+            let answers = cache.land(&place, asked);
             drop(place);
             let _ = tell.send(answers); // nobody may be waiting any more
         });
@@ -371,7 +406,7 @@ impl Cache {
     /// Keeps what a flight brought.
     fn land(
         &self,
-        questions: &[Question],
+        place: &Place,
         answer: Result<(Answers, Life), Unanswered>,
     ) -> Result<Arc<Answers>, Unavailable> {
         let (answers, life) = match answer {
@@ -386,12 +421,16 @@ impl Cache {
             Err(Unanswered::NotAsked(error)) => return Err(error),
             Err(Unanswered::Changed(error)) => {
                 let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-                questions.iter().for_each(|question| entries.invalidate(question));
+                place.questions.iter().for_each(|question| entries.invalidate(question));
                 return Err(error);
             }
         };
+        let flights = locked(&self.flights);
+        // Or what was known when it was asked is past its time meanwhile.
+        let is_ours =
+            |question: &Question| flights.get(question).is_some_and(|(number, _)| *number == place.number);
         let (at, entries) = (Instant::now(), self.entries.read().unwrap_or_else(PoisonError::into_inner));
-        for (question, answer) in &answers {
+        for (question, answer) in answers.iter().filter(|(question, _)| is_ours(question)) {
             if life.forbidden {
                 entries.invalidate(question); // what was known before is not true any more
                 continue;
@@ -400,6 +439,7 @@ impl Cache {
             entries.insert(question.clone(), Entry { answer: answer.clone(), at, said: life.fresh, usual });
         }
         drop(entries);
+        drop(flights);
         Ok(Arc::new(answers))
     }
 }
@@ -407,13 +447,17 @@ impl Cache {
 /// A flight's place among the flights: it is given up however the flight ends.
 struct Place {
     flights: Flights,
+    number: u64,
     questions: Vec<Question>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut flights = locked(&self.flights);
-        let landed: Vec<_> = self.questions.iter().map(|question| flights.remove(question)).collect();
+        let ours =
+            |question: &&Question| flights.get(question).is_some_and(|(number, _)| *number == self.number);
+        let ours: Vec<_> = self.questions.iter().filter(ours).collect();
+        let landed: Vec<_> = ours.into_iter().map(|question| flights.remove(question)).collect();
         drop(flights);
         drop(landed);
     }
@@ -577,7 +621,7 @@ mod tests {
             let waits = cache.ask(vec![project("1")], never);
             assert!(tokio::time::timeout(Duration::from_millis(20), waits).await.is_err());
         });
-        let flight = locked(&cache.flights)[&project("1")].clone();
+        let flight = locked(&cache.flights)[&project("1")].1.clone();
         drop(ended);
         assert_eq!(runtime().block_on(flight).unwrap_err().0, "the look-up was given up");
         // A runtime that has ended drops what is started there at once.
@@ -712,5 +756,91 @@ mod tests {
         let known = ask(&cache, &calls, &["1"], true).await.unwrap();
         assert!(!known[0].stale, "it is asked again at once");
         assert_eq!(calls.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_past_its_time_by_a_word_is_asked_again() {
+        let whose = |prefix: &str| Whose { prefix: prefix.to_owned(), id: "1".to_owned() };
+        let of = |prefix: &str| {
+            let (whose, text) = (whose(prefix), prefix.to_owned());
+            vec![
+                Question::Tenant(text),
+                Question::Project(whose.clone(), "7".into()),
+                Question::Person(whose, "a@b.test".into()),
+            ]
+        };
+        let answered = |questions: Vec<Question>| {
+            let answer = |question: Question| {
+                let answer = match &question {
+                    Question::Tenant(_) => Answer::Tenant(None),
+                    Question::Project(..) => Answer::Project(None),
+                    Question::Person(..) => Answer::Person(Person::default()),
+                };
+                (question, answer)
+            };
+            async move {
+                Ok::<_, Unavailable>((
+                    questions.into_iter().map(answer).collect::<Answers>(),
+                    Life::default(),
+                ))
+            }
+            .boxed()
+        };
+        let down =
+            |_: Vec<Question>| async { Err::<(Answers, Life), _>(Unavailable("down".to_owned())) }.boxed();
+        for (words, past, rest) in [
+            (&["a"][..], &["a"][..], &["b", "a.b"][..]),
+            (&["b", "a.b"], &["b", "a.b"], &["a"]),
+            (&[""], &["a", "b", "a.b"], &[]),
+        ] {
+            let cache = cache(60_000, 60_000, 60_000);
+            for prefix in ["a", "b", "a.b"] {
+                cache.ask(of(prefix), answered).await.unwrap();
+            }
+            cache.expire(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            for prefix in past {
+                let known = cache.ask(of(prefix), down).await.unwrap();
+                assert!(
+                    known.iter().all(|known| known.stale),
+                    "{prefix} after {words:?}: it stays for a time of need"
+                );
+                *locked(&cache.down_until) = None;
+                let known = cache.ask(of(prefix), answered).await.unwrap();
+                assert!(known.iter().all(|known| !known.stale), "{prefix} after {words:?}");
+            }
+            for prefix in rest {
+                let known = cache.ask(of(prefix), down).await.unwrap();
+                assert!(known.iter().all(|known| !known.stale), "{prefix} after {words:?}: nobody asked");
+            }
+        }
+        // What was asked before the word, and answered after it, is for who asked, and nobody else.
+        let cache = cache(60_000, 60_000, 60_000);
+        let (tell, told) = oneshot::channel::<()>();
+        let late = move |questions: Vec<Question>| {
+            async move {
+                let _ = told.await;
+                answered(questions).await
+            }
+            .boxed()
+        };
+        let asking = tokio::spawn({
+            let (cache, questions) = (cache.clone(), of("a"));
+            async move { cache.ask(questions, late).await }
+        });
+        while locked(&cache.flights).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        cache.expire(&["a".to_owned()]);
+        let first = cache
+            .flights_for(of("a"), |_| std::future::pending::<Result<(Answers, Life), Unavailable>>().boxed());
+        tell.send(()).unwrap();
+        assert_eq!(asking.await.unwrap().unwrap().len(), 3);
+        assert_eq!(count(&cache), 0, "nothing of it is kept");
+        assert_eq!(
+            (first.len(), locked(&cache.flights).len()),
+            (1, 3),
+            "who asked after the word still waits for his answer"
+        );
     }
 }

@@ -113,6 +113,10 @@ impl Directory for HttpDirectory {
         names_of(self.cache.tenants().iter(), ids)
     }
 
+    fn expire(&self, prefixes: &[String]) {
+        self.cache.expire(prefixes);
+    }
+
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
         let found = self.tenant_of(std::slice::from_ref(&prefix.to_owned())).await?;
         Ok(found.map(|(_, tenant)| tenant))

@@ -109,6 +109,12 @@ pub trait Directory: Send + Sync {
         HashMap::new()
     }
 
+    /// What was learnt of the tenants with these prefixes (lower case; an empty one: of all) may not be so any more: it is
+    /// asked for anew, and stays for as long as nobody can answer.
+    fn expire(&self, prefixes: &[String]) {
+        let _ = prefixes;
+    }
+
     /// How the copies are from which it answers, one for each tenant, if it has such.
     fn copies(&self) -> Vec<CopyState> {
         Vec::new()

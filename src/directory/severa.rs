@@ -294,6 +294,15 @@ impl Directory for SeveraDirectory {
         self.companies.values().any(|company| company.tenant.policy.says_never_log())
     }
 
+    fn expire(&self, prefixes: &[String]) {
+        for company in self.companies.values() {
+            if prefixes.iter().any(|prefix| prefix.is_empty() || *prefix == company.tenant.prefix) {
+                company.numbers.cache.expire(prefixes);
+                company.copy.ask_now();
+            }
+        }
+    }
+
     async fn tenant(&self, prefix: &str) -> Result<Option<Tenant>, Unavailable> {
         Ok(self.companies.get(prefix).map(|company| company.tenant.clone()))
     }

@@ -5,6 +5,7 @@
 //! text, never dropped; a fault in one message never reaches another.
 //! Fails: every fault of ours is a 451 and a log line with the queue id.
 
+mod expiry;
 mod fate;
 mod flow;
 mod head;
@@ -19,6 +20,7 @@ mod session;
 mod stream;
 mod transaction;
 
+pub use expiry::hear_expired;
 pub use fate::{Fate, Interest, Then};
 pub use listener::{BindError, Listen, Listener, SocketSettings, default_socket};
 pub use meter::REMEMBERED;

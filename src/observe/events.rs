@@ -225,6 +225,13 @@ pub fn directory_stale(error: &dyn Display) {
     limited!(warn, DIRECTORY_STALE, %error, "directory unavailable, stale answers are used");
 }
 
+/// What was learnt of tenants is past its time, as somebody said; an empty prefix: of all.
+pub fn directory_expired(prefixes: &[String]) {
+    let all = prefixes.iter().any(String::is_empty);
+    let tenants = if all { "all".to_owned() } else { prefixes.join(", ") };
+    event!(info, DIRECTORY_EXPIRED, tenants, "directory is asked anew");
+}
+
 /// The socket could not accept a connection; we pause and go on.
 pub fn accept_failed(error: &dyn Display, pause: Duration) {
     limited!(warn, ACCEPT_FAILED, pause_ms = millis(pause), %error, "accept failed");

@@ -30,6 +30,8 @@ ids! {
     DIRECTORY_REFUSED = "7193cdecb77182343b30952dcc0d2502";
     /// The directory cannot answer; mail is deferred.
     DIRECTORY_UNAVAILABLE = "24352a83d58d3b552d5bd784a4ed15e5";
+    /// Somebody said that what was learnt of tenants is past its time.
+    DIRECTORY_EXPIRED = "d18a0534aab446e4ac543056025ff2de";
     /// Answers past their time are used.
     DIRECTORY_STALE = "b1a00ed4c8c870d2c39211b38a505096";
     /// A connection could not be accepted.

@@ -594,6 +594,27 @@ pub struct TooOld {
     pub queue_id: Option<String>,
 }
 
+/// What was said to all services of a queue of their directories.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// The number of the newest word; a later one has a greater number.
+    pub newest: i64,
+    /// Prefixes of the tenants whose answers are past their time; an empty one: all tenants.
+    pub prefixes: Vec<String>,
+}
+
+impl Expired {
+    /// The words after `after`, of those from `oldest` to `newest` that are kept. Whoever missed some, or heard some that
+    /// nobody knows any more, takes all for past.
+    fn since(after: Option<i64>, oldest: i64, newest: i64, prefixes: Vec<String>) -> Self {
+        let has_missed = after.is_some_and(|after| after > newest || newest > after && after + 1 < oldest);
+        Self { newest, prefixes: if has_missed { vec![String::new()] } else { prefixes } }
+    }
+}
+
+/// How long a word is kept for services that are away.
+const EXPIRED_KEPT: Duration = Duration::from_secs(24 * 3600);
+
 /// A durable queue. Each promise has a number in docs/promises.md, and the tests that hold it name it.
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync {
@@ -694,6 +715,17 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StorageError`].
     async fn kept(&self) -> Result<Kept, StorageError>;
+
+    /// Tells all services of this queue that what their directories learnt of the tenants with these prefixes (lower case;
+    /// an empty one: of all) is past its time. Works beside the service.
+    /// # Errors
+    /// [`StorageError`]; perhaps they were told then.
+    async fn expire(&self, prefixes: Vec<String>) -> Result<(), StorageError>;
+
+    /// What [`Queue::expire`] has said since the word with the number `after`; none: only the number of the newest.
+    /// # Errors
+    /// [`StorageError`].
+    async fn expired(&self, after: Option<i64>) -> Result<Expired, StorageError>;
 
     /// Bytes that the queue has on the disk, free pages of its file left out.
     /// # Errors

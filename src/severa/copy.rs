@@ -252,6 +252,11 @@ impl CompanyCopy {
         }
     }
 
+    /// Asks for what has changed now, if somebody synchronises.
+    pub fn ask_now(&self) {
+        self.changed.notify_one();
+    }
+
     pub(super) fn way(&self) -> Way {
         self.way.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,12 +1,14 @@
 //! The directory as the backend's look-ups: what is asked, what is remembered, and what happens while it is down.
 
+use crate::database::Cluster;
 use crate::support::{
+    free_port,
     smtp::matches,
     wait_for,
-    world::{Options, World, eml},
+    world::{Options, Process, World, eml, program},
 };
 use serde_json::Value;
-use std::fs;
+use std::{fs, process::Command};
 
 const ANNA: &str = "anna@mycompany.test";
 const MY: &str = "mycompany@severamail.test";
@@ -238,4 +240,67 @@ fn lookup_shows_what_the_directory_says() {
     fs::write(http.config_path(), config.replace(&port, "1")).unwrap();
     let (code, _, error) = http.command(&["directory", "lookup", MY]);
     assert!(code == Some(69) && error.contains("cannot answer"), "{error}");
+}
+
+/// Q47: what a person changed counts at once, here and on the machine beside it.
+#[test]
+fn a_tenant_is_forgotten_everywhere() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let shared =
+        [("queue", "type = \"postgres\"".to_owned()), ("queue", format!("url = \"{}\"", database.url()))];
+    for more in [&[][..], &shared] {
+        let more: Vec<_> = more.iter().map(|(table, line)| (*table, line.as_str())).collect();
+        let mut world = world("1h", "1h", &more);
+        let mut other = (!more.is_empty()).then(|| {
+            let text = fs::read_to_string(world.config_path()).unwrap();
+            let elsewhere = world.root.join("courier.toml");
+            let theirs = text
+                .replace("/queue/spool\"", "/courier/spool\"")
+                .replace(&format!(":{}\"", world.admin_port), &format!(":{}\"", free_port()));
+            fs::write(&elsewhere, theirs).unwrap();
+            let mut command = Command::new(program());
+            command.arg("--config").arg(&elsewhere).args(["serve", "--courier-only"]);
+            let mut process = Process::start(&mut command, &elsewhere.with_extension("log"));
+            process.wait_to_say("started");
+            process
+        });
+        let first = |world: &World, number: u32, recipient: &str| {
+            let (answers, _) = world.mail(ANNA, &[recipient], &numbered(number, "bo@acme.test"));
+            answers.into_iter().next().unwrap()
+        };
+        assert!(first(&world, 1, MY).starts_with("250"));
+        assert!(first(&world, 2, "closed@severamail.test").starts_with("550 5.2.1"));
+        let path = world.root.join("directory.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let (head, tenant) = text.split_once("prefix = \"mycompany\"").unwrap();
+        let changed =
+            format!("{head}prefix = \"mycompany\"{}", tenant.replacen("active = true", "active = false", 1));
+        assert_ne!(changed, text);
+        fs::write(&path, changed).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3)); // the sink reads it
+        assert!(first(&world, 3, MY).starts_with("250"), "for an hour");
+        let (code, _, error) = world.command(&["directory", "forget", "MyCompany"]);
+        assert_eq!(code, Some(0), "{error}");
+        world.milter().line_with(&["directory is asked anew", "tenants=mycompany"]);
+        if let Some(other) = &mut other {
+            other.line_with(&["directory is asked anew", "tenants=mycompany"]);
+        }
+        assert!(first(&world, 4, MY).starts_with("550 5.2.1"));
+        let asked = world.look_ups();
+        assert!(first(&world, 5, "closed@severamail.test").starts_with("550 5.2.1"));
+        assert_eq!(world.look_ups(), asked, "of the others nothing is forgotten");
+        assert_eq!(world.command(&["directory", "forget", "--all"]).0, Some(0));
+        world.milter().line_with(&["directory is asked anew", "tenants=all"]);
+        assert!(first(&world, 6, "closed@severamail.test").starts_with("550 5.2.1"));
+        assert!(world.look_ups() > asked);
+        for wrong in [&["forget"][..], &["forget", "--all", "a"], &["forget", "a@b.test"], &["forget", ""]] {
+            let (code, _, _) = world.command(&[&["directory"], wrong].concat());
+            assert_eq!(code, Some(64), "{wrong:?}");
+        }
+        if let Some(other) = &mut other {
+            other.signal("TERM");
+            assert_eq!(other.wait(), Some(0));
+        }
+    }
 }

@@ -158,11 +158,16 @@ impl Args {
     }
 }
 
-pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
+/// The queue of a service that may be running.
+pub(super) async fn beside(config: &Config) -> Result<Arc<dyn Queue>, Failure> {
     let settings = config.queue.clone();
     let open = move || queue::beside(&settings, Arc::new(SystemClock));
     let queue: Result<_, OpenError> = tokio::task::spawn_blocking(open).await.map_err(other)?;
-    let queue = queue?;
+    Ok(queue?)
+}
+
+pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
+    let queue = beside(config).await?;
     let queue = queue.as_ref();
     if let Some(directory) = identity::roots() {
         tell(&format!(

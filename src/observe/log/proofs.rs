@@ -181,6 +181,16 @@ const CASES: &[Case] = &[
         " WARN 4bXyZ12345z: directory unavailable error=\"no answer\"",
     ),
     (
+        "DIRECTORY_EXPIRED",
+        || events::directory_expired(&["a".to_owned(), "b".to_owned()]),
+        " INFO directory is asked anew tenants=\"a, b\"",
+    ),
+    (
+        "DIRECTORY_EXPIRED",
+        || events::directory_expired(&["a".to_owned(), String::new()]),
+        " INFO directory is asked anew tenants=all",
+    ),
+    (
         "DIRECTORY_STALE",
         || events::directory_stale(&"no answer"),
         " WARN directory unavailable, stale answers are used error=\"no answer\"",

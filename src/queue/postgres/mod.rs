@@ -9,6 +9,7 @@
 //! goes on by itself when it is back.
 
 mod change;
+mod expired;
 mod fault;
 mod guarantee;
 mod kept;
@@ -29,8 +30,8 @@ mod when;
 pub use server::{Server, Tls};
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Filter, Item, Kept, Leased, OpenError, Overview, Put, Queue,
-    Replay, Replayed, Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep,
+    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Item, Kept, Leased, OpenError, Overview, Put,
+    Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep,
     disk::Disk,
     tally::{Room, Tally},
 };
@@ -453,6 +454,14 @@ impl Queue for PostgresQueue {
 
     async fn kept(&self) -> Result<Kept, StorageError> {
         self.run(|inner| async move { kept::look(&inner).await }).await
+    }
+
+    async fn expire(&self, prefixes: Vec<String>) -> Result<(), StorageError> {
+        self.run(|inner| async move { expired::say(&inner, &prefixes).await }).await
+    }
+
+    async fn expired(&self, after: Option<i64>) -> Result<Expired, StorageError> {
+        self.run(move |inner| async move { expired::look(&inner, after).await }).await
     }
 
     async fn bytes(&self) -> Result<u64, StorageError> {

@@ -113,6 +113,11 @@ const VERSION_1: &str = r#"
         tenant       text COLLATE "C" NOT NULL
     ) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
     CREATE INDEX kept_time ON activity_milter.kept (delivered_at, id);
+    CREATE TABLE activity_milter.expired (
+        number int8 PRIMARY KEY,
+        at     int8 NOT NULL,
+        prefix text NOT NULL
+    );
     CREATE TABLE activity_milter.payload (
         id       int8 NOT NULL,
         day      int4 NOT NULL,

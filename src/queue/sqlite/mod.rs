@@ -8,6 +8,7 @@
 //! Fails: as [`Queue`] says.
 
 mod backup;
+mod expired;
 mod kept;
 mod keys;
 mod leases;
@@ -27,9 +28,9 @@ mod writer;
 mod proofs;
 
 use super::{
-    Ask, Backup, Change, Clock, Counts, End, Entry, Filter, Item, KEY_MEMORY, Kept, Leased, OpenError,
-    Overview, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket, Untold,
-    Upkeep, Verified, disk, make_directory, tally, watch, written,
+    Ask, Backup, Change, Clock, Counts, End, Entry, Expired, Filter, Item, KEY_MEMORY, Kept, Leased,
+    OpenError, Overview, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket,
+    Untold, Upkeep, Verified, disk, make_directory, tally, watch, written,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::observe::events;
@@ -126,6 +127,7 @@ impl SqliteQueue {
             let taken = Spool::new(&settings.spool, folder).take_over(&settings.spool, files);
             taken.map_err(|error| OpenError::Directory { path: settings.spool.clone(), error })
         })?;
+        database.execute_batch(expired::TABLE).map_err(wrong)?;
         let spool = Spool::new(&settings.spool, &folder(&database).map_err(wrong)?);
         let locks = vec![lock, spool.lock()?];
         let watch = Arc::new(Watch::new(clock));
@@ -667,6 +669,15 @@ impl Queue for SqliteQueue {
 
     async fn kept(&self) -> Result<Kept, StorageError> {
         self.0.lister.look(|database| kept::look(database)).await
+    }
+
+    async fn expire(&self, prefixes: Vec<String>) -> Result<(), StorageError> {
+        let watch = Arc::clone(&self.0.watch);
+        self.0.writer.write(move |ledger| expired::say(ledger.database(), &prefixes, watch.now())).await
+    }
+
+    async fn expired(&self, after: Option<i64>) -> Result<Expired, StorageError> {
+        self.0.lister.look(move |database| expired::look(database, after)).await
     }
 
     async fn bytes(&self) -> Result<u64, StorageError> {
