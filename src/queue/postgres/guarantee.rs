@@ -1,8 +1,9 @@
 //! What the database promises when it says "committed", as it is at this moment.
 //!
 //! In: what the server is set to. Out: whether a commit is on a standby too, or at least on its own disk.
-//! Promise: it is read on each new connection and every few seconds, because tools that watch over a cluster (Patroni and
-//! the like) take `synchronous_standby_names` away at run time, and a commit says nothing about it.
+//! Promise: it is a connection's own, for each session has settings of its own, and is read where it counts: on each new
+//! connection, and on the one that commits, right behind the commit. Tools that watch over a cluster (Patroni and the like)
+//! take `synchronous_standby_names` away at run time; whoever waits for a standby then is told "committed", without a warning.
 
 use tokio_postgres::Row;
 
@@ -11,7 +12,7 @@ pub(super) const ASK: &str = "
     SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
            (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')),
            (SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL),
-           current_setting('fsync')";
+           current_setting('fsync'), current_setting('client_min_messages')";
 
 /// What is promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,13 +24,15 @@ pub(super) struct Guarantee {
     /// Standbys that are there and must confirm; none: this user may not see it.
     standbys: Option<i64>,
     fsync: String,
+    /// What the server tells its clients; a wait that was cancelled is told as a warning.
+    messages: String,
 }
 
 impl Guarantee {
     pub(super) fn of(row: &Row) -> Self {
         let (sure, unseen): (i64, i64) = (row.get(2), row.get(3));
         let standbys = (unseen == 0).then_some(sure);
-        Self { names: row.get(0), commit: row.get(1), standbys, fsync: row.get(4) }
+        Self { names: row.get(0), commit: row.get(1), standbys, fsync: row.get(4), messages: row.get(5) }
     }
 
     /// A commit is on a standby's disk too.
@@ -42,6 +45,13 @@ impl Guarantee {
         if self.commit == "off" {
             let remedy = "set it to \"on\" for our user (ALTER ROLE … SET synchronous_commit = on)";
             return Some(format!("synchronous_commit is off, so a commit is on no disk: {remedy}"));
+        }
+        if !self.names.is_empty() && self.messages == "error" {
+            let remedy =
+                "set it to \"warning\" for our user (ALTER ROLE … SET client_min_messages = warning)";
+            return Some(format!(
+                "client_min_messages is \"error\", so nobody would hear that the wait for a standby was cancelled: {remedy}"
+            ));
         }
         if !require_replication || self.is_replicated() {
             return None;
@@ -83,6 +93,7 @@ mod tests {
             commit: commit.to_owned(),
             standbys: Some(1),
             fsync: "on".to_owned(),
+            messages: "notice".to_owned(),
         }
     }
 
@@ -102,6 +113,17 @@ mod tests {
             assert_eq!((takes(false), takes(true)), (alone, replicated), "{names:?} {commit}");
             assert_eq!(found.is_replicated(), replicated);
             assert_eq!(found.words().contains("and 1 are there"), replicated, "{}", found.words());
+            // A warning that is not sent cannot be missed.
+            for (messages, hears) in [("debug5", true), ("log", true), ("warning", true), ("error", false)] {
+                let found = Guarantee { messages: messages.to_owned(), ..found.clone() };
+                let takes = |required| found.lacks(required).is_none();
+                let hears = hears || names.is_empty();
+                assert_eq!(
+                    (takes(false), takes(true)),
+                    (alone && hears, replicated && hears),
+                    "{names:?} {commit} {messages}"
+                );
+            }
         }
     }
 }

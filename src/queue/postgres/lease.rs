@@ -14,7 +14,12 @@
 
 use super::{Inner, LOOK_TIME, line::Line};
 use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
-use std::{collections::HashSet, sync::PoisonError, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -22,6 +27,10 @@ use tokio_postgres::{
 
 /// Rows that are looked at for one that was never attempted.
 const FRESH_LOOKS: i64 = 1000;
+
+/// A node that was not seen for so long is gone, and its leases with it. It may have been cut off: then what it sent is sent
+/// once more, with the same key, and what it says of it counts no more.
+const DEAD_AFTER: Duration = Duration::from_secs(180);
 
 /// Tenants that have something due that nobody has, in their order, behind `$2` first: `$4` alone if it is given, without
 /// those of `$3`; at most `HEADS`. While little is due (`few`) it says itself whose it is.
@@ -81,11 +90,11 @@ const CHOOSE: &str = "
                 AND (until IS NULL OR until <= (SELECT now FROM t))
             ORDER BY due, id LIMIT (SELECT rows FROM each) FOR UPDATE SKIP LOCKED) AS mine),
     chosen AS MATERIALIZED (
-        SELECT id, nextval('activity_milter.fence') AS number
+        SELECT id, nextval('activity_milter.fence'::regclass) AS number
         FROM (SELECT id FROM taken ORDER BY round, turn LIMIT $5) AS in_order),
     leased AS (
         UPDATE activity_milter.item SET until = now + $7, fence = number, node = $6
-        FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size),
+        FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, key),
     next AS (
         SELECT CASE
             WHEN EXISTS (SELECT FROM heads WHERE turn > $5) OR EXISTS (
@@ -107,7 +116,7 @@ const CHOOSE: &str = "
                           WHERE state = 0 AND due > (SELECT now FROM t) ORDER BY due LIMIT 1000) AS next_ones) AS later)
             END AS due
         FROM t)
-    SELECT id, fence, tenant, size, next.due, now
+    SELECT id, fence, tenant, size, next.due, now, key
     FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY fence";
 
 /// The first of `$5` that waits, due or not, and that nobody has.
@@ -119,8 +128,8 @@ const TRIED: &str = "
         WHERE state = 0 AND (until IS NULL OR until <= now) AND ($4::text IS NULL OR tenant = $4) AND tenant <> ALL ($3::text[])
             AND $2::text IS NOT NULL
         ORDER BY ord LIMIT 1 FOR UPDATE OF item SKIP LOCKED)
-    UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
-    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now";
+    UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'::regclass), node = $6
+    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now, key";
 
 /// The newest of the first tenant that was never attempted, is due, and is none of `$5`.
 const FRESH: &str = "
@@ -132,11 +141,21 @@ const FRESH: &str = "
               WHERE newest.attempts = 0 AND (newest.until IS NULL OR newest.until <= t.now) AND newest.id <> ALL ($5::int8[])
               ORDER BY turn, newest.due DESC, newest.id DESC LIMIT 1) AS first
         JOIN activity_milter.item ON item.id = first.id FOR UPDATE OF item SKIP LOCKED)
-    UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
-    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now";
+    UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'::regclass), node = $6
+    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now, key";
 
 /// Leases what is asked for.
 pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
+    let _turn = inner.leasing.read().await;
+    let leased = lease_now(inner, ask).await;
+    if leased.is_err() {
+        // The answer may be lost, and what was done not.
+        inner.doubt_leases();
+    }
+    leased
+}
+
+async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
     let node = inner.is_service()?;
     let mut line = inner.lines.lend(LOOK_TIME).await?;
     let (given, lasts) = (inner.when.given(), span(LEASE));
@@ -197,17 +216,40 @@ impl Shared<'_> {
     }
 }
 
+/// A lease of ours.
+#[derive(Debug)]
+pub(super) struct Given {
+    fence: i64,
+    pub(super) until: i64,
+    key: Vec<u8>,
+}
+
 impl Inner {
+    /// Something may be leased in our name that we do not know.
+    pub(super) fn doubt_leases(&self) {
+        *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(super) fn given(&self) -> MutexGuard<'_, HashMap<i64, Given>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose item a lease of ours is for; none if it is ours no more.
+    fn key_of(&self, ticket: &Ticket) -> Option<Vec<u8>> {
+        let given = self.given();
+        given.get(&ticket.item).filter(|lease| lease.fence == ticket.fence).map(|lease| lease.key.clone())
+    }
+
     fn leased(&self, rows: &[Row]) -> Leased {
         let Some(first) = rows.first() else {
             return Leased { alone: self.tally.is_alone(), ..Leased::default() };
         };
         let (due, now): (Option<i64>, i64) = (first.get(4), first.get(5));
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.given();
         let tickets = rows.iter().filter_map(|row| {
             let (item, size): (Option<i64>, Option<i64>) = (row.get(0), row.get(3));
             let (item, fence) = (item?, row.get(1));
-            given.insert(item, (fence, now.saturating_add(span(LEASE))));
+            given.insert(item, Given { fence, until: now.saturating_add(span(LEASE)), key: row.get(6) });
             let tenant: &str = row.get(2);
             let size = size.unwrap_or(0).unsigned_abs();
             Some(Ticket { item, fence, tenant: tenant.into(), size })
@@ -220,23 +262,25 @@ impl Inner {
 
 /// Stores the backend's progress, and prolongs the lease.
 pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<bool, StorageError> {
+    let Some(key) = inner.key_of(ticket) else { return Ok(false) };
     let mut line = inner.lines.lend(LOOK_TIME).await?;
     let rows = line
         .ask(
             "UPDATE activity_milter.item SET note = $4, until = activity_milter.at($1) + $5
-             WHERE id = $2 AND fence = $3 AND until IS NOT NULL RETURNING until",
+             WHERE id = $2 AND fence = $3 AND key = $6 AND until IS NOT NULL RETURNING until",
             &[
                 (&inner.when.given(), Type::INT8),
                 (&ticket.item, Type::INT8),
                 (&ticket.fence, Type::INT8),
                 (&note, Type::TEXT),
                 (&span(LEASE), Type::INT8),
+                (&key, Type::BYTEA),
             ],
         )
         .await?;
     if let Some(row) = rows.first() {
-        let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.insert(ticket.item, (ticket.fence, row.get(0)));
+        let (fence, until) = (ticket.fence, row.get(0));
+        inner.given().insert(ticket.item, Given { fence, until, key });
     }
     Ok(!rows.is_empty())
 }
@@ -245,10 +289,11 @@ pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<b
 /// long a key is remembered): its memory begins now.
 const TAKEN: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
-    ended AS (SELECT * FROM unnest($2::int8[], $3::int8[]) AS ended (id, fence)),
+    ended AS (SELECT * FROM unnest($2::int8[], $3::int8[], $6::bytea[]) AS ended (id, fence, key)),
     gone AS (
         DELETE FROM activity_milter.item USING ended
-        WHERE item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL RETURNING item.*),
+        WHERE item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key AND until IS NOT NULL
+        RETURNING item.*),
     kept AS (
         INSERT INTO activity_milter.kept (id, accepted_at, delivered_at, letter, size, day, attempts, key, tenant)
         SELECT id, accepted_at, now, letter, size, day, attempts, key, tenant FROM gone, t WHERE $4),
@@ -262,13 +307,14 @@ const TAKEN: &str = "
 const OTHERS: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     ended AS (
-        SELECT * FROM unnest($2::int8[], $3::int8[], $4::int4[], $5::int8[], $6::text[], $7::bool[])
-            AS ended (id, fence, more, after, why, holds)),
+        SELECT * FROM unnest($2::int8[], $3::int8[], $4::int4[], $5::int8[], $6::text[], $7::bool[], $8::bytea[])
+            AS ended (id, fence, more, after, why, holds, key)),
     changed AS (
         UPDATE activity_milter.item
         SET until = NULL, attempts = attempts + more, due = coalesce(now + after, due), reason = coalesce(why, reason),
             state = CASE WHEN holds THEN 1 ELSE state END, held_at = CASE WHEN holds THEN now ELSE held_at END
-        FROM ended, t WHERE item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL
+        FROM ended, t
+        WHERE item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key AND until IS NOT NULL
         RETURNING item.id, item.fence, tenant, holds),
     counted AS (
         INSERT INTO activity_milter.delta (tenant, waiting, held)
@@ -282,12 +328,17 @@ pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Ve
     let done = inner.ends.bring(all, |calls, one| fits(calls, one), |calls| all_or_each(inner, calls)).await;
     {
         let mut owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = inner.given();
         for (ticket, end) in &ends {
             match &done {
+                // A later lease of the same item goes on.
                 Ok(_) => {
-                    owed.remove(&ticket.item);
-                    given.remove(&ticket.item);
+                    if owed.get(&ticket.item).is_some_and(|(former, _)| former.fence == ticket.fence) {
+                        owed.remove(&ticket.item);
+                    }
+                    if given.get(&ticket.item).is_some_and(|lease| lease.fence == ticket.fence) {
+                        given.remove(&ticket.item);
+                    }
                 }
                 Err(_) => drop(owed.insert(ticket.item, (ticket.clone(), end.clone()))),
             }
@@ -336,13 +387,17 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
     // A ticket ends once.
     let mut seen = HashSet::new();
     let first: Vec<bool> = ends.iter().map(|(ticket, _)| seen.insert((ticket.item, ticket.fence))).collect();
-    let firsts = || ends.iter().zip(&first).filter(|(_, first)| **first).map(|(end, _)| end);
-    let taken: Vec<_> = firsts().filter(|(_, end)| *end == End::Taken).collect();
-    let others: Vec<_> = firsts().filter(|(_, end)| *end != End::Taken).collect();
+    // What is no lease of ours any more changes nothing.
+    let firsts = || {
+        let firsts = ends.iter().zip(&first).filter(|(_, first)| **first);
+        firsts.filter_map(|((ticket, end), _)| Some(Ended { ticket, end, key: inner.key_of(ticket)? }))
+    };
+    let taken: Vec<_> = firsts().filter(|ended| *ended.end == End::Taken).collect();
+    let others: Vec<_> = firsts().filter(|ended| *ended.end != End::Taken).collect();
     // By both: an earlier lease of the same item may be among them.
     let mut done: HashSet<(i64, i64)> = HashSet::new();
     if taken.is_empty() && others.is_empty() {
-        return Ok(Vec::new());
+        return Ok(vec![false; ends.len()]);
     }
     let mut line = inner.lines.lend(LOOK_TIME).await?;
     let is_both = !taken.is_empty() && !others.is_empty();
@@ -365,8 +420,18 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
         .collect())
 }
 
-fn places(ends: &[&(Ticket, End)]) -> (Vec<i64>, Vec<i64>) {
-    ends.iter().map(|(ticket, _)| (ticket.item, ticket.fence)).unzip()
+/// An end, and whose.
+struct Ended<'a> {
+    ticket: &'a Ticket,
+    end: &'a End,
+    key: Vec<u8>,
+}
+
+/// The columns that say which leases end. A number alone does not: a database that has lost its last moments, because a
+/// standby took over or a copy was restored, gives the same numbers to other mail.
+fn places<'a>(ends: &'a [Ended<'_>]) -> (Vec<i64>, Vec<i64>, Vec<&'a [u8]>) {
+    let (items, fences) = ends.iter().map(|ended| (ended.ticket.item, ended.ticket.fence)).unzip();
+    (items, fences, ends.iter().map(|ended| &ended.key[..]).collect())
 }
 
 fn ended(rows: &[Row]) -> Vec<(i64, i64)> {
@@ -376,9 +441,9 @@ fn ended(rows: &[Row]) -> Vec<(i64, i64)> {
 async fn end_taken(
     inner: &Inner,
     line: &mut Line,
-    ends: &[&(Ticket, End)],
+    ends: &[Ended<'_>],
 ) -> Result<Vec<(i64, i64)>, StorageError> {
-    let (items, fences) = places(ends);
+    let (items, fences, keys) = places(ends);
     let keeps = !inner.settings.keep_delivered.is_zero();
     let rows = line
         .ask(
@@ -389,6 +454,7 @@ async fn end_taken(
                 (&fences, Type::INT8_ARRAY),
                 (&keeps, Type::BOOL),
                 (&span(crate::queue::KEY_MEMORY), Type::INT8),
+                (&keys, Type::BYTEA_ARRAY),
             ],
         )
         .await?;
@@ -398,11 +464,11 @@ async fn end_taken(
 async fn end_others(
     inner: &Inner,
     line: &mut Line,
-    ends: &[&(Ticket, End)],
+    ends: &[Ended<'_>],
 ) -> Result<Vec<(i64, i64)>, StorageError> {
-    let (items, fences) = places(ends);
+    let (items, fences, keys) = places(ends);
     let (mut more, mut afters, mut whys, mut holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (_, end) in ends {
+    for Ended { end, .. } in ends {
         let (attempts, after, why, held) = match end {
             End::Again { after, counts, reason } => {
                 (i32::from(*counts), Some(span(*after)), Some(reason), false)
@@ -426,6 +492,7 @@ async fn end_others(
                 (&afters, Type::INT8_ARRAY),
                 (&whys, Type::TEXT_ARRAY),
                 (&holds, Type::BOOL_ARRAY),
+                (&keys, Type::BYTEA_ARRAY),
             ],
         )
         .await?;
@@ -451,9 +518,9 @@ pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
     let now = inner.when.watch.now();
     let over: Vec<(i64, i64)> = {
         let owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        let given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = given.iter().filter(|(item, (_, until))| *until <= now && !owed.contains_key(*item));
-        over.map(|(item, (fence, _))| (*item, *fence)).collect()
+        let given = inner.given();
+        let over = given.iter().filter(|(item, lease)| lease.until <= now && !owed.contains_key(*item));
+        over.map(|(item, lease)| (*item, lease.fence)).collect()
     };
     if over.is_empty() {
         return Ok(0);
@@ -471,17 +538,74 @@ pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
             ],
         )
         .await?;
-    let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
-    given.retain(|item, (fence, _)| !over.contains(&(*item, *fence)));
+    inner.given().retain(|item, lease| !over.contains(&(*item, lease.fence)));
     Ok(rows.len())
 }
 
-/// What a process of before left: its leases are over, for it is gone.
-pub(super) async fn give_back(line: &mut Line, node: &str) -> Result<(), StorageError> {
-    line.ask(
-        "UPDATE activity_milter.item SET until = NULL WHERE state = 0 AND until IS NOT NULL AND node = $1",
-        &[(&node, Type::TEXT)],
-    )
-    .await?;
+/// Gives back what was leased in our name and that we do not know: what a process of before had, and what a statement took
+/// whose answer is lost. While such a statement may still run (a commit that waits for a standby is seen by nobody), that is
+/// done again and again.
+pub(super) async fn settle(inner: &Inner) -> Result<(), StorageError> {
+    let node = inner.is_service()?;
+    let doubted = *inner.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(since) = doubted else { return Ok(()) };
+    // None of our statements is on its way, but those that were given up.
+    let _alone = inner.leasing.write().await;
+    let mut line = inner.lines.lend(LOOK_TIME).await?;
+    let age = since.elapsed().as_secs_f64();
+    let rows = line
+        .ask(
+            "SELECT EXISTS (
+                 SELECT FROM pg_stat_activity
+                 WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() AND state <> 'idle'
+                     AND xact_start < clock_timestamp() - $1 * interval '1 second')",
+            &[(&age, Type::FLOAT8)],
+        )
+        .await?;
+    let may_run = rows.first().is_none_or(|row| row.get(0));
+    let known: Vec<i64> = {
+        let owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.given().keys().chain(owed.keys()).copied().collect()
+    };
+    let rows = line
+        .ask(
+            "UPDATE activity_milter.item SET until = NULL
+             WHERE state = 0 AND until IS NOT NULL AND node = $1 AND id <> ALL ($2::int8[]) RETURNING id",
+            &[(&node, Type::TEXT), (&known, Type::INT8_ARRAY)],
+        )
+        .await?;
+    if !rows.is_empty() {
+        inner.ring();
+    }
+    if !may_run {
+        let mut doubted = inner.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        // Unless there is a new one meanwhile.
+        *doubted = doubted.filter(|latest| *latest != since);
+    }
     Ok(())
+}
+
+/// Gives back what nodes had that were not seen for so long. While the database was away nobody was seen: who has not been
+/// there himself for that time says nothing of others.
+pub(super) async fn bury(inner: &Inner) -> Result<usize, StorageError> {
+    let node = inner.is_service()?;
+    let up_since = *inner.up_since.lock().unwrap_or_else(PoisonError::into_inner);
+    if up_since.is_none_or(|since| since.elapsed() < DEAD_AFTER) {
+        return Ok(0);
+    }
+    let mut line = inner.lines.lend(super::LONG_TIME).await?;
+    // The database's own clock, also in a test: nodes write their times by it.
+    let rows = line
+        .ask(
+            "WITH gone AS MATERIALIZED (
+                 DELETE FROM activity_milter.node WHERE id <> $2 AND seen < activity_milter.at(NULL) - $1 RETURNING id),
+             back AS (
+                 UPDATE activity_milter.item SET until = NULL
+                 WHERE state = 0 AND until IS NOT NULL AND node IN (SELECT id FROM gone) RETURNING item.id)
+             SELECT count(*), (SELECT count(*) FROM gone) FROM back",
+            &[(&span(DEAD_AFTER), Type::INT8), (&node, Type::TEXT)],
+        )
+        .await?;
+    let back: i64 = rows.first().map_or(0, |row| row.get(0));
+    Ok(usize::try_from(back).unwrap_or(0))
 }

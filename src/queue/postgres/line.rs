@@ -45,11 +45,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long a connection that is not as safe as is asked is believed to be so.
+const DOUBTED_FOR: Duration = Duration::from_secs(1);
+
 /// A connection.
 pub(super) struct Connection {
     client: Client,
     /// A warning came: what was committed last is not where it should be.
     warned: Arc<AtomicBool>,
+    /// As it was read here, and when.
+    guarantee: Guarantee,
+    looked: Instant,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -73,8 +79,6 @@ pub(super) struct Connector {
     server: Server,
     tls: MakeRustlsConnect,
     silence: Mutex<Silence>,
-    /// As the newest connection found it.
-    guarantee: Arc<Mutex<Guarantee>>,
 }
 
 impl Connector {
@@ -99,11 +103,11 @@ impl Connector {
                 }
             }
         });
-        let connection = Connection { client, warned, task };
+        let (guarantee, looked) = (Guarantee::default(), Instant::now());
+        let mut connection = Connection { client, warned, guarantee, looked, task };
         let rows = connection.client.query_typed(guarantee::ASK, &[]).await.map_err(|error| whole(&error))?;
-        if let Some(row) = rows.first() {
-            *self.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = Guarantee::of(row);
-        }
+        connection.guarantee =
+            rows.first().map(Guarantee::of).ok_or("it does not say what a commit promises")?;
         // What the server says while one logs in is about nothing that was written.
         connection.warned.store(false, Ordering::Release);
         Ok(connection)
@@ -144,6 +148,11 @@ impl managed::Manager for Connector {
         if connection.client.is_closed() || connection.warned.load(Ordering::Acquire) {
             return Err(RecycleError::message("of no use any more"));
         }
+        // A session's settings are those it began with; whoever put them right wants to see it.
+        let lacks = connection.guarantee.lacks(self.server.require_replication).is_some();
+        if lacks && connection.looked.elapsed() >= DOUBTED_FOR {
+            return Err(RecycleError::message("not as safe as is asked"));
+        }
         Ok(())
     }
 }
@@ -162,19 +171,22 @@ impl fmt::Debug for Lines {
 
 impl Lines {
     /// At most so many; connects to nobody yet.
-    pub(super) fn new(
-        server: &Server,
-        most: usize,
-        guarantee: &Arc<Mutex<Guarantee>>,
-    ) -> Result<Self, String> {
+    pub(super) fn new(server: &Server, most: usize) -> Result<Self, String> {
         let connector = Connector {
             tls: tls::connector(&server.tls)?,
             server: server.clone(),
             silence: Mutex::default(),
-            guarantee: Arc::clone(guarantee),
         };
         let pool = Pool::builder(connector).max_size(most.max(1)).build();
         Ok(Self { pool: pool.map_err(|error| error.to_string())?, name: server.name() })
+    }
+
+    /// What a connection of its own is promised: one that is there already has the settings it began with.
+    pub(super) async fn guarantee(&self, time: Duration) -> Result<Guarantee, StorageError> {
+        let made = managed::Manager::create(self.pool.manager());
+        let late = || StorageError::Busy(format!("{} has no connection within {time:?}", self.name));
+        let connection = tokio::time::timeout(time, made).await.map_err(|_| late())??;
+        Ok(connection.guarantee.clone())
     }
 
     /// One of them, for so long.
@@ -239,7 +251,60 @@ impl Line {
         // Whoever goes away in the midst of it leaves it so.
         self.is_sound = false;
         let answer = timeout_at(self.until, object.client.query_typed(sql, values)).await;
-        self.judge(answer)
+        self.judge(answer.map_err(|_| late())?)
+    }
+
+    /// Why nothing may be put on this connection, if what it promises is not what is asked.
+    pub(super) fn lacks(&self) -> Option<String> {
+        let object = self.object.as_ref()?;
+        let is_asked = Object::pool(object).is_none_or(|pool| pool.manager().server.require_replication);
+        object.guarantee.lacks(is_asked)
+    }
+
+    /// A statement whose commit must hold: what is promised is read right behind it, on its way together with it.
+    pub(super) async fn tell_for_good(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, Trouble> {
+        let Some(object) = &self.object else { return Err(lost()) };
+        self.is_sound = false;
+        let both = async {
+            // They are sent in this order.
+            tokio::join!(
+                object.client.query_typed(sql, values),
+                object.client.query_typed(guarantee::ASK, &[])
+            )
+        };
+        let (told, after) = timeout_at(self.until, both).await.map_err(|_| late())?;
+        let told = self.judge(told)?;
+        self.judge_promise(after)?;
+        Ok(told)
+    }
+
+    /// Commits a transaction, as [`Line::tell_for_good`] does.
+    pub(super) async fn commit_for_good(&mut self) -> Result<(), Trouble> {
+        let Some(object) = &self.object else { return Err(lost()) };
+        self.is_sound = false;
+        let both = async {
+            tokio::join!(
+                object.client.batch_execute("COMMIT"),
+                object.client.query_typed(guarantee::ASK, &[])
+            )
+        };
+        let (done, after) = timeout_at(self.until, both).await.map_err(|_| late())?;
+        self.judge(done)?;
+        self.is_open = false;
+        self.judge_promise(after)
+    }
+
+    /// What was promised right behind a commit.
+    fn judge_promise(&mut self, after: Result<Vec<Row>, Error>) -> Result<(), Trouble> {
+        let rows = self.judge(after)?;
+        let (Some(row), Some(object)) = (rows.first(), &mut self.object) else { return Err(lost()) };
+        object.guarantee = Guarantee::of(row);
+        object.looked = Instant::now();
+        self.lacks().map_or(Ok(()), |lack| Err(Trouble::Unsure(StorageError::Busy(lack))))
     }
 
     /// Statements without values, one after the other, in one transaction unless they say otherwise.
@@ -247,7 +312,7 @@ impl Line {
         let Some(object) = &self.object else { return Err(lost().into()) };
         self.is_sound = false;
         let answer = timeout_at(self.until, object.client.batch_execute(sql)).await;
-        Ok(self.judge(answer)?)
+        Ok(self.judge(answer.map_err(|_| late())?)?)
     }
 
     /// Throws the connection away: the next one is another session.
@@ -269,17 +334,7 @@ impl Line {
         Ok(())
     }
 
-    fn judge<T>(
-        &mut self,
-        answer: Result<Result<T, Error>, tokio::time::error::Elapsed>,
-    ) -> Result<T, Trouble> {
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(_) => {
-                let text = "the database did not answer in time: its disk or a standby is slow or away";
-                return Err(Trouble::Unsure(StorageError::Busy(text.to_owned())));
-            }
-        };
+    fn judge<T>(&mut self, answer: Result<T, Error>) -> Result<T, Trouble> {
         let warned = self.object.as_ref().is_none_or(|object| object.warned.load(Ordering::Acquire));
         match answer {
             Ok(_) if warned => {
@@ -296,6 +351,11 @@ impl Line {
             }
         }
     }
+}
+
+fn late() -> Trouble {
+    let text = "the database did not answer in time: its disk or a standby is slow or away";
+    Trouble::Unsure(StorageError::Busy(text.to_owned()))
 }
 
 fn lost() -> Trouble {

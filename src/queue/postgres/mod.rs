@@ -51,7 +51,7 @@ use std::{
 use together::Together;
 use tokio::{
     runtime::Runtime,
-    sync::{Notify, Semaphore},
+    sync::{Notify, RwLock, Semaphore},
     time::{Instant, sleep, timeout},
 };
 use tokio_postgres::types::Type;
@@ -112,7 +112,8 @@ struct Inner {
     lines: Lines,
     lookers: Lines,
     when: When,
-    guarantee: Arc<Mutex<Guarantee>>,
+    /// As it was found last.
+    guarantee: Mutex<Guarantee>,
     tally: Arc<Tally>,
     counting: tokio::sync::Mutex<()>,
     disk: Mutex<Disk>,
@@ -122,8 +123,14 @@ struct Inner {
     opens: Together<i64, look::Stored>,
     /// Ends that the database did not take yet, by the items.
     owed: Mutex<HashMap<i64, (Ticket, End)>>,
-    /// Our leases: their numbers, and when they end.
-    given: Mutex<HashMap<i64, (i64, i64)>>,
+    /// Our leases, by the items.
+    given: Mutex<HashMap<i64, lease::Given>>,
+    /// Held while a lease is asked for; whole, by who looks what we have.
+    leasing: RwLock<()>,
+    /// When it was last that something may have been leased of which we do not know.
+    doubted: Mutex<Option<Instant>>,
+    /// Since when the database answers without a break.
+    up_since: Mutex<Option<Instant>>,
     arrived: Notify,
     held: Notify,
     /// Something arrived of which the others were not told.
@@ -211,10 +218,9 @@ impl Inner {
         let name = server.name();
         let wrong = |error: StorageError| schema::unusable(&name, &error);
         let text = |message: String| OpenError::Unusable { path: name.clone().into(), message };
-        let guarantee = Arc::<Mutex<Guarantee>>::default();
         let most = if node.is_some() { server.connections } else { 1 };
-        let lines = Lines::new(&server, most, &guarantee).map_err(text)?;
-        let lookers = Lines::new(&server, LOOKERS.min(most), &guarantee).map_err(text)?;
+        let lines = Lines::new(&server, most).map_err(text)?;
+        let lookers = Lines::new(&server, LOOKERS.min(most)).map_err(text)?;
         let began = Instant::now();
         let mut line = loop {
             match lines.lend(LONG_TIME).await {
@@ -248,9 +254,8 @@ impl Inner {
         });
         let when = When::new(clock, now);
         let mut places = upkeep::Places::default();
-        if let Some(node) = &node {
+        if node.is_some() {
             when.watch.begin(latest, distrust);
-            lease::give_back(&mut line, node).await.map_err(wrong)?;
             let keeps = !settings.keep_delivered.is_zero();
             kept::begin(&mut line, keeps, given).await.map_err(wrong)?;
             places = upkeep::Places::after_open(&mut line, given, newest > now).await.map_err(wrong)?;
@@ -264,7 +269,7 @@ impl Inner {
             lines,
             lookers,
             when,
-            guarantee,
+            guarantee: Mutex::default(),
             tally: Tally::new(&settings),
             counting: tokio::sync::Mutex::default(),
             disk: Mutex::new(Disk::new(&settings)),
@@ -275,6 +280,9 @@ impl Inner {
             words: Semaphore::new(put::ON_THE_WAY >> 10),
             owed: Mutex::default(),
             given: Mutex::default(),
+            leasing: RwLock::new(()),
+            doubted: Mutex::new(Some(Instant::now())),
+            up_since: Mutex::default(),
             arrived: Notify::new(),
             held: Notify::new(),
             rung: AtomicBool::new(false),
@@ -285,7 +293,8 @@ impl Inner {
         if inner.node.is_some() {
             payload::prepare(&inner).await.map_err(wrong)?;
             upkeep::note_time(&inner).await.map_err(wrong)?;
-            pulse::tell(&inner).await.map_err(wrong)?;
+            pulse::tell(&inner, false).await.map_err(wrong)?;
+            lease::settle(&inner).await.map_err(wrong)?;
         }
         Ok(inner)
     }
@@ -331,8 +340,7 @@ impl Inner {
 
     /// Our leases end then at the latest: the clock was wrong when they were given.
     fn leases_end_by(&self, latest: i64) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.values_mut().for_each(|(_, until)| *until = latest.min(*until));
+        self.given().values_mut().for_each(|lease| lease.until = latest.min(lease.until));
     }
 
     /// Whether the directory for messages that arrive has its reserve.
@@ -501,7 +509,7 @@ impl Inner {
     async fn tell_of_command(&self) {
         if self.node.is_none() && self.rung.swap(false, Ordering::AcqRel) {
             // What is not told is found when somebody looks for himself.
-            let _ = pulse::tell(self).await;
+            let _ = pulse::tell(self, true).await;
         }
     }
 }

@@ -7,11 +7,7 @@
 //! read.
 //! Fails: never; while the database is away it is asked with pauses, and what was owed to it is written when it is back.
 
-use super::{
-    Inner, LOOK_TIME,
-    guarantee::{self, Guarantee},
-    lease,
-};
+use super::{Inner, LOOK_TIME, guarantee::Guarantee, lease};
 use crate::observe::{events, metrics};
 use crate::queue::{StorageError, tally};
 use std::{
@@ -30,6 +26,12 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// At most so much of the time goes into it: what was added up stays in the way while somebody reads for long.
 const COUNT_SHARE: u32 = 20;
 
+/// How often the others hear that we are there.
+const SEEN_EVERY: Duration = Duration::from_secs(20);
+
+/// How often it is looked for what was leased without our knowledge, while there may be such.
+const SETTLE_EVERY: Duration = Duration::from_secs(5);
+
 /// How often the guarantee is read.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
@@ -44,6 +46,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let mut tick = interval(BEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut others, mut counted, mut looked) = (None, None::<Instant>, None::<Instant>);
+    let (mut seen, mut settled) = (None::<Instant>, None::<Instant>);
     let mut count_every = COUNT_EVERY;
     let (mut is_away, mut is_unsafe) = (false, false);
     loop {
@@ -59,6 +62,14 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 count_every = COUNT_EVERY.max(began.elapsed() * COUNT_SHARE);
                 counted = Some(Instant::now());
             }
+            if is_over(seen, SEEN_EVERY) {
+                tell(&inner, false).await?;
+                seen = Some(Instant::now());
+            }
+            if is_over(settled, SETTLE_EVERY) {
+                lease::settle(&inner).await?;
+                settled = Some(Instant::now());
+            }
             if is_over(looked, LOOK_EVERY) {
                 look(&inner, &mut is_unsafe).await?;
                 looked = Some(Instant::now());
@@ -67,6 +78,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
         };
         let beat = beat.await;
         metrics::queue_reachable(beat.is_ok());
+        {
+            let mut up_since = inner.up_since.lock().unwrap_or_else(PoisonError::into_inner);
+            *up_since = up_since.or(Some(Instant::now())).filter(|_| beat.is_ok());
+        }
         match beat {
             Ok(()) if is_away => {
                 is_away = false;
@@ -89,7 +104,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 /// Tells the others, and asks them.
 async fn beat(inner: &Inner, others: &mut Option<i64>) -> Result<(), StorageError> {
     if inner.rung.swap(false, Ordering::AcqRel)
-        && let Err(error) = tell(inner).await
+        && let Err(error) = tell(inner, true).await
     {
         inner.rung.store(true, Ordering::Release);
         return Err(error);
@@ -111,14 +126,14 @@ async fn beat(inner: &Inner, others: &mut Option<i64>) -> Result<(), StorageErro
     Ok(())
 }
 
-/// Something arrived: the number of our row grows. Commands share one.
-pub(super) async fn tell(inner: &Inner) -> Result<(), StorageError> {
+/// We are there; if something arrived, the number of our row grows. Commands share one.
+pub(super) async fn tell(inner: &Inner, has_arrived: bool) -> Result<(), StorageError> {
     let node = inner.node.as_ref().map_or("commands", |node| node.as_str());
     let mut line = inner.lookers.lend(LOOK_TIME).await?;
     line.ask(
-        "INSERT INTO activity_milter.node AS known (id, arrivals, seen, program) VALUES ($1, 1, activity_milter.at(NULL), $2)
-         ON CONFLICT (id) DO UPDATE SET arrivals = known.arrivals + 1, seen = excluded.seen, program = excluded.program",
-        &[(&node, Type::TEXT), (&env!("CARGO_PKG_VERSION"), Type::TEXT)],
+        "INSERT INTO activity_milter.node AS known (id, arrivals, seen, program) VALUES ($1, $3, activity_milter.at(NULL), $2)
+         ON CONFLICT (id) DO UPDATE SET arrivals = known.arrivals + $3, seen = excluded.seen, program = excluded.program",
+        &[(&node, Type::TEXT), (&env!("CARGO_PKG_VERSION"), Type::TEXT), (&i64::from(has_arrived), Type::INT8)],
     )
     .await?;
     Ok(())
@@ -143,9 +158,7 @@ async fn add_up(inner: &Inner) -> Result<(), StorageError> {
 
 /// Reads the guarantee.
 pub(super) async fn guarantee(inner: &Inner) -> Result<Guarantee, StorageError> {
-    let rows = inner.lookers.lend(LOOK_TIME).await?.ask(guarantee::ASK, &[]).await?;
-    let row = rows.first().ok_or_else(|| StorageError::Other("the database says nothing".to_owned()))?;
-    Ok(Guarantee::of(row))
+    inner.lookers.guarantee(LOOK_TIME).await
 }
 
 /// Reads the guarantee, and says when it goes and comes.

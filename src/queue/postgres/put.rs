@@ -12,7 +12,12 @@
 //! there waits for the standby as every other commit does. Keys are written in their order, so that two messages with the
 //! same ones wait for each other and never both.
 
-use super::{Inner, fault::lacks_partition, line::Trouble, payload};
+use super::{
+    Inner,
+    fault::lacks_partition,
+    line::{Trouble, Value},
+    payload,
+};
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::queue::{Put, StorageError, tally, written};
 use std::{collections::HashSet, sync::Arc};
@@ -28,11 +33,11 @@ const WORDED_AT_ONCE: u64 = 64 * 1024;
 const PUT: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     given AS MATERIALIZED (
-        SELECT ord, mail, key, tenant, prefix, brief, activity, size, nextval('activity_milter.number') AS id
+        SELECT ord, mail, key, tenant, prefix, brief, activity, size, nextval('activity_milter.number'::regclass) AS id
         FROM unnest($2::int8[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int8[])
             WITH ORDINALITY AS given (mail, key, tenant, prefix, brief, activity, size, ord)),
     mails AS MATERIALIZED (
-        SELECT mail, cuts, text, bytes, CASE WHEN targets = 1 THEN id ELSE nextval('activity_milter.number') END AS letter
+        SELECT mail, cuts, text, bytes, CASE WHEN targets = 1 THEN id ELSE nextval('activity_milter.number'::regclass) END AS letter
         FROM unnest($10::text[], $11::text[], $12::bytea[]) WITH ORDINALITY AS mails (cuts, text, bytes, mail)
         JOIN (SELECT mail, count(*) AS targets, min(id) AS id FROM given GROUP BY mail) AS of_mail USING (mail)),
     keys AS (
@@ -222,7 +227,7 @@ async fn store_on_a_day(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>
 async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
     let mut line = inner.lines.lend(inner.patience).await.map_err(Trouble::Unsure)?;
     // Now, and not before: the connection may be a new one, to another server.
-    if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
+    if let Some(lack) = line.lacks() {
         return Err(Trouble::Unsure(StorageError::Busy(lack)));
     }
     let mut pieces = Vec::with_capacity(mails.len());
@@ -243,25 +248,24 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
     if long.is_some() {
         line.begin().await.map_err(Trouble::Unsure)?;
     }
-    let rows = line
-        .tell(
-            PUT,
-            &[
-                (&inner.when.given(), Type::INT8),
-                (&mail_of, Type::INT8_ARRAY),
-                (&of(mails, |columns| &columns.keys), Type::BYTEA_ARRAY),
-                (&of(mails, |columns| &columns.tenants), Type::TEXT_ARRAY),
-                (&of(mails, |columns| &columns.prefixes), Type::TEXT_ARRAY),
-                (&of(mails, |columns| &columns.briefs), Type::TEXT_ARRAY),
-                (&of(mails, |columns| &columns.activities), Type::TEXT_ARRAY),
-                (&of(mails, |columns| &columns.sizes), Type::INT8_ARRAY),
-                (&covered, Type::BYTEA_ARRAY),
-                (&cuts, Type::TEXT_ARRAY),
-                (&texts, Type::TEXT_ARRAY),
-                (&pieces, Type::BYTEA_ARRAY),
-            ],
-        )
-        .await?;
+    let values: &[Value<'_>] = &[
+        (&inner.when.given(), Type::INT8),
+        (&mail_of, Type::INT8_ARRAY),
+        (&of(mails, |columns| &columns.keys), Type::BYTEA_ARRAY),
+        (&of(mails, |columns| &columns.tenants), Type::TEXT_ARRAY),
+        (&of(mails, |columns| &columns.prefixes), Type::TEXT_ARRAY),
+        (&of(mails, |columns| &columns.briefs), Type::TEXT_ARRAY),
+        (&of(mails, |columns| &columns.activities), Type::TEXT_ARRAY),
+        (&of(mails, |columns| &columns.sizes), Type::INT8_ARRAY),
+        (&covered, Type::BYTEA_ARRAY),
+        (&cuts, Type::TEXT_ARRAY),
+        (&texts, Type::TEXT_ARRAY),
+        (&pieces, Type::BYTEA_ARRAY),
+    ];
+    let rows = match long {
+        Some(_) => line.tell(PUT, values).await?,
+        None => line.tell_for_good(PUT, values).await?,
+    };
     let mut fresh: Vec<Vec<bool>> = mails.iter().map(|_| Vec::new()).collect();
     for row in &rows {
         let mail = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
@@ -276,7 +280,7 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
             let (number, now): (i64, i64) = (row.get(2), row.get(3));
             payload::write_rest(&mut line, number, now, &long.raw).await?;
         }
-        line.commit().await.map_err(Trouble::Unsure)?;
+        line.commit_for_good().await?;
     }
     Ok(fresh)
 }

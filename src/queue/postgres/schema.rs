@@ -133,14 +133,17 @@ const VERSION_1: &str = r#"
 "#;
 
 /// What is compiled for a statement takes a thousand times as long as the statement: it is chosen by cost, and what looks at
-/// every tenant seems to cost much. A user may say so of himself; it counts from the next connection on.
-const NOTHING_COMPILED: &str = "DO $$ BEGIN
+/// every tenant seems to cost much. And a function that somebody else has made in `public` must not be taken for the
+/// server's own of that name. A user may say both of himself; they count from the next connection on.
+const SETTINGS: &str = "DO $$ BEGIN
     EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET jit = off', current_database());
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET search_path = pg_catalog', current_database());
 END $$";
 
 /// Makes the tables, or brings them to our version. `name`: the database, for people.
 pub(super) async fn prepare(line: &mut Line, name: &str) -> Result<(), OpenError> {
     let wrong = |error: StorageError| unusable(name, &error);
+    has_all_characters(line, name).await?;
     line.begin().await.map_err(wrong)?;
     line.ask("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await.map_err(wrong)?;
     let mut found = version(line).await.map_err(wrong)?;
@@ -159,13 +162,14 @@ pub(super) async fn prepare(line: &mut Line, name: &str) -> Result<(), OpenError
             let set = "UPDATE activity_milter.meta SET version = $1 WHERE version < $1";
             line.ask(set, &[(&number, Type::INT4)]).await.map_err(wrong)?;
         }
-        line.batch(NOTHING_COMPILED).await.map_err(wrong)?;
+        line.batch(SETTINGS).await.map_err(wrong)?;
     }
     line.commit().await.map_err(wrong)
 }
 
 /// That the tables are there and ours.
 pub(super) async fn look(line: &mut Line, name: &str) -> Result<(), OpenError> {
+    has_all_characters(line, name).await?;
     match version(line).await.map_err(|error| unusable(name, &error))? {
         None => Err(OpenError::Missing(PathBuf::from(name))),
         Some((version, _)) if version < VERSION => {
@@ -173,6 +177,20 @@ pub(super) async fn look(line: &mut Line, name: &str) -> Result<(), OpenError> {
         }
         Some((version, reads)) => may_work(name, version, reads),
     }
+}
+
+/// Mail with a character that the database lacks would be refused for ever.
+async fn has_all_characters(line: &mut Line, name: &str) -> Result<(), OpenError> {
+    let rows = line.ask("SELECT pg_catalog.current_setting('server_encoding')", &[]).await;
+    let rows = rows.map_err(|error| unusable(name, &error))?;
+    let encoding: String = rows.first().map(|row| row.get(0)).unwrap_or_default();
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    let remedy = "make another one with ENCODING 'UTF8' TEMPLATE template0";
+    let message =
+        format!("the database's encoding is {encoding}, which lacks characters that mail has: {remedy}");
+    Err(OpenError::Unusable { path: PathBuf::from(name), message })
 }
 
 /// A newer version says which programs may still work with it.

@@ -91,6 +91,11 @@ pub(super) async fn run(
             inner.ring(); // nobody waits for the end of a lease
         }
     }));
+    tried(lease::bury(inner).await.map(|ended| {
+        if ended > 0 {
+            inner.ring();
+        }
+    }));
     if inner.when.watch.is_trusted() {
         tried(hold_old(inner, max_age, &mut done.too_old).await);
         if whole {
