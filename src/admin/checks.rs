@@ -6,6 +6,7 @@
 use super::{Admin, trace};
 use crate::courier::Paused;
 use crate::observe::versions;
+use crate::queue::Spooled;
 use serde::Serialize;
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +39,20 @@ impl Check {
     /// What is wrong, and no reason to take the service away from anybody.
     fn alarm(name: &'static str, detail: String) -> Self {
         Self { name, ok: false, detail, is_everybodys: false }
+    }
+
+    /// What waits on this machine for a database that is away; an alarm: mail is taken.
+    fn of_spool(spooled: &Spooled, now: SystemTime) -> Option<Self> {
+        let Spooled { counts, away } = spooled;
+        let count = counts.waiting + counts.held;
+        if count == 0 && away.is_none() {
+            return None;
+        }
+        let age = counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default();
+        let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+        let since = if counts.waiting > 0 { format!(", the oldest for {age}") } else { String::new() };
+        let why = away.as_ref().map_or("it is being given to it".to_owned(), Clone::clone);
+        Some(Self::alarm("spool", format!("{count} on this machine wait for the database{since}: {why}")))
     }
 
     /// Tenants whose deliveries are paused; an alarm, and no reason to take the service away from the others.
@@ -100,6 +115,11 @@ pub(super) async fn checks(app: &Admin, paused: &[Paused]) -> Vec<Check> {
             Err(_) => Err(in_time("queue")),
         },
     };
+    let spooled = match &views.queue {
+        Some(queue) => tokio::time::timeout(CHECK_TIME, queue.spooled()).await.ok().flatten(),
+        None => None,
+    };
+    let spool = spooled.and_then(|spooled| Check::of_spool(&spooled, SystemTime::now()));
     let service = views.live.now();
     let directory = match tokio::time::timeout(CHECK_TIME, service.directory.tenant(NOBODY)).await {
         Ok(Ok(_)) => Ok(service.directory.source()),
@@ -125,13 +145,14 @@ pub(super) async fn checks(app: &Admin, paused: &[Paused]) -> Vec<Check> {
     let trace = trace::check().map(|how| Check { is_everybodys: false, ..Check::new("trace", how) });
     let restart = Check::of_restart(versions::for_restart());
     let others =
-        [refused, restart, Check::of_tenants(paused), Check::of_copies(copies.len(), &unwell), trace];
+        [spool, refused, restart, Check::of_tenants(paused), Check::of_copies(copies.len(), &unwell), trace];
     everybodys.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Counts;
 
     #[test]
     fn tenants_that_are_paused_are_named_and_take_nothing_from_the_others() {
@@ -146,6 +167,22 @@ mod tests {
         assert_eq!(check.detail, "deliveries paused: t-1: invalid_client");
         let check = Check::of_tenants(&vec![paused(Some("t")); 105]).unwrap();
         assert!(check.detail.ends_with(", and 100 more") && check.detail.len() < 200, "{}", check.detail);
+    }
+
+    #[test]
+    fn what_waits_for_the_database_is_an_alarm() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let of = |waiting, away: Option<&str>| {
+            let oldest = (waiting > 0).then_some(SystemTime::UNIX_EPOCH);
+            let counts = Counts { waiting, held: 0, oldest };
+            Check::of_spool(&Spooled { counts, away: away.map(str::to_owned) }, now)
+        };
+        assert!(of(0, None).is_none());
+        let check = of(2, Some("no route")).unwrap();
+        assert!(!check.ok && !check.is_everybodys);
+        assert_eq!(check.detail, "2 on this machine wait for the database, the oldest for 16m 40s: no route");
+        assert!(of(1, None).unwrap().detail.ends_with(": it is being given to it"));
+        assert_eq!(of(0, Some("x")).unwrap().detail, "0 on this machine wait for the database: x");
     }
 
     #[test]

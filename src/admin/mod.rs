@@ -175,6 +175,13 @@ async fn metrics_text(Shared(app): Shared<App>) -> Response {
         // The numbers stay: none held would end an alert.
         Err(error) => events::queue_trouble(&error),
     }
+    if let Some(queue) = &app.views.queue
+        && let Some(spooled) = queue.spooled().await
+    {
+        let Counts { waiting, held, oldest } = spooled.counts;
+        let oldest = oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default();
+        metrics::queue_spooled(waiting + held, oldest);
+    }
     // A company that has no copy yet waits for it since we began.
     let copies = app.views.live.now().directory.copies();
     if let Some(age) = copies.iter().map(|copy| copy.age.unwrap_or(copy.known_for)).max() {

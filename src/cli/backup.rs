@@ -207,6 +207,12 @@ fn fill(config: &Config, to: &Path) -> Result<ExitCode, Failure> {
     File::open(to).and_then(|directory| directory.sync_all()).map_err(|error| at(to, error))?;
     let files = manifest.files.len();
     match &queue {
+        Some(queue) if config.queue.server.is_some() => say!(
+            "{files} files in {}: {} activities that wait on this machine for the database, configuration; {}",
+            to.display(),
+            queue.activities,
+            OpenError::OfServer(config.queue.place())
+        ),
         Some(queue) => say!(
             "{files} files in {}: {} activities, {} kept after their delivery, configuration",
             to.display(),

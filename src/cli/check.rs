@@ -116,6 +116,10 @@ pub(super) async fn check(path: &Path, args: &Args) -> Result<ExitCode, Failure>
     }
     if !args.offline {
         add("trace", traced(&config)); // not before a reload either: a broken trace stops nobody
+        if let Some(line) = spool(&config).await {
+            lines.push(line);
+        }
+        let mut add = |name: &str, outcome: Result<String, String>| lines.push(Line::said(name, outcome));
         add("queue disk", disk(&config)); // not before a reload: a full disk is no fault of the configuration
     }
     let doubtful = config.warnings.iter().map(|warning| Line {
@@ -214,6 +218,32 @@ async fn queue(config: &Config, offline: bool) -> Result<String, String> {
     Ok(format!("{}, {waiting} waiting, {held} held{safety}", config.queue.place()))
 }
 
+/// What waits on this machine for the queue's database; none: nothing ever does.
+async fn spool(config: &Config) -> Option<Line> {
+    let (settings, path) = (config.queue.local(), config.queue.path.display());
+    config.queue.server.as_ref()?;
+    if !config.queue.path.exists() {
+        let soon = format!("{path}, not there yet: the service makes it");
+        return config.queue.spool_on_outage.then(|| Line::said("spool", Ok(soon)));
+    }
+    let open = tokio::task::spawn_blocking(move || queue::beside(&settings, Arc::new(SystemClock)));
+    let counts = match open.await {
+        Ok(Ok(queue)) => queue.counts().await.map_err(|error| error.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let counts = match counts {
+        Ok(counts) => counts,
+        Err(error) => return Some(Line::said("spool", Err(error))),
+    };
+    let count = counts.waiting + counts.held;
+    let text = match count {
+        0 => format!("{path}, nothing waits there for the database"),
+        _ => format!("{path}, {count} wait there for the database: the service gives them to it"),
+    };
+    Some(Line { warning: count > 0, ..Line::said("spool", Ok(text)) })
+}
+
 /// How far the trace reaches.
 fn traced(config: &Config) -> Result<String, String> {
     let path = config.trace.path.display();
@@ -243,7 +273,7 @@ fn traced(config: &Config) -> Result<String, String> {
 fn disk(config: &Config) -> Result<String, String> {
     let settings = &config.queue;
     let mut lines = Vec::new();
-    let file = settings.path.parent().filter(|_| settings.server.is_none());
+    let file = settings.path.parent().filter(|_| settings.has_file());
     for (what, place) in [("queue.path", file), ("queue.spool", Some(settings.spool.as_path()))] {
         let Some(place) = place.and_then(|place| place.ancestors().find(|place| place.is_dir())) else {
             continue;

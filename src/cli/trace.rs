@@ -47,7 +47,14 @@ pub(super) async fn trace(config: &Config, args: Args) -> Result<ExitCode, Failu
     if found.mails.is_empty() {
         let is_whole = config.log.addresses == Addresses::Full;
         let off = if off { ". Nothing is traced any more, because trace.keep is \"0\"" } else { "" };
-        tell(&format!("{}{off}", trace::not_found(&config.trace, &query, &found, is_whole)));
+        // Who took a mail and who delivered it may be two machines.
+        let elsewhere = match config.queue.server {
+            Some(_) => {
+                ". Each machine has a trace of its own: ask at those that take mail, and at those that deliver"
+            }
+            None => "",
+        };
+        tell(&format!("{}{off}{elsewhere}", trace::not_found(&config.trace, &query, &found, is_whole)));
         return Ok(ExitCode::from(1));
     }
     say(&if args.json { lines_of_json(&found.mails) } else { text(&found) })?;

@@ -23,8 +23,8 @@ pub(super) struct QueueText {
     /// `sqlite` (default): one machine, and a file of its own. `postgres`: a database that several machines share.
     #[serde(rename = "type")]
     kind: QueueType,
-    /// The database file; with `postgres` only its directory counts, for what this machine keeps for itself; default
-    /// `/var/lib/activity-milter/queue.db`.
+    /// The database file; with `postgres` its directory is for what this machine keeps for itself, and the file is there
+    /// with `spool_on_outage`; default `/var/lib/activity-milter/queue.db`.
     pub(super) path: Spanned<PathBuf>,
     /// Directory for large messages, with `postgres` while they arrive; each machine has its own; default
     /// `/var/lib/activity-milter/spool`.
@@ -42,6 +42,9 @@ pub(super) struct QueueText {
     /// `postgres`: mail is taken only while a commit waits for a standby too (`synchronous_standby_names`), else 451;
     /// default `false`.
     require_replication: Option<bool>,
+    /// `postgres`: while the database is away, mail is kept in `path` and `spool` of this machine, which must be on a disk
+    /// then, and given to the database afterwards; default `false`: it is answered 451, and the client keeps it.
+    spool_on_outage: Option<bool>,
     /// `postgres`: most connections at a time, besides two for looking; default 16.
     connections: Option<Spanned<usize>>,
     /// Most activities kept; default 1000000.
@@ -86,6 +89,7 @@ impl Default for QueueText {
             tls: None,
             ca_file: None,
             require_replication: None,
+            spool_on_outage: None,
             connections: None,
             max_items: 1_000_000,
             max_items_per_tenant: None,
@@ -98,7 +102,8 @@ impl Default for QueueText {
 }
 
 /// Keys that say something of a server.
-const OF_SERVER: [&str; 6] = ["url", "password_file", "tls", "ca_file", "require_replication", "connections"];
+const OF_SERVER: [&str; 7] =
+    ["url", "password_file", "tls", "ca_file", "require_replication", "spool_on_outage", "connections"];
 
 impl QueueText {
     /// Paths become whole.
@@ -120,6 +125,7 @@ impl QueueText {
         }
         let server = self.server(source)?;
         let settings = queue::Settings {
+            spool_on_outage: server.is_some() && self.spool_on_outage.unwrap_or(false),
             server,
             path: self.path.into_inner(),
             spool: self.spool.into_inner(),

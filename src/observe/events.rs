@@ -643,9 +643,13 @@ pub fn queue_trouble(error: &dyn Display) {
     limited!(error, QUEUE_TROUBLE, %error, "queue trouble");
 }
 
-/// The queue's database does not answer, or not as it should: mail is deferred until it does.
-pub fn queue_away(database: &str, error: &dyn Display) {
-    event!(error, QUEUE_AWAY, database, %error, "queue away: mail is deferred");
+/// The queue's database does not answer, or not as it should: mail is deferred until it does, or kept on this machine
+/// (`spools`).
+pub fn queue_away(database: &str, error: &dyn Display, spools: bool) {
+    match spools {
+        true => event!(error, QUEUE_AWAY, database, %error, "queue away"),
+        false => event!(error, QUEUE_AWAY, database, %error, "queue away: mail is deferred"),
+    }
 }
 
 /// The queue's database answers again.
@@ -653,9 +657,24 @@ pub fn queue_back(database: &str) {
     event!(warn, QUEUE_BACK, database, "queue back");
 }
 
-/// What the queue's database commits is not as safe as the settings ask: mail is deferred.
-pub fn queue_unsafe(database: &str, why: &str) {
-    event!(error, QUEUE_UNSAFE, database, why, "queue unsafe: mail is deferred");
+/// What the queue's database commits is not as safe as the settings ask: mail is deferred, or kept on this machine
+/// (`spools`).
+pub fn queue_unsafe(database: &str, why: &str, spools: bool) {
+    match spools {
+        true => event!(error, QUEUE_UNSAFE, database, why, "queue unsafe"),
+        false => event!(error, QUEUE_UNSAFE, database, why, "queue unsafe: mail is deferred"),
+    }
+}
+
+/// Mail is kept in a file of this machine, until the database takes it.
+pub fn spooling(path: &Path, error: &dyn Display) {
+    let path = path.display();
+    event!(error, SPOOLING, %path, %error, "mail is kept on this machine until the database takes it");
+}
+
+/// What was kept in a file of this machine is in the database.
+pub fn spool_drained(activities: usize, database: &str) {
+    event!(warn, SPOOL_DRAINED, activities, database, "what was kept on this machine is in the database");
 }
 
 /// It is as safe again.

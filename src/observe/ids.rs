@@ -104,6 +104,10 @@ ids! {
     QUEUE_UNSAFE = "e1c94b7035ad4f6c9b82d04e5a3f7168";
     /// It is as safe again.
     QUEUE_SAFE = "3a6f0d82c5b74e19a0d7f4c1862e95bb";
+    /// Mail is kept in a file of this machine, until the database takes it.
+    SPOOLING = "4f8e2b6c19d7403aa5c30e9b7f61d824";
+    /// What was kept in a file of this machine is in the database.
+    SPOOL_DRAINED = "c72d5a0f3e8b4961b4f9106d8ae37b5c";
     /// The clock leapt forward; nothing is held as too old for a day.
     CLOCK_LEAPT = "d839d233cc6b62fe0d4fa7fbcaec873c";
     /// The clock was wrong; times that lay ahead are mended.

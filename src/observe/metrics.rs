@@ -65,6 +65,16 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (QUEUE_OLDEST, Kind::Gauge, "Age of the oldest waiting activity in seconds"),
     (QUEUE_REACHABLE, Kind::Gauge, "1 while the queue's database server answers"),
     (QUEUE_SAFE, Kind::Gauge, "1 while what its server commits is as safe as the settings ask"),
+    (
+        QUEUE_SPOOLED,
+        Kind::Gauge,
+        "Activities on this machine that the queue's database server has not taken yet",
+    ),
+    (
+        QUEUE_SPOOLED_OLDEST,
+        Kind::Gauge,
+        "Age in seconds of the oldest activity that the queue's database server has not taken yet",
+    ),
     (SEVERA_CALLS, Kind::Counter, "Calls of Severa's API by outcome"),
     (
         SEVERA_COPY_AGE,
@@ -101,6 +111,8 @@ const QUEUE_ITEMS: &str = "activity_milter_queue_items";
 const QUEUE_OLDEST: &str = "activity_milter_queue_oldest_seconds";
 const QUEUE_REACHABLE: &str = "activity_milter_queue_reachable";
 const QUEUE_SAFE: &str = "activity_milter_queue_safe";
+const QUEUE_SPOOLED: &str = "activity_milter_queue_spooled";
+const QUEUE_SPOOLED_OLDEST: &str = "activity_milter_queue_spooled_oldest_seconds";
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
@@ -342,6 +354,12 @@ pub fn queue_reachable(is_reachable: bool) {
 /// Whether what it commits is as safe as the settings ask.
 pub fn queue_safe(is_safe: bool) {
     gauge!(QUEUE_SAFE).set(f64::from(u8::from(is_safe)));
+}
+
+/// So many activities wait on this machine for the queue's server, the oldest for so long.
+pub fn queue_spooled(activities: u64, oldest: Duration) {
+    gauge!(QUEUE_SPOOLED).set(activities as f64);
+    gauge!(QUEUE_SPOOLED_OLDEST).set(oldest.as_secs_f64());
 }
 
 /// So many messages are in flight.

@@ -12,13 +12,19 @@
 
 mod clock;
 mod disk;
+mod haul;
+mod lasting;
+mod outage;
 pub mod postgres;
 mod sqlite;
 mod tally;
+mod transfer;
 mod watch;
 mod written;
 
 pub use clock::{Clock, HandClock, SystemClock};
+pub use haul::{HaulError, Hauled, haul};
+pub use transfer::{Page, Place, Transfer};
 
 use crate::activity::{Activity, Cut, Key, Parcel, Raw};
 use async_trait::async_trait;
@@ -46,6 +52,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// Directory for large messages, also while they arrive. On the same disk as `path`, or at least as safe.
     pub spool: PathBuf,
+    /// While the server is away, the file of `path` takes what comes, and gives it to the server afterwards.
+    pub spool_on_outage: bool,
     /// Most activities kept.
     pub max_items: u64,
     /// Most activities kept of one tenant; none: half of `max_items`, and all of it while there is but one tenant.
@@ -66,6 +74,7 @@ impl Settings {
             server: None,
             path,
             spool,
+            spool_on_outage: false,
             max_items: 1_000_000,
             max_items_per_tenant: None,
             held_counts: Duration::from_secs(30 * 24 * 3600),
@@ -79,11 +88,21 @@ impl Settings {
         self.server.as_ref().map_or_else(|| self.path.display().to_string(), postgres::Server::name)
     }
 
+    /// The file of `path` is in use.
+    pub fn has_file(&self) -> bool {
+        self.server.is_none() || self.spool_on_outage
+    }
+
+    /// The queue in a file of this machine, beside that of the server.
+    pub fn local(&self) -> Self {
+        Self { server: None, spool_on_outage: false, ..self.clone() }
+    }
+
     /// The file systems that the queue writes to, with their free bytes (`statvfs`, what an ordinary user may use); one that
     /// cannot be asked is left out.
     pub fn free(&self) -> Vec<(PathBuf, u64)> {
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
-        let directory = Some(directory.unwrap_or(Path::new("."))).filter(|_| self.server.is_none());
+        let directory = Some(directory.unwrap_or(Path::new("."))).filter(|_| self.has_file());
         directory
             .into_iter()
             .chain([self.spool.as_path()])
@@ -232,6 +251,21 @@ pub enum OpenError {
         /// Why.
         message: String,
     },
+    /// Its server does not answer, or does not let us in now; later.
+    #[error("queue cannot be reached now: {0}")]
+    Away(String),
+    /// What waits there for a server would be gone with the machine.
+    #[error(
+        "{key} {path} is in memory ({kind}), and what waits there for the database would be gone with the machine: set another {key}, on a disk, or queue.spool_on_outage = false"
+    )]
+    InMemory {
+        /// The key.
+        key: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What kind of file system.
+        kind: &'static str,
+    },
     /// `queue.path` names a directory, a device, a pipe.
     #[error("queue {0} is no regular file: set another queue.path")]
     NoFile(PathBuf),
@@ -287,7 +321,7 @@ pub enum OpenError {
 impl OpenError {
     /// True if another setting is what helps, and no other attempt.
     pub fn is_of_settings(&self) -> bool {
-        matches!(self, Self::NoFile(_) | Self::InTheWay { .. } | Self::Foreign(_))
+        matches!(self, Self::NoFile(_) | Self::InTheWay { .. } | Self::Foreign(_) | Self::InMemory { .. })
     }
 }
 
@@ -615,6 +649,15 @@ impl Expired {
 /// How long a word is kept for services that are away.
 const EXPIRED_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// What waits on this machine for a database that is away.
+#[derive(Clone, Debug, Default)]
+pub struct Spooled {
+    /// How many there are, and since when.
+    pub counts: Counts,
+    /// Why the database takes nothing now; none: it does.
+    pub away: Option<String>,
+}
+
 /// A durable queue. Each promise has a number in docs/promises.md, and the tests that hold it name it.
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync {
@@ -743,6 +786,44 @@ pub trait Queue: fmt::Debug + Send + Sync {
         None
     }
 
+    /// A page of what is here and nobody has leased, to be moved to another queue: what waits and what is held, or what is
+    /// kept after its delivery; in the order of their numbers, behind `after`. Where others may lease, the page is leased.
+    /// # Errors
+    /// [`StorageError`].
+    async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError>;
+
+    /// Takes in what comes from another queue, each transfer all or none; returns once it is as durable as after
+    /// [`Queue::put`]. The answer has one entry for each activity, in order; a key that is known stays as it is.
+    /// # Errors
+    /// As [`Queue::put`]; those before the one that failed may be taken in.
+    async fn take_in(&self, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError>;
+
+    /// These are in another queue: their rows go, whose hold is still this one, and their keys stay remembered; how many
+    /// went.
+    /// # Errors
+    /// [`StorageError`]; those before the one that failed are gone.
+    async fn let_go(&self, places: Vec<Place>) -> Result<usize, StorageError>;
+
+    /// A page of the keys that are remembered and have no row any more, or never had one, in their order, behind `after`.
+    /// # Errors
+    /// [`StorageError`].
+    async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError>;
+
+    /// Remembers keys from now on; what is there of them stays as it is.
+    /// # Errors
+    /// [`StorageError`].
+    async fn remember(&self, keys: Vec<Key>) -> Result<(), StorageError>;
+
+    /// Forgets keys that have no row: another queue remembers them.
+    /// # Errors
+    /// [`StorageError`].
+    async fn forget(&self, keys: Vec<Key>) -> Result<(), StorageError>;
+
+    /// What waits on this machine for a database that is away; none: such a queue is not set.
+    async fn spooled(&self) -> Option<Spooled> {
+        None
+    }
+
     /// Waits until there may be something to lease: something was put, given back, or changed by another process.
     async fn arrival(&self);
 
@@ -756,9 +837,34 @@ pub trait Queue: fmt::Debug + Send + Sync {
 /// [`OpenError`].
 pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
     Ok(match &settings.server {
-        Some(server) => Arc::new(postgres::PostgresQueue::open(settings, server, clock)?),
+        Some(server) => outage::open(settings, server, clock)?,
         None => Arc::new(sqlite::SqliteQueue::open(settings, clock)?),
     })
+}
+
+/// Opens a queue from which all shall move to another: a file for us alone, or a server's beside the services that may be
+/// at work there. Blocks.
+/// # Errors
+/// [`OpenError`]: one that is not there, too.
+pub fn open_to_leave(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
+    match &settings.server {
+        Some(_) => beside(settings, clock),
+        None if settings.path.exists() => open(settings, clock),
+        None => Err(OpenError::Missing(settings.path.clone())),
+    }
+}
+
+/// Opens or makes a queue for what comes from another one; a service may be at work on it. Blocks.
+/// # Errors
+/// [`OpenError`].
+pub fn open_to_take_in(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
+    match &settings.server {
+        Some(server) => Ok(Arc::new(postgres::PostgresQueue::made_beside(settings, server, clock)?)),
+        None => match open(settings, Arc::clone(&clock)) {
+            Err(OpenError::InUse(_)) => beside(settings, clock),
+            opened => opened,
+        },
+    }
 }
 
 /// Whether what is seen at the queue's places would stop a start; changes nothing. [`open`] looks first too. Blocks.
@@ -766,6 +872,10 @@ pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>
 /// [`OpenError`].
 pub fn look(settings: &Settings) -> Result<(), OpenError> {
     match &settings.server {
+        Some(_) if settings.spool_on_outage => {
+            sqlite::SqliteQueue::look(settings)?;
+            lasting::look(settings)
+        }
         Some(_) => Ok(()),
         None => sqlite::SqliteQueue::look(settings),
     }
@@ -805,12 +915,14 @@ pub struct Verified {
     pub problems: Vec<String>,
 }
 
-/// Copies the queue of a service that may be running into a directory, as it is at one moment. Blocks.
+/// Copies the queue of a service that may be running into a directory, as it is at one moment; of a server's, what waits for
+/// it on this machine. Blocks.
 /// # Errors
 /// [`OpenError`]; what was copied so far stays there.
 pub fn copy(settings: &Settings, to: &Path) -> Result<Backup, OpenError> {
     match &settings.server {
-        Some(server) => Err(OpenError::OfServer(server.name())),
+        Some(server) if !settings.path.exists() => Err(OpenError::OfServer(server.name())),
+        Some(_) => sqlite::SqliteQueue::copy(&settings.local(), to),
         None => sqlite::SqliteQueue::copy(settings, to),
     }
 }

@@ -6,6 +6,7 @@
 
 mod change;
 mod export;
+mod moving;
 mod name;
 mod redeliver;
 mod text;
@@ -40,6 +41,9 @@ fn count(text: &str) -> Result<usize, String> {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
+    /// With a database server: what waits on this machine until that takes it
+    #[arg(long, global = true)]
+    local: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -89,6 +93,16 @@ enum Command {
                       `Replay: true`: a business system that still has it takes it once. Give a time a little before the\n\
                       back-up was made.")]
     Redeliver(redeliver::Args),
+    /// Move all of a queue to another one: to a database, to a file, to another machine's
+    #[command(
+        after_help = "Examples:\n  activity-milter queue move --to postgres://activity-milter@db1.example.com/mail\n  \
+                      activity-milter queue move --from /var/lib/activity-milter/queue.db\n  \
+                      activity-milter queue move --from old.toml --to new.toml\n\n\
+                      Stopped at any point it is said again, and goes on. Each e-mail is there once, whatever came to the\n\
+                      other queue meanwhile. Services may be at work on the other queue, and on a database that is left;\n\
+                      the service of a file that is left must be stopped."
+    )]
+    Move(moving::Args),
     /// Write messages (.eml), activities (.json) and files into a directory, for our user alone
     Export {
         #[command(flatten)]
@@ -158,16 +172,46 @@ impl Args {
     }
 }
 
-/// The queue of a service that may be running.
+/// The queue of the configuration.
 pub(super) async fn beside(config: &Config) -> Result<Arc<dyn Queue>, Failure> {
-    let settings = config.queue.clone();
+    open(config, false).await
+}
+
+/// The queue of the configuration, or what waits on this machine for it.
+async fn open(config: &Config, local: bool) -> Result<Arc<dyn Queue>, Failure> {
+    if local && config.queue.server.is_none() {
+        let message = "--local is for queue.type = \"postgres\": this queue is on this machine already";
+        return Err(Failure::CommandLine(message.to_owned()));
+    }
+    let settings = if local { config.queue.local() } else { config.queue.clone() };
     let open = move || queue::beside(&settings, Arc::new(SystemClock));
     let queue: Result<_, OpenError> = tokio::task::spawn_blocking(open).await.map_err(other)?;
     Ok(queue?)
 }
 
+/// Says what else there is on this machine.
+async fn tell_of_local(config: &Config) {
+    if config.queue.server.is_none() || !config.queue.path.exists() {
+        return;
+    }
+    let Ok(local) = open(config, true).await else { return };
+    if let Ok(counts) = local.counts().await
+        && counts.waiting + counts.held > 0
+    {
+        let count = counts.waiting + counts.held;
+        tell(&format!("{count} on this machine wait for the database: see them with --local"));
+    }
+}
+
 pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
-    let queue = beside(config).await?;
+    if let Command::Move(moved) = &args.command {
+        return moving::moved(config, moved).await;
+    }
+    let is_list = matches!(args.command, Command::List { json: false, .. });
+    if is_list && !args.local {
+        tell_of_local(config).await;
+    }
+    let queue = open(config, args.local).await?;
     let queue = queue.as_ref();
     if let Some(directory) = identity::roots() {
         tell(&format!(
@@ -191,6 +235,7 @@ async fn run(config: &Config, queue: &dyn Queue, command: Command) -> Result<Exi
         Command::Hold(which) => change::change(config, queue, &which, "held", &held()).await,
         Command::Drop(which) => change::change(config, queue, &which, "dropped", &Changes::Drop).await,
         Command::Redeliver(args) => redeliver::redeliver(config, queue, &args).await,
+        Command::Move(args) => moving::moved(config, &args).await,
         Command::Export { which, to } => export::export(queue, &which, &to).await,
     }
 }

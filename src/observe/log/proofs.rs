@@ -390,7 +390,7 @@ const CASES: &[Case] = &[
     ),
     (
         "QUEUE_AWAY",
-        || events::queue_away("postgres://db/mail", &"queue is busy: no route"),
+        || events::queue_away("postgres://db/mail", &"queue is busy: no route", false),
         "ERROR queue away: mail is deferred database=postgres://db/mail error=\"queue is busy: no route\"",
     ),
     (
@@ -400,13 +400,23 @@ const CASES: &[Case] = &[
     ),
     (
         "QUEUE_UNSAFE",
-        || events::queue_unsafe("postgres://db/mail", "no standby"),
+        || events::queue_unsafe("postgres://db/mail", "no standby", false),
         "ERROR queue unsafe: mail is deferred database=postgres://db/mail why=\"no standby\"",
     ),
     (
         "QUEUE_SAFE",
         || events::queue_safe("postgres://db/mail"),
         " WARN queue safe database=postgres://db/mail",
+    ),
+    (
+        "SPOOLING",
+        || events::spooling(Path::new("/q/queue.db"), &"no route"),
+        "ERROR mail is kept on this machine until the database takes it path=/q/queue.db error=\"no route\"",
+    ),
+    (
+        "SPOOL_DRAINED",
+        || events::spool_drained(3, "postgres://db/mail"),
+        " WARN what was kept on this machine is in the database activities=3 database=postgres://db/mail",
     ),
     (
         "CLOCK_LEAPT",

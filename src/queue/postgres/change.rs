@@ -19,7 +19,7 @@ macro_rules! free_rows {
             "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
             free AS MATERIALIZED (
                 SELECT id, key, tenant, state, aged FROM activity_milter.item, t
-                WHERE id = ANY ($2::int8[]) AND (state = 1 OR until IS NULL OR until <= now) ORDER BY id FOR UPDATE OF item), ",
+                WHERE id = ANY ($2::int8[]) AND (until IS NULL OR until <= now) ORDER BY id FOR UPDATE OF item), ",
             $rest
         )
     };

@@ -16,7 +16,11 @@ mod kept;
 mod lease;
 mod line;
 mod look;
+mod mail;
+mod mend;
+mod moving;
 mod node;
+mod past;
 mod payload;
 mod pulse;
 mod put;
@@ -30,8 +34,9 @@ mod when;
 pub use server::{Server, Tls};
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Item, Kept, Leased, OpenError, Overview, Put,
-    Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket, Untold, Upkeep,
+    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Item, Kept, Leased, OpenError, Overview, Page,
+    Place, Put, Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket, Transfer, Untold,
+    Upkeep,
     disk::Disk,
     tally::{Room, Tally},
 };
@@ -39,7 +44,7 @@ use crate::activity::{Key, Parcel};
 use async_trait::async_trait;
 use guarantee::Guarantee;
 use line::Lines;
-use node::Node;
+pub(super) use node::Node;
 use std::{
     collections::HashMap,
     sync::{
@@ -52,7 +57,7 @@ use together::Together;
 use tokio::{
     runtime::Runtime,
     sync::{Notify, RwLock, Semaphore},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tokio_postgres::types::Type;
 use when::When;
@@ -62,9 +67,6 @@ const LOOK_TIME: Duration = Duration::from_secs(15);
 
 /// Time for what may take long.
 const LONG_TIME: Duration = Duration::from_secs(60);
-
-/// How long a start waits for a server that is away.
-const START_TIME: Duration = Duration::from_secs(20);
 
 /// Connections for who looks.
 const LOOKERS: usize = 2;
@@ -88,7 +90,7 @@ pub(super) struct PostgresQueue {
     /// Ends with the queue; whatever it is at ends there, as in a crash.
     runtime: Option<Runtime>,
     /// Held for as long as the queue is open; none for a command.
-    _node: Option<Node>,
+    _node: Option<Arc<Node>>,
 }
 
 impl Drop for PostgresQueue {
@@ -118,7 +120,7 @@ struct Inner {
     counting: tokio::sync::Mutex<()>,
     disk: Mutex<Disk>,
     words: Semaphore,
-    puts: Together<put::Mail, Vec<bool>>,
+    puts: Together<mail::Mail, put::Stored>,
     ends: Together<Vec<(Ticket, End)>, Vec<bool>>,
     opens: Together<i64, look::Stored>,
     /// Ends that the database did not take yet, by the items.
@@ -141,14 +143,15 @@ struct Inner {
 }
 
 impl PostgresQueue {
-    /// Opens or makes the queue, migrates an older one, and gives back the leases of the process before.
+    /// Opens or makes the queue, migrates an older one, and gives back the leases of the process before. At once, or not:
+    /// who waits for a server that is away tries again ([`OpenError::Away`]).
     pub(super) fn open(
         settings: &Settings,
         server: &Server,
         clock: Arc<dyn Clock>,
+        node: Arc<Node>,
     ) -> Result<Self, OpenError> {
-        let node = Node::take(&settings.spool)?;
-        Self::start(settings, server, clock, Some(node))
+        Self::start(settings, server, clock, Some(node), true)
     }
 
     /// The queue of services that may be running.
@@ -157,14 +160,24 @@ impl PostgresQueue {
         server: &Server,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        Self::start(settings, server, clock, None)
+        Self::start(settings, server, clock, None, false)
+    }
+
+    /// The same, and it is made where there is none, for what comes from another queue.
+    pub(super) fn made_beside(
+        settings: &Settings,
+        server: &Server,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        Self::start(settings, server, clock, None, true)
     }
 
     fn start(
         settings: &Settings,
         server: &Server,
         clock: Arc<dyn Clock>,
-        node: Option<Node>,
+        node: Option<Arc<Node>>,
+        makes: bool,
     ) -> Result<Self, OpenError> {
         let unusable = |message: String| OpenError::Unusable { path: server.name().into(), message };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -178,7 +191,7 @@ impl PostgresQueue {
         // Not `block_on`: who opens may be within a runtime.
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         runtime.spawn(async move {
-            let _ = reply.send(Inner::start(settings, server, clock, name).await);
+            let _ = reply.send(Inner::start(settings, server, clock, name, makes).await);
         });
         let inner = answer
             .recv()
@@ -214,6 +227,7 @@ impl Inner {
         server: Server,
         clock: Arc<dyn Clock>,
         node: Option<String>,
+        makes: bool,
     ) -> Result<Arc<Self>, OpenError> {
         let name = server.name();
         let wrong = |error: StorageError| schema::unusable(&name, &error);
@@ -221,23 +235,13 @@ impl Inner {
         let most = if node.is_some() { server.connections } else { 1 };
         let lines = Lines::new(&server, most).map_err(text)?;
         let lookers = Lines::new(&server, LOOKERS.min(most)).map_err(text)?;
-        let began = Instant::now();
-        let mut line = loop {
-            match lines.lend(LONG_TIME).await {
-                Ok(line) => break line,
-                Err(StorageError::Busy(_)) if node.is_some() && began.elapsed() < START_TIME => {
-                    sleep(Duration::from_millis(250)).await;
-                }
-                Err(error) => return Err(wrong(error)),
-            }
-        };
-        match &node {
-            Some(_) => {
-                schema::prepare(&mut line, &name).await?;
-                line.discard();
-                line = lines.lend(LONG_TIME).await.map_err(wrong)?;
-            }
-            None => schema::look(&mut line, &name).await?,
+        let mut line = lines.lend(LONG_TIME).await.map_err(wrong)?;
+        if makes {
+            schema::prepare(&mut line, &name).await?;
+            line.discard();
+            line = lines.lend(LONG_TIME).await.map_err(wrong)?;
+        } else {
+            schema::look(&mut line, &name).await?;
         }
         let given = clock.by_hand().map(super::watch::millis);
         let rows = line
@@ -290,8 +294,10 @@ impl Inner {
             upkeep: tokio::sync::Mutex::new(places),
         });
         inner.count().await.map_err(wrong)?;
-        if inner.node.is_some() {
+        if makes {
             payload::prepare(&inner).await.map_err(wrong)?;
+        }
+        if inner.node.is_some() {
             upkeep::note_time(&inner).await.map_err(wrong)?;
             pulse::tell(&inner, false).await.map_err(wrong)?;
             lease::settle(&inner).await.map_err(wrong)?;
@@ -350,7 +356,7 @@ impl Inner {
     }
 
     /// Room for an activity of each of these tenants; none is needed where all of the message is known.
-    async fn room(&self, tenants: &[String], parcel: &Parcel) -> Result<Option<Room>, StorageError> {
+    async fn room(&self, tenants: &[String], keys: &[Key]) -> Result<Option<Room>, StorageError> {
         let room = match self.tally.reserve(tenants.to_vec()) {
             Ok(room) => Ok(room),
             // Perhaps something was delivered since, or a person made room.
@@ -363,8 +369,7 @@ impl Inner {
             (Ok(room), Ok(())) => return Ok(Some(room)),
             (Err(lack), _) | (_, Err(lack)) => lack,
         };
-        let keys: Vec<Key> = parcel.activities.iter().map(|activity| activity.key.clone()).collect();
-        if put::known(self, &keys).await?.iter().all(|known| *known) {
+        if put::known(self, keys).await?.iter().all(|known| *known) {
             return Ok(None);
         }
         Err(lack)
@@ -493,6 +498,30 @@ impl Queue for PostgresQueue {
             Ok(found.lacks(inner.require_replication).map_or_else(|| Ok(found.words()), Err))
         });
         Some(looked.await.unwrap_or_else(|error| Err(error.to_string())))
+    }
+
+    async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {
+        self.run(move |inner| async move { moving::page(&inner, delivered, after).await }).await
+    }
+
+    async fn take_in(&self, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError> {
+        self.run(|inner| async move { moving::take_in(&inner, transfers).await }).await
+    }
+
+    async fn let_go(&self, places: Vec<Place>) -> Result<usize, StorageError> {
+        self.run(|inner| async move { moving::let_go(&inner, &places).await }).await
+    }
+
+    async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {
+        self.run(move |inner| async move { moving::memory(&inner, after, limit).await }).await
+    }
+
+    async fn remember(&self, keys: Vec<Key>) -> Result<(), StorageError> {
+        self.run(|inner| async move { moving::remember(&inner, &keys).await }).await
+    }
+
+    async fn forget(&self, keys: Vec<Key>) -> Result<(), StorageError> {
+        self.run(|inner| async move { moving::forget(&inner, &keys).await }).await
     }
 
     async fn arrival(&self) {

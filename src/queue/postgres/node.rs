@@ -22,15 +22,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Our name, and the lock on it.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) name: String,
+pub(in crate::queue) struct Node {
+    pub(in crate::queue) name: String,
     /// Held for as long as we run.
     _lock: File,
 }
 
 impl Node {
     /// Makes the directory and takes it.
-    pub(super) fn take(spool: &Path) -> Result<Self, OpenError> {
+    pub(in crate::queue) fn take(spool: &Path) -> Result<Self, OpenError> {
         make_directory(spool)?;
         let path = spool.join("node");
         let directory = |error: io::Error| OpenError::Directory { path: path.clone(), error };

@@ -92,7 +92,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             Ok(()) => {}
             Err(error) => {
                 if !is_away {
-                    events::queue_away(&inner.name, &error);
+                    events::queue_away(&inner.name, &error, inner.settings.spool_on_outage);
                 }
                 is_away = true;
                 sleep(TROUBLE.mul_f64(1.0 + fastrand::f64())).await;
@@ -168,7 +168,7 @@ async fn look(inner: &Inner, is_unsafe: &mut bool) -> Result<(), StorageError> {
     *inner.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = found;
     metrics::queue_safe(lack.is_none());
     match &lack {
-        Some(why) if !*is_unsafe => events::queue_unsafe(&inner.name, why),
+        Some(why) if !*is_unsafe => events::queue_unsafe(&inner.name, why, inner.settings.spool_on_outage),
         None if *is_unsafe => events::queue_safe(&inner.name),
         _ => {}
     }

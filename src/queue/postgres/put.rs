@@ -16,10 +16,15 @@ use super::{
     Inner,
     fault::lacks_partition,
     line::{Trouble, Value},
-    payload,
+    mail::{Columns, Mail},
+    mend, past, payload,
 };
-use crate::activity::{Activity, Key, Parcel, Raw};
-use crate::queue::{Put, StorageError, tally, written};
+use crate::activity::{Key, Parcel, Raw};
+use crate::queue::{
+    Put, StorageError,
+    tally::{self, Room},
+    written,
+};
 use std::{collections::HashSet, sync::Arc};
 use tokio_postgres::types::Type;
 
@@ -62,41 +67,8 @@ const PUT: &str = "
     counted AS (
         INSERT INTO activity_milter.delta (tenant, prefix, waiting)
         SELECT tenant, min(prefix), count(*) FROM fresh GROUP BY tenant)
-    SELECT mail, coalesce(keys.item = given.id, false), letter, now
+    SELECT mail, coalesce(keys.item = given.id, false), letter, now, given.id
     FROM t, given JOIN mails USING (mail) LEFT JOIN keys ON keys.key = given.key ORDER BY ord";
-
-/// The activities as columns.
-#[derive(Debug, Default)]
-struct Columns {
-    keys: Vec<Vec<u8>>,
-    tenants: Vec<String>,
-    prefixes: Vec<String>,
-    briefs: Vec<String>,
-    activities: Vec<String>,
-    sizes: Vec<i64>,
-}
-
-impl Columns {
-    fn of(
-        activities: Vec<Activity>,
-        text: Option<crate::activity::Cut>,
-        held: u64,
-    ) -> Result<Self, StorageError> {
-        let mut columns = Self::default();
-        for activity in activities {
-            let (key, tenant) = (activity.key.bytes().to_vec(), activity.tenant.clone());
-            let brief = payload::brief(&activity)?;
-            let json = written::json(activity, text)?;
-            columns.keys.push(key);
-            columns.tenants.push(tenant.id);
-            columns.prefixes.push(tenant.prefix);
-            columns.briefs.push(brief);
-            columns.sizes.push(i64::try_from(json.len() as u64 + held).unwrap_or(i64::MAX));
-            columns.activities.push(json);
-        }
-        Ok(columns)
-    }
-}
 
 /// Takes a message.
 pub(super) async fn put(inner: Arc<Inner>, parcel: Parcel) -> Result<Vec<Put>, StorageError> {
@@ -113,7 +85,8 @@ pub(super) async fn put(inner: Arc<Inner>, parcel: Parcel) -> Result<Vec<Put>, S
         .map(|key| key.to_vec())
         .collect();
     let tenants: Vec<String> = parcel.activities.iter().map(|one| one.tenant.id.clone()).collect();
-    let room = inner.room(&tenants, &parcel).await?;
+    let keys: Vec<Key> = parcel.activities.iter().map(|one| one.key.clone()).collect();
+    let room = inner.room(&tenants, &keys).await?;
     let cuts = serde_json::to_string(&parcel.cuts).map_err(written::damaged)?;
     let text = parcel.verbatim.filter(|_| matches!(parcel.raw, Raw::Memory(_)));
     let (raw, mut given) = (parcel.raw, is_first.iter());
@@ -131,53 +104,31 @@ pub(super) async fn put(inner: Arc<Inner>, parcel: Parcel) -> Result<Vec<Put>, S
         word.await.map_err(|error| StorageError::Other(error.to_string()))??
     };
     let text = text.map(|cut| serde_json::to_string(&cut)).transpose().map_err(written::damaged)?;
-    let mail = Mail { columns, covered, cuts, text, raw };
-    let stored = if mail.is_long() {
-        all_or_each(&inner, vec![mail]).await.pop().unwrap_or_else(|| Ok(Vec::new()))?
+    let mail = Mail { columns, covered, cuts, text, raw, pasts: Vec::new() };
+    let (fresh, mail) = if mail.is_long() {
+        let nothing = || Err(StorageError::Other("it was not stored".to_owned()));
+        all_or_each(&inner, vec![mail]).await.pop().unwrap_or_else(nothing)?
     } else {
         inner.puts.bring(mail, fits, |mails| all_or_each(&inner, mails)).await?
     };
-    let mut stored = stored.into_iter();
+    let mended = mend::mend(&inner, &mail, &fresh).await?;
+    let mut stored = fresh.into_iter().zip(mended);
     let mut puts = Vec::with_capacity(tenants.len());
     for is_first in is_first {
-        let is_new = is_first && stored.next().unwrap_or(false);
-        puts.push(if is_new { Put::New } else { Put::Known });
+        puts.push(match is_first.then(|| stored.next()).flatten() {
+            Some((true, _)) => Put::New,
+            Some((_, true)) => Put::Mended,
+            _ => Put::Known,
+        });
     }
     let waiting = tally::Numbers { waiting: 1, ..tally::Numbers::default() };
     let new = tenants.into_iter().zip(&puts).filter(|(_, put)| **put == Put::New);
     inner.tally.commit(new.map(|(tenant, _)| (tenant, waiting)));
     drop(room); // counted, from here on
-    if puts.contains(&Put::New) {
+    if puts.iter().any(|put| *put != Put::Known) {
         inner.ring();
     }
     Ok(puts)
-}
-
-/// A message, to be stored.
-#[derive(Debug)]
-pub(super) struct Mail {
-    columns: Columns,
-    covered: Vec<Vec<u8>>,
-    cuts: String,
-    text: Option<String>,
-    raw: Raw,
-}
-
-impl Mail {
-    /// It has more than one piece.
-    fn is_long(&self) -> bool {
-        self.raw.len() > payload::PART as u64
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.columns.keys.iter().chain(&self.covered)
-    }
-
-    fn bytes(&self) -> u64 {
-        let columns = &self.columns;
-        self.raw.len()
-            + columns.activities.iter().chain(&columns.briefs).map(|text| text.len() as u64).sum::<u64>()
-    }
 }
 
 /// Messages of one statement.
@@ -187,22 +138,26 @@ const MOST_MAILS: usize = 64;
 const MOST_BYTES: u64 = 4 << 20;
 
 /// A key is written once in a statement: the same e-mail waits for the next.
-fn fits(mails: &[Mail], one: &Mail) -> bool {
+pub(super) fn fits(mails: &[Mail], one: &Mail) -> bool {
     mails.len() < MOST_MAILS
         && mails.iter().map(Mail::bytes).sum::<u64>() + one.bytes() <= MOST_BYTES
         && !mails.iter().any(|other| other.keys().any(|key| one.keys().any(|own| own == key)))
 }
 
-/// Stores messages, all in one, or each for itself where one of them cannot be; which activities of each are new.
-async fn all_or_each(inner: &Inner, mails: Vec<Mail>) -> Vec<Result<Vec<bool>, StorageError>> {
+/// Which activities of a message are new, and the message.
+pub(super) type Stored = (Vec<bool>, Mail);
+
+/// Stores messages, all in one, or each for itself where one of them cannot be.
+async fn all_or_each(inner: &Inner, mails: Vec<Mail>) -> Vec<Result<Stored, StorageError>> {
     let all: Vec<&Mail> = mails.iter().collect();
     match store_on_a_day(inner, &all).await {
-        Ok(fresh) => fresh.into_iter().map(Ok).collect(),
+        Ok(fresh) => fresh.into_iter().zip(mails).map(Ok).collect(),
         Err(Trouble::Said(_)) if all.len() > 1 => {
-            let mut each = Vec::with_capacity(all.len());
-            for one in all {
-                let fresh = store_on_a_day(inner, &[one]).await;
-                each.push(fresh.map(|mut fresh| fresh.pop().unwrap_or_default()).map_err(StorageError::from));
+            let mut each = Vec::with_capacity(mails.len());
+            for one in mails {
+                let fresh = store_on_a_day(inner, &[&one]).await;
+                let stored = fresh.map(|mut fresh| (fresh.pop().unwrap_or_default(), one));
+                each.push(stored.map_err(StorageError::from));
             }
             each
         }
@@ -214,7 +169,7 @@ async fn all_or_each(inner: &Inner, mails: Vec<Mail>) -> Vec<Result<Vec<bool>, S
 }
 
 /// Stores them; makes the table of a day that has none.
-async fn store_on_a_day(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
+pub(super) async fn store_on_a_day(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
     match store(inner, mails).await {
         Err(Trouble::Said(error)) if lacks_partition(&error) => {
             payload::prepare(inner).await.map_err(Trouble::Unsure)?;
@@ -245,7 +200,9 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
     let cuts: Vec<&String> = mails.iter().map(|mail| &mail.cuts).collect();
     let texts: Vec<&Option<String>> = mails.iter().map(|mail| &mail.text).collect();
     let long = mails.iter().find(|mail| mail.is_long());
-    if long.is_some() {
+    let is_moved = mails.iter().any(|mail| !mail.pasts.is_empty());
+    let is_in_parts = long.is_some() || is_moved;
+    if is_in_parts {
         line.begin().await.map_err(Trouble::Unsure)?;
     }
     let values: &[Value<'_>] = &[
@@ -262,9 +219,9 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
         (&texts, Type::TEXT_ARRAY),
         (&pieces, Type::BYTEA_ARRAY),
     ];
-    let rows = match long {
-        Some(_) => line.tell(PUT, values).await?,
-        None => line.tell_for_good(PUT, values).await?,
+    let rows = match is_in_parts {
+        true => line.tell(PUT, values).await?,
+        false => line.tell_for_good(PUT, values).await?,
     };
     let mut fresh: Vec<Vec<bool>> = mails.iter().map(|_| Vec::new()).collect();
     for row in &rows {
@@ -280,9 +237,32 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
             let (number, now): (i64, i64) = (row.get(2), row.get(3));
             payload::write_rest(&mut line, number, now, &long.raw).await?;
         }
+    }
+    if is_moved {
+        let pasts = mails.iter().flat_map(|mail| &mail.pasts).zip(&rows);
+        let pasts = pasts.filter(|(_, row)| row.get(1)).map(|(past, row)| (row.get(4), past));
+        past::give_past(inner, &mut line, &pasts.collect::<Vec<_>>()).await?;
+    }
+    if is_in_parts {
         line.commit_for_good().await?;
     }
     Ok(fresh)
+}
+
+/// Room for what comes from another queue; what is kept after its delivery needs none, and what is known neither.
+pub(super) async fn room_for(inner: &Inner, mails: &[&Mail]) -> Result<Option<Room>, StorageError> {
+    let (mut tenants, mut keys) = (Vec::new(), Vec::new());
+    for mail in mails {
+        for (past, (tenant, key)) in
+            mail.pasts.iter().zip(mail.columns.tenants.iter().zip(&mail.columns.keys))
+        {
+            if past.delivered_at.is_none() {
+                tenants.push(tenant.clone());
+            }
+            keys.extend(<[u8; 32]>::try_from(key.as_slice()).ok().map(Key::from_bytes));
+        }
+    }
+    inner.room(&tenants, &keys).await
 }
 
 /// Whether each of these keys was recorded or covered.

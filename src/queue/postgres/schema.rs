@@ -222,7 +222,10 @@ pub(super) async fn has_table(line: &mut Line, name: &str) -> Result<bool, Stora
     Ok(!rows.is_empty())
 }
 
-/// The database cannot be used as a queue.
+/// The database cannot be used as a queue, or not now.
 pub(super) fn unusable(name: &str, error: &StorageError) -> OpenError {
+    if let StorageError::Busy(why) = error {
+        return OpenError::Away(why.clone());
+    }
     OpenError::Unusable { path: PathBuf::from(name), message: error.to_string() }
 }

@@ -18,7 +18,9 @@ use super::{
     watch::{Watch, span},
 };
 use crate::activity::Key;
-use crate::queue::{Ask, Change, End, LEASE, Leased, Probe, Put, Replayed, StorageError, Ticket, TooOld};
+use crate::queue::{
+    Ask, Change, End, LEASE, Leased, Probe, Put, Replayed, StorageError, Ticket, TooOld, transfer::Past,
+};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::{
@@ -249,6 +251,10 @@ impl Ledger {
                 self.seen.insert(tenant, changes);
             }
         }
+        // Others may have put rows, with numbers of their own: ours lie behind them, for what is oldest is found by number.
+        if self.is_owner {
+            self.shared.numbers.lie_behind(&self.database)?;
+        }
         // Others may have tried a row again that stands before all that waited.
         self.shared.oldest.store(0, Ordering::Relaxed);
         (self.version, self.noticed) = (version, true);
@@ -270,6 +276,7 @@ impl Ledger {
         letter: &Letter,
         covered: &[[u8; 32]],
         kept: &mut Option<Kept>,
+        numbers: &Numbers,
     ) -> rusqlite::Result<Result<Vec<Put>, StorageError>> {
         let now = self.shared.watch.now();
         let mut found: Vec<(Put, i64)> = Vec::with_capacity(rows.len());
@@ -309,7 +316,10 @@ impl Ledger {
             for (row, (put, item)) in rows.iter().zip(&found) {
                 match put {
                     Put::Known => {}
-                    Put::New => self.insert(row, letter, own, now)?,
+                    Put::New => {
+                        let id = if own { letter.number } else { numbers.next() };
+                        self.insert(id, row, letter, own, now)?;
+                    }
                     Put::Mended => self.mend_item(*item, row, letter.number, now)?,
                 }
             }
@@ -321,8 +331,14 @@ impl Ledger {
     }
 
     /// A new row; `own`: with the message in it.
-    fn insert(&mut self, row: &NewRow, letter: &Letter, own: bool, now: i64) -> rusqlite::Result<()> {
-        let id = if own { letter.number } else { self.shared.numbers.next() };
+    fn insert(
+        &mut self,
+        id: i64,
+        row: &NewRow,
+        letter: &Letter,
+        own: bool,
+        now: i64,
+    ) -> rusqlite::Result<()> {
         let message = if own { 0 } else { letter.number };
         self.keys.write(&self.database, &row.key, id)?;
         self.database
@@ -345,6 +361,54 @@ impl Ledger {
         self.count(&row.tenant, tally::Numbers { waiting: 1, ..tally::Numbers::default() });
         self.turns.available(&row.tenant, now, id);
         Ok(())
+    }
+
+    /// A row that was just stored comes from another queue, and this is what became of it there. `keeps`: what was delivered
+    /// is kept here too; else only its key is remembered.
+    pub(super) fn give_past(
+        &mut self,
+        key: &[u8; 32],
+        tenant: &str,
+        past: &Past,
+        keeps: bool,
+        unused: &mut Vec<i64>,
+    ) -> rusqlite::Result<()> {
+        let Some(item) = Keys::find(&self.database, key)? else { return Ok(()) };
+        self.database
+            .prepare_cached(
+                "UPDATE item SET accepted_at = ?2, due = ?3, attempts = ?4, state = ?5, held_at = ?6, notified = ?7, aged = ?8,
+                     replay = ?9, reason = ?10, note = ?11 WHERE id = ?1",
+            )?
+            .execute(params![
+                item,
+                past.accepted_at,
+                past.due,
+                past.attempts,
+                past.is_held,
+                past.held_at,
+                past.told,
+                past.aged,
+                past.replay,
+                past.reason,
+                past.note
+            ])?;
+        if past.is_held {
+            self.count(tenant, moved(WAITING, numbers_of(1, past.aged)));
+        }
+        match past.delivered_at {
+            None => self.turns.available(tenant, past.due, item),
+            Some(delivered_at) if keeps => {
+                kept::put(&self.database, item, delivered_at)?;
+                self.take(item)?;
+            }
+            Some(_) => drop(self.remove(item, unused)?),
+        }
+        Ok(())
+    }
+
+    /// Remembers a key from now on.
+    pub(super) fn remember(&self, key: &[u8; 32]) -> rusqlite::Result<()> {
+        self.keys.write(&self.database, key, 0)
     }
 
     /// Whether the message of a row is gone: its file is not there.
@@ -854,7 +918,7 @@ mod tests {
             let row = NewRow { key: [1; 32], tenant: "a".to_owned(), activity: "{}".to_owned() };
             let number = ledger.shared.numbers.next();
             let letter = Letter { number, body: Some(Bytes::new()), cuts: "[]".to_owned(), text: None };
-            ledger.put(&[row], &letter, &[], &mut None)
+            ledger.put(&[row], &letter, &[], &mut None, &Arc::clone(&ledger.shared.numbers))
         };
         assert_eq!(queue.0.writer.write(put).await.unwrap().unwrap(), [Put::New]);
         drop(queue);

@@ -328,6 +328,11 @@ impl Stored {
         self.activity.len()
     }
 
+    /// As it is kept: the number of its message (0: it has it itself), key, activity, where its files lie, and its text.
+    pub(super) fn into_parts(self) -> (i64, Key, String, Option<String>, Option<String>) {
+        (self.message, self.key, self.activity, self.cuts, self.text)
+    }
+
     /// What the row says. For a large one it takes a while.
     pub(super) fn item(self, raw: Raw, watch: &Watch) -> Result<Item, StorageError> {
         let (activity, json) = super::written::whole(self.activity, self.text.as_deref(), &raw)?;

@@ -14,6 +14,7 @@ mod keys;
 mod leases;
 mod ledger;
 mod look;
+mod moving;
 mod numbers;
 mod places;
 mod reader;
@@ -29,8 +30,8 @@ mod proofs;
 
 use super::{
     Ask, Backup, Change, Clock, Counts, End, Entry, Expired, Filter, Item, KEY_MEMORY, Kept, Leased,
-    OpenError, Overview, Put, Queue, Replay, Replayed, Settings, State, StorageError, TenantCounts, Ticket,
-    Untold, Upkeep, Verified, disk, make_directory, tally, watch, written,
+    OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, State, StorageError,
+    TenantCounts, Ticket, Transfer, Untold, Upkeep, Verified, disk, make_directory, tally, watch, written,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::observe::events;
@@ -46,7 +47,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -89,6 +90,8 @@ struct Inner {
     path: PathBuf,
     /// None for a command.
     numbers: Option<Arc<Numbers>>,
+    /// A command's, once it takes something in.
+    own_numbers: OnceLock<Arc<Numbers>>,
     tally: Arc<Tally>,
     watch: Arc<Watch>,
     owed: Owed,
@@ -159,6 +162,16 @@ impl SqliteQueue {
             .map_err(wrong)
     }
 
+    /// Nothing is here: no row, and no key that is remembered. Blocks.
+    pub(super) fn is_empty(&self) -> bool {
+        let looked = existing(&self.0.path).map(|database| {
+            let sql = "SELECT NOT EXISTS (SELECT 1 FROM item) AND NOT EXISTS (SELECT 1 FROM kept)
+                 AND NOT EXISTS (SELECT 1 FROM key_0) AND NOT EXISTS (SELECT 1 FROM key_1)";
+            database.query_row(sql, [], |row| row.get(0)).unwrap_or(false)
+        });
+        looked.unwrap_or(false)
+    }
+
     /// What a start would say of what is there.
     pub(super) fn look(settings: &Settings) -> Result<(), OpenError> {
         places::look(settings)
@@ -214,6 +227,7 @@ impl SqliteQueue {
             spool,
             path: settings.path.clone(),
             numbers,
+            own_numbers: OnceLock::new(),
             tally,
             watch,
             owed,
@@ -402,12 +416,13 @@ impl Inner {
             }
         };
         let letter = Letter { number, body, cuts, text };
+        let numbers = Arc::clone(numbers);
         let bell = Bell { arrived: Arc::clone(&self.arrived), oldest: None };
         let puts = self
             .writer
             .write(move |ledger| {
                 let _ = (&room, &bell); // until it is committed
-                ledger.put(&rows, &letter, &covered, &mut kept)
+                ledger.put(&rows, &letter, &covered, &mut kept, &numbers)
             })
             .await??;
         drop(words);
@@ -695,6 +710,35 @@ impl Queue for SqliteQueue {
                 Ok(ledger.room())
             })
             .await?
+    }
+
+    async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {
+        let spool = self.0.spool.clone();
+        self.0.lister.look(move |database| moving::page(database, &spool, delivered, after)).await
+    }
+
+    async fn take_in(&self, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError> {
+        // In a task of its own: who stops waiting leaves no file half named.
+        let inner = Arc::clone(&self.0);
+        let taken = tokio::spawn(async move { moving::take_in(&inner, transfers).await });
+        taken.await.map_err(|error| later(error.into()))?
+    }
+
+    async fn let_go(&self, places: Vec<Place>) -> Result<usize, StorageError> {
+        self.change(places.iter().map(|place| place.item).collect(), Change::Drop).await
+    }
+
+    async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {
+        let after = after.map(|key| key.bytes());
+        self.0.lister.look(move |database| moving::memory(database, after, limit)).await
+    }
+
+    async fn remember(&self, keys: Vec<Key>) -> Result<(), StorageError> {
+        moving::remember(&self.0, keys).await
+    }
+
+    async fn forget(&self, keys: Vec<Key>) -> Result<(), StorageError> {
+        moving::forget(&self.0, keys).await
     }
 
     async fn arrival(&self) {

@@ -30,6 +30,17 @@ impl Numbers {
         Ok(Self { first, next: AtomicI64::new(first) })
     }
 
+    /// A command has taken the numbers of a start of its own, which lie behind ours: from here on ours lie behind those, in
+    /// the half of them that no command comes to. Nothing is written, so nothing can be undone.
+    pub(super) fn lie_behind(&self, database: &Connection) -> rusqlite::Result<()> {
+        let epoch: i64 =
+            database.prepare_cached("SELECT epoch FROM meta")?.query_row([], |row| row.get(0))?;
+        if epoch > self.next.load(Ordering::Relaxed) / EPOCH {
+            self.next.fetch_max(epoch * EPOCH + EPOCH / 2, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// None: for who gives no numbers.
     pub(super) fn none() -> Self {
         Self { first: 0, next: AtomicI64::new(0) }

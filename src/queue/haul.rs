@@ -1,0 +1,105 @@
+//! Moves all of a queue into another one.
+//!
+//! In: two queues. Out: how much moved, and what could not.
+//! Promise: page after page, the oldest first, each taken in durably before it leaves; so whoever is stopped at any point,
+//! or does it twice, loses nothing and doubles nothing. Keys that have no row go first: an e-mail to a project covers the
+//! bare address of its tenant, and a copy to that, come to the other queue meanwhile, would be recorded beside it.
+//! Fails: [`HaulError`], which says which of the two it was; all that moved before stays moved.
+
+use super::{Queue, StorageError, Transfer};
+use crate::activity::Key;
+use std::ops::ControlFlow;
+
+/// Keys of a page.
+const KEYS: usize = 1000;
+
+/// What moved.
+#[derive(Clone, Debug, Default)]
+pub struct Hauled {
+    /// Activities that left.
+    pub activities: usize,
+    /// Keys that had no row.
+    pub keys: usize,
+    /// Activities that stay, and why: their message is lost or damaged.
+    pub stuck: Vec<(Key, String)>,
+    /// Somebody stopped it.
+    pub is_stopped: bool,
+}
+
+/// Why no more moved.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HaulError {
+    /// The queue that is left.
+    #[error("{0}")]
+    From(StorageError),
+    /// The other one.
+    #[error("{0}")]
+    To(StorageError),
+}
+
+/// Moves all; `more` is told of each page, and may stop it.
+/// # Errors
+/// [`HaulError`].
+pub async fn haul(
+    from: &dyn Queue,
+    to: &dyn Queue,
+    mut more: impl FnMut(&Hauled) -> ControlFlow<()> + Send,
+) -> Result<Hauled, HaulError> {
+    let mut hauled = Hauled::default();
+    loop {
+        let before = hauled.activities;
+        hauled.stuck.clear();
+        haul_keys(from, to, &mut hauled, &mut more).await?;
+        for delivered in [false, true] {
+            let mut after = i64::MIN;
+            while !hauled.is_stopped {
+                let page = from.to_move(delivered, after).await.map_err(HaulError::From)?;
+                hauled.stuck.extend(page.stuck);
+                hauled.activities += hand_over(from, to, page.transfers).await?;
+                hauled.is_stopped = more(&hauled).is_break();
+                match page.last {
+                    Some(last) => after = last,
+                    None => break,
+                }
+            }
+        }
+        // What came meanwhile goes too.
+        if hauled.activities == before || hauled.is_stopped {
+            return Ok(hauled);
+        }
+    }
+}
+
+async fn haul_keys(
+    from: &dyn Queue,
+    to: &dyn Queue,
+    hauled: &mut Hauled,
+    more: &mut impl FnMut(&Hauled) -> ControlFlow<()>,
+) -> Result<(), HaulError> {
+    let mut after = None;
+    while !hauled.is_stopped {
+        let keys = from.memory(after, KEYS).await.map_err(HaulError::From)?;
+        if keys.is_empty() {
+            break;
+        }
+        to.remember(keys.clone()).await.map_err(HaulError::To)?;
+        hauled.keys += keys.len();
+        after = keys.last().cloned();
+        from.forget(keys).await.map_err(HaulError::From)?;
+        hauled.is_stopped = more(hauled).is_break();
+    }
+    Ok(())
+}
+
+/// In this order: what is cut off between is done once more.
+async fn hand_over(from: &dyn Queue, to: &dyn Queue, transfers: Vec<Transfer>) -> Result<usize, HaulError> {
+    if transfers.is_empty() {
+        return Ok(0);
+    }
+    let places = transfers.iter().flat_map(Transfer::places).collect();
+    let keys = transfers.iter().flat_map(Transfer::keys).collect();
+    to.take_in(transfers).await.map_err(HaulError::To)?;
+    let gone = from.let_go(places).await.map_err(HaulError::From)?;
+    from.forget(keys).await.map_err(HaulError::From)?;
+    Ok(gone)
+}

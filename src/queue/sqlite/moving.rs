@@ -1,0 +1,218 @@
+//! Rows on their way to another queue, and rows that come from one.
+//!
+//! In: pages asked for; transfers. Out: transfers; what became of each activity.
+//! Promise: what comes is stored as a message is that arrives (`Ledger::put`), once for each key, and in the same commit it
+//! gets the past it had. Who is no service takes numbers of a start of its own, behind all that were ever given; the service
+//! notices, and goes on behind those (`Ledger::notice_others`).
+//! Fails: [`StorageError`]; a row that nobody can read stays where it is, and hides no other.
+
+use super::{
+    Inner, Ledger, Numbers, later,
+    ledger::{Letter, NewRow},
+    look,
+    spool::Spool,
+};
+use crate::activity::{Key, Raw};
+use crate::queue::{
+    Put, StorageError,
+    transfer::{Moved, PAGE, PAGE_BYTES, Page, Past, Place, Transfer, in_memory},
+};
+use futures_util::future::try_join_all;
+use rusqlite::{Connection, Row, params};
+use std::sync::Arc;
+
+/// A row's past, and whose it is; kept rows below.
+const PAST: &str = "
+    SELECT tenant, accepted_at, due, attempts, state, held_at, notified, aged, replay, reason, note, NULL, key
+    FROM item WHERE id = ?1";
+
+const PAST_OF_KEPT: &str = "
+    SELECT tenant, accepted_at, delivered_at, attempts, 0, NULL, 0, 0, 0, NULL, NULL, delivered_at, key
+    FROM kept WHERE id = ?1";
+
+/// A page of rows behind `after`.
+pub(super) fn page(
+    database: &Connection,
+    spool: &Spool,
+    delivered: bool,
+    after: i64,
+) -> Result<Page, StorageError> {
+    let ids = match delivered {
+        true => "SELECT id FROM kept WHERE id > ?1 ORDER BY id LIMIT ?2",
+        false => {
+            "SELECT id FROM item NOT INDEXED WHERE id > ?1 AND id NOT IN (SELECT item FROM lease) ORDER BY id LIMIT ?2"
+        }
+    };
+    let most = i64::try_from(PAGE).unwrap_or(i64::MAX);
+    let ids: Vec<i64> = database
+        .prepare_cached(ids)?
+        .query_map(params![after, most], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let (mut page, mut found, mut bytes) = (Page::default(), Vec::new(), 0);
+    for id in ids {
+        if bytes > PAGE_BYTES {
+            break;
+        }
+        page.last = Some(id);
+        let (tenant, past, key) =
+            database.prepare_cached(if delivered { PAST_OF_KEPT } else { PAST })?.query_row([id], past)?;
+        match look::stored(database, spool, id) {
+            Ok((stored, raw)) => {
+                let (letter, mut one) = stored.transfer(id, raw);
+                one.rows = vec![Moved { tenant, past, ..one.rows.remove(0) }];
+                bytes += one.bytes();
+                found.push((letter, one));
+            }
+            Err(error @ StorageError::Busy(_)) => return Err(error),
+            Err(error) => page.stuck.push((key, error.to_string())),
+        }
+    }
+    page.transfers = Transfer::grouped(found);
+    Ok(page)
+}
+
+fn past(row: &Row<'_>) -> rusqlite::Result<(String, Past, Key)> {
+    let past = Past {
+        accepted_at: row.get(1)?,
+        due: row.get(2)?,
+        attempts: row.get(3)?,
+        is_held: row.get(4)?,
+        held_at: row.get(5)?,
+        told: row.get(6)?,
+        aged: row.get(7)?,
+        replay: row.get(8)?,
+        reason: row.get(9)?,
+        note: row.get(10)?,
+        delivered_at: row.get(11)?,
+    };
+    Ok((row.get(0)?, past, super::row::key_of(row.get_ref(12)?)))
+}
+
+impl look::Stored {
+    /// As it is kept, without its past; first the number of its message.
+    fn transfer(self, item: i64, raw: Raw) -> (i64, Transfer) {
+        let (letter, key, activity, cuts, text) = self.into_parts();
+        let place = Place { item, fence: 0 };
+        let row = Moved { place, key, tenant: String::new(), activity, past: Past::default() };
+        let letter = if letter == 0 { item } else { letter };
+        (letter, Transfer { rows: vec![row], cuts: cuts.unwrap_or_else(|| "[]".to_owned()), text, raw })
+    }
+}
+
+/// Keys that are remembered and have no row, behind `after`.
+pub(super) fn memory(
+    database: &Connection,
+    after: Option<[u8; 32]>,
+    limit: usize,
+) -> Result<Vec<Key>, StorageError> {
+    let mut rows = database.prepare_cached(
+        "SELECT DISTINCT key FROM (
+             SELECT * FROM (SELECT key FROM key_0 WHERE (?1 IS NULL OR key > ?1) AND item NOT IN (SELECT id FROM item)
+                 AND item NOT IN (SELECT id FROM kept) ORDER BY key LIMIT ?2)
+             UNION ALL
+             SELECT * FROM (SELECT key FROM key_1 WHERE (?1 IS NULL OR key > ?1) AND item NOT IN (SELECT id FROM item)
+                 AND item NOT IN (SELECT id FROM kept) ORDER BY key LIMIT ?2))
+         ORDER BY key LIMIT ?2",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = rows.query_map(params![after, limit], |row| Ok(super::row::key_of(row.get_ref(0)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Takes transfers in: together, so that they share their commits.
+pub(super) async fn take_in(queue: &Arc<Inner>, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError> {
+    let numbers = numbers(queue).await?;
+    let puts = transfers.into_iter().map(|transfer| take_in_one(queue, &numbers, transfer));
+    Ok(try_join_all(puts).await?.concat())
+}
+
+/// The service's; a command's are of a start of its own.
+async fn numbers(queue: &Arc<Inner>) -> Result<Arc<Numbers>, StorageError> {
+    if let Some(numbers) = queue.numbers.as_ref().or(queue.own_numbers.get()) {
+        return Ok(Arc::clone(numbers));
+    }
+    let spool = queue.spool.clone();
+    let begin = move |ledger: &mut Ledger| {
+        let greatest = spool.numbers(i64::MAX).unwrap_or_default().into_iter().max().unwrap_or(0);
+        Numbers::begin(ledger.database(), greatest)
+    };
+    // Only what is committed is ours.
+    let numbers = Arc::new(queue.writer.write(begin).await?);
+    Ok(Arc::clone(queue.own_numbers.get_or_init(|| numbers)))
+}
+
+async fn take_in_one(
+    queue: &Arc<Inner>,
+    numbers: &Arc<Numbers>,
+    transfer: Transfer,
+) -> Result<Vec<Put>, StorageError> {
+    let Transfer { rows, cuts, text, raw } = transfer;
+    // What is kept takes no room that anybody counts.
+    let tenants = rows.iter().filter(|row| row.past.delivered_at.is_none()).map(|row| row.tenant.clone());
+    let tenants: Vec<String> = tenants.collect();
+    let room = match queue.tally.reserve(tenants.clone()) {
+        Ok(room) => room,
+        Err(_) => {
+            queue.writer.write_unsynced(|_| Ok(())).await?;
+            queue.tally.reserve(tenants)?
+        }
+    };
+    let number = numbers.next();
+    let (body, mut kept) = match &raw {
+        Raw::Memory(_) => (in_memory(&raw), None),
+        Raw::File { file, .. } => {
+            let (spool, file) = (queue.spool.clone(), Arc::clone(file));
+            let keep = tokio::task::spawn_blocking(move || spool.keep(&file, number));
+            (None, Some(keep.await.map_err(|error| later(error.into()))?.map_err(later)?))
+        }
+    };
+    let text = text.filter(|_| body.is_some());
+    let letter = Letter { number, body, cuts, text };
+    let pasts: Vec<Past> = rows.iter().map(|row| row.past.clone()).collect();
+    let rows: Vec<NewRow> = rows
+        .into_iter()
+        .map(|row| NewRow { key: row.key.bytes(), tenant: row.tenant, activity: row.activity })
+        .collect();
+    let bell = super::Bell { arrived: Arc::clone(&queue.arrived), oldest: Some(Arc::clone(&queue.oldest)) };
+    let (keeps, numbers) = (!queue.keep_delivered.is_zero(), Arc::clone(numbers));
+    let done = queue
+        .writer
+        .write(move |ledger| {
+            let _ = (&room, &bell); // until it is committed
+            let puts = match ledger.put(&rows, &letter, &[], &mut kept, &numbers)? {
+                Ok(puts) => puts,
+                Err(error) => return Ok(Err(error)),
+            };
+            let mut unused = Vec::new();
+            for ((row, past), put) in rows.iter().zip(&pasts).zip(&puts) {
+                if *put == Put::New {
+                    ledger.give_past(&row.key, &row.tenant, past, keeps, &mut unused)?;
+                }
+            }
+            Ok(Ok((puts, unused)))
+        })
+        .await?;
+    let (puts, unused) = done?;
+    queue.remove_files(unused).await;
+    Ok(puts)
+}
+
+/// Remembers keys.
+pub(super) async fn remember(queue: &Inner, keys: Vec<Key>) -> Result<(), StorageError> {
+    queue.writer.write(move |ledger| keys.iter().try_for_each(|key| ledger.remember(&key.bytes()))).await
+}
+
+/// Forgets keys that have no row.
+pub(super) async fn forget(queue: &Inner, keys: Vec<Key>) -> Result<(), StorageError> {
+    let forget = move |ledger: &mut Ledger| {
+        for table in ["key_0", "key_1"] {
+            let sql = format!(
+                "DELETE FROM {table} WHERE key = ?1 AND item NOT IN (SELECT id FROM item) AND item NOT IN (SELECT id FROM kept)"
+            );
+            let mut forget = ledger.database().prepare_cached(&sql)?;
+            keys.iter().try_for_each(|key| forget.execute([key.bytes()]).map(drop))?;
+        }
+        Ok(())
+    };
+    queue.writer.write(forget).await
+}

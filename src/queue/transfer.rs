@@ -1,0 +1,126 @@
+//! What moves from one queue to another: activities of one message, with what became of them so far.
+//!
+//! In: rows of a queue, as they are kept. Out: the same rows of another queue, with numbers of its own.
+//! Promise: both engines keep the same words (`written`), so nothing is read and written anew on the way: what is sent
+//! afterwards is what was accepted, byte for byte.
+//!
+//! The order that loses nothing, wherever it is cut off: the other queue takes them in, durably and once for each key
+//! ([`Queue::take_in`](super::Queue::take_in)); only then they leave ([`Queue::let_go`](super::Queue::let_go)). What was
+//! taken in and did not leave is taken in once more, and is known there.
+
+use crate::activity::{Key, Raw};
+use bytes::Bytes;
+
+/// Rows of a page.
+pub(super) const PAGE: usize = 32;
+
+/// Bytes of a page's texts and small messages, but for one row that has more by itself.
+pub(super) const PAGE_BYTES: usize = 4 << 20;
+
+/// Activities of one message that stand beside each other in a queue.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    pub(super) rows: Vec<Moved>,
+    /// Where files lie, JSON.
+    pub(super) cuts: String,
+    /// Where the text stands in the message (JSON), if it does.
+    pub(super) text: Option<String>,
+    pub(super) raw: Raw,
+}
+
+impl Transfer {
+    /// How many activities.
+    pub fn activities(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Their rows, where they come from.
+    pub fn places(&self) -> Vec<Place> {
+        self.rows.iter().map(|row| row.place).collect()
+    }
+
+    /// Their keys.
+    pub fn keys(&self) -> Vec<Key> {
+        self.rows.iter().map(|row| row.key.clone()).collect()
+    }
+
+    /// Bytes that it has in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let raw = match &self.raw {
+            Raw::Memory(bytes) => bytes.len(),
+            Raw::File { .. } => 0,
+        };
+        raw + self.rows.iter().map(|row| row.activity.len()).sum::<usize>()
+    }
+
+    /// Puts rows of the same message together that follow each other. `letters`: the message of each.
+    pub(super) fn grouped(all: Vec<(i64, Self)>) -> Vec<Self> {
+        let mut groups: Vec<(i64, Self)> = Vec::new();
+        for (letter, one) in all {
+            match groups.last_mut() {
+                Some((last, group)) if *last == letter => group.rows.extend(one.rows),
+                _ => groups.push((letter, one)),
+            }
+        }
+        groups.into_iter().map(|(_, group)| group).collect()
+    }
+}
+
+/// A row where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number.
+    pub item: i64,
+    /// Which hold on it: a later one has a greater number, and who has an earlier one has nothing any more.
+    pub fence: i64,
+}
+
+/// One activity.
+#[derive(Clone, Debug)]
+pub(super) struct Moved {
+    pub(super) place: Place,
+    pub(super) key: Key,
+    pub(super) tenant: String,
+    /// As it is kept.
+    pub(super) activity: String,
+    pub(super) past: Past,
+}
+
+/// What became of an activity so far. Times are milliseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Past {
+    pub(super) accepted_at: i64,
+    pub(super) due: i64,
+    pub(super) attempts: u32,
+    /// Held for a person.
+    pub(super) is_held: bool,
+    pub(super) held_at: Option<i64>,
+    /// Somebody was told that it is held.
+    pub(super) told: bool,
+    /// Held for so long that it counts no more.
+    pub(super) aged: bool,
+    pub(super) replay: bool,
+    pub(super) reason: Option<String>,
+    pub(super) note: Option<String>,
+    /// Kept after its delivery.
+    pub(super) delivered_at: Option<i64>,
+}
+
+/// Some rows of a queue, on their way.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// What can be moved.
+    pub transfers: Vec<Transfer>,
+    /// Rows that cannot, and why: their message is lost, or is damaged.
+    pub stuck: Vec<(Key, String)>,
+    /// The last row that was looked at; none: there were no more.
+    pub last: Option<i64>,
+}
+
+/// The bytes of a message that is in memory.
+pub(super) fn in_memory(raw: &Raw) -> Option<Bytes> {
+    match raw {
+        Raw::Memory(bytes) => Some(bytes.clone()),
+        Raw::File { .. } => None,
+    }
+}
