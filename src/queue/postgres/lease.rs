@@ -38,7 +38,7 @@ const RING: &str = "
     t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     few AS MATERIALIZED (
         SELECT tenant, until FROM activity_milter.item
-        WHERE $4::text IS NULL AND state = 0 AND due <= (SELECT now FROM t) ORDER BY due LIMIT 1000),
+        WHERE $4::text IS NULL AND state = 0 AND due + 0 <= (SELECT now FROM t) ORDER BY due + 0 LIMIT 1000),
     ring AS (
         SELECT $2::text COLLATE \"C\" AS tenant, -1 AS lap WHERE $4 IS NULL AND (SELECT count(*) FROM few) = 1000
         UNION ALL
@@ -113,7 +113,7 @@ const CHOOSE: &str = "
                     max(due) FILTER (WHERE place = 1000))
                 FROM (SELECT tenant, due, until, row_number() OVER (ORDER BY due) AS place FROM (
                           SELECT tenant, due, until FROM activity_milter.item
-                          WHERE state = 0 AND due > (SELECT now FROM t) ORDER BY due LIMIT 1000) AS next_ones) AS later)
+                          WHERE state = 0 AND due + 0 > (SELECT now FROM t) ORDER BY due + 0 LIMIT 1000) AS next_ones) AS later)
             END AS due
         FROM t)
     SELECT id, fence, tenant, size, next.due, now, key
@@ -567,11 +567,12 @@ pub(super) async fn settle(inner: &Inner) -> Result<(), StorageError> {
         let owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
         inner.given().keys().chain(owed.keys()).copied().collect()
     };
+    let names: Vec<&str> = std::iter::once(node).chain(inner.former.as_deref()).collect();
     let rows = line
         .ask(
             "UPDATE activity_milter.item SET until = NULL
-             WHERE state = 0 AND until IS NOT NULL AND node = $1 AND id <> ALL ($2::int8[]) RETURNING id",
-            &[(&node, Type::TEXT), (&known, Type::INT8_ARRAY)],
+             WHERE state = 0 AND until IS NOT NULL AND node = ANY ($1::text[]) AND id <> ALL ($2::int8[]) RETURNING id",
+            &[(&names, Type::TEXT_ARRAY), (&known, Type::INT8_ARRAY)],
         )
         .await?;
     if !rows.is_empty() {

@@ -2,8 +2,9 @@
 //!
 //! In: the server. Out: [`Line`]s: a connection lent for one piece of work, with the time it may take.
 //! Promise: a notice reaches the work it is about. PostgreSQL reports a commit whose wait for its standbys was cancelled
-//! as a success, with the warning 01000: here that is an error. Work that is given up, or is not over in its time, leaves
-//! no connection behind: it is dropped, never cancelled, for a cancelled wait is a commit that no standby has. While
+//! as a success, with the warning 01000: here that is an error. A connection whose work is given up, or is not over in its
+//! time, is lent to nobody any more; it is never cancelled, for a cancelled wait is a commit that no standby has, and keeps
+//! its place until the server is done with it (`Limbo`). While
 //! nobody answers, we try again now and then, each of us at another moment, and who comes between hears it at once.
 //! Fails: [`StorageError::Busy`] for all that passes.
 //!
@@ -14,7 +15,7 @@
 use super::{
     fault::{spoils, storage_error, whole},
     guarantee::{self, Guarantee},
-    server::Server,
+    server::{Server, Tls},
     tls,
 };
 use crate::queue::StorageError;
@@ -24,23 +25,37 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, error::Elapsed, sleep, sleep_until, timeout, timeout_at},
+};
 use tokio_postgres::{
-    AsyncMessage, Client, Error, Row,
+    AsyncMessage, Client, Config, Error, Row, Socket,
     error::{Severity, SqlState},
+    tls::MakeTlsConnect,
     types::{ToSql, Type},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// What the library gives.
+type Connected =
+    (Client, tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>);
 
 /// A value of a statement, and its type.
 pub(super) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// The first pause after a failure to connect; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time for one host, where the URL says none.
+const HOST_TIME: Duration = Duration::from_secs(5);
+
+/// Between two tries to get a connection where no more can be made.
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -74,9 +89,56 @@ struct Silence {
     why: String,
 }
 
+/// Connections of whose last statement nobody knows yet how it ends. They keep their place in the pool: at the server each of
+/// them still is a session, as long as it waits for a standby for as long as that is away, and there must not be more and
+/// more of them.
+#[derive(Debug, Default)]
+struct Limbo {
+    /// How many there are.
+    count: AtomicUsize,
+    /// A commit came through: nobody waits for these any more.
+    released: Notify,
+    /// Held by the next that is given up: how often that was since the last commit.
+    turn: tokio::sync::Mutex<u32>,
+    commits: AtomicU64,
+}
+
+/// So long an answer is waited for before the first connection is given up, one by one and ever more slowly: the server may
+/// be one that hangs for ever while another has taken over.
+const LIMBO_TIME: Duration = Duration::from_secs(5);
+
+/// The longest time between two that are given up.
+const LIMBO_TURN: Duration = Duration::from_secs(600);
+
+impl Limbo {
+    /// Until the connection is of no more interest.
+    async fn wait(&self, connection: &Connection) {
+        let answered = async {
+            // It stands behind what was not answered.
+            let _ = connection.client.simple_query("").await;
+        };
+        let commits = self.commits.load(Ordering::Relaxed);
+        let given_up = async {
+            let mut turn = self.turn.lock().await;
+            sleep((LIMBO_TIME * 2_u32.saturating_pow(*turn)).min(LIMBO_TURN)).await;
+            *turn = if self.commits.load(Ordering::Relaxed) == commits { turn.saturating_add(1) } else { 0 };
+        };
+        self.count.fetch_add(1, Ordering::Relaxed);
+        tokio::select! {
+            () = answered => {}
+            () = self.released.notified() => {}
+            () = given_up => {}
+        }
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Makes connections.
 pub(super) struct Connector {
     server: Server,
+    limbo: Arc<Limbo>,
+    /// The host that was written to last, by its place.
+    host: AtomicUsize,
     tls: MakeRustlsConnect,
     silence: Mutex<Silence>,
 }
@@ -86,10 +148,43 @@ impl Connector {
         self.silence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// To the host that can be written to: the last one first, and each for so long, for one that hangs must not stand
+    /// before the others.
+    async fn connect_to_one(&self, configs: &[Config], tls: MakeRustlsConnect) -> Result<Connected, String> {
+        let first = self.host.load(Ordering::Relaxed);
+        let mut why = Vec::new();
+        for at in (0..configs.len()).map(|step| (first + step) % configs.len()) {
+            // The next time it begins behind this one, should nobody wait for its end.
+            self.host.store((at + 1) % configs.len(), Ordering::Relaxed);
+            let Some(config) = configs.get(at) else { continue };
+            let time = config.get_connect_timeout().copied().unwrap_or(HOST_TIME);
+            match timeout(time, config.connect(tls.clone())).await {
+                Ok(Ok(connected)) => {
+                    self.host.store(at, Ordering::Relaxed);
+                    return Ok(connected);
+                }
+                Ok(Err(error)) => why.push(whole(&error)),
+                Err(_) => why.push(format!("no answer within {time:?}")),
+            }
+        }
+        if let [only] = &mut why[..] {
+            return Err(std::mem::take(only));
+        }
+        let hosts = configs.iter().map(|config| super::server::host_of(config));
+        // In the order of the hosts.
+        let count = why.len().max(1);
+        why.rotate_right(first % count);
+        Err(hosts.zip(why).map(|(host, why)| format!("{host}: {why}")).collect::<Vec<_>>().join("; "))
+    }
+
     async fn connect(&self) -> Result<Connection, String> {
-        let config = self.server.config()?;
-        let (client, mut connection) =
-            config.connect(self.tls.clone()).await.map_err(|error| whole(&error))?;
+        let configs = self.server.configs()?;
+        // The file as it is now: certificates are renewed while we run.
+        let tls = match &self.server.tls {
+            Tls::Verify { ca_file: Some(_) } => tls::connector(&self.server.tls)?,
+            Tls::Verify { ca_file: None } | Tls::Off => self.tls.clone(),
+        };
+        let (client, mut connection) = self.connect_to_one(&configs, tls).await?;
         let warned = Arc::new(AtomicBool::new(false));
         let heard = Arc::clone(&warned);
         // It reads what the server says, in its order: a notice is noted before the answer behind it is given.
@@ -175,6 +270,8 @@ impl Lines {
         let connector = Connector {
             tls: tls::connector(&server.tls)?,
             server: server.clone(),
+            limbo: Arc::default(),
+            host: AtomicUsize::new(0),
             silence: Mutex::default(),
         };
         let pool = Pool::builder(connector).max_size(most.max(1)).build();
@@ -185,20 +282,45 @@ impl Lines {
     pub(super) async fn guarantee(&self, time: Duration) -> Result<Guarantee, StorageError> {
         let made = managed::Manager::create(self.pool.manager());
         let late = || StorageError::Busy(format!("{} has no connection within {time:?}", self.name));
-        let connection = tokio::time::timeout(time, made).await.map_err(|_| late())??;
+        let connection = timeout(time, made).await.map_err(|_| late())??;
         Ok(connection.guarantee.clone())
     }
 
-    /// One of them, for so long.
+    /// One of them, for so long. Where no more can be made, one that is lent comes back.
     pub(super) async fn lend(&self, time: Duration) -> Result<Line, StorageError> {
         let until = Instant::now() + time;
-        let busy = || StorageError::Busy(format!("{} has no connection free within {time:?}", self.name));
-        match timeout_at(until, self.pool.get()).await {
-            Ok(Ok(object)) => Ok(Line { object: Some(object), until, is_open: false, is_sound: true }),
-            Ok(Err(PoolError::Backend(error))) => Err(error),
-            Ok(Err(error)) => Err(StorageError::Busy(format!("{}: {error}", self.name))),
-            Err(_) => Err(busy()),
+        loop {
+            match timeout_at(until, self.pool.get()).await {
+                Ok(Ok(object)) => {
+                    return Ok(Line {
+                        object: Some(object),
+                        until,
+                        is_open: false,
+                        is_sound: true,
+                        is_late: false,
+                    });
+                }
+                Ok(Err(PoolError::Backend(error))) => {
+                    let next = Instant::now() + BETWEEN_TRIES;
+                    if self.pool.status().size == 0 || next >= until {
+                        return Err(error);
+                    }
+                    sleep_until(next).await;
+                }
+                Ok(Err(error)) => return Err(StorageError::Busy(format!("{}: {error}", self.name))),
+                Err(_) => return Err(self.none_is_free(time)),
+            }
         }
+    }
+
+    fn none_is_free(&self, time: Duration) -> StorageError {
+        let mut text = format!("{} has no connection free within {time:?}", self.name);
+        let unanswered = self.pool.manager().limbo.count.load(Ordering::Relaxed);
+        if unanswered > 0 {
+            text =
+                format!("{text}: {unanswered} wait for its answer (its disk or a standby is slow or away)");
+        }
+        StorageError::Busy(text)
     }
 }
 
@@ -210,6 +332,8 @@ pub(super) struct Line {
     is_open: bool,
     /// It may be lent again: nothing is on its way, and no warning came.
     is_sound: bool,
+    /// Its last statement was not answered in time.
+    is_late: bool,
 }
 
 impl Drop for Line {
@@ -217,7 +341,16 @@ impl Drop for Line {
         if (!self.is_sound || self.is_open)
             && let Some(object) = self.object.take()
         {
-            drop(Object::take(object));
+            let pool = Object::pool(&object).filter(|_| self.is_late);
+            let (Some(pool), Ok(runtime)) = (pool, tokio::runtime::Handle::try_current()) else {
+                drop(Object::take(object));
+                return;
+            };
+            let limbo = Arc::clone(&pool.manager().limbo);
+            runtime.spawn(async move {
+                limbo.wait(&object).await;
+                drop(Object::take(object));
+            });
         }
     }
 }
@@ -251,7 +384,8 @@ impl Line {
         // Whoever goes away in the midst of it leaves it so.
         self.is_sound = false;
         let answer = timeout_at(self.until, object.client.query_typed(sql, values)).await;
-        self.judge(answer.map_err(|_| late())?)
+        let answer = self.in_time(answer)?;
+        self.judge(answer)
     }
 
     /// Why nothing may be put on this connection, if what it promises is not what is asked.
@@ -276,7 +410,8 @@ impl Line {
                 object.client.query_typed(guarantee::ASK, &[])
             )
         };
-        let (told, after) = timeout_at(self.until, both).await.map_err(|_| late())?;
+        let both = timeout_at(self.until, both).await;
+        let (told, after) = self.in_time(both)?;
         let told = self.judge(told)?;
         self.judge_promise(after)?;
         Ok(told)
@@ -292,7 +427,8 @@ impl Line {
                 object.client.query_typed(guarantee::ASK, &[])
             )
         };
-        let (done, after) = timeout_at(self.until, both).await.map_err(|_| late())?;
+        let both = timeout_at(self.until, both).await;
+        let (done, after) = self.in_time(both)?;
         self.judge(done)?;
         self.is_open = false;
         self.judge_promise(after)
@@ -304,7 +440,15 @@ impl Line {
         let (Some(row), Some(object)) = (rows.first(), &mut self.object) else { return Err(lost()) };
         object.guarantee = Guarantee::of(row);
         object.looked = Instant::now();
-        self.lacks().map_or(Ok(()), |lack| Err(Trouble::Unsure(StorageError::Busy(lack))))
+        if let Some(lack) = self.lacks() {
+            return Err(Trouble::Unsure(StorageError::Busy(lack)));
+        }
+        if let Some(pool) = self.object.as_ref().and_then(Object::pool) {
+            let limbo = &pool.manager().limbo;
+            limbo.commits.fetch_add(1, Ordering::Relaxed);
+            limbo.released.notify_waiters();
+        }
+        Ok(())
     }
 
     /// Statements without values, one after the other, in one transaction unless they say otherwise.
@@ -312,7 +456,8 @@ impl Line {
         let Some(object) = &self.object else { return Err(lost().into()) };
         self.is_sound = false;
         let answer = timeout_at(self.until, object.client.batch_execute(sql)).await;
-        Ok(self.judge(answer.map_err(|_| late())?)?)
+        let answer = self.in_time(answer)?;
+        Ok(self.judge(answer)?)
     }
 
     /// Throws the connection away: the next one is another session.
@@ -322,7 +467,8 @@ impl Line {
 
     /// Begins a transaction: all that follows, until [`Line::commit`], or nothing.
     pub(super) async fn begin(&mut self) -> Result<(), StorageError> {
-        self.batch("BEGIN").await?;
+        // Whatever is the default here: each statement sees what was committed before it.
+        self.batch("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         self.is_open = true;
         Ok(())
     }
@@ -332,6 +478,14 @@ impl Line {
         self.batch("COMMIT").await?;
         self.is_open = false;
         Ok(())
+    }
+
+    fn in_time<T>(&mut self, answer: Result<T, Elapsed>) -> Result<T, Trouble> {
+        answer.map_err(|_| {
+            self.is_late = true;
+            let text = "the database did not answer in time: its disk or a standby is slow or away";
+            Trouble::Unsure(StorageError::Busy(text.to_owned()))
+        })
     }
 
     fn judge<T>(&mut self, answer: Result<T, Error>) -> Result<T, Trouble> {
@@ -351,11 +505,6 @@ impl Line {
             }
         }
     }
-}
-
-fn late() -> Trouble {
-    let text = "the database did not answer in time: its disk or a standby is slow or away";
-    Trouble::Unsure(StorageError::Busy(text.to_owned()))
 }
 
 fn lost() -> Trouble {

@@ -111,6 +111,10 @@ struct Inner {
     patience: Duration,
     /// None for a command.
     node: Option<String>,
+    /// Where we run ([`Node::boot`]).
+    boot: String,
+    /// The name of our directory's process before, if it is gone for sure.
+    former: Option<String>,
     lines: Lines,
     lookers: Lines,
     when: When,
@@ -187,11 +191,11 @@ impl PostgresQueue {
             .build()
             .map_err(|error| unusable(error.to_string()))?;
         let (settings, server) = (settings.clone(), server.clone());
-        let name = node.as_ref().map(|node| node.name.clone());
+        let who = node.clone();
         // Not `block_on`: who opens may be within a runtime.
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
         runtime.spawn(async move {
-            let _ = reply.send(Inner::start(settings, server, clock, name, makes).await);
+            let _ = reply.send(Inner::start(settings, server, clock, who, makes).await);
         });
         let inner = answer
             .recv()
@@ -226,9 +230,10 @@ impl Inner {
         settings: Settings,
         server: Server,
         clock: Arc<dyn Clock>,
-        node: Option<String>,
+        who: Option<Arc<Node>>,
         makes: bool,
     ) -> Result<Arc<Self>, OpenError> {
+        let node = who.as_ref().map(|who| who.name.clone());
         let name = server.name();
         let wrong = |error: StorageError| schema::unusable(&name, &error);
         let text = |message: String| OpenError::Unusable { path: name.clone().into(), message };
@@ -257,11 +262,12 @@ impl Inner {
             [row.get(0), row.get(1), row.get(2), row.get::<_, Option<i64>>(3).unwrap_or(0)]
         });
         let when = When::new(clock, now);
-        let mut places = upkeep::Places::default();
+        let (mut places, mut former) = (upkeep::Places::default(), None);
         if node.is_some() {
             when.watch.begin(latest, distrust);
             let keeps = !settings.keep_delivered.is_zero();
             kept::begin(&mut line, keeps, given).await.map_err(wrong)?;
+            former = node::former(&mut line, who.as_deref()).await.map_err(wrong)?;
             places = upkeep::Places::after_open(&mut line, given, newest > now).await.map_err(wrong)?;
         }
         drop(line);
@@ -270,6 +276,8 @@ impl Inner {
             require_replication: server.require_replication,
             patience: server.patience,
             node,
+            boot: who.map(|who| who.boot.clone()).unwrap_or_default(),
+            former,
             lines,
             lookers,
             when,

@@ -1,18 +1,23 @@
 //! Who we are among those who have the same queue.
 //!
-//! In: the directory for messages, which no two of us share. Out: a name that is ours for as long as the directory is.
-//! Promise: one process has the directory, and the kernel gives it back however we end. So whoever starts there again knows
-//! that the leases of that name are nobody's any more.
-//! Fails: [`OpenError::InUse`] while another process has it.
+//! In: the directory for messages, which no two of us share. Out: a name that no other process has or had, and that of the
+//! process that had the directory before.
+//! Promise: one process has the directory, and the kernel gives it back however we end. The process before is gone for sure
+//! if it had this very file on this machine, since it was started; what it had leased is given back at once then. A copy of the
+//! directory, of a machine or an image tells of a process that may live: what that had comes back when it is not seen any
+//! more (`lease::bury`), and two that began with the same copy do not meet.
+//! Fails: [`OpenError::SpoolInUse`] while another process has it.
 
-use crate::queue::{OpenError, make_directory};
+use super::line::Line;
+use crate::queue::{OpenError, StorageError, make_directory};
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     time::Duration,
 };
+use tokio_postgres::types::Type;
 
 /// How often a lock that is held is tried again: a process may be about to end.
 const TRIES: u32 = 20;
@@ -24,6 +29,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(in crate::queue) struct Node {
     pub(in crate::queue) name: String,
+    /// The name before.
+    before: String,
+    /// This machine since it was started, and this file: no other process has both.
+    pub(super) boot: String,
     /// Held for as long as we run.
     _lock: File,
 }
@@ -46,19 +55,27 @@ impl Node {
             }
             std::thread::sleep(PAUSE);
         }
-        let mut name = String::new();
-        file.read_to_string(&mut name).map_err(directory)?;
-        let name = name.trim();
-        if !name.is_empty() {
-            return Ok(Self { name: name.to_owned(), _lock: file });
-        }
+        let mut before = String::new();
+        file.read_to_string(&mut before).map_err(directory)?;
+        let place = file.metadata().map_err(directory)?;
+        let started = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot = format!("{} {}:{}", started.trim(), place.dev(), place.ino());
         // The machine's name is for people; the number is what no other has.
         let host =
             nix::sys::utsname::uname().ok().map(|names| names.nodename().to_string_lossy().into_owned());
         let name = format!("{}-{:016x}", host.unwrap_or_default(), fastrand::u64(..));
-        file.write_all(name.as_bytes()).and_then(|()| file.sync_all()).map_err(directory)?;
-        Ok(Self { name, _lock: file })
+        let written = file.set_len(0).and_then(|()| file.write_all(name.as_bytes()));
+        written.and_then(|()| file.sync_all()).map_err(directory)?;
+        Ok(Self { name, before: before.trim().to_owned(), boot, _lock: file })
     }
+}
+
+/// The process that had our directory before, if it is gone for sure.
+pub(super) async fn former(line: &mut Line, node: Option<&Node>) -> Result<Option<String>, StorageError> {
+    let Some(node) = node.filter(|node| !node.before.is_empty()) else { return Ok(None) };
+    let asked = "SELECT FROM activity_milter.node WHERE id = $1 AND boot = $2";
+    let rows = line.ask(asked, &[(&node.before, Type::TEXT), (&node.boot, Type::TEXT)]).await?;
+    Ok((!rows.is_empty()).then(|| node.before.clone()))
 }
 
 #[cfg(test)]
@@ -66,14 +83,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_one_node_s_and_keeps_its_name() {
+    fn a_directory_is_one_process_s_and_tells_of_the_one_before() {
         let directory = tempfile::tempdir().unwrap();
         let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
         let first = Node::take(&one).unwrap();
         assert_ne!(first.name, Node::take(&other).unwrap().name);
         assert!(matches!(Node::take(&one), Err(OpenError::SpoolInUse(_))));
-        let name = first.name.clone();
+        let (name, boot) = (first.name.clone(), first.boot.clone());
         drop(first);
-        assert_eq!(Node::take(&one).unwrap().name, name);
+        // A copy tells of the same one, and not of this place.
+        std::fs::create_dir(directory.path().join("copy")).unwrap();
+        std::fs::copy(one.join("node"), directory.path().join("copy/node")).unwrap();
+        let copy = Node::take(&directory.path().join("copy")).unwrap();
+        let next = Node::take(&one).unwrap();
+        assert_eq!((&next.before, &next.boot), (&name, &boot));
+        assert_eq!(copy.before, name);
+        assert_ne!(copy.boot, boot);
+        assert!(next.name != name && copy.name != next.name);
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::activity::{Activity, Raw};
 use crate::queue::{StorageError, written};
 use bytes::Bytes;
-use std::{fs::File, io, io::Read, io::Write, path::Path, sync::Arc};
+use std::{collections::HashMap, fs::File, io, io::Read, io::Write, path::Path, sync::Arc};
 use tokio_postgres::types::Type;
 
 /// Bytes of a piece.
@@ -146,18 +146,23 @@ async fn today(line: &mut Line, inner: &Inner) -> Result<i64, StorageError> {
 
 /// Attached, not made as a part: that would lock the whole table against everybody.
 async fn make(line: &mut Line, day: i64) -> Result<(), StorageError> {
-    let table = format!("payload_{day}");
-    if has_table(line, &table).await? {
+    if days(line).await?.contains(&day) {
         return Ok(());
     }
     line.begin().await?;
     line.ask("SELECT pg_advisory_xact_lock($1)", &[(&super::LOCK, Type::INT8)]).await?;
-    // Another node may have made it meanwhile.
+    let table = format!("payload_{day}");
+    // Another node may have made it meanwhile, or a person taken it out.
     if !has_table(line, &table).await? {
         line.batch(&format!(
             "CREATE TABLE activity_milter.{table} (LIKE activity_milter.payload INCLUDING ALL)
-                 WITH (autovacuum_vacuum_insert_threshold = -1, toast.autovacuum_vacuum_insert_threshold = -1);
-             ALTER TABLE activity_milter.payload ATTACH PARTITION activity_milter.{table} FOR VALUES FROM ({day}) TO ({})",
+                 WITH (autovacuum_vacuum_insert_threshold = -1, toast.autovacuum_vacuum_insert_threshold = -1)"
+        ))
+        .await?;
+    }
+    if !days(line).await?.contains(&day) {
+        line.batch(&format!(
+            "ALTER TABLE activity_milter.payload ATTACH PARTITION activity_milter.{table} FOR VALUES FROM ({day}) TO ({})",
             day + 1
         ))
         .await?;
@@ -186,54 +191,70 @@ const MOVED_AFTER: i64 = 3;
 /// Letters copied in one transaction.
 const MOVED_AT_ONCE: i64 = 100;
 
-/// Makes the tables that will be needed, and drops those that nothing needs; how many were dropped.
-pub(super) async fn tidy(inner: &Inner) -> Result<u64, StorageError> {
-    prepare(inner).await?;
+/// Drops the tables of days that nothing needs; how many, and whether somebody was in the way. It walks over all that there
+/// is, so it is done seldom. A table that cannot be dropped keeps no other.
+pub(super) async fn tidy(inner: &Inner) -> Result<(u64, bool), StorageError> {
     let mut line = inner.lines.lend(super::LONG_TIME).await?;
     let today = today(&mut line, inner).await?;
-    let mut dropped = 0;
-    for day in days(&mut line).await?.into_iter().filter(|day| *day < today - KEPT_DAYS) {
-        let needed = left(&mut line, day).await?;
-        if needed > 0 {
-            if day <= today - MOVED_AFTER {
-                move_on(&mut line, day, today, needed).await?;
+    let old: Vec<i64> = days(&mut line).await?.into_iter().filter(|day| *day < today - KEPT_DAYS).collect();
+    if old.is_empty() {
+        return Ok((0, false));
+    }
+    let needed = needed(&mut line).await?;
+    drop(line);
+    let (mut dropped, mut is_in_use, mut first) = (0, false, Ok(()));
+    for day in old {
+        // Time for each.
+        let mut line = inner.lines.lend(super::LONG_TIME).await?;
+        let step = match needed.get(&day) {
+            Some(letters) if day <= today - MOVED_AFTER => {
+                move_on(&mut line, day, today, *letters).await.map(|()| true)
             }
-            continue;
-        }
-        // Nothing comes to an old day but from another table of the same day, in one commit, so one look is enough. Whoever
-        // reads the table for long makes this fail, and nobody waits for him: the next time.
-        line.begin().await?;
-        let drop = format!(
-            "SET LOCAL lock_timeout = '200ms';
-             DO $$ BEGIN
-                 IF NOT EXISTS (SELECT FROM activity_milter.item WHERE day = {day})
-                     AND NOT EXISTS (SELECT FROM activity_milter.kept WHERE day = {day}) THEN
-                     DROP TABLE activity_milter.payload_{day};
-                 END IF;
-             END $$"
-        );
-        match line.batch(&drop).await {
-            Ok(()) => {
-                line.commit().await?;
-                dropped += 1;
-            }
-            Err(StorageError::Busy(_)) => return Ok(dropped),
-            Err(error) => return Err(error),
+            Some(_) => Ok(true),
+            None => match drop_day(&mut line, day).await {
+                Ok(()) => {
+                    dropped += 1;
+                    Ok(true)
+                }
+                Err(StorageError::Busy(_)) => Ok(false),
+                Err(error) => Err(error),
+            },
+        };
+        match step {
+            Ok(is_done) => is_in_use |= !is_done,
+            Err(error) => first = first.and(Err(error)),
         }
     }
-    Ok(dropped)
+    first.map(|()| (dropped, is_in_use))
 }
 
-/// Letters of a day that something needs.
-async fn left(line: &mut Line, day: i64) -> Result<i64, StorageError> {
+/// Nothing comes to an old day but from another table of the same day, in one commit, so one look is enough. Whoever reads the
+/// table for long makes this fail, and nobody waits for him: the next time.
+async fn drop_day(line: &mut Line, day: i64) -> Result<(), StorageError> {
+    line.begin().await?;
+    line.batch(&format!(
+        "SET LOCAL lock_timeout = '200ms';
+         DO $$ BEGIN
+             IF NOT EXISTS (SELECT FROM activity_milter.item WHERE day = {day})
+                 AND NOT EXISTS (SELECT FROM activity_milter.kept WHERE day = {day}) THEN
+                 DROP TABLE activity_milter.payload_{day};
+             END IF;
+         END $$"
+    ))
+    .await?;
+    line.commit().await
+}
+
+/// How many letters of each day something needs.
+async fn needed(line: &mut Line) -> Result<HashMap<i64, i64>, StorageError> {
     let rows = line
         .ask(
-            "SELECT (SELECT count(*) FROM activity_milter.item WHERE day = $1)
-                  + (SELECT count(*) FROM activity_milter.kept WHERE day = $1)",
-            &[(&i32::try_from(day).unwrap_or(0), Type::INT4)],
+            "SELECT day::int8, count(*) FROM (SELECT day FROM activity_milter.item UNION ALL SELECT day FROM activity_milter.kept)
+                 AS all_days GROUP BY day",
+            &[],
         )
         .await?;
-    Ok(rows.first().map_or(0, |row| row.get(0)))
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Copies what is left of a day to today's table, if that is less than a tenth of it.

@@ -41,62 +41,88 @@ const TROUBLE: Duration = Duration::from_millis(500);
 /// The lock of who adds up.
 const LOCK: i64 = 0x616d_2d63_6f75_6e74;
 
+/// What is done now and then besides.
+#[derive(Debug, Default)]
+struct Chores {
+    counted: Option<Instant>,
+    count_every: Duration,
+    seen: Option<Instant>,
+    settled: Option<Instant>,
+}
+
+fn is_over(last: Option<Instant>, every: Duration) -> bool {
+    last.is_none_or(|last| last.elapsed() >= every)
+}
+
+impl Chores {
+    /// Each for itself: one that fails stops no other.
+    async fn run(&mut self, inner: &Inner) -> Result<(), StorageError> {
+        let mut first = Ok(());
+        let mut tried = |step: Result<(), StorageError>| {
+            if first.is_ok() {
+                first = step;
+            }
+        };
+        lease::pay(inner).await;
+        if is_over(self.counted, self.count_every.max(COUNT_EVERY)) {
+            let began = Instant::now();
+            tried(add_up(inner).await);
+            tried(inner.count().await);
+            self.count_every = began.elapsed() * COUNT_SHARE;
+            self.counted = Some(Instant::now());
+        }
+        if is_over(self.seen, SEEN_EVERY) {
+            tried(tell(inner, false).await);
+            self.seen = Some(Instant::now());
+        }
+        if is_over(self.settled, SETTLE_EVERY) {
+            tried(lease::settle(inner).await);
+            self.settled = Some(Instant::now());
+        }
+        first
+    }
+}
+
 /// Until the queue is dropped.
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut tick = interval(BEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut others, mut counted, mut looked) = (None, None::<Instant>, None::<Instant>);
-    let (mut seen, mut settled) = (None::<Instant>, None::<Instant>);
-    let mut count_every = COUNT_EVERY;
+    let (mut others, mut looked, mut chores) = (None, None::<Instant>, Chores::default());
     let (mut is_away, mut is_unsafe) = (false, false);
     loop {
         tick.tick().await;
-        let is_over = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
-        let beat = async {
-            beat(&inner, &mut others).await?;
-            lease::pay(&inner).await;
-            if is_over(counted, count_every) {
-                let began = Instant::now();
-                add_up(&inner).await?;
-                inner.count().await?;
-                count_every = COUNT_EVERY.max(began.elapsed() * COUNT_SHARE);
-                counted = Some(Instant::now());
-            }
-            if is_over(seen, SEEN_EVERY) {
-                tell(&inner, false).await?;
-                seen = Some(Instant::now());
-            }
-            if is_over(settled, SETTLE_EVERY) {
-                lease::settle(&inner).await?;
-                settled = Some(Instant::now());
-            }
-            if is_over(looked, LOOK_EVERY) {
-                look(&inner, &mut is_unsafe).await?;
-                looked = Some(Instant::now());
-            }
-            Ok::<(), StorageError>(())
-        };
-        let beat = beat.await;
-        metrics::queue_reachable(beat.is_ok());
+        // The guarantee first, and whatever becomes of the rest.
+        let mut is_there = Ok(());
+        if is_over(looked, LOOK_EVERY) {
+            is_there = look(&inner, &mut is_unsafe).await;
+            looked = Some(Instant::now());
+        }
+        if is_there.is_ok() {
+            is_there = beat(&inner, &mut others).await;
+        }
+        metrics::queue_reachable(is_there.is_ok());
         {
             let mut up_since = inner.up_since.lock().unwrap_or_else(PoisonError::into_inner);
-            *up_since = up_since.or(Some(Instant::now())).filter(|_| beat.is_ok());
+            *up_since = up_since.or(Some(Instant::now())).filter(|_| is_there.is_ok());
         }
-        match beat {
-            Ok(()) if is_away => {
-                is_away = false;
-                events::queue_back(&inner.name);
-                // Others may have put something meanwhile, and who waits here has not heard of it.
-                inner.arrived.notify_one();
+        if let Err(error) = is_there {
+            if !is_away {
+                events::queue_away(&inner.name, &error, inner.settings.spool_on_outage);
             }
-            Ok(()) => {}
-            Err(error) => {
-                if !is_away {
-                    events::queue_away(&inner.name, &error, inner.settings.spool_on_outage);
-                }
-                is_away = true;
-                sleep(TROUBLE.mul_f64(1.0 + fastrand::f64())).await;
-            }
+            is_away = true;
+            looked = None;
+            sleep(TROUBLE.mul_f64(1.0 + fastrand::f64())).await;
+            continue;
+        }
+        if is_away {
+            is_away = false;
+            events::queue_back(&inner.name);
+            // Others may have put something meanwhile, and who waits here has not heard of it.
+            inner.arrived.notify_one();
+        }
+        if let Err(error) = chores.run(&inner).await {
+            events::queue_trouble(&error);
+            sleep(TROUBLE).await;
         }
     }
 }
@@ -131,9 +157,9 @@ pub(super) async fn tell(inner: &Inner, has_arrived: bool) -> Result<(), Storage
     let node = inner.node.as_ref().map_or("commands", |node| node.as_str());
     let mut line = inner.lookers.lend(LOOK_TIME).await?;
     line.ask(
-        "INSERT INTO activity_milter.node AS known (id, arrivals, seen, program) VALUES ($1, $3, activity_milter.at(NULL), $2)
-         ON CONFLICT (id) DO UPDATE SET arrivals = known.arrivals + $3, seen = excluded.seen, program = excluded.program",
-        &[(&node, Type::TEXT), (&env!("CARGO_PKG_VERSION"), Type::TEXT), (&i64::from(has_arrived), Type::INT8)],
+        "INSERT INTO activity_milter.node AS known (id, arrivals, seen, program, boot) VALUES ($1, $3, activity_milter.at(NULL), $2, $4)
+         ON CONFLICT (id) DO UPDATE SET arrivals = known.arrivals + $3, boot = excluded.boot, seen = excluded.seen, program = excluded.program",
+        &[(&node, Type::TEXT), (&env!("CARGO_PKG_VERSION"), Type::TEXT), (&i64::from(has_arrived), Type::INT8), (&inner.boot, Type::TEXT)],
     )
     .await?;
     Ok(())

@@ -27,8 +27,8 @@ const LOCK: i64 = 0x616d_2d71_7565_7565;
 
 /// Version 1. `item.state`: 0 waiting, 1 held. Times are milliseconds since 1970. `until`: a lease that ends then, `fence`
 /// its number and `node` whose it is; none of the three is in an index, so that a lease changes no index. `letter` and
-/// `day` say where the message lies: item and letter have the same number where the message is for one target. `delta`
-/// has what happened and was not added up yet.
+/// `day` say where the message lies: item and letter have the same number where the message is for one target. `item_due` is of
+/// an expression, so that nobody takes it to find what one tenant has: that would walk over all others. `delta` has what happened and was not added up yet.
 const VERSION_1: &str = r#"
     CREATE SEQUENCE activity_milter.number;
     CREATE SEQUENCE activity_milter.fence;
@@ -47,6 +47,7 @@ const VERSION_1: &str = r#"
         id       text PRIMARY KEY,
         arrivals int8 NOT NULL DEFAULT 0,
         seen     int8 NOT NULL DEFAULT 0,
+        boot     text NOT NULL DEFAULT '',
         program  text NOT NULL DEFAULT ''
     ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
     CREATE TABLE activity_milter.tenant (
@@ -98,7 +99,7 @@ const VERSION_1: &str = r#"
     ) WITH (fillfactor = 60, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0.02,
             autovacuum_vacuum_cost_delay = 0);
     CREATE INDEX item_turn ON activity_milter.item (tenant, due, id) WHERE state = 0;
-    CREATE INDEX item_due ON activity_milter.item (due) WHERE state = 0;
+    CREATE INDEX item_due ON activity_milter.item ((due + 0)) WHERE state = 0;
     CREATE INDEX item_age ON activity_milter.item (accepted_at, id) WHERE state = 0;
     CREATE INDEX item_held ON activity_milter.item (told, id) WHERE state = 1;
     CREATE TABLE activity_milter.kept (
@@ -134,10 +135,13 @@ const VERSION_1: &str = r#"
 
 /// What is compiled for a statement takes a thousand times as long as the statement: it is chosen by cost, and what looks at
 /// every tenant seems to cost much. And a function that somebody else has made in `public` must not be taken for the
-/// server's own of that name. A user may say both of himself; they count from the next connection on.
+/// server's own of that name. What others mean to set for all their users (an isolation that makes us try again, warnings that
+/// are not told) is not for us. A user may say all of that of himself; it counts from the next connection on.
 const SETTINGS: &str = "DO $$ BEGIN
     EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET jit = off', current_database());
     EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET search_path = pg_catalog', current_database());
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET default_transaction_isolation = ''read committed''', current_database());
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET client_min_messages = warning', current_database());
 END $$";
 
 /// Makes the tables, or brings them to our version. `name`: the database, for people.
@@ -170,7 +174,12 @@ pub(super) async fn prepare(line: &mut Line, name: &str) -> Result<(), OpenError
 /// That the tables are there and ours.
 pub(super) async fn look(line: &mut Line, name: &str) -> Result<(), OpenError> {
     has_all_characters(line, name).await?;
-    match version(line).await.map_err(|error| unusable(name, &error))? {
+    let wrong = |error: StorageError| unusable(name, &error);
+    // As a service does: a pooler may allow no transactions.
+    line.begin().await.map_err(wrong)?;
+    let found = version(line).await.map_err(wrong)?;
+    line.commit().await.map_err(wrong)?;
+    match found {
         None => Err(OpenError::Missing(PathBuf::from(name))),
         Some((version, _)) if version < VERSION => {
             Err(OpenError::Older { path: PathBuf::from(name), found: version.into(), known: VERSION.into() })

@@ -15,6 +15,9 @@ const AT_ONCE: i64 = 1000;
 /// How often what is seldom is looked for.
 const WHOLE_EVERY: Duration = Duration::from_secs(6 * 3600);
 
+/// How often tables of days that nothing needs are dropped.
+const DAYS_EVERY: Duration = Duration::from_secs(3600);
+
 /// The latest that something may be due: longer than any backoff and any `Retry-After` that we honour.
 const LATEST: Duration = Duration::from_secs(25 * 3600);
 
@@ -30,6 +33,8 @@ const SLACK: Duration = Duration::from_secs(60);
 pub(super) struct Places {
     /// When what is seldom was looked for ([`crate::queue::Clock::running`]).
     whole: Option<Duration>,
+    /// The same for tables of days that nothing needs.
+    days: Option<Duration>,
     /// There may be times that lie ahead, and what is due in so long or later is one.
     mend: Option<Duration>,
 }
@@ -50,7 +55,7 @@ impl Places {
                  SELECT EXISTS (SELECT FROM (SELECT accepted_at FROM activity_milter.item ORDER BY id DESC LIMIT 100) AS newest, t
                                 WHERE accepted_at > now)
                      OR EXISTS (SELECT FROM activity_milter.key, t WHERE at > now)
-                     OR EXISTS (SELECT FROM activity_milter.item, t WHERE state = 0 AND due > now + $2)",
+                     OR EXISTS (SELECT FROM activity_milter.item, t WHERE state = 0 AND due + 0 > now + $2)",
                 &[(&given, Type::INT8), (&span(LATEST), Type::INT8)],
             )
             .await?;
@@ -104,7 +109,13 @@ pub(super) async fn run(
         tried(forget_keys(inner).await);
     }
     tried(kept::tidy(inner).await.map(|gone| done.kept_gone = gone));
-    tried(payload::tidy(inner).await.map(drop));
+    tried(payload::prepare(inner).await);
+    if places.days.is_none_or(|looked| running.saturating_sub(looked) >= DAYS_EVERY) {
+        let step = payload::tidy(inner).await.map(|(_, is_in_use)| {
+            places.days = Some(running).filter(|_| !is_in_use);
+        });
+        tried(step);
+    }
     if whole {
         places.whole = Some(running);
     }
