@@ -4,7 +4,7 @@
 //! Promise: one statement takes them, and whoever else takes some at the same time steps over what is taken
 //! (`SKIP LOCKED`). Each lease has a number greater than all before, and what a former one says changes nothing. Nothing
 //! is locked, and no transaction open, while an attempt runs.
-//! Fails: [`StorageError`]; nothing is leased then, or it comes back after its time.
+//! Fails: [`StorageError`]; nothing is leased then, or what is comes back soon ([`disown`]).
 //!
 //! The essay: while little is due, an index by time says all of it, and whose it is. Else the statement walks over tenants, one
 //! step each in the index by tenant (`ring`), until it has found as many as are asked for. Of those whose turn it is
@@ -15,6 +15,7 @@
 use super::{Inner, LOOK_TIME, line::Line};
 use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
 use std::{collections::HashSet, sync::PoisonError, time::Duration};
+use tokio::time::Instant;
 use tokio_postgres::{
     Row,
     types::{ToSql, Type},
@@ -139,6 +140,15 @@ const FRESH: &str = "
 pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
     let node = inner.is_service()?;
     let mut line = inner.lines.lend(LOOK_TIME).await?;
+    let _leasing = inner.leasing.read().await;
+    let leased = take(inner, node, &mut line, ask).await;
+    if leased.is_err() {
+        inner.unheard.lock().unwrap_or_else(PoisonError::into_inner).begin();
+    }
+    leased
+}
+
+async fn take(inner: &Inner, node: &str, line: &mut Line, ask: Ask) -> Result<Leased, StorageError> {
     let (given, lasts) = (inner.when.given(), span(LEASE));
     let room = i64::try_from(ask.room).unwrap_or(i64::MAX);
     let shared = Shared { given, after: &ask.after, without: &ask.without, only: &ask.only, node, lasts };
@@ -286,8 +296,9 @@ pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Ve
         for (ticket, end) in &ends {
             match &done {
                 Ok(_) => {
-                    owed.remove(&ticket.item);
-                    given.remove(&ticket.item);
+                    // A later lease of the same item stays.
+                    owed.retain(|item, (owed, _)| *item != ticket.item || owed.fence != ticket.fence);
+                    given.retain(|item, (fence, _)| *item != ticket.item || *fence != ticket.fence);
                 }
                 Err(_) => drop(owed.insert(ticket.item, (ticket.clone(), end.clone()))),
             }
@@ -474,6 +485,63 @@ pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
     let mut given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
     given.retain(|item, (fence, _)| !over.contains(&(*item, *fence)));
     Ok(rows.len())
+}
+
+/// The first pause between two looks for leases that nobody heard of; each further one is four times as long.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
+/// When to look for leases that nobody heard of.
+#[derive(Debug, Default)]
+pub(super) struct Unheard {
+    next: Option<Instant>,
+    pause: Duration,
+}
+
+impl Unheard {
+    /// An answer was lost.
+    fn begin(&mut self) {
+        *self = Self { next: Some(Instant::now() + FIRST_LOOK), pause: FIRST_LOOK };
+    }
+
+    /// Whether it is time; what is on its way at the server comes later, at the latest when a lease would be over.
+    fn is_due(&mut self) -> bool {
+        if self.next.is_none_or(|next| Instant::now() < next) {
+            return false;
+        }
+        self.pause *= 4;
+        self.next = (self.pause < LEASE).then(|| Instant::now() + self.pause);
+        true
+    }
+}
+
+/// Gives back what was leased for us by a statement whose answer we did not hear: the connection broke, or the wait for a
+/// standby was cancelled. Nobody would attempt it before the lease is over. How many.
+///
+/// What we have heard of is among our leases, for meanwhile nobody leases here.
+pub(super) async fn disown(inner: &Inner) -> Result<usize, StorageError> {
+    if !inner.unheard.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
+        return Ok(0);
+    }
+    let node = inner.is_service()?;
+    let disowned = async {
+        let mut line = inner.lines.lend(LOOK_TIME).await?;
+        let _alone = inner.leasing.write().await;
+        let fences: Vec<i64> = {
+            let given = inner.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.values().map(|(fence, _)| *fence).collect()
+        };
+        line.ask(
+            "UPDATE activity_milter.item SET until = NULL
+             WHERE state = 0 AND until IS NOT NULL AND node = $1 AND fence <> ALL ($2::int8[]) RETURNING id",
+            &[(&node, Type::TEXT), (&fences, Type::INT8_ARRAY)],
+        )
+        .await
+    };
+    let disowned = disowned.await;
+    if disowned.is_err() {
+        inner.unheard.lock().unwrap_or_else(PoisonError::into_inner).begin();
+    }
+    Ok(disowned?.len())
 }
 
 /// What a process of before left: its leases are over, for it is gone.

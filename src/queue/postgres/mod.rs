@@ -123,6 +123,9 @@ struct Inner {
     owed: Mutex<HashMap<i64, (Ticket, End)>>,
     /// Our leases: their numbers, and when they end.
     given: Mutex<HashMap<i64, (i64, i64)>>,
+    /// Read by who leases, from the statement until its leases stand in `given`.
+    leasing: tokio::sync::RwLock<()>,
+    unheard: Mutex<lease::Unheard>,
     arrived: Notify,
     held: Notify,
     /// Something arrived of which the others were not told.
@@ -274,6 +277,8 @@ impl Inner {
             words: Semaphore::new(put::ON_THE_WAY >> 10),
             owed: Mutex::default(),
             given: Mutex::default(),
+            leasing: tokio::sync::RwLock::default(),
+            unheard: Mutex::default(),
             arrived: Notify::new(),
             held: Notify::new(),
             rung: AtomicBool::new(false),

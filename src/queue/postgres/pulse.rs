@@ -52,6 +52,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let beat = async {
             beat(&inner, &mut others).await?;
             lease::pay(&inner).await;
+            if lease::disown(&inner).await? > 0 {
+                inner.ring();
+            }
             if is_over(counted, count_every) {
                 let began = Instant::now();
                 add_up(&inner).await?;
