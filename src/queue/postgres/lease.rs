@@ -11,6 +11,13 @@
 //! (`come`), rows are locked and leased. A lease changes no index, so taking and giving back costs the row alone; what is leased
 //! still stands in the index and is stepped over, which is cheap, for only so much is leased as attempts are under way. Where
 //! a lease's time is over, nothing need be given back: it is as if there were none.
+//!
+//! What is delivered stays in the indexes until vacuum takes it away, and vacuum may not while somebody reads for long, on a
+//! standby too (`hot_standby_feedback`): after a quarter of an hour a walk from the beginning steps over all that was delivered
+//! meanwhile. So a walk begins where the last one from the beginning found the first that waits (`floor`), and walks from the
+//! beginning take a share of the time at most. Whatever begins to wait is due at that moment, so it lies behind; what was
+//! committed long after it was due is found by the next walk from the beginning. For the same reason rows are named (`id = ANY`)
+//! wherever they are changed: the server believes a table of so few rows to be small, and would read all of its index.
 
 use super::{Inner, LOOK_TIME, line::Line};
 use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
@@ -24,13 +31,22 @@ use tokio_postgres::{
 /// Rows that are looked at for one that was never attempted.
 const FRESH_LOOKS: i64 = 1000;
 
+/// At most so much of the time goes into walks from the beginning.
+const WALK_SHARE: u32 = 20;
+
+/// Between two of them at most.
+const LONGEST_WALK_PAUSE: Duration = Duration::from_secs(60);
+
+/// What was written so long ago is committed, as a rule.
+const COMMITTED: i64 = 5000;
+
 /// Tenants that have something due that nobody has, in their order, behind `$2` first: `$4` alone if it is given, without
-/// those of `$3`; at most `HEADS`. While little is due (`few`) it says itself whose it is.
+/// those of `$3`, none that was due before `$8`; at most `HEADS`. While little is due (`few`) it says itself whose it is.
 const RING: &str = "
     t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     few AS MATERIALIZED (
-        SELECT tenant, until FROM activity_milter.item
-        WHERE $4::text IS NULL AND state = 0 AND due <= (SELECT now FROM t) ORDER BY due LIMIT 1000),
+        SELECT tenant, due, until FROM activity_milter.item
+        WHERE $4::text IS NULL AND state = 0 AND due >= $8 AND due <= (SELECT now FROM t) ORDER BY due LIMIT 1000),
     ring AS (
         SELECT $2::text COLLATE \"C\" AS tenant, -1 AS lap WHERE $4 IS NULL AND (SELECT count(*) FROM few) = 1000
         UNION ALL
@@ -38,11 +54,11 @@ const RING: &str = "
         FROM ring
         LEFT JOIN LATERAL (
             SELECT next.tenant FROM activity_milter.item AS next
-            WHERE next.state = 0 AND next.tenant > ring.tenant AND (lap < 1 OR next.tenant <= $2)
+            WHERE next.state = 0 AND next.due >= $8 AND next.tenant > ring.tenant AND (lap < 1 OR next.tenant <= $2)
             ORDER BY next.tenant LIMIT 1) AS behind ON true
         LEFT JOIN LATERAL (
             SELECT next.tenant FROM activity_milter.item AS next
-            WHERE next.state = 0 AND lap < 1 AND behind.tenant IS NULL AND next.tenant <= $2
+            WHERE next.state = 0 AND next.due >= $8 AND lap < 1 AND behind.tenant IS NULL AND next.tenant <= $2
             ORDER BY next.tenant LIMIT 1) AS front ON true
         WHERE coalesce(behind.tenant, front.tenant) IS NOT NULL),
     heads AS MATERIALIZED (
@@ -54,7 +70,7 @@ const RING: &str = "
             UNION ALL
             (SELECT ring.tenant FROM ring CROSS JOIN LATERAL (
                  SELECT FROM activity_milter.item
-                 WHERE state = 0 AND tenant = ring.tenant AND due <= (SELECT now FROM t)
+                 WHERE state = 0 AND tenant = ring.tenant AND due >= $8 AND due <= (SELECT now FROM t)
                      AND (until IS NULL OR until <= (SELECT now FROM t))
                  ORDER BY due, id LIMIT 1) AS first
              WHERE lap >= 0 AND ring.tenant <> ALL ($3) LIMIT HEADS)) AS those)";
@@ -78,7 +94,7 @@ const CHOOSE: &str = "
         SELECT mine.id, come.turn, row_number() OVER (PARTITION BY come.turn ORDER BY mine.due, mine.id) AS round
         FROM come CROSS JOIN LATERAL (
             SELECT id, due FROM activity_milter.item
-            WHERE state = 0 AND tenant = come.tenant AND due <= (SELECT now FROM t)
+            WHERE state = 0 AND tenant = come.tenant AND due >= $8 AND due <= (SELECT now FROM t)
                 AND (until IS NULL OR until <= (SELECT now FROM t))
             ORDER BY due, id LIMIT (SELECT rows FROM each) FOR UPDATE SKIP LOCKED) AS mine),
     chosen AS MATERIALIZED (
@@ -86,13 +102,14 @@ const CHOOSE: &str = "
         FROM (SELECT id FROM taken ORDER BY round, turn LIMIT $5) AS in_order),
     leased AS (
         UPDATE activity_milter.item SET until = now + $7, fence = number, node = $6
-        FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size),
+        FROM chosen, t WHERE item.id = ANY (ARRAY(SELECT id FROM chosen)) AND item.id = chosen.id
+        RETURNING item.id, fence, tenant, size),
     next AS (
         SELECT CASE
             WHEN EXISTS (SELECT FROM heads WHERE turn > $5) OR EXISTS (
                 SELECT FROM come CROSS JOIN LATERAL (
                     SELECT FROM activity_milter.item
-                    WHERE state = 0 AND tenant = come.tenant AND due <= (SELECT now FROM t)
+                    WHERE state = 0 AND tenant = come.tenant AND due >= $8 AND due <= (SELECT now FROM t)
                         AND (until IS NULL OR until <= (SELECT now FROM t)) AND id NOT IN (SELECT id FROM chosen)
                     ORDER BY due, id LIMIT 1) AS rest) THEN t.now
             WHEN $4 IS NOT NULL THEN (
@@ -108,7 +125,7 @@ const CHOOSE: &str = "
                           WHERE state = 0 AND due > (SELECT now FROM t) ORDER BY due LIMIT 1000) AS next_ones) AS later)
             END AS due
         FROM t)
-    SELECT id, fence, tenant, size, next.due, now
+    SELECT id, fence, tenant, size, next.due, now, least((SELECT min(due) FROM few), now - $9)
     FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY fence";
 
 /// The first of `$5` that waits, due or not, and that nobody has.
@@ -118,10 +135,11 @@ const TRIED: &str = "
         SELECT item.id FROM unnest($5::int8[]) WITH ORDINALITY AS tried (id, ord)
         JOIN activity_milter.item ON item.id = tried.id CROSS JOIN t
         WHERE state = 0 AND (until IS NULL OR until <= now) AND ($4::text IS NULL OR tenant = $4) AND tenant <> ALL ($3::text[])
-            AND $2::text IS NOT NULL
+            AND $2::text IS NOT NULL AND $8::int8 IS NOT NULL
         ORDER BY ord LIMIT 1 FOR UPDATE OF item SKIP LOCKED)
     UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
-    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now";
+    FROM chosen, t WHERE item.id = ANY (ARRAY(SELECT id FROM chosen)) AND item.id = chosen.id
+    RETURNING item.id, fence, tenant, size, now, now";
 
 /// The newest of the first tenant that was never attempted, is due, and is none of `$5`.
 const FRESH: &str = "
@@ -129,12 +147,14 @@ const FRESH: &str = "
         SELECT item.id
         FROM (SELECT newest.id FROM heads CROSS JOIN t CROSS JOIN LATERAL (
                   SELECT id, due, attempts, until FROM activity_milter.item
-                  WHERE state = 0 AND tenant = heads.tenant AND due <= t.now ORDER BY due DESC, id DESC LIMIT $8) AS newest
+                  WHERE state = 0 AND tenant = heads.tenant AND due >= $8 AND due <= t.now
+                  ORDER BY due DESC, id DESC LIMIT $9) AS newest
               WHERE newest.attempts = 0 AND (newest.until IS NULL OR newest.until <= t.now) AND newest.id <> ALL ($5::int8[])
               ORDER BY turn, newest.due DESC, newest.id DESC LIMIT 1) AS first
         JOIN activity_milter.item ON item.id = first.id FOR UPDATE OF item SKIP LOCKED)
     UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'), node = $6
-    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now";
+    FROM chosen, t WHERE item.id = ANY (ARRAY(SELECT id FROM chosen)) AND item.id = chosen.id
+    RETURNING item.id, fence, tenant, size, now, now";
 
 /// Leases what is asked for.
 pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
@@ -151,7 +171,9 @@ pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageErro
 async fn take(inner: &Inner, node: &str, line: &mut Line, ask: Ask) -> Result<Leased, StorageError> {
     let (given, lasts) = (inner.when.given(), span(LEASE));
     let room = i64::try_from(ask.room).unwrap_or(i64::MAX);
-    let shared = Shared { given, after: &ask.after, without: &ask.without, only: &ask.only, node, lasts };
+    let floor = inner.floor();
+    let shared =
+        Shared { given, after: &ask.after, without: &ask.without, only: &ask.only, node, lasts, floor };
     let mut rows = Vec::new();
     if let Some(probe) = &ask.probe {
         let none = Vec::new();
@@ -169,7 +191,16 @@ async fn take(inner: &Inner, node: &str, line: &mut Line, ask: Ask) -> Result<Le
         }
     }
     if rows.is_empty() {
-        rows = line.ask(&with_ring(CHOOSE, HEADS), &shared.values(&room, Type::INT8)).await?;
+        let began = Instant::now();
+        let mut values = shared.values(&room, Type::INT8);
+        values.push((&COMMITTED, Type::INT8));
+        rows = line.ask(&with_ring(CHOOSE, HEADS), &values).await?;
+        if floor == i64::MIN
+            && ask.only.is_none()
+            && let Some(row) = rows.first()
+        {
+            inner.walked(row.get(5), row.get(6), began.elapsed());
+        }
     }
     // Nothing is due: what was tried shows how the backend is as well.
     if let Some(Probe::Fresh(tried)) = &ask.probe
@@ -191,6 +222,7 @@ struct Shared<'a> {
     only: &'a Option<String>,
     node: &'a str,
     lasts: i64,
+    floor: i64,
 }
 
 impl Shared<'_> {
@@ -203,11 +235,35 @@ impl Shared<'_> {
             (fifth, is),
             (&self.node, Type::TEXT),
             (&self.lasts, Type::INT8),
+            (&self.floor, Type::INT8),
         ]
     }
 }
 
+/// Nothing that waits was due before.
+#[derive(Debug)]
+pub(super) struct Floor {
+    due: i64,
+    /// What time it was there.
+    now: i64,
+    /// Until then.
+    until: Instant,
+}
+
 impl Inner {
+    /// Where a walk begins.
+    fn floor(&self) -> i64 {
+        let floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |floor: &&Floor| Instant::now() < floor.until && self.when.watch.now() >= floor.now;
+        floor.as_ref().filter(holds).map_or(i64::MIN, |floor| floor.due)
+    }
+
+    /// A walk from the beginning took so long.
+    fn walked(&self, now: i64, due: i64, took: Duration) {
+        let until = Instant::now() + (took * WALK_SHARE).min(LONGEST_WALK_PAUSE);
+        *self.floor.lock().unwrap_or_else(PoisonError::into_inner) = Some(Floor { due, now, until });
+    }
+
     fn leased(&self, rows: &[Row]) -> Leased {
         let Some(first) = rows.first() else {
             return Leased { alone: self.tally.is_alone(), ..Leased::default() };
@@ -258,7 +314,7 @@ const TAKEN: &str = "
     ended AS (SELECT * FROM unnest($2::int8[], $3::int8[]) AS ended (id, fence)),
     gone AS (
         DELETE FROM activity_milter.item USING ended
-        WHERE item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL RETURNING item.*),
+        WHERE item.id = ANY ($2) AND item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL RETURNING item.*),
     kept AS (
         INSERT INTO activity_milter.kept (id, accepted_at, delivered_at, letter, size, day, attempts, key, tenant)
         SELECT id, accepted_at, now, letter, size, day, attempts, key, tenant FROM gone, t WHERE $4),
@@ -278,7 +334,8 @@ const OTHERS: &str = "
         UPDATE activity_milter.item
         SET until = NULL, attempts = attempts + more, due = coalesce(now + after, due), reason = coalesce(why, reason),
             state = CASE WHEN holds THEN 1 ELSE state END, held_at = CASE WHEN holds THEN now ELSE held_at END
-        FROM ended, t WHERE item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL
+        FROM ended, t
+        WHERE item.id = ANY ($2) AND item.id = ended.id AND item.fence = ended.fence AND until IS NOT NULL
         RETURNING item.id, item.fence, tenant, holds),
     counted AS (
         INSERT INTO activity_milter.delta (tenant, waiting, held)

@@ -126,6 +126,7 @@ struct Inner {
     /// Read by who leases, from the statement until its leases stand in `given`.
     leasing: tokio::sync::RwLock<()>,
     unheard: Mutex<lease::Unheard>,
+    floor: Mutex<Option<lease::Floor>>,
     arrived: Notify,
     held: Notify,
     /// Something arrived of which the others were not told.
@@ -279,6 +280,7 @@ impl Inner {
             given: Mutex::default(),
             leasing: tokio::sync::RwLock::default(),
             unheard: Mutex::default(),
+            floor: Mutex::default(),
             arrived: Notify::new(),
             held: Notify::new(),
             rung: AtomicBool::new(false),
