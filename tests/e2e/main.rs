@@ -9,6 +9,8 @@ mod database;
 mod support;
 
 mod backend;
+#[path = "../cluster/mod.rs"]
+mod cluster;
 mod delivery;
 mod deployments;
 mod detach;

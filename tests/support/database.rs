@@ -67,7 +67,12 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one, with further settings of its own.
     pub fn start(settings: &[&str]) -> Self {
-        let cluster = Self::place();
+        Self::start_in(Path::new("/tmp"), settings)
+    }
+
+    /// The same in a directory below that one.
+    pub fn start_in(parent: &Path, settings: &[&str]) -> Self {
+        let cluster = Self::place(parent);
         cluster.shell(
             "\"$1/initdb\" -D \"$2/data\" -A trust -U postgres --no-sync --no-instructions -E UTF8 --locale=C",
         );
@@ -77,7 +82,7 @@ impl Cluster {
 
     /// Starts a standby of one, under a name.
     pub fn standby_of(primary: &Self, name: &str) -> Self {
-        let cluster = Self::place();
+        let cluster = Self::place(Path::new("/tmp"));
         let from = primary.directory.display();
         cluster.shell(&format!(
             "\"$1/pg_basebackup\" -h {from} -U postgres -D \"$2/data\" -R -X stream -c fast --no-sync"
@@ -86,8 +91,9 @@ impl Cluster {
         cluster
     }
 
-    fn place() -> Self {
-        let directory = tempfile::Builder::new().prefix("am-pg-").tempdir_in("/tmp").unwrap().keep();
+    /// A directory below that one, and nothing in it yet.
+    pub fn place(parent: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("am-pg-").tempdir_in(parent).unwrap().keep();
         if let Some(user) = user() {
             let made = Command::new("chown").arg(user).arg(&directory).status().unwrap();
             assert!(made.success());
@@ -104,8 +110,13 @@ impl Cluster {
     /// A shell's words: `$1` has the programs, `$2` is the directory.
     #[track_caller]
     pub fn shell(&self, script: &str) {
+        self.try_shell(script).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The same where it may fail.
+    pub fn try_shell(&self, script: &str) -> Result<(), String> {
         let done = shell(script, &[&self.programs, &self.directory]).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        done.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&done.stderr).into_owned())
     }
 
     /// Runs it, for the first time or once more.
@@ -141,6 +152,18 @@ impl Cluster {
             assert!(began.elapsed() < Duration::from_secs(60), "the server does not start: {log}");
             sleep(Duration::from_millis(20));
         }
+    }
+
+    /// `kill -9` of the process that started all others of it; they end by themselves.
+    pub fn kill_hard(&self) {
+        self.shell(
+            "pid=$(head -1 \"$2/data/postmaster.pid\") && kill -STOP $pid && all=$(cat /proc/$pid/task/$pid/children)
+             kill -KILL $pid
+             for one in $pid $all; do
+                 left=500
+                 while kill -0 $one 2>/dev/null && [ $((left -= 1)) -gt 0 ]; do sleep 0.02; done
+             done",
+        );
     }
 
     /// Kills it, as a power cut does.

@@ -4,13 +4,20 @@
 //! Promise: one statement takes them, and whoever else takes some at the same time steps over what is taken
 //! (`SKIP LOCKED`). Each lease has a number greater than all before, and what a former one says changes nothing. Nothing
 //! is locked, and no transaction open, while an attempt runs.
-//! Fails: [`StorageError`]; nothing is leased then, or it comes back after its time.
+//! Fails: [`StorageError`]; nothing is leased then, or what is comes back soon ([`settle`]).
 //!
 //! The essay: while little is due, an index by time says all of it, and whose it is. Else the statement walks over tenants, one
 //! step each in the index by tenant (`ring`), until it has found as many as are asked for. Of those whose turn it is
 //! (`come`), rows are locked and leased. A lease changes no index, so taking and giving back costs the row alone; what is leased
 //! still stands in the index and is stepped over, which is cheap, for only so much is leased as attempts are under way. Where
 //! a lease's time is over, nothing need be given back: it is as if there were none.
+//!
+//! What is delivered stays in the indexes until vacuum takes it away, and vacuum may not while somebody reads for long, on a
+//! standby too (`hot_standby_feedback`): after a quarter of an hour a walk from the beginning steps over all that was delivered
+//! meanwhile. So a walk begins where the last one from the beginning found the first that waits (`floor`), and walks from the
+//! beginning take a share of the time at most. Whatever begins to wait is due at that moment, so it lies behind; what was
+//! committed long after it was due is found by the next walk from the beginning. For the same reason rows are named (`id = ANY`)
+//! wherever they are changed: the server believes a table of so few rows to be small, and would read all of its index.
 
 use super::{Inner, LOOK_TIME, line::Line};
 use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
@@ -32,13 +39,23 @@ const FRESH_LOOKS: i64 = 1000;
 /// once more, with the same key, and what it says of it counts no more.
 const DEAD_AFTER: Duration = Duration::from_secs(180);
 
+/// At most so much of the time goes into walks from the beginning.
+const WALK_SHARE: u32 = 20;
+
+/// Between two of them at most.
+const LONGEST_WALK_PAUSE: Duration = Duration::from_secs(60);
+
+/// What was written so long ago is committed, as a rule.
+const COMMITTED: i64 = 5000;
+
 /// Tenants that have something due that nobody has, in their order, behind `$2` first: `$4` alone if it is given, without
-/// those of `$3`; at most `HEADS`. While little is due (`few`) it says itself whose it is.
+/// those of `$3`, none that was due before `$8`; at most `HEADS`. While little is due (`few`) it says itself whose it is.
 const RING: &str = "
     t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     few AS MATERIALIZED (
-        SELECT tenant, until FROM activity_milter.item
-        WHERE $4::text IS NULL AND state = 0 AND due + 0 <= (SELECT now FROM t) ORDER BY due + 0 LIMIT 1000),
+        SELECT tenant, due, until FROM activity_milter.item
+        WHERE $4::text IS NULL AND state = 0 AND due + 0 >= $8 AND due + 0 <= (SELECT now FROM t)
+        ORDER BY due + 0 LIMIT 1000),
     ring AS (
         SELECT $2::text COLLATE \"C\" AS tenant, -1 AS lap WHERE $4 IS NULL AND (SELECT count(*) FROM few) = 1000
         UNION ALL
@@ -46,11 +63,11 @@ const RING: &str = "
         FROM ring
         LEFT JOIN LATERAL (
             SELECT next.tenant FROM activity_milter.item AS next
-            WHERE next.state = 0 AND next.tenant > ring.tenant AND (lap < 1 OR next.tenant <= $2)
+            WHERE next.state = 0 AND next.due >= $8 AND next.tenant > ring.tenant AND (lap < 1 OR next.tenant <= $2)
             ORDER BY next.tenant LIMIT 1) AS behind ON true
         LEFT JOIN LATERAL (
             SELECT next.tenant FROM activity_milter.item AS next
-            WHERE next.state = 0 AND lap < 1 AND behind.tenant IS NULL AND next.tenant <= $2
+            WHERE next.state = 0 AND next.due >= $8 AND lap < 1 AND behind.tenant IS NULL AND next.tenant <= $2
             ORDER BY next.tenant LIMIT 1) AS front ON true
         WHERE coalesce(behind.tenant, front.tenant) IS NOT NULL),
     heads AS MATERIALIZED (
@@ -62,7 +79,7 @@ const RING: &str = "
             UNION ALL
             (SELECT ring.tenant FROM ring CROSS JOIN LATERAL (
                  SELECT FROM activity_milter.item
-                 WHERE state = 0 AND tenant = ring.tenant AND due <= (SELECT now FROM t)
+                 WHERE state = 0 AND tenant = ring.tenant AND due >= $8 AND due <= (SELECT now FROM t)
                      AND (until IS NULL OR until <= (SELECT now FROM t))
                  ORDER BY due, id LIMIT 1) AS first
              WHERE lap >= 0 AND ring.tenant <> ALL ($3) LIMIT HEADS)) AS those)";
@@ -86,7 +103,7 @@ const CHOOSE: &str = "
         SELECT mine.id, come.turn, row_number() OVER (PARTITION BY come.turn ORDER BY mine.due, mine.id) AS round
         FROM come CROSS JOIN LATERAL (
             SELECT id, due FROM activity_milter.item
-            WHERE state = 0 AND tenant = come.tenant AND due <= (SELECT now FROM t)
+            WHERE state = 0 AND tenant = come.tenant AND due >= $8 AND due <= (SELECT now FROM t)
                 AND (until IS NULL OR until <= (SELECT now FROM t))
             ORDER BY due, id LIMIT (SELECT rows FROM each) FOR UPDATE SKIP LOCKED) AS mine),
     chosen AS MATERIALIZED (
@@ -94,13 +111,14 @@ const CHOOSE: &str = "
         FROM (SELECT id FROM taken ORDER BY round, turn LIMIT $5) AS in_order),
     leased AS (
         UPDATE activity_milter.item SET until = now + $7, fence = number, node = $6
-        FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, key),
+        FROM chosen, t WHERE item.id = ANY (ARRAY(SELECT id FROM chosen)) AND item.id = chosen.id
+        RETURNING item.id, fence, tenant, size, key),
     next AS (
         SELECT CASE
             WHEN EXISTS (SELECT FROM heads WHERE turn > $5) OR EXISTS (
                 SELECT FROM come CROSS JOIN LATERAL (
                     SELECT FROM activity_milter.item
-                    WHERE state = 0 AND tenant = come.tenant AND due <= (SELECT now FROM t)
+                    WHERE state = 0 AND tenant = come.tenant AND due >= $8 AND due <= (SELECT now FROM t)
                         AND (until IS NULL OR until <= (SELECT now FROM t)) AND id NOT IN (SELECT id FROM chosen)
                     ORDER BY due, id LIMIT 1) AS rest) THEN t.now
             WHEN $4 IS NOT NULL THEN (
@@ -116,7 +134,7 @@ const CHOOSE: &str = "
                           WHERE state = 0 AND due + 0 > (SELECT now FROM t) ORDER BY due + 0 LIMIT 1000) AS next_ones) AS later)
             END AS due
         FROM t)
-    SELECT id, fence, tenant, size, next.due, now, key
+    SELECT id, fence, tenant, size, next.due, now, key, least((SELECT min(due) FROM few), now - $9)
     FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY fence";
 
 /// The first of `$5` that waits, due or not, and that nobody has.
@@ -126,10 +144,11 @@ const TRIED: &str = "
         SELECT item.id FROM unnest($5::int8[]) WITH ORDINALITY AS tried (id, ord)
         JOIN activity_milter.item ON item.id = tried.id CROSS JOIN t
         WHERE state = 0 AND (until IS NULL OR until <= now) AND ($4::text IS NULL OR tenant = $4) AND tenant <> ALL ($3::text[])
-            AND $2::text IS NOT NULL
+            AND $2::text IS NOT NULL AND $8::int8 IS NOT NULL
         ORDER BY ord LIMIT 1 FOR UPDATE OF item SKIP LOCKED)
     UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'::regclass), node = $6
-    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now, key";
+    FROM chosen, t WHERE item.id = ANY (ARRAY(SELECT id FROM chosen)) AND item.id = chosen.id
+    RETURNING item.id, fence, tenant, size, now, now, key";
 
 /// The newest of the first tenant that was never attempted, is due, and is none of `$5`.
 const FRESH: &str = "
@@ -137,12 +156,14 @@ const FRESH: &str = "
         SELECT item.id
         FROM (SELECT newest.id FROM heads CROSS JOIN t CROSS JOIN LATERAL (
                   SELECT id, due, attempts, until FROM activity_milter.item
-                  WHERE state = 0 AND tenant = heads.tenant AND due <= t.now ORDER BY due DESC, id DESC LIMIT $8) AS newest
+                  WHERE state = 0 AND tenant = heads.tenant AND due >= $8 AND due <= t.now
+                  ORDER BY due DESC, id DESC LIMIT $9) AS newest
               WHERE newest.attempts = 0 AND (newest.until IS NULL OR newest.until <= t.now) AND newest.id <> ALL ($5::int8[])
               ORDER BY turn, newest.due DESC, newest.id DESC LIMIT 1) AS first
         JOIN activity_milter.item ON item.id = first.id FOR UPDATE OF item SKIP LOCKED)
     UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'::regclass), node = $6
-    FROM chosen, t WHERE item.id = chosen.id RETURNING item.id, fence, tenant, size, now, now, key";
+    FROM chosen, t WHERE item.id = ANY (ARRAY(SELECT id FROM chosen)) AND item.id = chosen.id
+    RETURNING item.id, fence, tenant, size, now, now, key";
 
 /// Leases what is asked for.
 pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
@@ -160,7 +181,9 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
     let mut line = inner.lines.lend(LOOK_TIME).await?;
     let (given, lasts) = (inner.when.given(), span(LEASE));
     let room = i64::try_from(ask.room).unwrap_or(i64::MAX);
-    let shared = Shared { given, after: &ask.after, without: &ask.without, only: &ask.only, node, lasts };
+    let floor = inner.floor();
+    let shared =
+        Shared { given, after: &ask.after, without: &ask.without, only: &ask.only, node, lasts, floor };
     let mut rows = Vec::new();
     if let Some(probe) = &ask.probe {
         let none = Vec::new();
@@ -178,7 +201,16 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
         }
     }
     if rows.is_empty() {
-        rows = line.ask(&with_ring(CHOOSE, HEADS), &shared.values(&room, Type::INT8)).await?;
+        let began = Instant::now();
+        let mut values = shared.values(&room, Type::INT8);
+        values.push((&COMMITTED, Type::INT8));
+        rows = line.ask(&with_ring(CHOOSE, HEADS), &values).await?;
+        if floor == i64::MIN
+            && ask.only.is_none()
+            && let Some(row) = rows.first()
+        {
+            inner.walked(row.get(5), row.get(7), began.elapsed());
+        }
     }
     // Nothing is due: what was tried shows how the backend is as well.
     if let Some(Probe::Fresh(tried)) = &ask.probe
@@ -200,6 +232,7 @@ struct Shared<'a> {
     only: &'a Option<String>,
     node: &'a str,
     lasts: i64,
+    floor: i64,
 }
 
 impl Shared<'_> {
@@ -212,6 +245,7 @@ impl Shared<'_> {
             (fifth, is),
             (&self.node, Type::TEXT),
             (&self.lasts, Type::INT8),
+            (&self.floor, Type::INT8),
         ]
     }
 }
@@ -222,6 +256,16 @@ pub(super) struct Given {
     fence: i64,
     pub(super) until: i64,
     key: Vec<u8>,
+}
+
+/// Nothing that waits was due before.
+#[derive(Debug)]
+pub(super) struct Floor {
+    due: i64,
+    /// What time it was there.
+    now: i64,
+    /// Until then.
+    until: Instant,
 }
 
 impl Inner {
@@ -238,6 +282,19 @@ impl Inner {
     fn key_of(&self, ticket: &Ticket) -> Option<Vec<u8>> {
         let given = self.given();
         given.get(&ticket.item).filter(|lease| lease.fence == ticket.fence).map(|lease| lease.key.clone())
+    }
+
+    /// Where a walk begins.
+    fn floor(&self) -> i64 {
+        let floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |floor: &&Floor| Instant::now() < floor.until && self.when.watch.now() >= floor.now;
+        floor.as_ref().filter(holds).map_or(i64::MIN, |floor| floor.due)
+    }
+
+    /// A walk from the beginning took so long.
+    fn walked(&self, now: i64, due: i64, took: Duration) {
+        let until = Instant::now() + (took * WALK_SHARE).min(LONGEST_WALK_PAUSE);
+        *self.floor.lock().unwrap_or_else(PoisonError::into_inner) = Some(Floor { due, now, until });
     }
 
     fn leased(&self, rows: &[Row]) -> Leased {
@@ -292,7 +349,8 @@ const TAKEN: &str = "
     ended AS (SELECT * FROM unnest($2::int8[], $3::int8[], $6::bytea[]) AS ended (id, fence, key)),
     gone AS (
         DELETE FROM activity_milter.item USING ended
-        WHERE item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key AND until IS NOT NULL
+        WHERE item.id = ANY ($2) AND item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key
+            AND until IS NOT NULL
         RETURNING item.*),
     kept AS (
         INSERT INTO activity_milter.kept (id, accepted_at, delivered_at, letter, size, day, attempts, key, tenant)
@@ -314,7 +372,8 @@ const OTHERS: &str = "
         SET until = NULL, attempts = attempts + more, due = coalesce(now + after, due), reason = coalesce(why, reason),
             state = CASE WHEN holds THEN 1 ELSE state END, held_at = CASE WHEN holds THEN now ELSE held_at END
         FROM ended, t
-        WHERE item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key AND until IS NOT NULL
+        WHERE item.id = ANY ($2) AND item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key
+            AND until IS NOT NULL
         RETURNING item.id, item.fence, tenant, holds),
     counted AS (
         INSERT INTO activity_milter.delta (tenant, waiting, held)
@@ -586,25 +645,40 @@ pub(super) async fn settle(inner: &Inner) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Gives back what nodes had that were not seen for so long. While the database was away nobody was seen: who has not been
-/// there himself for that time says nothing of others.
+/// When the others wrote their rows last, and since when we have known that.
+pub(super) type Seen = HashMap<String, (i64, Instant)>;
+
+/// Gives back what nodes had of which nothing was heard for so long. By our own measure: the clock of a server that has taken
+/// over may be minutes ahead. While the database is away nobody is heard, so what was known of others is forgotten then.
 pub(super) async fn bury(inner: &Inner) -> Result<usize, StorageError> {
     let node = inner.is_service()?;
-    let up_since = *inner.up_since.lock().unwrap_or_else(PoisonError::into_inner);
-    if up_since.is_none_or(|since| since.elapsed() < DEAD_AFTER) {
+    let mut line = inner.lines.lend(super::LONG_TIME).await?;
+    let rows =
+        line.ask("SELECT id, seen FROM activity_milter.node WHERE id <> $1", &[(&node, Type::TEXT)]).await?;
+    let (names, times): (Vec<String>, Vec<i64>) = {
+        let mut known = inner.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = |row: &Row| {
+            let (name, seen): (String, i64) = (row.get(0), row.get(1));
+            let since = known.get(&name).filter(|(before, _)| *before == seen).map(|(_, since)| *since);
+            (name, (seen, since.unwrap_or_else(Instant::now)))
+        };
+        *known = rows.iter().map(heard).collect();
+        let silent = known.iter().filter(|(_, (_, since))| since.elapsed() > DEAD_AFTER);
+        silent.map(|(name, (seen, _))| (name.clone(), *seen)).unzip()
+    };
+    if names.is_empty() {
         return Ok(0);
     }
-    let mut line = inner.lines.lend(super::LONG_TIME).await?;
-    // The database's own clock, also in a test: nodes write their times by it.
     let rows = line
         .ask(
             "WITH gone AS MATERIALIZED (
-                 DELETE FROM activity_milter.node WHERE id <> $2 AND seen < activity_milter.at(NULL) - $1 RETURNING id),
+                 DELETE FROM activity_milter.node USING unnest($1::text[], $2::int8[]) AS silent (id, seen)
+                 WHERE node.id = silent.id AND node.seen = silent.seen RETURNING node.id),
              back AS (
                  UPDATE activity_milter.item SET until = NULL
                  WHERE state = 0 AND until IS NOT NULL AND node IN (SELECT id FROM gone) RETURNING item.id)
-             SELECT count(*), (SELECT count(*) FROM gone) FROM back",
-            &[(&span(DEAD_AFTER), Type::INT8), (&node, Type::TEXT)],
+             SELECT count(*) FROM back",
+            &[(&names, Type::TEXT_ARRAY), (&times, Type::INT8_ARRAY)],
         )
         .await?;
     let back: i64 = rows.first().map_or(0, |row| row.get(0));

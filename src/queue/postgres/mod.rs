@@ -135,8 +135,9 @@ struct Inner {
     leasing: RwLock<()>,
     /// When it was last that something may have been leased of which we do not know.
     doubted: Mutex<Option<Instant>>,
-    /// Since when the database answers without a break.
-    up_since: Mutex<Option<Instant>>,
+    floor: Mutex<Option<lease::Floor>>,
+    /// The other nodes, as they were heard of since the database answers without a break.
+    seen: Mutex<lease::Seen>,
     arrived: Notify,
     held: Notify,
     /// Something arrived of which the others were not told.
@@ -294,7 +295,8 @@ impl Inner {
             given: Mutex::default(),
             leasing: RwLock::new(()),
             doubted: Mutex::new(Some(Instant::now())),
-            up_since: Mutex::default(),
+            floor: Mutex::default(),
+            seen: Mutex::default(),
             arrived: Notify::new(),
             held: Notify::new(),
             rung: AtomicBool::new(false),

@@ -30,7 +30,7 @@ const COUNT_SHARE: u32 = 20;
 const SEEN_EVERY: Duration = Duration::from_secs(20);
 
 /// How often it is looked for what was leased without our knowledge, while there may be such.
-const SETTLE_EVERY: Duration = Duration::from_secs(5);
+const SETTLE_EVERY: Duration = Duration::from_secs(2);
 
 /// How often the guarantee is read.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -101,11 +101,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
             is_there = beat(&inner, &mut others).await;
         }
         metrics::queue_reachable(is_there.is_ok());
-        {
-            let mut up_since = inner.up_since.lock().unwrap_or_else(PoisonError::into_inner);
-            *up_since = up_since.or(Some(Instant::now())).filter(|_| is_there.is_ok());
-        }
         if let Err(error) = is_there {
+            inner.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
             if !is_away {
                 events::queue_away(&inner.name, &error, inner.settings.spool_on_outage);
             }

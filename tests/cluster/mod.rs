@@ -1,0 +1,49 @@
+//! A cluster of real servers, and what befalls it: "every 250 once".
+//!
+//! Two Postfix, two services that take mail, two that deliver it, PostgreSQL with two standbys of which one confirms each
+//! commit, and a backend that counts: machines in networks of their own. Clients send and try again until they hear 250,
+//! faults happen one after the other, and at the end each message that was accepted is at the backend, once.
+//! `short` is part of `make test`; `make cluster` runs all faults over 20,000 messages and prints the table of
+//! docs/cluster.md.
+
+mod backend;
+mod clients;
+mod faults;
+mod lab;
+mod scene;
+mod servers;
+mod services;
+mod tally;
+
+use faults::FAULTS;
+use scene::Scene;
+
+/// The faults, or those whose names have a word of `ONLY`, and at least so many messages, or as many as `MESSAGES` says.
+fn play(is_short: bool, rate: u32, messages: usize) {
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let messages = std::env::var("MESSAGES").map_or(messages, |messages| messages.parse().unwrap());
+    let mut scene = Scene::start(rate);
+    for fault in FAULTS.iter().filter(|fault| match only.is_empty() {
+        true => fault.is_short || !is_short,
+        false => only.split(',').any(|only| fault.name.contains(only)),
+    }) {
+        scene.suffer(fault);
+    }
+    let tally = scene.end(messages);
+    println!("{tally}");
+    assert_eq!(tally.faults(), Vec::<String>::new());
+    assert!(tally.accepted >= messages);
+}
+
+/// Q47: five faults over 2,000 messages.
+#[test]
+fn every_250_once() {
+    play(true, 32, 2000);
+}
+
+/// Q47: all faults over 20,000 messages.
+#[test]
+#[ignore = "twenty minutes; make cluster"]
+fn whole() {
+    play(false, 40, 20_000);
+}
