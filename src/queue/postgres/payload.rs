@@ -116,10 +116,13 @@ pub(super) async fn read(
     Ok(Raw::File { file: Arc::new(file), length: length.unsigned_abs() })
 }
 
-/// A file without a name.
+/// A file without a name. A command may work where no service ever had its directory.
 async fn open(spool: &Path) -> Result<File, StorageError> {
     let spool = spool.to_owned();
-    let open = tokio::task::spawn_blocking(move || tempfile::tempfile_in(spool));
+    let open = tokio::task::spawn_blocking(move || match tempfile::tempfile_in(spool) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => tempfile::tempfile(),
+        opened => opened,
+    });
     open.await.map_err(|error| later(error.into()))?.map_err(later)
 }
 
