@@ -403,6 +403,27 @@ async fn a_service_at_work_on_the_other_queue_goes_on() {
     }
 }
 
+/// Q48: what is oldest is found by number, so what a service takes after a command's rows has greater ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_a_move_lies_behind_it() {
+    let (from, to) = (Place::new(Sqlite), Place::new(Sqlite));
+    from.give_kinds(from.open().as_ref(), 0..3).await;
+    let at_work = to.open();
+    let (leaves, takes) = (from.leave(), to.take_in());
+    all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+    assert!(at_work.counts().await.unwrap().oldest.is_some());
+    to.give_kinds(at_work.as_ref(), 10..11).await;
+    for ticket in at_work.lease(Ask { room: 10, ..Ask::default() }).await.unwrap().tickets {
+        let item = at_work.open(ticket.item).await.unwrap();
+        let is_new = item.key == to.kind(10).await.activities[0].key;
+        let end = if is_new { End::Unused } else { End::Taken };
+        at_work.finish(vec![(ticket, end)]).await.unwrap();
+    }
+    let counts = at_work.counts().await.unwrap();
+    assert!(counts.waiting == 1 && counts.oldest.is_some(), "{counts:?}");
+    assert_eq!(at_work.overview(10, 10).await.unwrap().oldest.len(), 1);
+}
+
 /// The child: nothing, unless it is asked for.
 #[test]
 fn child() {
@@ -426,10 +447,10 @@ fn child() {
 /// Q48: killed at every call that writes, sends, syncs or removes something, in whichever thread; then once more.
 #[test]
 fn a_kill_at_any_point_loses_nothing_and_doubles_nothing() {
-    const ALL: usize = 12;
+    const ALL: usize = 40; // more than a page
     let mut happened = 0;
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for call in ["pwrite64", "sendto", "fsync", "unlink"] {
+    for call in ["pwrite64", "write,writev,sendto,sendmsg", "fsync", "unlink"] {
         let mut at = 1;
         loop {
             let (from, to) = (Place::new(Sqlite), Place::new(Postgres));
@@ -469,7 +490,7 @@ fn a_kill_at_any_point_loses_nothing_and_doubles_nothing() {
                 break;
             }
             happened += 1;
-            at += (at / 3).max(1);
+            at += (at / 2).max(1);
         }
     }
     assert!(happened > 15, "killed {happened} times");
