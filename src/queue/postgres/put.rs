@@ -230,13 +230,12 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
             fresh.push(row.get(1));
         }
     }
-    if let Some(long) = long {
-        if fresh.iter().flatten().any(|is_fresh| *is_fresh)
-            && let Some(row) = rows.first()
-        {
-            let (number, now): (i64, i64) = (row.get(2), row.get(3));
-            payload::write_rest(&mut line, number, now, &long.raw).await?;
-        }
+    if let Some(long) = long
+        && fresh.iter().flatten().any(|is_fresh| *is_fresh)
+        && let Some(row) = rows.first()
+    {
+        let (number, now): (i64, i64) = (row.get(2), row.get(3));
+        payload::write_rest(&mut line, number, now, &long.raw).await?;
     }
     if is_moved {
         let pasts = mails.iter().flat_map(|mail| &mail.pasts).zip(&rows);
