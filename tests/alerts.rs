@@ -62,7 +62,7 @@ fn what_alerts_look_at_is_there_from_the_start() {
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
         let (name, rest) = rest.split_at(end);
         let selector = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
-        let of_some = ["severa_copy_age_seconds", "queue_reachable", "queue_safe"];
+        let of_some = ["severa_copy_age_seconds", "queue_reachable", "queue_safe", "queue_spooled"];
         if of_some.iter().any(|some| name == format!("activity_milter_{some}")) {
             continue;
         }

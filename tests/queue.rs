@@ -2318,7 +2318,7 @@ async fn what_is_wrong_with_a_copy_is_named() {
     .await;
 }
 
-/// Q47: whoever asks now and then hears every word once; whoever missed some takes everything for past.
+/// Q51: whoever asks now and then hears every word once; whoever missed some takes everything for past.
 #[tokio::test]
 async fn a_word_to_all_services() {
     each(async |mut desk| {

@@ -730,7 +730,7 @@ async fn rates() {
     }
 }
 
-/// Q48: what is committed long after it was due is behind nobody's back: a walk from the beginning finds it.
+/// Q50: what is committed long after it was due is behind nobody's back: a walk from the beginning finds it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_due_before_all_others_is_leased_too() {
     let database = Cluster::shared().database();
@@ -785,7 +785,7 @@ async fn turnover(machine: &Arc<Machine>, round: &str, lasts: Duration) -> f64 {
 /// For a rate.
 const LASTS: Duration = Duration::from_secs(8);
 
-/// Q48: somebody reads for long on a standby, and nothing may be forgotten for him: what 15 minutes at 300/s leave behind costs less
+/// Q50: somebody reads for long on a standby, and nothing may be forgotten for him: what 15 minutes at 300/s leave behind costs less
 /// than a fifth of the rate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "a minute; make cluster"]
@@ -835,7 +835,7 @@ async fn a_report_that_stays_open() {
     assert!(during >= 0.8 * f64::midpoint(before, after), "{during:.0}/s beside {before:.0} and {after:.0}");
 }
 
-/// Q48: a million that are held cost nobody anything.
+/// Q50: a million that are held cost nobody anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "a minute; make cluster"]
 async fn a_million_held() {

@@ -85,6 +85,12 @@ impl Part {
         Err(other(format!("{why}: set queue.type = \"postgres\" and backend.delivery = \"queued\"")))
     }
 
+    /// Who takes no mail keeps none; what is left of before is given to the database all the same.
+    fn without_spool(self, mut config: Config) -> Config {
+        config.queue.spool_on_outage &= self.takes_mail();
+        config
+    }
+
     fn takes_mail(self) -> bool {
         self != Self::Courier
     }
@@ -100,6 +106,7 @@ impl Part {
 
 pub(super) async fn serve(config: Config, path: &Path, part: Part) -> Result<ExitCode, Failure> {
     part.suits(&config)?;
+    let config = part.without_spool(config);
     observe::start(&config.log);
     config.warnings.iter().for_each(|warning| events::setting_doubtful(warning));
     if let Some(directory) = identity::roots() {

@@ -758,6 +758,7 @@ mod tests {
         assert_eq!(calls.load(Ordering::SeqCst), 2);
     }
 
+    /// Q51
     #[tokio::test]
     async fn what_is_past_its_time_by_a_word_is_asked_again() {
         let whose = |prefix: &str| Whose { prefix: prefix.to_owned(), id: "1".to_owned() };

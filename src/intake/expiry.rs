@@ -1,7 +1,7 @@
 //! Hears when what the directory learnt is past its time, on whichever machine that was said.
 //!
 //! In: the queue's words. Out: the directory forgets, and asks anew.
-//! Promise: docs/promises.md Q47.
+//! Promise: docs/promises.md Q51.
 //! Fails: never; while the queue is away nothing is heard, and what was missed is heard when it is back.
 
 use super::Live;

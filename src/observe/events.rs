@@ -188,6 +188,12 @@ pub fn redelivered(uid: u32, activities: usize, since: String, tenant: &str) {
     event!(info, QUEUE_CHANGED, what, uid, activities, since, tenant, "queue changed by hand");
 }
 
+/// A person has moved activities from one queue to another.
+pub fn queue_moved(uid: u32, activities: usize, from: &str, to: &str) {
+    let what = "moved";
+    event!(info, QUEUE_CHANGED, what, uid, activities, from, to, "queue changed by hand");
+}
+
 /// Delivered activities that were kept went before their time: their room on the disk, or in the queue, is wanted.
 pub fn kept_gone(activities: u64) {
     limited!(warn, KEPT_GONE, activities, "delivered activities are kept no longer: their room is wanted");

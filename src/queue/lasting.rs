@@ -13,7 +13,7 @@ use std::{
 };
 
 /// As Linux has it (`magic.h`); nix has no name for it.
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Looks at the places of the queue in a file.
 pub(super) fn look(settings: &Settings) -> Result<(), OpenError> {
@@ -47,11 +47,10 @@ enum Kind {
 }
 
 fn kind(path: &Path) -> Option<Kind> {
-    let FsType(found) = statfs(path).ok()?.filesystem_type();
-    Some(match found {
-        found if found == TMPFS_MAGIC.0 => Kind::Memory("tmpfs"),
-        found if i64::from(found) == RAMFS_MAGIC => Kind::Memory("ramfs"),
-        found if found == OVERLAYFS_SUPER_MAGIC.0 => Kind::Overlay,
+    Some(match statfs(path).ok()?.filesystem_type() {
+        TMPFS_MAGIC => Kind::Memory("tmpfs"),
+        RAMFS_MAGIC => Kind::Memory("ramfs"),
+        OVERLAYFS_SUPER_MAGIC => Kind::Overlay,
         _ => Kind::Other,
     })
 }

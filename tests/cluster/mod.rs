@@ -35,13 +35,13 @@ fn play(is_short: bool, rate: u32, messages: usize) {
     assert!(tally.accepted >= messages);
 }
 
-/// Q47: five faults over 2,000 messages.
+/// Q49: five faults over 2,000 messages.
 #[test]
 fn every_250_once() {
     play(true, 32, 2000);
 }
 
-/// Q47: all faults over 20,000 messages.
+/// Q49: all faults over 20,000 messages.
 #[test]
 #[ignore = "twenty minutes; make cluster"]
 fn whole() {

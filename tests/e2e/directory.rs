@@ -242,7 +242,7 @@ fn lookup_shows_what_the_directory_says() {
     assert!(code == Some(69) && error.contains("cannot answer"), "{error}");
 }
 
-/// Q47: what a person changed counts at once, here and on the machine beside it.
+/// Q51: what a person changed counts at once, here and on the machine beside it.
 #[test]
 fn a_tenant_is_forgotten_everywhere() {
     let cluster = Cluster::start(&[]).leaked();

@@ -116,6 +116,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("queue", "tls", OneOf),
     ("queue", "ca_file", File),
     ("queue", "require_replication", Truth),
+    ("queue", "spool_on_outage", Truth),
     ("queue", "connections", Count),
     ("trace", "keep", Keep),
     ("trace", "path", Made),

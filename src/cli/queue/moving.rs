@@ -5,8 +5,9 @@
 //! is said of that one.
 //! Fails: where one of them cannot be opened, or takes no more; what moved before is there.
 
-use super::{Failure, other, say, tell};
+use super::{Failure, identity, other, say, tell};
 use crate::config::Config;
+use crate::observe::{self, events};
 use crate::queue::{
     self, HaulError, Hauled, OpenError, Queue, Settings, SystemClock, haul, postgres::Server,
 };
@@ -76,10 +77,10 @@ fn is_configuration(path: &Path) -> bool {
     }
 }
 
-async fn open(
-    settings: Settings,
-    how: fn(&Settings, Arc<dyn queue::Clock>) -> Result<Arc<dyn Queue>, OpenError>,
-) -> Result<Arc<dyn Queue>, OpenError> {
+/// How a queue is opened; it blocks.
+type Open = fn(&Settings, Arc<dyn queue::Clock>) -> Result<Arc<dyn Queue>, OpenError>;
+
+async fn open(settings: Settings, how: Open) -> Result<Arc<dyn Queue>, OpenError> {
     let opened = tokio::task::spawn_blocking(move || how(&settings, Arc::new(SystemClock))).await;
     opened.unwrap_or_else(|error| {
         Err(OpenError::Unusable { path: PathBuf::from("queue"), message: error.to_string() })
@@ -124,6 +125,10 @@ pub(super) async fn moved(config: &Config, args: &Args) -> Result<ExitCode, Fail
     })?;
     let left = from.counts().await.map_err(|error| of_from(&error))?;
     let left = (left.waiting + left.held).saturating_sub(hauled.stuck.len() as u64);
+    if hauled.activities > 0 {
+        observe::start_for_command(&config.log);
+        events::queue_moved(identity::caller(), hauled.activities, &from_name, &to_name);
+    }
     tell_of(&hauled, left);
     say(&format!("{} activities moved from {from_name} to {to_name}\n", hauled.activities))?;
     Ok(ExitCode::from(u8::from(hauled.is_stopped || left > 0 || !hauled.stuck.is_empty())))

@@ -508,6 +508,11 @@ const CASES: &[Case] = &[
     ),
     (
         "QUEUE_CHANGED",
+        || events::queue_moved(1000, 3, "/q/queue.db", "postgres://db/mail"),
+        " INFO queue changed by hand what=moved uid=1000 activities=3 from=/q/queue.db to=postgres://db/mail",
+    ),
+    (
+        "QUEUE_CHANGED",
         || events::redelivered(1000, 3, "2026-11-29T18:00:00Z".to_owned(), ""),
         " INFO queue changed by hand what=redelivered uid=1000 activities=3 since=2026-11-29T18:00:00Z",
     ),

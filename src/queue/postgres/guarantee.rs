@@ -53,6 +53,13 @@ impl Guarantee {
                 "client_min_messages is \"error\", so nobody would hear that the wait for a standby was cancelled: {remedy}"
             ));
         }
+        if self.is_replicated() && self.standbys == Some(0) {
+            let remedy = "start one, or change synchronous_standby_names";
+            return Some(format!(
+                "none of the standbys of synchronous_standby_names ({}) is there, so no commit returns: {remedy}",
+                self.names
+            ));
+        }
         if !require_replication || self.is_replicated() {
             return None;
         }
@@ -113,6 +120,17 @@ mod tests {
             assert_eq!((takes(false), takes(true)), (alone, replicated), "{names:?} {commit}");
             assert_eq!(found.is_replicated(), replicated);
             assert_eq!(found.words().contains("and 1 are there"), replicated, "{}", found.words());
+            // Nobody confirms: it would be waited for in vain.
+            for (standbys, confirms) in [(Some(0), false), (Some(1), true), (None, true)] {
+                let found = Guarantee { standbys, ..found.clone() };
+                let takes = |required| found.lacks(required).is_none();
+                let confirms = confirms || !replicated;
+                assert_eq!(
+                    (takes(false), takes(true)),
+                    (alone && confirms, replicated && confirms),
+                    "{names:?} {commit}"
+                );
+            }
             // A warning that is not sent cannot be missed.
             for (messages, hears) in [("debug5", true), ("log", true), ("warning", true), ("error", false)] {
                 let found = Guarantee { messages: messages.to_owned(), ..found.clone() };

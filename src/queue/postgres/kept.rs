@@ -18,12 +18,13 @@ use tokio_postgres::types::Type;
 /// Rows of one slice.
 const AT_ONCE: i64 = 500;
 
-/// At the start: since when all that was delivered is kept. Who keeps from now on has nothing of before.
+/// At the start: since when all that was delivered is kept. Who keeps from now on has nothing of before, and who keeps nothing
+/// says so for himself alone while another node does.
 pub(super) async fn begin(line: &mut Line, keeps: bool, given: Option<i64>) -> Result<(), StorageError> {
     line.ask(
         "UPDATE activity_milter.meta
          SET kept_since = CASE WHEN NOT $1 THEN 0 WHEN kept_since = 0 THEN activity_milter.at($2) ELSE kept_since END
-         WHERE (kept_since > 0) <> $1",
+         WHERE (kept_since > 0) <> $1 AND ($1 OR NOT EXISTS (SELECT FROM activity_milter.node WHERE keeps))",
         &[(&keeps, Type::BOOL), (&given, Type::INT8)],
     )
     .await?;
@@ -61,11 +62,18 @@ async fn drop_oldest(inner: &Inner, before: Option<i64>, most: i64) -> Result<u6
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
 
+/// Whether another node keeps what was delivered: it is the queue of all.
+async fn others_keep(inner: &Inner) -> Result<bool, StorageError> {
+    let mut line = inner.lookers.lend(LONG_TIME).await?;
+    let rows = line.ask("SELECT EXISTS (SELECT FROM activity_milter.node WHERE keeps)", &[]).await?;
+    Ok(rows.first().is_some_and(|row| row.get(0)))
+}
+
 /// Drops those whose time is over, and the oldest of those for which there is no room; how many went before their time.
 pub(super) async fn tidy(inner: &Inner) -> Result<u64, StorageError> {
     let keep = inner.settings.keep_delivered;
     let keeps = !keep.is_zero();
-    if !keeps || inner.when.watch.is_trusted() {
+    if if keeps { inner.when.watch.is_trusted() } else { !others_keep(inner).await? } {
         let over = inner.when.watch.now().saturating_sub(span(keep));
         let mut dropped = 0;
         while let some @ 1.. = drop_oldest(inner, keeps.then_some(over), AT_ONCE).await? {

@@ -460,6 +460,11 @@ impl Line {
         Ok(self.judge(answer)?)
     }
 
+    /// What follows has so long from now.
+    pub(super) fn has_time(&mut self, time: Duration) {
+        self.until = Instant::now() + time;
+    }
+
     /// Throws the connection away: the next one is another session.
     pub(super) fn discard(mut self) {
         self.is_sound = false;

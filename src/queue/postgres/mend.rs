@@ -81,7 +81,7 @@ pub(super) async fn mend(inner: &Inner, mail: &Mail, fresh: &[bool]) -> Result<V
             )
             .await?;
         if let Some(row) = rows.first() {
-            payload::write_rest(&mut line, row.get(0), row.get(1), &mail.raw).await?;
+            payload::write_rest(&mut line, (row.get(0), row.get(1)), &mail.raw, inner.patience).await?;
             mended[at] = true;
         }
         line.commit().await?;

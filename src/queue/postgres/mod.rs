@@ -266,9 +266,9 @@ impl Inner {
         let (mut places, mut former) = (upkeep::Places::default(), None);
         if node.is_some() {
             when.watch.begin(latest, distrust);
+            former = node::former(&mut line, who.as_deref()).await.map_err(wrong)?;
             let keeps = !settings.keep_delivered.is_zero();
             kept::begin(&mut line, keeps, given).await.map_err(wrong)?;
-            former = node::former(&mut line, who.as_deref()).await.map_err(wrong)?;
             places = upkeep::Places::after_open(&mut line, given, newest > now).await.map_err(wrong)?;
         }
         drop(line);
@@ -496,7 +496,14 @@ impl Queue for PostgresQueue {
             if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
                 return Err(StorageError::Busy(lack));
             }
-            upkeep::note_time(&inner).await?;
+            // Nothing is written: all nodes would wait for each other, and mail for them.
+            let mut line = inner.lookers.lend(LOOK_TIME).await?;
+            let rows = line
+                .ask("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'", &[])
+                .await?;
+            if rows.first().is_none_or(|row| row.get(0)) {
+                return Err(StorageError::Busy(format!("{} cannot be written to", inner.name)));
+            }
             inner.has_disk()
         })
         .await

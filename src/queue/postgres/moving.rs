@@ -15,7 +15,7 @@ use super::{
 };
 use crate::activity::{Activity, Key, Raw};
 use crate::queue::{
-    KEY_MEMORY, Put, StorageError,
+    KEY_MEMORY, Put, StorageError, tally,
     transfer::{Moved, PAGE, Page, Past, Place, Transfer},
     watch::span,
     written,
@@ -181,6 +181,10 @@ pub(super) async fn let_go(inner: &Inner, places: &[Place]) -> Result<usize, Sto
 /// Takes transfers in, several in one statement.
 pub(super) async fn take_in(inner: &Inner, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError> {
     inner.note_leaps().await?;
+    // A service counts by itself.
+    if inner.node.is_none() {
+        inner.count().await?;
+    }
     let mut puts = Vec::new();
     let mut some: Vec<Mail> = Vec::new();
     for transfer in transfers {
@@ -214,6 +218,12 @@ fn mail(transfer: Transfer) -> Result<Mail, StorageError> {
     Ok(Mail { columns, covered: Vec::new(), cuts, text, raw, pasts })
 }
 
+fn numbers_of(past: &Past) -> tally::Numbers {
+    let one = |is: bool| i64::from(is);
+    let Past { is_held, aged, .. } = *past;
+    tally::Numbers { waiting: one(!is_held), held: one(is_held && !aged), aged: one(is_held && aged) }
+}
+
 async fn store(inner: &Inner, mails: &mut Vec<Mail>) -> Result<Vec<Put>, StorageError> {
     let mails = std::mem::take(mails);
     let all: Vec<&Mail> = mails.iter().collect();
@@ -224,6 +234,11 @@ async fn store(inner: &Inner, mails: &mut Vec<Mail>) -> Result<Vec<Put>, Storage
     let fresh = put::store_on_a_day(inner, &all).await?;
     let mut puts = Vec::new();
     for (mail, fresh) in all.iter().zip(fresh) {
+        let rows = mail.pasts.iter().zip(&mail.columns.tenants).zip(&fresh);
+        inner.tally.commit(rows.filter(|(_, fresh)| **fresh).filter_map(|((past, tenant), _)| {
+            let numbers = past.delivered_at.is_none().then(|| numbers_of(past))?;
+            Some((tenant.clone(), numbers))
+        }));
         let mended = mend::mend(inner, mail, &fresh).await?;
         puts.extend(fresh.iter().zip(mended).map(|both| match both {
             (true, _) => Put::New,

@@ -55,8 +55,13 @@ impl Node {
             }
             std::thread::sleep(PAUSE);
         }
-        let mut before = String::new();
-        file.read_to_string(&mut before).map_err(directory)?;
+        let mut before = Vec::new();
+        file.read_to_end(&mut before).map_err(directory)?;
+        // A power cut may have left anything there: then it is the name of nobody.
+        let before = String::from_utf8(before)
+            .ok()
+            .filter(|name| !name.contains(char::is_control))
+            .unwrap_or_default();
         let place = file.metadata().map_err(directory)?;
         let started = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = format!("{} {}:{}", started.trim(), place.dev(), place.ino());
@@ -73,7 +78,8 @@ impl Node {
 /// The process that had our directory before, if it is gone for sure.
 pub(super) async fn former(line: &mut Line, node: Option<&Node>) -> Result<Option<String>, StorageError> {
     let Some(node) = node.filter(|node| !node.before.is_empty()) else { return Ok(None) };
-    let asked = "SELECT FROM activity_milter.node WHERE id = $1 AND boot = $2";
+    // What it kept is for us to say.
+    let asked = "UPDATE activity_milter.node SET keeps = false WHERE id = $1 AND boot = $2 RETURNING id";
     let rows = line.ask(asked, &[(&node.before, Type::TEXT), (&node.boot, Type::TEXT)]).await?;
     Ok((!rows.is_empty()).then(|| node.before.clone()))
 }
@@ -100,5 +106,12 @@ mod tests {
         assert_eq!(copy.before, name);
         assert_ne!(copy.boot, boot);
         assert!(next.name != name && copy.name != next.name);
+        for left in [&b"\0\0\0"[..], b"\xff\xfe", b"", b"a\nb"] {
+            let place = tempfile::tempdir().unwrap();
+            std::fs::write(place.path().join("node"), left).unwrap();
+            let node = Node::take(place.path()).unwrap();
+            assert_eq!(node.before, "", "{left:?}");
+            assert_eq!(std::fs::read_to_string(place.path().join("node")).unwrap(), node.name);
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::activity::{Activity, Raw};
 use crate::queue::{StorageError, written};
 use bytes::Bytes;
-use std::{collections::HashMap, fs::File, io, io::Read, io::Write, path::Path, sync::Arc};
+use std::{collections::HashMap, fs::File, io, io::Read, io::Write, path::Path, sync::Arc, time::Duration};
 use tokio_postgres::types::Type;
 
 /// Bytes of a piece.
@@ -64,17 +64,25 @@ pub(super) async fn part(raw: &Raw, number: u64) -> Result<Bytes, StorageError> 
 }
 
 /// Writes all pieces behind the first.
-pub(super) async fn write_rest(line: &mut Line, letter: i64, now: i64, raw: &Raw) -> Result<(), Trouble> {
+pub(super) async fn write_rest(
+    line: &mut Line,
+    (letter, now): (i64, i64),
+    raw: &Raw,
+    time: Duration,
+) -> Result<(), Trouble> {
     let day = i32::try_from(now / DAY).unwrap_or(i32::MAX);
     for number in 1..raw.len().div_ceil(PART as u64) {
         let piece = part(raw, number).await.map_err(Trouble::Unsure)?;
         let number = i32::try_from(number).unwrap_or(i32::MAX);
+        // Each has its time: the way to the server may be slow.
+        line.has_time(time);
         line.tell(
             "INSERT INTO activity_milter.payload (day, id, part, bytes) VALUES ($1, $2, $3, $4)",
             &[(&day, Type::INT4), (&letter, Type::INT8), (&number, Type::INT4), (&&piece[..], Type::BYTEA)],
         )
         .await?;
     }
+    line.has_time(time);
     Ok(())
 }
 
@@ -116,10 +124,13 @@ pub(super) async fn read(
     Ok(Raw::File { file: Arc::new(file), length: length.unsigned_abs() })
 }
 
-/// A file without a name.
+/// A file without a name. A command may work where no service ever had its directory.
 async fn open(spool: &Path) -> Result<File, StorageError> {
     let spool = spool.to_owned();
-    let open = tokio::task::spawn_blocking(move || tempfile::tempfile_in(spool));
+    let open = tokio::task::spawn_blocking(move || match tempfile::tempfile_in(spool) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => tempfile::tempfile(),
+        opened => opened,
+    });
     open.await.map_err(|error| later(error.into()))?.map_err(later)
 }
 

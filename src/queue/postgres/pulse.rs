@@ -151,12 +151,13 @@ async fn beat(inner: &Inner, others: &mut Option<i64>) -> Result<(), StorageErro
 
 /// We are there; if something arrived, the number of our row grows. Commands share one.
 pub(super) async fn tell(inner: &Inner, has_arrived: bool) -> Result<(), StorageError> {
+    let keeps = inner.node.is_some() && !inner.settings.keep_delivered.is_zero();
     let node = inner.node.as_ref().map_or("commands", |node| node.as_str());
     let mut line = inner.lookers.lend(LOOK_TIME).await?;
     line.ask(
-        "INSERT INTO activity_milter.node AS known (id, arrivals, seen, program, boot) VALUES ($1, $3, activity_milter.at(NULL), $2, $4)
-         ON CONFLICT (id) DO UPDATE SET arrivals = known.arrivals + $3, boot = excluded.boot, seen = excluded.seen, program = excluded.program",
-        &[(&node, Type::TEXT), (&env!("CARGO_PKG_VERSION"), Type::TEXT), (&i64::from(has_arrived), Type::INT8), (&inner.boot, Type::TEXT)],
+        "INSERT INTO activity_milter.node AS known (id, arrivals, seen, program, boot, keeps) VALUES ($1, $3, activity_milter.at(NULL), $2, $4, $5)
+         ON CONFLICT (id) DO UPDATE SET arrivals = known.arrivals + $3, boot = excluded.boot, keeps = excluded.keeps, seen = excluded.seen, program = excluded.program",
+        &[(&node, Type::TEXT), (&env!("CARGO_PKG_VERSION"), Type::TEXT), (&i64::from(has_arrived), Type::INT8), (&inner.boot, Type::TEXT), (&keeps, Type::BOOL)],
     )
     .await?;
     Ok(())

@@ -131,6 +131,9 @@ pub(super) async fn put(inner: Arc<Inner>, parcel: Parcel) -> Result<Vec<Put>, S
     Ok(puts)
 }
 
+/// How often a statement is tried once more: each of the connections that rest may be of no use.
+const MOST_TRIES: usize = 20;
+
 /// Messages of one statement.
 const MOST_MAILS: usize = 64;
 
@@ -170,19 +173,24 @@ async fn all_or_each(inner: &Inner, mails: Vec<Mail>) -> Vec<Result<Stored, Stor
 
 /// Stores them; makes the table of a day that has none.
 pub(super) async fn store_on_a_day(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
-    match store(inner, mails).await {
-        Err(Trouble::Said(error)) if lacks_partition(&error) => {
-            payload::prepare(inner).await.map_err(Trouble::Unsure)?;
-            store(inner, mails).await
+    let mut tries = 0;
+    loop {
+        match store(inner, mails).await {
+            Err(Trouble::Said(error)) if lacks_partition(&error) && tries < MOST_TRIES => {
+                payload::prepare(inner).await.map_err(Trouble::Unsure)?;
+            }
+            // A connection that somebody between cut while it rested. Perhaps it was done: then it is known.
+            Err(Trouble::Said(error)) if error.as_db_error().is_none() && tries < MOST_TRIES => inner.ring(),
+            stored => return stored,
         }
-        stored => stored,
+        tries += 1;
     }
 }
 
 async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
     let mut line = inner.lines.lend(inner.patience).await.map_err(Trouble::Unsure)?;
     // Now, and not before: the connection may be a new one, to another server.
-    if let Some(lack) = line.lacks() {
+    if let Some(lack) = line.lacks().or_else(|| inner.guarantee().lacks(inner.require_replication)) {
         return Err(Trouble::Unsure(StorageError::Busy(lack)));
     }
     let mut pieces = Vec::with_capacity(mails.len());
@@ -230,13 +238,12 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
             fresh.push(row.get(1));
         }
     }
-    if let Some(long) = long {
-        if fresh.iter().flatten().any(|is_fresh| *is_fresh)
-            && let Some(row) = rows.first()
-        {
-            let (number, now): (i64, i64) = (row.get(2), row.get(3));
-            payload::write_rest(&mut line, number, now, &long.raw).await?;
-        }
+    if let Some(long) = long
+        && fresh.iter().flatten().any(|is_fresh| *is_fresh)
+        && let Some(row) = rows.first()
+    {
+        let (number, now): (i64, i64) = (row.get(2), row.get(3));
+        payload::write_rest(&mut line, (number, now), &long.raw, inner.patience).await?;
     }
     if is_moved {
         let pasts = mails.iter().flat_map(|mail| &mail.pasts).zip(&rows);

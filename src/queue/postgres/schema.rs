@@ -48,6 +48,7 @@ const VERSION_1: &str = r#"
         arrivals int8 NOT NULL DEFAULT 0,
         seen     int8 NOT NULL DEFAULT 0,
         boot     text NOT NULL DEFAULT '',
+        keeps    bool NOT NULL DEFAULT false,
         program  text NOT NULL DEFAULT ''
     ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
     CREATE TABLE activity_milter.tenant (
@@ -166,6 +167,10 @@ pub(super) async fn prepare(line: &mut Line, name: &str) -> Result<(), OpenError
             let set = "UPDATE activity_milter.meta SET version = $1 WHERE version < $1";
             line.ask(set, &[(&number, Type::INT4)]).await.map_err(wrong)?;
         }
+    }
+    // Also where the tables came out of a back-up, which has no settings of users.
+    let is_set = "SELECT current_setting('search_path') = 'pg_catalog' AND current_setting('jit') = 'off'";
+    if !line.ask(is_set, &[]).await.map_err(wrong)?.first().is_some_and(|row| row.get(0)) {
         line.batch(SETTINGS).await.map_err(wrong)?;
     }
     line.commit().await.map_err(wrong)
