@@ -130,6 +130,22 @@ impl Pair {
         server
     }
 
+    /// The standby is there, and confirms nothing any more.
+    fn freeze(&self) {
+        let receiver = self.standby.psql("postgres", "SELECT pid FROM pg_stat_wal_receiver").unwrap();
+        assert!(std::process::Command::new("kill").args(["-STOP", &receiver]).status().unwrap().success());
+    }
+
+    /// So many commits wait for the standby.
+    async fn until_waiting(&self, count: u32) {
+        let began = Instant::now();
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        while self.primary.psql("postgres", waiting).unwrap().parse::<u32>().unwrap() < count {
+            assert!(began.elapsed() < SOON, "nothing waits");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Somebody cancels what waits for the standby.
     fn cancel_waits(&self) -> String {
         self.primary
@@ -148,7 +164,7 @@ async fn what_is_not_on_a_standby_is_not_taken_and_not_known() {
     let pair = Pair::new();
     let machine = Machine::new(pair.server());
     assert_eq!(machine.give(1, &["a"]).await.unwrap(), [Put::New]);
-    pair.standby.kill();
+    pair.freeze();
     // Past our patience: nobody knows.
     assert!(is_later(&machine.give(2, &["a"]).await));
     // The primary has the row; whoever tries again is not told that it is known.
@@ -865,4 +881,281 @@ async fn a_million_held() {
         .soon("counted", async |machine| (machine.counts().await.unwrap().held == 1_000_000).then_some(()))
         .await;
     assert!(rates[1] >= 0.8 * rates[0], "{rates:?}");
+}
+
+/// Q40: whoever waits for a standby is let go without a word when its name is taken away: that is no success.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_away_while_a_put_waits() {
+    let pair = Pair::new();
+    let machine = Machine::new(pair.server());
+    machine.give(1, &["a"]).await.unwrap();
+    pair.freeze();
+    let long = letter(machine.directory.path(), 3, 2 * LARGE, &["a"]).await;
+    let taken_away = async {
+        pair.until_waiting(2).await;
+        pair.set("synchronous_standby_names", "");
+    };
+    let (short, long, ()) = tokio::join!(machine.give(2, &["a"]), machine.put(long), taken_away);
+    for put in [short, long] {
+        assert!(matches!(&put, Err(StorageError::Busy(why)) if why.contains("names is empty")), "{put:?}");
+    }
+}
+
+/// Q40: a session has settings of its own: one that hears no warnings takes nothing, and whoever puts that right need not start us
+/// again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_was_set_to_counts_for_it_alone() {
+    let pair = Pair::new();
+    let machine = Machine::new(pair.server());
+    let set = |setting: &str| {
+        let Database { name, .. } = &*pair.database;
+        pair.primary
+            .psql("postgres", &format!("ALTER ROLE {name} IN DATABASE {name} SET {setting}"))
+            .unwrap();
+    };
+    let cut = || {
+        pair.database.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+    };
+    for (wrong, right, why) in [
+        ("client_min_messages = error", "client_min_messages = warning", "client_min_messages"),
+        ("synchronous_commit = off", "synchronous_commit = on", "synchronous_commit is off"),
+        ("synchronous_commit = local", "synchronous_commit = on", "does not wait for a standby's disk"),
+    ] {
+        set(wrong);
+        cut();
+        let refused = machine.soon("refused", async |machine| machine.give(1, &["a"]).await.err()).await;
+        machine
+            .soon(why, async |machine| {
+                let refused = machine.give(1, &["a"]).await.err()?;
+                refused.to_string().contains(why).then_some(())
+            })
+            .await;
+        drop(refused);
+        set(right);
+        machine.soon("taken again", async |machine| machine.give(2, &["a"]).await.ok()).await;
+        assert!(
+            machine.check().await.is_ok()
+                || machine.soon("ready", async |machine| machine.check().await.ok()).await == ()
+        );
+    }
+}
+
+/// Q41: a database that lost its last moments gives the numbers of before to other mail, and an end of before is not for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_from_before_a_loss_is_for_nobody_else() {
+    let database = Cluster::shared().database();
+    let machine = Machine::new(database.server());
+    machine.give(1, &["a"]).await.unwrap();
+    let before = machine.leases(1).await.remove(0);
+    let (item, fence) = (before.item, before.fence);
+    // What a standby never had.
+    database.sql("TRUNCATE activity_milter.item, activity_milter.key, activity_milter.payload, activity_milter.delta, activity_milter.tenant");
+    database.sql(&format!("SELECT setval('activity_milter.number', {item}, false), setval('activity_milter.fence', {fence}, false)"));
+    machine.give(2, &["a"]).await.unwrap();
+    let other = Machine::new(database.server());
+    let after = other.leases(1).await.remove(0);
+    assert_eq!((after.item, after.fence), (item, fence), "the same numbers");
+    for end in [End::Held { reason: "x".to_owned() }, End::Taken] {
+        assert_eq!(machine.finish(vec![(before.clone(), end)]).await.unwrap(), [false]);
+    }
+    assert!(!machine.note(&before, "{}".to_owned()).await.unwrap());
+    assert_eq!(other.finish(vec![(after, End::Taken)]).await.unwrap(), [true]);
+}
+
+/// Q41: what a machine had that is heard of no more is attempted elsewhere; a copy of its directory is another machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_gone_is_missed() {
+    let database = Cluster::shared().database();
+    let mut server = database.server();
+    server.missed_after = Duration::from_secs(3);
+    let mut one = Machine::new(server.clone());
+    one.give(1, &["a"]).await.unwrap();
+    one.leases(1).await;
+    let (copied, mut settings) = Machine::settings(server.clone());
+    std::fs::create_dir_all(&settings.spool).unwrap();
+    std::fs::copy(one.settings.spool.join("node"), settings.spool.join("node")).unwrap();
+    settings.server = Some(server);
+    let copy = Machine {
+        queue: Some(queue::open(&settings, Arc::new(SystemClock)).unwrap()),
+        directory: copied,
+        settings,
+    };
+    assert!(copy.leases(1).await.is_empty(), "the one it was copied from lives");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        copy.upkeep(DAY).await.unwrap();
+        assert!(copy.leases(1).await.is_empty(), "it is heard of");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    one.queue = None;
+    copy.soon("missed", async |copy| {
+        copy.upkeep(DAY).await.unwrap();
+        copy.leases(1).await.pop()
+    })
+    .await;
+}
+
+/// Q42: a host that accepts and says nothing does not stand before the one that can be written to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_hangs_hides_no_other() {
+    let database = Cluster::shared().database();
+    let silent = directory();
+    let _listener = std::os::unix::net::UnixListener::bind(silent.path().join(".s.PGSQL.5432")).unwrap();
+    let url = database.url();
+    let (begin, rest) = url.split_once('@').unwrap();
+    let place = silent.path().to_str().unwrap().replace('/', "%2F");
+    let server = Server::new(&format!("{begin}@{place},{rest}?connect_timeout=1")).unwrap();
+    let began = Instant::now();
+    let machine = Machine::new(server);
+    machine.give(1, &["a"]).await.unwrap();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    // It is asked first no more.
+    let began = Instant::now();
+    for id in 2..10 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// Q42: what waits for the server keeps its place: however often it is tried, there are no more sessions than we may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_answered_takes_no_more_sessions() {
+    let database = Cluster::shared().database();
+    let mut server = database.server();
+    (server.connections, server.patience) = (2, Duration::from_millis(300));
+    let machine = Machine::new(server);
+    machine.give(1, &["a"]).await.unwrap();
+    let locked = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            database.sql("BEGIN; LOCK TABLE activity_milter.key; SELECT pg_sleep(6); COMMIT");
+        });
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                for id in 2..10 {
+                    assert!(is_later(&machine.give(id, &["a"]).await));
+                }
+            })
+        });
+        let user = &database.name;
+        database.sql(&format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{user}'"))
+    });
+    assert!(locked.parse::<u32>().unwrap() <= 5, "{locked} sessions");
+    machine.soon("put", async |machine| machine.give(20, &["a"]).await.ok()).await;
+}
+
+/// Q46: a database that lacks characters is none for mail, and a function of somebody else is none of the server's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_one_that_can_hold_mail() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    cluster
+        .psql(
+            "postgres",
+            "CREATE DATABASE latin ENCODING LATIN1 LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+        )
+        .unwrap();
+    let latin = Server::new(&format!("postgres://{}@{}/latin", database.name, cluster.host())).unwrap();
+    let refused = Machine::try_new(latin).err().unwrap().to_string();
+    assert!(refused.contains("LATIN1") && refused.contains("ENCODING 'UTF8'"), "{refused}");
+    // The one that another user of the cluster has made.
+    for (signature, result) in
+        [("nextval(text)", "int8"), ("unnest(int8[])", "SETOF int8"), ("max(int8)", "int8")]
+    {
+        database.sql(&format!(
+            "CREATE FUNCTION public.{signature} RETURNS {result} LANGUAGE plpgsql AS $$ BEGIN RAISE 'another one'; END $$"
+        ));
+    }
+    let machine = Machine::new(database.server());
+    assert_eq!(machine.give(1, &["a"]).await.unwrap(), [Put::New]);
+    let ticket = machine.leases(1).await.remove(0);
+    assert_eq!(machine.finish(vec![(ticket, End::Taken)]).await.unwrap(), [true]);
+    machine.upkeep(DAY).await.unwrap();
+}
+
+/// Q44: a day's table that a person took out is put back; one that cannot be dropped keeps no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_days_that_somebody_was_at() {
+    let database = Cluster::shared().database();
+    let machine = Machine::new(database.server());
+    machine.give(1, &["a"]).await.unwrap();
+    let table =
+        database.sql("SELECT relname FROM pg_class WHERE relname ~ '^payload_[0-9]+$' ORDER BY 1 LIMIT 1");
+    database.sql(&format!("ALTER TABLE activity_milter.payload DETACH PARTITION activity_milter.{table}"));
+    assert_eq!(machine.give(2, &["a"]).await.unwrap(), [Put::New]);
+    let today: i64 = table.trim_start_matches("payload_").parse().unwrap();
+    for day in [today - 30, today - 20] {
+        database.sql(&format!(
+            "CREATE TABLE activity_milter.payload_{day} PARTITION OF activity_milter.payload FOR VALUES FROM ({day}) TO ({})",
+            day + 1
+        ));
+    }
+    database
+        .sql(&format!("CREATE VIEW public.report AS SELECT id FROM activity_milter.payload_{}", today - 30));
+    let other = Machine::new(database.server());
+    assert!(other.upkeep(DAY).await.is_err(), "it is said");
+    let left = database.sql("SELECT count(*) FROM pg_class WHERE relname ~ '^payload_[0-9]+$'");
+    assert_eq!(left, "3", "the one, today's and tomorrow's");
+}
+
+/// Q50: whoever has much does not stand before a lease, also when the server knows how much: its statistics are new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_reads_little_whatever_the_server_believes() {
+    let database = Cluster::shared().database();
+    let machine = Machine::new(database.server());
+    machine.give(1, &["t"]).await.unwrap();
+    database.sql(
+        "INSERT INTO activity_milter.item (id, key, tenant, letter, day, due, accepted_at, size)
+         SELECT 1000000 + n, decode(md5(n::text), 'hex'), CASE WHEN n = 1 THEN 's' ELSE 't' END, 1000000 + n, 1, n, n, 1
+         FROM generate_series(1, 60000) AS n",
+    );
+    database.sql("ANALYZE activity_milter.item");
+    let tickets =
+        machine.lease(Ask { room: 64, after: "t".to_owned(), ..Ask::default() }).await.unwrap().tickets;
+    assert_eq!(tickets.len(), 64);
+    let read = "SELECT coalesce(sum(idx_tup_read), 0) + coalesce((SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname = 'item'), 0)
+                FROM pg_stat_user_indexes WHERE relname = 'item'";
+    let mut before = String::new();
+    let settled = machine
+        .soon("counted", async |_| {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let now = database.sql(read);
+            let same = now == before;
+            before.clone_from(&now);
+            same.then(|| now.parse::<u64>().unwrap())
+        })
+        .await;
+    machine.lease(Ask { room: 64, after: "t".to_owned(), ..Ask::default() }).await.unwrap();
+    let again = machine
+        .soon("counted", async |_| {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let now = database.sql(read).parse::<u64>().unwrap();
+            (now > settled).then_some(now)
+        })
+        .await;
+    assert!(again - settled < 20_000, "{} rows were looked at for 64", again - settled);
+}
+
+/// Q34: what one machine keeps after its delivery, another one that keeps nothing does not drop.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_machine_keeps_no_other_drops() {
+    let database = Cluster::shared().database();
+    let (directory, mut settings) = Machine::settings(database.server());
+    settings.keep_delivered = 7 * DAY;
+    let mut keeps =
+        Machine { queue: Some(queue::open(&settings, Arc::new(SystemClock)).unwrap()), directory, settings };
+    keeps.give(1, &["a"]).await.unwrap();
+    let ticket = keeps.leases(1).await.remove(0);
+    assert_eq!(keeps.finish(vec![(ticket, End::Taken)]).await.unwrap(), [true]);
+    let other = Machine::new(database.server());
+    other.upkeep(DAY).await.unwrap();
+    let kept = keeps.kept().await.unwrap();
+    assert!(kept.activities == 1 && kept.since.is_some(), "{kept:?}");
+    // Who kept says himself that it is over.
+    keeps.settings.keep_delivered = Duration::ZERO;
+    keeps.crash();
+    keeps.upkeep(DAY).await.unwrap();
+    assert_eq!(keeps.kept().await.unwrap().activities, 0);
 }

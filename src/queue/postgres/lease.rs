@@ -35,10 +35,6 @@ use tokio_postgres::{
 /// Rows that are looked at for one that was never attempted.
 const FRESH_LOOKS: i64 = 1000;
 
-/// A node that was not seen for so long is gone, and its leases with it. It may have been cut off: then what it sent is sent
-/// once more, with the same key, and what it says of it counts no more.
-const DEAD_AFTER: Duration = Duration::from_secs(180);
-
 /// At most so much of the time goes into walks from the beginning.
 const WALK_SHARE: u32 = 20;
 
@@ -663,7 +659,7 @@ pub(super) async fn bury(inner: &Inner) -> Result<usize, StorageError> {
             (name, (seen, since.unwrap_or_else(Instant::now)))
         };
         *known = rows.iter().map(heard).collect();
-        let silent = known.iter().filter(|(_, (_, since))| since.elapsed() > DEAD_AFTER);
+        let silent = known.iter().filter(|(_, (_, since))| since.elapsed() > inner.missed_after);
         silent.map(|(name, (seen, _))| (name.clone(), *seen)).unzip()
     };
     if names.is_empty() {

@@ -109,6 +109,7 @@ struct Inner {
     require_replication: bool,
     /// Time for a put.
     patience: Duration,
+    missed_after: Duration,
     /// None for a command.
     node: Option<String>,
     /// Where we run ([`Node::boot`]).
@@ -276,6 +277,7 @@ impl Inner {
             name: name.clone(),
             require_replication: server.require_replication,
             patience: server.patience,
+            missed_after: server.missed_after,
             node,
             boot: who.map(|who| who.boot.clone()).unwrap_or_default(),
             former,

@@ -71,7 +71,7 @@ impl Chores {
             self.count_every = began.elapsed() * COUNT_SHARE;
             self.counted = Some(Instant::now());
         }
-        if is_over(self.seen, SEEN_EVERY) {
+        if is_over(self.seen, SEEN_EVERY.min(inner.missed_after / 4)) {
             tried(tell(inner, false).await);
             self.seen = Some(Instant::now());
         }

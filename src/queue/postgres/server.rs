@@ -21,6 +21,9 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// syncs those together that come together.
 pub const CONNECTIONS: usize = 16;
 
+/// Other nodes say every 20 s that they are there.
+const MISSED_AFTER: Duration = Duration::from_secs(180);
+
 /// Time for a message to be put.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,6 +54,9 @@ pub struct Server {
     /// Time for a message to be put: below the doors' own at its end. Then the connection is dropped, and nobody knows
     /// whether it was; the same message again finds out.
     pub patience: Duration,
+    /// Another node of which nothing was heard for so long is gone, and its leases with it. It may have been cut off: then what it
+    /// sent is sent once more, with the same key, and what it says of it counts no more.
+    pub missed_after: Duration,
 }
 
 impl Server {
@@ -95,6 +101,7 @@ impl Server {
             require_replication: false,
             connections: CONNECTIONS,
             patience: PATIENCE,
+            missed_after: MISSED_AFTER,
         })
     }
 
@@ -207,6 +214,7 @@ impl fmt::Debug for Server {
             .field("require_replication", &self.require_replication)
             .field("connections", &self.connections)
             .field("patience", &self.patience)
+            .field("missed_after", &self.missed_after)
             .finish()
     }
 }
