@@ -49,6 +49,7 @@ check:
 	$(CARGO) clippy --all-features --lib --test verify -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 	packaging/check-licences
+	packaging/check-manifests
 
 # Rates and memory beside other filters, one table: RUNS=3, ONLY=protocol,courier,... WRITE=1 for docs/benchmarks.md.
 # Then the parts alone, in time and in instructions.
