@@ -57,6 +57,7 @@ bench: deps
 	packaging/install-deps bench
 	$(CARGO) bench --bench peers
 	$(CARGO) bench --bench lanes
+	$(CARGO) bench --bench scale
 	$(CARGO) bench --bench severa
 	$(CARGO) bench --bench parts
 	GUNGRAUN_RUNNER=$(CURDIR)/target/tools/bin/gungraun-runner $(CARGO) bench --bench counts
