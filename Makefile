@@ -55,6 +55,7 @@ check:
 	$(CARGO) clippy --all-features --lib --test verify -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 	packaging/check-licences
+	packaging/check-manifests
 
 # Rates and memory beside other filters, one table: RUNS=3, ONLY=protocol,courier,... WRITE=1 for docs/benchmarks.md.
 # Then the parts alone, in time and in instructions.
@@ -62,6 +63,7 @@ bench: deps
 	packaging/install-deps bench
 	$(CARGO) bench --bench peers
 	$(CARGO) bench --bench lanes
+	$(CARGO) bench --bench scale
 	$(CARGO) bench --bench severa
 	$(CARGO) bench --bench parts
 	GUNGRAUN_RUNNER=$(CURDIR)/target/tools/bin/gungraun-runner $(CARGO) bench --bench counts

@@ -49,6 +49,11 @@ pub const OPEN_AT_A_TIME: u64 = 64 << 20;
 /// An opened activity takes its bytes so many times: as it is stored, as JSON to be sent, and as what it says.
 const TIMES_OPEN: u64 = 3;
 
+/// So often may all attempts begin anew with what one lease gives: none begins while a lease is written, and where the queue is
+/// another machine's that takes as long as an attempt. Once only for a tenant who is alone: whoever comes next has no room
+/// kept for him yet, and would wait for all of that.
+const ROUNDS_READY: usize = 3;
+
 /// Pause after trouble with the queue itself.
 const QUEUE_TROUBLE: Duration = Duration::from_secs(1);
 
@@ -310,7 +315,8 @@ impl Courier {
             return Ok(IDLE); // nobody of those may have another attempt now; the end of one wakes us
         }
         let largest = self.settings.shares.values().max().copied().unwrap_or(self.settings.max_in_flight);
-        let room = if is_shared { wanted + largest } else { 2 * largest };
+        let rounds = if self.alone { 1 } else { ROUNDS_READY };
+        let room = if is_shared { wanted + rounds * largest } else { 2 * largest };
         let mut without = self.satisfied();
         without.extend(self.shut());
         let leased =

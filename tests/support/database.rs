@@ -82,12 +82,18 @@ impl Cluster {
 
     /// Starts a standby of one, under a name.
     pub fn standby_of(primary: &Self, name: &str) -> Self {
+        Self::standby_with(primary, name, &[])
+    }
+
+    /// The same, with further settings of its own.
+    pub fn standby_with(primary: &Self, name: &str, settings: &[&str]) -> Self {
         let cluster = Self::place(Path::new("/tmp"));
         let from = primary.directory.display();
         cluster.shell(&format!(
             "\"$1/pg_basebackup\" -h {from} -U postgres -D \"$2/data\" -R -X stream -c fast --no-sync"
         ));
-        cluster.run(&[&format!("cluster_name={name}"), "hot_standby=on"]);
+        let name = format!("cluster_name={name}");
+        cluster.run(&[&[&name, "hot_standby=on"], settings].concat());
         cluster
     }
 
