@@ -527,11 +527,11 @@ async fn a_schema_that_is_given_is_enough() {
     ));
     database
         .sql(&format!("GRANT CONNECT ON DATABASE {name} TO {name}; REVOKE ALL ON SCHEMA public FROM PUBLIC"));
-    let refused = Machine::try_new(database.server()).err().unwrap().to_string();
-    assert!(refused.contains("permission denied"), "{refused}");
-    database.sql(&format!("CREATE SCHEMA activity_milter AUTHORIZATION {name}"));
     let machine = Machine::new(database.server());
-    machine.give(1, &["a"]).await.unwrap();
+    let refused = machine.give(1, &["a"]).await.unwrap_err();
+    assert!(matches!(&refused, StorageError::Busy(why) if why.contains("permission denied")), "{refused}");
+    database.sql(&format!("CREATE SCHEMA activity_milter AUTHORIZATION {name}"));
+    machine.soon("taken", async |machine| machine.give(1, &["a"]).await.ok()).await;
     assert_eq!(machine.leases(1).await.len(), 1);
     machine.upkeep(DAY).await.unwrap();
 }
@@ -647,13 +647,8 @@ async fn through_a_pooler() {
         program = program.display()
     ));
     let url = format!("postgres://{0}@{1}:{port}/{0}", database.name, cluster.host());
-    let began = Instant::now();
-    let mut machine = loop {
-        match Machine::try_new(Server::new(&url).unwrap()) {
-            Ok(machine) => break machine,
-            Err(error) => assert!(began.elapsed() < SOON, "{error}"),
-        }
-    };
+    let mut machine = Machine::new(Server::new(&url).unwrap());
+    machine.soon("there", async |machine| machine.check().await.ok()).await;
     let other = Machine::new(Server::new(&url).unwrap());
     let mut puts = Vec::new();
     for id in 0..60 {

@@ -388,6 +388,11 @@ impl Line {
         self.judge(answer)
     }
 
+    /// What this connection promises, as it was read last.
+    pub(super) fn guarantee(&self) -> Guarantee {
+        self.object.as_ref().map(|object| object.guarantee.clone()).unwrap_or_default()
+    }
+
     /// Why nothing may be put on this connection, if what it promises is not what is asked.
     pub(super) fn lacks(&self) -> Option<String> {
         let object = self.object.as_ref()?;

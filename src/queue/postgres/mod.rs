@@ -272,6 +272,7 @@ impl Inner {
             kept::begin(&mut line, keeps, given).await.map_err(wrong)?;
             places = upkeep::Places::after_open(&mut line, given, newest > now).await.map_err(wrong)?;
         }
+        let guarantee = line.guarantee();
         drop(line);
         let inner = Arc::new(Self {
             name: name.clone(),
@@ -284,7 +285,7 @@ impl Inner {
             lines,
             lookers,
             when,
-            guarantee: Mutex::default(),
+            guarantee: Mutex::new(guarantee),
             tally: Tally::new(&settings),
             counting: tokio::sync::Mutex::default(),
             disk: Mutex::new(Disk::new(&settings)),
@@ -325,6 +326,13 @@ impl Inner {
 
     fn guarantee(&self) -> Guarantee {
         self.guarantee.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A connection lacks what is asked: whoever looks hears it now.
+    fn finds(&self, line: &line::Line) {
+        if line.lacks().is_some() {
+            *self.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = line.guarantee();
+        }
     }
 
     /// There is something to lease: whoever waits here is woken now, the others a little later.

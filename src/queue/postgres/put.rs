@@ -15,7 +15,7 @@
 use super::{
     Inner,
     fault::lacks_partition,
-    line::{Trouble, Value},
+    line::{Line, Trouble, Value},
     mail::{Columns, Mail},
     mend, past, payload,
 };
@@ -191,8 +191,15 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
     let mut line = inner.lines.lend(inner.patience).await.map_err(Trouble::Unsure)?;
     // Now, and not before: the connection may be a new one, to another server.
     if let Some(lack) = line.lacks().or_else(|| inner.guarantee().lacks(inner.require_replication)) {
+        inner.finds(&line);
         return Err(Trouble::Unsure(StorageError::Busy(lack)));
     }
+    let stored = store_on(inner, &mut line, mails).await;
+    inner.finds(&line);
+    stored
+}
+
+async fn store_on(inner: &Inner, line: &mut Line, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
     let mut pieces = Vec::with_capacity(mails.len());
     for mail in mails {
         pieces.push(payload::part(&mail.raw, 0).await.map_err(Trouble::Unsure)?);
@@ -243,12 +250,12 @@ async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble
         && let Some(row) = rows.first()
     {
         let (number, now): (i64, i64) = (row.get(2), row.get(3));
-        payload::write_rest(&mut line, (number, now), &long.raw, inner.patience).await?;
+        payload::write_rest(line, (number, now), &long.raw, inner.patience).await?;
     }
     if is_moved {
         let pasts = mails.iter().flat_map(|mail| &mail.pasts).zip(&rows);
         let pasts = pasts.filter(|(_, row)| row.get(1)).map(|(past, row)| (row.get(4), past));
-        past::give_past(inner, &mut line, &pasts.collect::<Vec<_>>()).await?;
+        past::give_past(inner, line, &pasts.collect::<Vec<_>>()).await?;
     }
     if is_in_parts {
         line.commit_for_good().await?;
