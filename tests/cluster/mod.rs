@@ -38,7 +38,7 @@ fn play(is_short: bool, rate: u32, messages: usize) {
 /// Q47: five faults over 2,000 messages.
 #[test]
 fn every_250_once() {
-    play(true, 32, 2000);
+    play(true, 40, 2000);
 }
 
 /// Q47: all faults over 20,000 messages.
