@@ -193,6 +193,7 @@ async fn what_is_not_on_a_standby_is_not_taken_and_not_known() {
     assert!(is_later(&machine.give(3, &["a"]).await));
     // Its disk is lost, and the standby takes over: what it never had comes again, and what it had is there once.
     pair.primary.kill();
+    pair.standby.kill();
     pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
     pair.standby.psql("postgres", "SELECT pg_promote()").unwrap();
     assert!(is_later(&machine.give(4, &["a"]).await), "nobody confirms what the new one commits");
@@ -870,10 +871,7 @@ async fn what_a_session_was_set_to_counts_for_it_alone() {
         drop(refused);
         set(right);
         machine.soon("taken again", async |machine| machine.give(2, &["a"]).await.ok()).await;
-        assert!(
-            machine.check().await.is_ok()
-                || machine.soon("ready", async |machine| machine.check().await.ok()).await == ()
-        );
+        machine.soon("ready", async |machine| machine.check().await.ok()).await;
     }
 }
 

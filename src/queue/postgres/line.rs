@@ -170,7 +170,7 @@ impl Connector {
         if let [only] = &mut why[..] {
             return Err(std::mem::take(only));
         }
-        let hosts = configs.iter().map(|config| super::server::host_of(config));
+        let hosts = configs.iter().map(super::server::host_of);
         // In the order of the hosts.
         let count = why.len().max(1);
         why.rotate_right(first % count);
