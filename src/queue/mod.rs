@@ -361,6 +361,8 @@ pub struct Ticket {
     pub tenant: Arc<str>,
     /// Bytes that [`Queue::open`] will hold in memory.
     pub size: u64,
+    /// What the engine itself must know of it.
+    pub(crate) token: Arc<[u8]>,
 }
 
 /// The answer to an [`Ask`].

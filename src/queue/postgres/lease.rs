@@ -23,7 +23,7 @@ use super::{Inner, LOOK_TIME, line::Line};
 use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
 use std::{
     collections::{HashMap, HashSet},
-    sync::{MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -251,7 +251,14 @@ impl Shared<'_> {
 pub(super) struct Given {
     fence: i64,
     pub(super) until: i64,
-    key: Vec<u8>,
+    /// The key of its item.
+    token: Arc<[u8]>,
+}
+
+impl Given {
+    fn is(&self, ticket: &Ticket) -> bool {
+        self.fence == ticket.fence && self.token == ticket.token
+    }
 }
 
 /// Nothing that waits was due before.
@@ -272,12 +279,6 @@ impl Inner {
 
     pub(super) fn given(&self) -> MutexGuard<'_, HashMap<i64, Given>> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whose item a lease of ours is for; none if it is ours no more.
-    fn key_of(&self, ticket: &Ticket) -> Option<Vec<u8>> {
-        let given = self.given();
-        given.get(&ticket.item).filter(|lease| lease.fence == ticket.fence).map(|lease| lease.key.clone())
     }
 
     /// Where a walk begins.
@@ -302,10 +303,12 @@ impl Inner {
         let tickets = rows.iter().filter_map(|row| {
             let (item, size): (Option<i64>, Option<i64>) = (row.get(0), row.get(3));
             let (item, fence) = (item?, row.get(1));
-            given.insert(item, Given { fence, until: now.saturating_add(span(LEASE)), key: row.get(6) });
+            let token: Arc<[u8]> = row.get::<_, &[u8]>(6).into();
+            let until = now.saturating_add(span(LEASE));
+            given.insert(item, Given { fence, until, token: Arc::clone(&token) });
             let tenant: &str = row.get(2);
             let size = size.unwrap_or(0).unsigned_abs();
-            Some(Ticket { item, fence, tenant: tenant.into(), size })
+            Some(Ticket { item, fence, tenant: tenant.into(), size, token })
         });
         let tickets = tickets.collect();
         let wait = |due: i64| Duration::from_millis(u64::try_from(due.saturating_sub(now)).unwrap_or(0));
@@ -315,7 +318,6 @@ impl Inner {
 
 /// Stores the backend's progress, and prolongs the lease.
 pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<bool, StorageError> {
-    let Some(key) = inner.key_of(ticket) else { return Ok(false) };
     let mut line = inner.lines.lend(LOOK_TIME).await?;
     let rows = line
         .ask(
@@ -327,13 +329,13 @@ pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<b
                 (&ticket.fence, Type::INT8),
                 (&note, Type::TEXT),
                 (&span(LEASE), Type::INT8),
-                (&key, Type::BYTEA),
+                (&&ticket.token[..], Type::BYTEA),
             ],
         )
         .await?;
     if let Some(row) = rows.first() {
         let (fence, until) = (ticket.fence, row.get(0));
-        inner.given().insert(ticket.item, Given { fence, until, key });
+        inner.given().insert(ticket.item, Given { fence, until, token: Arc::clone(&ticket.token) });
     }
     Ok(!rows.is_empty())
 }
@@ -388,10 +390,10 @@ pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Ve
             match &done {
                 // A later lease of the same item goes on.
                 Ok(_) => {
-                    if owed.get(&ticket.item).is_some_and(|(former, _)| former.fence == ticket.fence) {
+                    if owed.get(&ticket.item).is_some_and(|(former, _)| former == ticket) {
                         owed.remove(&ticket.item);
                     }
-                    if given.get(&ticket.item).is_some_and(|lease| lease.fence == ticket.fence) {
+                    if given.get(&ticket.item).is_some_and(|lease| lease.is(ticket)) {
                         given.remove(&ticket.item);
                     }
                 }
@@ -442,13 +444,9 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
     // A ticket ends once.
     let mut seen = HashSet::new();
     let first: Vec<bool> = ends.iter().map(|(ticket, _)| seen.insert((ticket.item, ticket.fence))).collect();
-    // What is no lease of ours any more changes nothing.
-    let firsts = || {
-        let firsts = ends.iter().zip(&first).filter(|(_, first)| **first);
-        firsts.filter_map(|((ticket, end), _)| Some(Ended { ticket, end, key: inner.key_of(ticket)? }))
-    };
-    let taken: Vec<_> = firsts().filter(|ended| *ended.end == End::Taken).collect();
-    let others: Vec<_> = firsts().filter(|ended| *ended.end != End::Taken).collect();
+    let firsts = || ends.iter().zip(&first).filter(|(_, first)| **first).map(|(end, _)| end);
+    let taken: Vec<_> = firsts().filter(|(_, end)| *end == End::Taken).collect();
+    let others: Vec<_> = firsts().filter(|(_, end)| *end != End::Taken).collect();
     // By both: an earlier lease of the same item may be among them.
     let mut done: HashSet<(i64, i64)> = HashSet::new();
     if taken.is_empty() && others.is_empty() {
@@ -475,18 +473,11 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
         .collect())
 }
 
-/// An end, and whose.
-struct Ended<'a> {
-    ticket: &'a Ticket,
-    end: &'a End,
-    key: Vec<u8>,
-}
-
 /// The columns that say which leases end. A number alone does not: a database that has lost its last moments, because a
 /// standby took over or a copy was restored, gives the same numbers to other mail.
-fn places<'a>(ends: &'a [Ended<'_>]) -> (Vec<i64>, Vec<i64>, Vec<&'a [u8]>) {
-    let (items, fences) = ends.iter().map(|ended| (ended.ticket.item, ended.ticket.fence)).unzip();
-    (items, fences, ends.iter().map(|ended| &ended.key[..]).collect())
+fn places<'a>(ends: &'a [&(Ticket, End)]) -> (Vec<i64>, Vec<i64>, Vec<&'a [u8]>) {
+    let (items, fences) = ends.iter().map(|(ticket, _)| (ticket.item, ticket.fence)).unzip();
+    (items, fences, ends.iter().map(|(ticket, _)| &ticket.token[..]).collect())
 }
 
 fn ended(rows: &[Row]) -> Vec<(i64, i64)> {
@@ -496,7 +487,7 @@ fn ended(rows: &[Row]) -> Vec<(i64, i64)> {
 async fn end_taken(
     inner: &Inner,
     line: &mut Line,
-    ends: &[Ended<'_>],
+    ends: &[&(Ticket, End)],
 ) -> Result<Vec<(i64, i64)>, StorageError> {
     let (items, fences, keys) = places(ends);
     let keeps = !inner.settings.keep_delivered.is_zero();
@@ -519,11 +510,11 @@ async fn end_taken(
 async fn end_others(
     inner: &Inner,
     line: &mut Line,
-    ends: &[Ended<'_>],
+    ends: &[&(Ticket, End)],
 ) -> Result<Vec<(i64, i64)>, StorageError> {
     let (items, fences, keys) = places(ends);
     let (mut more, mut afters, mut whys, mut holds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for Ended { end, .. } in ends {
+    for (_, end) in ends {
         let (attempts, after, why, held) = match end {
             End::Again { after, counts, reason } => {
                 (i32::from(*counts), Some(span(*after)), Some(reason), false)

@@ -151,7 +151,7 @@ impl Connector {
     /// To the host that can be written to: the last one first, and each for so long, for one that hangs must not stand
     /// before the others.
     async fn connect_to_one(&self, configs: &[Config], tls: MakeRustlsConnect) -> Result<Connected, String> {
-        let first = self.host.load(Ordering::Relaxed);
+        let first = self.host.load(Ordering::Relaxed) % configs.len().max(1);
         let mut why = Vec::new();
         for at in (0..configs.len()).map(|step| (first + step) % configs.len()) {
             // The next time it begins behind this one, should nobody wait for its end.
@@ -227,6 +227,10 @@ impl managed::Manager for Connector {
         match self.connect().await {
             Ok(connection) => {
                 *self.silence() = Silence::default();
+                // Perhaps there is another one that can be written to, and is as safe as is asked.
+                if connection.guarantee.lacks(self.server.require_replication).is_some() {
+                    self.host.fetch_add(1, Ordering::Relaxed);
+                }
                 Ok(connection)
             }
             Err(why) => {

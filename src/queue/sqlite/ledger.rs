@@ -481,7 +481,7 @@ impl Ledger {
                 Lease { fence, tenant: Arc::clone(&row.tenant), due: row.due, until: running + LEASE };
             self.leases.insert(row.id, lease);
             let size = u64::try_from(row.size).unwrap_or(0);
-            tickets.push(Ticket { item: row.id, fence, tenant: row.tenant, size });
+            tickets.push(Ticket { item: row.id, fence, tenant: row.tenant, size, token: Arc::default() });
         }
         let wait = |due: i64| Duration::from_millis(u64::try_from(due.saturating_sub(now)).unwrap_or(0));
         let alone = self.shared.tally.is_alone();
