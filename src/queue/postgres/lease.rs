@@ -277,6 +277,11 @@ impl Inner {
         *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
+    /// Since when that may be so.
+    pub(super) fn doubted(&self) -> Option<Instant> {
+        *self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn given(&self) -> MutexGuard<'_, HashMap<i64, Given>> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -593,8 +598,7 @@ pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
 /// done again and again.
 pub(super) async fn settle(inner: &Inner) -> Result<(), StorageError> {
     let node = inner.is_service()?;
-    let doubted = *inner.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(since) = doubted else { return Ok(()) };
+    let Some(since) = inner.doubted() else { return Ok(()) };
     // None of our statements is on its way, but those that were given up.
     let _alone = inner.leasing.write().await;
     let mut line = inner.lines.lend(LOOK_TIME).await?;

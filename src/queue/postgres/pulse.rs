@@ -29,8 +29,11 @@ const COUNT_SHARE: u32 = 20;
 /// How often the others hear that we are there.
 const SEEN_EVERY: Duration = Duration::from_secs(20);
 
-/// How often it is looked for what was leased without our knowledge, while there may be such.
+/// The first pause between two looks for what was leased without our knowledge, while there may be such; each is twice as long.
 const SETTLE_EVERY: Duration = Duration::from_secs(2);
+
+/// The longest: it looks at all that waits.
+const LONGEST_SETTLE: Duration = Duration::from_secs(60);
 
 /// How often the guarantee is read.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -48,6 +51,8 @@ struct Chores {
     count_every: Duration,
     seen: Option<Instant>,
     settled: Option<Instant>,
+    settle_pause: Duration,
+    doubted: Option<Instant>,
 }
 
 fn is_over(last: Option<Instant>, every: Duration) -> bool {
@@ -75,9 +80,14 @@ impl Chores {
             tried(tell(inner, false).await);
             self.seen = Some(Instant::now());
         }
-        if is_over(self.settled, SETTLE_EVERY) {
+        let doubted = inner.doubted();
+        if doubted != self.doubted {
+            (self.doubted, self.settle_pause) = (doubted, SETTLE_EVERY);
+        }
+        if doubted.is_some() && is_over(self.settled, self.settle_pause) {
             tried(lease::settle(inner).await);
             self.settled = Some(Instant::now());
+            self.settle_pause = (self.settle_pause * 2).min(LONGEST_SETTLE);
         }
         first
     }
