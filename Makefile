@@ -17,11 +17,9 @@ demo: deps
 	$(CARGO) build --bin activity-milter --example demo
 	KEEP=$(KEEP) BACKEND=$(BACKEND) target/debug/examples/demo
 
-# Everything, the end-to-end tests with a real Postfix included. They wait more than they work: half as many again as there are
-# cores run at a time. With all features: what is built in changes nothing unless it is configured; what is shipped, without
-# them, is built and run by `package-test`.
+# Everything, the end-to-end tests with a real Postfix included.
 test: deps check
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) * 3 / 2))} $(CARGO) test --all-features --lib --tests
+	CARGO=$(CARGO) tests/run
 	tests/contract/run
 
 # Three database servers, two Postfix, two services that take mail, two that deliver it, and 26 faults over 20,000 messages: the
