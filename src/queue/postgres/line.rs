@@ -25,7 +25,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,7 @@ use tokio::{
 };
 use tokio_postgres::{
     AsyncMessage, Client, Config, Error, Row, Socket,
+    config::Host,
     error::{Severity, SqlState},
     tls::MakeTlsConnect,
     types::{ToSql, Type},
@@ -66,6 +67,8 @@ const DOUBTED_FOR: Duration = Duration::from_secs(1);
 /// A connection.
 pub(super) struct Connection {
     client: Client,
+    /// The place of its host.
+    at: usize,
     /// A warning came: what was committed last is not where it should be.
     warned: Arc<AtomicBool>,
     /// As it was read here, and when.
@@ -98,9 +101,10 @@ struct Limbo {
     count: AtomicUsize,
     /// A commit came through: nobody waits for these any more.
     released: Notify,
-    /// Held by the next that is given up: how often that was since the last commit.
-    turn: tokio::sync::Mutex<u32>,
-    commits: AtomicU64,
+    /// Held by the next that is given up.
+    turn: tokio::sync::Mutex<()>,
+    /// How many were given up since the server last answered.
+    given_up: AtomicU32,
 }
 
 /// So long an answer is waited for before the first connection is given up, one by one and ever more slowly: the server may
@@ -117,15 +121,15 @@ impl Limbo {
             // It stands behind what was not answered.
             let _ = connection.client.simple_query("").await;
         };
-        let commits = self.commits.load(Ordering::Relaxed);
         let given_up = async {
-            let mut turn = self.turn.lock().await;
-            sleep((LIMBO_TIME * 2_u32.saturating_pow(*turn)).min(LIMBO_TURN)).await;
-            *turn = if self.commits.load(Ordering::Relaxed) == commits { turn.saturating_add(1) } else { 0 };
+            let _turn = self.turn.lock().await;
+            let before = self.given_up.load(Ordering::Relaxed);
+            sleep((LIMBO_TIME * 2_u32.saturating_pow(before.min(16))).min(LIMBO_TURN)).await;
+            self.given_up.fetch_add(1, Ordering::Relaxed);
         };
         self.count.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
-            () = answered => {}
+            () = answered => self.given_up.store(0, Ordering::Relaxed),
             () = self.released.notified() => {}
             () = given_up => {}
         }
@@ -133,12 +137,20 @@ impl Limbo {
     }
 }
 
+/// The hosts, by their places in the URL; all who connect share what they learn.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    /// Who is asked first.
+    next: AtomicUsize,
+    /// Which one could be written to last.
+    good: AtomicUsize,
+}
+
 /// Makes connections.
 pub(super) struct Connector {
     server: Server,
     limbo: Arc<Limbo>,
-    /// The host that was written to last, by its place.
-    host: AtomicUsize,
+    hosts: Arc<Hosts>,
     tls: MakeRustlsConnect,
     silence: Mutex<Silence>,
 }
@@ -150,18 +162,24 @@ impl Connector {
 
     /// To the host that can be written to: the last one first, and each for so long, for one that hangs must not stand
     /// before the others.
-    async fn connect_to_one(&self, configs: &[Config], tls: MakeRustlsConnect) -> Result<Connected, String> {
-        let first = self.host.load(Ordering::Relaxed) % configs.len().max(1);
+    async fn connect_to_one(
+        &self,
+        configs: &[Config],
+        tls: MakeRustlsConnect,
+    ) -> Result<(usize, Connected), String> {
+        let first = self.hosts.next.load(Ordering::Relaxed) % configs.len().max(1);
         let mut why = Vec::new();
         for at in (0..configs.len()).map(|step| (first + step) % configs.len()) {
             // The next time it begins behind this one, should nobody wait for its end.
-            self.host.store((at + 1) % configs.len(), Ordering::Relaxed);
+            self.hosts.next.store((at + 1) % configs.len(), Ordering::Relaxed);
             let Some(config) = configs.get(at) else { continue };
-            let time = config.get_connect_timeout().copied().unwrap_or(HOST_TIME);
+            let time =
+                config.get_connect_timeout().copied().unwrap_or(HOST_TIME) * addresses_of(config).await;
             match timeout(time, config.connect(tls.clone())).await {
                 Ok(Ok(connected)) => {
-                    self.host.store(at, Ordering::Relaxed);
-                    return Ok(connected);
+                    self.hosts.next.store(at, Ordering::Relaxed);
+                    self.hosts.good.store(at, Ordering::Relaxed);
+                    return Ok((at, connected));
                 }
                 Ok(Err(error)) => why.push(whole(&error)),
                 Err(_) => why.push(format!("no answer within {time:?}")),
@@ -184,7 +202,7 @@ impl Connector {
             Tls::Verify { ca_file: Some(_) } => tls::connector(&self.server.tls)?,
             Tls::Verify { ca_file: None } | Tls::Off => self.tls.clone(),
         };
-        let (client, mut connection) = self.connect_to_one(&configs, tls).await?;
+        let (at, (client, mut connection)) = self.connect_to_one(&configs, tls).await?;
         let warned = Arc::new(AtomicBool::new(false));
         let heard = Arc::clone(&warned);
         // It reads what the server says, in its order: a notice is noted before the answer behind it is given.
@@ -199,7 +217,7 @@ impl Connector {
             }
         });
         let (guarantee, looked) = (Guarantee::default(), Instant::now());
-        let mut connection = Connection { client, warned, guarantee, looked, task };
+        let mut connection = Connection { client, at, warned, guarantee, looked, task };
         let rows = connection.client.query_typed(guarantee::ASK, &[]).await.map_err(|error| whole(&error))?;
         connection.guarantee =
             rows.first().map(Guarantee::of).ok_or("it does not say what a commit promises")?;
@@ -229,7 +247,7 @@ impl managed::Manager for Connector {
                 *self.silence() = Silence::default();
                 // Perhaps there is another one that can be written to, and is as safe as is asked.
                 if connection.guarantee.lacks(self.server.require_replication).is_some() {
-                    self.host.fetch_add(1, Ordering::Relaxed);
+                    self.hosts.next.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(connection)
             }
@@ -246,6 +264,10 @@ impl managed::Manager for Connector {
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<StorageError> {
         if connection.client.is_closed() || connection.warned.load(Ordering::Acquire) {
             return Err(RecycleError::message("of no use any more"));
+        }
+        // The other one may hang, and say nothing for long.
+        if connection.at != self.hosts.good.load(Ordering::Relaxed) {
+            return Err(RecycleError::message("another host has taken over"));
         }
         // A session's settings are those it began with; whoever put them right wants to see it.
         let lacks = connection.guarantee.lacks(self.server.require_replication).is_some();
@@ -270,12 +292,12 @@ impl fmt::Debug for Lines {
 
 impl Lines {
     /// At most so many; connects to nobody yet.
-    pub(super) fn new(server: &Server, most: usize) -> Result<Self, String> {
+    pub(super) fn new(server: &Server, most: usize, hosts: &Arc<Hosts>) -> Result<Self, String> {
         let connector = Connector {
             tls: tls::connector(&server.tls)?,
             server: server.clone(),
             limbo: Arc::default(),
-            host: AtomicUsize::new(0),
+            hosts: Arc::clone(hosts),
             silence: Mutex::default(),
         };
         let pool = Pool::builder(connector).max_size(most.max(1)).build();
@@ -454,7 +476,7 @@ impl Line {
         }
         if let Some(pool) = self.object.as_ref().and_then(Object::pool) {
             let limbo = &pool.manager().limbo;
-            limbo.commits.fetch_add(1, Ordering::Relaxed);
+            limbo.given_up.store(0, Ordering::Relaxed);
             limbo.released.notify_waiters();
         }
         Ok(())
@@ -519,6 +541,17 @@ impl Line {
             }
         }
     }
+}
+
+/// How many addresses the name of a host has: each is tried, for as long.
+async fn addresses_of(config: &Config) -> u32 {
+    let (Some(Host::Tcp(name)), true) = (config.get_hosts().first(), config.get_hostaddrs().is_empty())
+    else {
+        return 1;
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let found = tokio::net::lookup_host((name.as_str(), port)).await;
+    found.map_or(1, |addresses| u32::try_from(addresses.count()).unwrap_or(1).clamp(1, 8))
 }
 
 fn lost() -> Trouble {

@@ -240,8 +240,9 @@ impl Inner {
         let wrong = |error: StorageError| schema::unusable(&name, &error);
         let text = |message: String| OpenError::Unusable { path: name.clone().into(), message };
         let most = if node.is_some() { server.connections } else { 1 };
-        let lines = Lines::new(&server, most).map_err(text)?;
-        let lookers = Lines::new(&server, LOOKERS.min(most)).map_err(text)?;
+        let hosts = Arc::default();
+        let lines = Lines::new(&server, most, &hosts).map_err(text)?;
+        let lookers = Lines::new(&server, LOOKERS.min(most), &hosts).map_err(text)?;
         let mut line = lines.lend(LONG_TIME).await.map_err(wrong)?;
         if makes {
             schema::prepare(&mut line, &name).await?;

@@ -101,15 +101,14 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let (mut is_away, mut is_unsafe) = (false, false);
     loop {
         tick.tick().await;
-        // The guarantee first, and whatever becomes of the rest.
-        let mut is_there = Ok(());
+        // The guarantee first, and whatever becomes of the rest. It is read on a new connection, and one that is refused says
+        // nothing of those that are there: whoever delivers must be heard of.
+        let mut refused = None;
         if is_over(looked, LOOK_EVERY) {
-            is_there = look(&inner, &mut is_unsafe).await;
+            refused = look(&inner, &mut is_unsafe).await.err();
             looked = Some(Instant::now());
         }
-        if is_there.is_ok() {
-            is_there = beat(&inner, &mut others).await;
-        }
+        let is_there = beat(&inner, &mut others).await;
         metrics::queue_reachable(is_there.is_ok());
         if let Err(error) = is_there {
             inner.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -126,6 +125,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
             events::queue_back(&inner.name);
             // Others may have put something meanwhile, and who waits here has not heard of it.
             inner.arrived.notify_one();
+        }
+        if let Some(error) = refused {
+            events::queue_trouble(&error);
         }
         if let Err(error) = chores.run(&inner).await {
             events::queue_trouble(&error);
