@@ -318,6 +318,88 @@ async fn what_was_stopped_goes_on() {
     }
 }
 
+/// Q48: one queue under two names is refused before anything is changed, and a copy of one too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_is_not_moved_into_itself() {
+    let file = Place::new(Sqlite);
+    let other_name = file.directory.path().join("link");
+    std::os::unix::fs::symlink(file.directory.path(), &other_name).unwrap();
+    let link = file.directory.path().join("link.db");
+    std::os::unix::fs::symlink(&file.settings.path, &link).unwrap();
+    let named = |path| Settings { path, ..file.settings.clone() };
+    let database = Place::new(Postgres);
+    let cases = [
+        (
+            &file,
+            named(
+                file.directory
+                    .path()
+                    .join("..")
+                    .join(file.directory.path().file_name().unwrap())
+                    .join("queue.db"),
+            ),
+        ),
+        (&file, named(other_name.join("queue.db"))),
+        (&file, Settings { spool: file.directory.path().join("own"), ..named(link) }),
+        (&database, database.settings.clone()),
+    ];
+    for (place, other) in cases {
+        println!("{} as {}", place.settings.place(), other.place());
+        let service = place.open();
+        place.give_kinds(service.as_ref(), 0..3).await;
+        let before = snapshot(service.as_ref()).await;
+        drop(service);
+        let leaves = place.leave();
+        let takes = queue::open_to_take_in(&other, Arc::new(SystemClock)).unwrap();
+        let refused = all_of(leaves.as_ref(), takes.as_ref()).await;
+        assert!(matches!(refused, Err(HaulError::One | HaulError::Copy)), "{refused:?}");
+        assert!(snapshot(leaves.as_ref()).await == before);
+        drop((leaves, takes));
+        assert_eq!(deliver(place.open().as_ref()).await.len(), 3);
+        drop(fs::remove_file(&place.settings.path)); // the next one is another queue
+    }
+    let (from, to) = (Place::new(Sqlite), Place::new(Sqlite));
+    from.give_kinds(from.open().as_ref(), 0..3).await;
+    fs::copy(&from.settings.path, &to.settings.path).unwrap();
+    let (leaves, takes) = (from.leave(), to.take_in());
+    let refused = all_of(leaves.as_ref(), takes.as_ref()).await;
+    assert!(matches!(refused, Err(HaulError::Copy)), "{refused:?}");
+    assert_eq!((waiting(leaves.as_ref()).await, waiting(takes.as_ref()).await), (3, 3));
+}
+
+/// Q48: the command says which queue is meant where a slip would take all of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_refuses_what_leads_nowhere() {
+    let (place, other) = (Place::new(Sqlite), Place::new(Postgres));
+    place.give_kinds(place.open().as_ref(), 0..3).await;
+    drop(other.open());
+    let url = other._database.as_ref().unwrap().url();
+    let config = place.directory.path().join("c.toml");
+    let (path, spool) = (place.settings.path.display(), place.settings.spool.display());
+    let text =
+        format!("[queue]\ntype = \"postgres\"\nurl = \"{url}\"\npath = \"{path}\"\nspool = \"{spool}\"\n");
+    fs::write(&config, text).unwrap();
+    let (file, missing) =
+        (path.to_string(), place.directory.path().join("no/queue.db").display().to_string());
+    let dots = format!("{}/spool/../queue.db", place.directory.path().display());
+    for (words, why) in [
+        (vec!["--local", "--to", &missing], "--local is not for"),
+        (vec!["--from", &file, "--to", &missing], "there is no directory"),
+        (vec!["--from", &file, "--to", &dots], "one queue under two names"),
+    ] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_activity-milter"))
+            .args(["queue", "move", "--config"])
+            .arg(&config)
+            .args(words)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(64) && said.contains(why), "{ended:?}");
+        assert!(!place.directory.path().join("no").exists());
+    }
+    assert_eq!(waiting(place.open().as_ref()).await, 3);
+}
+
 /// Q9, Q48: the rest stays where it is, and goes on when there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_takes_no_more_and_the_rest_stays() {
@@ -712,6 +794,23 @@ async fn a_message_that_is_lost_in_the_database_is_mended() {
             assert!(whole.7 == expected && whole.0 == State::Waiting, "{key}");
         }
         assert_eq!(deliver(queue.as_ref()).await.len(), targets.len() + 1);
+    }
+}
+
+/// Q7: any piece, the last one too; what is whole is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_which_a_piece_is_lost_is_mended() {
+    for lost in ["1", "2"] {
+        let place = Place::new(Postgres);
+        let queue = place.open();
+        let parcel = place.letter(1, 1_200_000, &["a"]).await;
+        queue.put(parcel.clone()).await.unwrap();
+        assert_eq!(queue.put(parcel.clone()).await.unwrap(), [Put::Known]);
+        place.sql(&format!("DELETE FROM activity_milter.payload WHERE part = {lost}"));
+        assert_eq!(queue.put(parcel.clone()).await.unwrap(), [Put::Mended], "{lost}");
+        assert_eq!(queue.put(parcel.clone()).await.unwrap(), [Put::Known]);
+        let all = snapshot(queue.as_ref()).await;
+        assert!(all.values().all(|whole| whole.7 == bytes_of(&parcel.raw)), "{lost}");
     }
 }
 

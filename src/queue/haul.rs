@@ -29,6 +29,15 @@ pub struct Hauled {
 /// Why no more moved.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HaulError {
+    /// Both are the same: what was taken in would be known, and what left would be gone.
+    #[error("both are one queue under two names: nothing was moved. Say which other queue is meant")]
+    One,
+    /// One is a copy: they may have messages in common, and what is known of one counts for the other.
+    #[error(
+        "one of them is a copy of the other, or both are one queue under two names: nothing was moved. To put a copy and its \
+         original together, move the copy to a new queue, and that one to the original"
+    )]
+    Copy,
     /// The queue that is left.
     #[error("{0}")]
     From(StorageError),
@@ -45,6 +54,7 @@ pub async fn haul(
     to: &dyn Queue,
     mut more: impl FnMut(&Hauled) -> ControlFlow<()> + Send,
 ) -> Result<Hauled, HaulError> {
+    are_two(from, to).await?;
     let mut hauled = Hauled::default();
     loop {
         let before = hauled.activities;
@@ -67,6 +77,17 @@ pub async fn haul(
         if hauled.activities == before || hauled.is_stopped {
             return Ok(hauled);
         }
+    }
+}
+
+/// Under other names, what is one queue would be taken in by itself, as known, and then leave.
+async fn are_two(from: &dyn Queue, to: &dyn Queue) -> Result<(), HaulError> {
+    let ours = from.identity().await.map_err(HaulError::From)?;
+    let theirs = to.identity().await.map_err(HaulError::To)?;
+    match ours.id == theirs.id {
+        false => Ok(()),
+        true if ours.file.is_some() && ours.file == theirs.file => Err(HaulError::One),
+        true => Err(HaulError::Copy),
     }
 }
 

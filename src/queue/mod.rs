@@ -24,7 +24,7 @@ mod written;
 
 pub use clock::{Clock, HandClock, SystemClock};
 pub use haul::{HaulError, Hauled, haul};
-pub use transfer::{Page, Place, Transfer};
+pub use transfer::{Identity, Page, Place, Transfer};
 
 use crate::activity::{Activity, Cut, Key, Parcel, Raw};
 use async_trait::async_trait;
@@ -785,6 +785,11 @@ pub trait Queue: fmt::Debug + Send + Sync {
     async fn safety(&self) -> Option<Result<String, String>> {
         None
     }
+
+    /// Which queue this is, whatever it is called.
+    /// # Errors
+    /// [`StorageError`].
+    async fn identity(&self) -> Result<Identity, StorageError>;
 
     /// A page of what is here and nobody has leased, to be moved to another queue: what waits and what is held, or what is
     /// kept after its delivery; in the order of their numbers, behind `after`. Where others may lease, the page is leased.

@@ -15,9 +15,9 @@
 //! to that address, come elsewhere, would be recorded beside the project. While it drains, what arrives goes to the server.
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, HaulError, Item, Kept, Leased, OpenError,
-    Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, Spooled, StorageError, TenantCounts,
-    Ticket, Transfer, Untold, Upkeep, haul,
+    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, HaulError, Identity, Item, Kept, Leased,
+    OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, Spooled, StorageError,
+    TenantCounts, Ticket, Transfer, Untold, Upkeep, haul,
     postgres::{Node, PostgresQueue, Server},
     sqlite::SqliteQueue,
 };
@@ -388,6 +388,10 @@ impl Queue for OutageQueue {
             Ok(queue) => queue.safety().await,
             Err(error) => Some(Err(error.to_string())),
         }
+    }
+
+    async fn identity(&self) -> Result<Identity, StorageError> {
+        self.inner.queue()?.identity().await
     }
 
     async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {

@@ -17,6 +17,15 @@ pub(super) const PAGE: usize = 32;
 /// Bytes of a page's texts and small messages, but for one row that has more by itself.
 pub(super) const PAGE_BYTES: usize = 4 << 20;
 
+/// What tells a queue from every other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Made with the queue; a copy of it has the same.
+    pub(super) id: String,
+    /// Its file, by device and number: the same under every name. None: a server's.
+    pub(super) file: Option<(u64, u64)>,
+}
+
 /// Activities of one message that stand beside each other in a queue.
 #[derive(Clone, Debug)]
 pub struct Transfer {

@@ -34,9 +34,9 @@ mod when;
 pub use server::{Server, Tls};
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Item, Kept, Leased, OpenError, Overview, Page,
-    Place, Put, Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket, Transfer, Untold,
-    Upkeep,
+    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Identity, Item, Kept, Leased, OpenError,
+    Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket,
+    Transfer, Untold, Upkeep,
     disk::Disk,
     tally::{Room, Tally},
 };
@@ -525,6 +525,10 @@ impl Queue for PostgresQueue {
             Ok(found.lacks(inner.require_replication).map_or_else(|| Ok(found.words()), Err))
         });
         Some(looked.await.unwrap_or_else(|error| Err(error.to_string())))
+    }
+
+    async fn identity(&self) -> Result<Identity, StorageError> {
+        self.run(|inner| async move { moving::identity(&inner).await }).await
     }
 
     async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {

@@ -16,7 +16,7 @@ use super::{
 use crate::activity::{Activity, Key, Raw};
 use crate::queue::{
     KEY_MEMORY, Put, StorageError, tally,
-    transfer::{Moved, PAGE, Page, Past, Place, Transfer},
+    transfer::{Identity, Moved, PAGE, Page, Past, Place, Transfer},
     watch::span,
     written,
 };
@@ -28,6 +28,14 @@ const HOLD: Duration = Duration::from_secs(300);
 
 /// Who has it.
 const NODE: &str = "queue move";
+
+/// The number that the database was given when its tables were made.
+pub(super) async fn identity(inner: &Inner) -> Result<Identity, StorageError> {
+    let mut line = inner.lookers.lend(LONG_TIME).await?;
+    let rows = line.ask("SELECT id::text FROM activity_milter.meta", &[]).await?;
+    let row = rows.first().ok_or_else(|| written::damaged("activity_milter.meta is empty"))?;
+    Ok(Identity { id: row.get(0), file: None })
+}
 
 /// A page, leased; what is held too.
 const HOLD_PAGE: &str = "

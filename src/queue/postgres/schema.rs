@@ -40,7 +40,8 @@ const VERSION_1: &str = r#"
         reads      int4 NOT NULL,
         newest     int8 NOT NULL DEFAULT 0,
         distrust   int8 NOT NULL DEFAULT 0,
-        kept_since int8 NOT NULL DEFAULT 0
+        kept_since int8 NOT NULL DEFAULT 0,
+        id         uuid NOT NULL DEFAULT gen_random_uuid()
     );
     INSERT INTO activity_milter.meta (one, version, reads) VALUES (1, 0, 1);
     CREATE TABLE activity_milter.node (

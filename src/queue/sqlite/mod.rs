@@ -29,8 +29,8 @@ mod writer;
 mod proofs;
 
 use super::{
-    Ask, Backup, Change, Clock, Counts, End, Entry, Expired, Filter, Item, KEY_MEMORY, Kept, Leased,
-    OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, State, StorageError,
+    Ask, Backup, Change, Clock, Counts, End, Entry, Expired, Filter, Identity, Item, KEY_MEMORY, Kept,
+    Leased, OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, State, StorageError,
     TenantCounts, Ticket, Transfer, Untold, Upkeep, Verified, disk, make_directory, tally, watch, written,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
@@ -710,6 +710,11 @@ impl Queue for SqliteQueue {
                 Ok(ledger.room())
             })
             .await?
+    }
+
+    async fn identity(&self) -> Result<Identity, StorageError> {
+        let path = self.0.path.clone();
+        self.0.lister.look(move |database| moving::identity(database, &path)).await
     }
 
     async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {

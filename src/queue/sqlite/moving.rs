@@ -15,11 +15,11 @@ use super::{
 use crate::activity::{Key, Raw};
 use crate::queue::{
     Put, StorageError,
-    transfer::{Moved, PAGE, PAGE_BYTES, Page, Past, Place, Transfer, in_memory},
+    transfer::{Identity, Moved, PAGE, PAGE_BYTES, Page, Past, Place, Transfer, in_memory},
 };
 use futures_util::future::try_join_all;
 use rusqlite::{Connection, Row, params};
-use std::sync::Arc;
+use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 /// A row's past, and whose it is; kept rows below.
 const PAST: &str = "
@@ -29,6 +29,12 @@ const PAST: &str = "
 const PAST_OF_KEPT: &str = "
     SELECT tenant, accepted_at, delivered_at, attempts, 0, NULL, 0, 0, 0, NULL, NULL, delivered_at, key
     FROM kept WHERE id = ?1";
+
+/// The database's own name, and its file.
+pub(super) fn identity(database: &Connection, path: &Path) -> Result<Identity, StorageError> {
+    let file = std::fs::metadata(path).map_err(later)?;
+    Ok(Identity { id: super::folder(database)?, file: Some((file.dev(), file.ino())) })
+}
 
 /// A page of rows behind `after`.
 pub(super) fn page(
