@@ -400,6 +400,170 @@ async fn the_command_refuses_what_leads_nowhere() {
     assert_eq!(waiting(place.open().as_ref()).await, 3);
 }
 
+/// All keys of two queues, each once.
+async fn both(one: &dyn Queue, other: &dyn Queue) -> usize {
+    let (mut all, more) = (snapshot(one).await, snapshot(other).await);
+    let count = all.len() + more.len();
+    all.extend(more);
+    assert_eq!(all.len(), count, "in both");
+    count
+}
+
+/// Q48: two moves the other way round, one of them frozen before it lets go, for a moment or for longer than it may: all is in
+/// one of the two queues.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_moves_the_other_way_round_lose_nothing() {
+    for (engine, other) in WAYS {
+        for is_late in [false, true] {
+            println!("from {engine:?} to {other:?}, late: {is_late}");
+            let (a, b) = (Place::new(engine), Place::new(other));
+            let service = a.open();
+            a.give_kinds(service.as_ref(), 0..20).await;
+            let memory = a.letter(30, 10, &["c"]).await;
+            service.put(memory.clone()).await.unwrap();
+            let last = service.list(Filter::default()).await.unwrap().pop().unwrap();
+            service.change(vec![last.id], Change::Drop).await.unwrap();
+            drop(service);
+            let (leaves, takes) = (a.leave(), b.take_in());
+            let keys = leaves.memory(None, 10).await.unwrap();
+            assert_eq!(keys.len(), 1);
+            takes.remember(keys.clone()).await.unwrap();
+            let page = leaves.to_move(false, i64::MIN).await.unwrap();
+            let places = page.transfers.iter().flat_map(queue::Transfer::places).collect::<Vec<_>>();
+            takes.take_in(page.transfers).await.unwrap();
+            if other == Postgres {
+                if is_late && engine == Postgres {
+                    a.sql("UPDATE activity_milter.leaving SET until = 1; UPDATE activity_milter.item SET until = NULL");
+                }
+                let (back, home) = (b.leave(), a.take_in());
+                let moved = all_of(back.as_ref(), home.as_ref()).await;
+                match is_late && engine == Postgres {
+                    false => assert!(matches!(moved, Err(HaulError::To(StorageError::Leaving))), "{moved:?}"),
+                    true => assert!(moved.is_ok(), "{moved:?}"),
+                }
+            } else {
+                let opened = queue::open_to_leave(&b.settings, Arc::new(SystemClock));
+                assert!(matches!(opened, Err(OpenError::InUse(_))), "it is taken into");
+            }
+            let gone = leaves.let_go(places).await;
+            let forgot = leaves.forget(keys).await;
+            match is_late && engine == Postgres && other == Postgres {
+                true => assert!(matches!(gone, Err(StorageError::Busy(_))) && forgot.is_err(), "{gone:?}"),
+                false => assert!(gone.unwrap() > 0 && forgot.is_ok()),
+            }
+            leaves.rest().await;
+            takes.rest().await;
+            // Killed here, it is not known where it was.
+            assert_eq!(both(leaves.as_ref(), takes.as_ref()).await, 20);
+            all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+            assert_eq!(both(leaves.as_ref(), takes.as_ref()).await, 20);
+            drop((leaves, takes));
+            let (back, home) = (b.leave(), a.take_in());
+            assert_eq!(all_of(back.as_ref(), home.as_ref()).await.unwrap().activities, 20);
+            drop((back, home));
+            let service = a.open();
+            assert_eq!(service.put(memory).await.unwrap(), [Put::Known]);
+            let delivered = deliver(service.as_ref()).await;
+            assert!(delivered.len() == 20 && delivered.values().all(|times| *times == 1), "{delivered:?}");
+        }
+    }
+}
+
+/// Q48: who leaves a queue has it for himself: a second move of it waits, and so does what comes to it from others.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_move_at_a_time_leaves_a_queue() {
+    for engine in [Sqlite, Postgres] {
+        let (from, to, third) = (Place::new(engine), Place::new(Postgres), Place::new(Sqlite));
+        from.give_kinds(from.open().as_ref(), 0..40).await;
+        third.give_kinds(third.open().as_ref(), 50..53).await;
+        let (leaves, takes, more) = (from.leave(), to.take_in(), third.leave());
+        let page = leaves.to_move(false, i64::MIN).await.unwrap();
+        if engine == Postgres {
+            let second = from.leave();
+            let refused = second.to_move(false, i64::MIN).await;
+            assert!(matches!(refused, Err(StorageError::Leaving)), "{refused:?}");
+        }
+        let into = from.take_in();
+        let refused = all_of(more.as_ref(), into.as_ref()).await;
+        assert!(matches!(refused, Err(HaulError::To(StorageError::Leaving))), "{refused:?}");
+        // Many may take in at once.
+        let second = to.take_in();
+        let of_third = more.to_move(false, i64::MIN).await.unwrap();
+        second.take_in(of_third.transfers).await.unwrap();
+        takes.take_in(page.transfers).await.unwrap();
+        leaves.rest().await;
+        all_of(more.as_ref(), into.as_ref()).await.unwrap();
+        assert_eq!(waiting(more.as_ref()).await, 0);
+    }
+}
+
+/// Q9, Q48: one tenant's full share keeps nobody else's back, and what stays is nobody's lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_its_share_stays_and_all_others_go() {
+    for (engine, other) in WAYS {
+        println!("from {engine:?} to {other:?}");
+        let (from, mut to) = (Place::new(engine), Place::new(other));
+        to.settings.max_items_per_tenant = Some(5);
+        let service = to.open();
+        for id in 0..5 {
+            service.put(to.letter(id, 10, &["a"]).await).await.unwrap();
+        }
+        drop(service);
+        let service = from.open();
+        for id in 10..13 {
+            service.put(from.letter(id, 10, &["a"]).await).await.unwrap();
+            service.put(from.letter(id + 10, 10, &["b"]).await).await.unwrap();
+        }
+        service.put(from.letter(30, LARGE, &["a", "b"]).await).await.unwrap();
+        drop(service);
+        let (leaves, takes) = (from.leave(), to.take_in());
+        let hauled = all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+        assert!(hauled.activities == 4 && hauled.full.len() == 1, "{hauled:?}");
+        assert!(
+            hauled.full["a"].0 == 4 && hauled.full["a"].1.contains("tenant a has its share"),
+            "{hauled:?}"
+        );
+        assert_eq!(waiting(leaves.as_ref()).await, 4);
+        drop(takes);
+        to.settings.max_items_per_tenant = None;
+        let takes = to.take_in();
+        assert_eq!(all_of(leaves.as_ref(), takes.as_ref()).await.unwrap().activities, 4);
+        drop(takes);
+        assert_eq!(deliver(to.open().as_ref()).await.len(), 13);
+    }
+}
+
+/// Q9, Q47: the same for what was kept here while the database was away, and whoever looks learns whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_its_share_of_the_database_keeps_no_other_here() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let mut place = Place::spooling(database.server());
+    place.settings.max_items_per_tenant = Some(3);
+    let queue = place.open();
+    for id in 0..3 {
+        queue.put(place.letter(id, 10, &["a"]).await).await.unwrap();
+    }
+    cluster.kill();
+    for (id, tenant) in [(10, "a"), (11, "b"), (12, "b")] {
+        queue.put(place.letter(id, 10, &[tenant]).await).await.unwrap();
+    }
+    cluster.run(&[]);
+    let why = soon("given", async || {
+        let here = queue.spooled().await?;
+        (here.counts.waiting == 1).then_some(here.full).flatten()
+    })
+    .await;
+    assert!(why.starts_with("1 of tenant a stay on this machine"), "{why}");
+    assert_eq!(deliver(queue.as_ref()).await.len(), 5);
+    soon("drained", async || {
+        let here = queue.spooled().await?;
+        (here.counts.waiting == 0 && here.full.is_none()).then_some(())
+    })
+    .await;
+    assert_eq!(deliver(queue.as_ref()).await.len(), 1);
+}
+
 /// Q9, Q48: the rest stays where it is, and goes on when there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_takes_no_more_and_the_rest_stays() {

@@ -10,6 +10,7 @@
 
 use crate::activity::{Key, Raw};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// Rows of a page.
 pub(super) const PAGE: usize = 32;
@@ -48,9 +49,22 @@ impl Transfer {
         self.rows.iter().map(|row| row.place).collect()
     }
 
-    /// Their keys.
-    pub fn keys(&self) -> Vec<Key> {
-        self.rows.iter().map(|row| row.key.clone()).collect()
+    /// Without the rows of tenants for whom there is no room, which are counted there; none: there is no other.
+    pub(super) fn without(
+        mut self,
+        full: &mut BTreeMap<String, (usize, String)>,
+        staying: &mut Vec<Place>,
+    ) -> Option<Self> {
+        self.rows.retain(|row| match full.get_mut(&row.tenant) {
+            // What is kept after its delivery takes no room that anybody counts.
+            Some((count, _)) if row.past.delivered_at.is_none() => {
+                *count += 1;
+                staying.push(row.place);
+                false
+            }
+            _ => true,
+        });
+        (!self.rows.is_empty()).then_some(self)
     }
 
     /// Bytes that it has in memory.

@@ -142,14 +142,15 @@ pub(super) async fn moved(config: &Config, args: &Args) -> Result<ExitCode, Fail
         HaulError::To(_) => of_to(&format!("{error}. What moved is there; say the same again to go on")),
     })?;
     let left = from.counts().await.map_err(|error| of_from(&error))?;
-    let left = (left.waiting + left.held).saturating_sub(hauled.stuck.len() as u64);
+    let full: usize = hauled.full.values().map(|(count, _)| count).sum();
+    let left = (left.waiting + left.held).saturating_sub((hauled.stuck.len() + full) as u64);
     if hauled.activities > 0 {
         observe::start_for_command(&config.log);
         events::queue_moved(identity::caller(), hauled.activities, &from_name, &to_name);
     }
     tell_of(&hauled, left);
     say(&format!("{} activities moved from {from_name} to {to_name}\n", hauled.activities))?;
-    Ok(ExitCode::from(u8::from(hauled.is_stopped || left > 0 || !hauled.stuck.is_empty())))
+    Ok(ExitCode::from(u8::from(hauled.is_stopped || left > 0 || full > 0 || !hauled.stuck.is_empty())))
 }
 
 /// What did not move, and why.
@@ -159,6 +160,9 @@ fn tell_of(hauled: &Hauled, left: u64) {
     }
     if hauled.stuck.len() > NAMED {
         tell(&format!("{} more stay, for like reasons", hauled.stuck.len() - NAMED));
+    }
+    for (tenant, (count, why)) in &hauled.full {
+        tell(&format!("{count} of tenant {tenant} stay: {why}; then say the same again"));
     }
     if hauled.is_stopped {
         tell(&format!("stopped: {left} are left; say the same again to go on"));
