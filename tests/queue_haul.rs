@@ -376,8 +376,12 @@ async fn the_command_refuses_what_leads_nowhere() {
     let url = other._database.as_ref().unwrap().url();
     let config = place.directory.path().join("c.toml");
     let (path, spool) = (place.settings.path.display(), place.settings.spool.display());
-    let text =
-        format!("[queue]\ntype = \"postgres\"\nurl = \"{url}\"\npath = \"{path}\"\nspool = \"{spool}\"\n");
+    let directory = format!("{}/tests/directory.toml", env!("CARGO_MANIFEST_DIR"));
+    let head = format!(
+        "integration_domains = [\"a.test\"]\n[directory]\npath = \"{directory}\"\n[backend]\nurl = \"http://127.0.0.1:1/\"\n"
+    );
+    let text = head
+        + &format!("[queue]\ntype = \"postgres\"\nurl = \"{url}\"\npath = \"{path}\"\nspool = \"{spool}\"\n");
     fs::write(&config, text).unwrap();
     let (file, missing) =
         (path.to_string(), place.directory.path().join("no/queue.db").display().to_string());
@@ -976,6 +980,44 @@ async fn a_message_of_which_a_piece_is_lost_is_mended() {
         let all = snapshot(queue.as_ref()).await;
         assert!(all.values().all(|whole| whole.7 == bytes_of(&parcel.raw)), "{lost}");
     }
+}
+
+/// Q7, Q40: what is mended is as safe as what is new: a guarantee that goes while its commit waits is a failed put.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_mended_has_the_guarantee_that_is_asked() {
+    let primary = Cluster::start(&["wal_keep_size=64MB"]).leaked();
+    let _standby = Cluster::standby_of(primary, "second").leaked();
+    let database: &Database = Box::leak(Box::new(primary.database()));
+    let set = |names: &str| {
+        let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
+        primary.psql("postgres", &sql).unwrap();
+        primary.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    };
+    set("second");
+    let mut server = database.server();
+    (server.require_replication, server.patience) = (true, Duration::from_secs(20));
+    let place = Place::of(Some(server));
+    let queue = soon("open", async || queue::open(&place.settings, Arc::new(SystemClock)).ok()).await;
+    let parcel = place.letter(1, 10, &["a"]).await;
+    soon("put", async || queue.put(parcel.clone()).await.ok()).await;
+    database.sql("DELETE FROM activity_milter.payload");
+    let held = tokio::task::spawn_blocking(|| {
+        database.sql("BEGIN; SELECT 1 FROM activity_milter.item FOR UPDATE; SELECT pg_sleep(4); COMMIT")
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (waits, again) = (Arc::clone(&queue), parcel.clone());
+    let put = tokio::spawn(async move { waits.put(again).await });
+    soon("waiting for the row", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        (database.sql(waiting).trim() != "0").then_some(())
+    })
+    .await;
+    set("");
+    let put = put.await.unwrap();
+    assert!(matches!(put, Err(StorageError::Busy(_))), "{put:?}");
+    held.await.unwrap();
+    set("second");
+    soon("safe again", async || queue.put(parcel.clone()).await.ok()).await;
 }
 
 /// The first row.
