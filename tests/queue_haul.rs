@@ -318,6 +318,256 @@ async fn what_was_stopped_goes_on() {
     }
 }
 
+/// Q48: one queue under two names is refused before anything is changed, and a copy of one too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_is_not_moved_into_itself() {
+    let file = Place::new(Sqlite);
+    let other_name = file.directory.path().join("link");
+    std::os::unix::fs::symlink(file.directory.path(), &other_name).unwrap();
+    let link = file.directory.path().join("link.db");
+    std::os::unix::fs::symlink(&file.settings.path, &link).unwrap();
+    let named = |path| Settings { path, ..file.settings.clone() };
+    let database = Place::new(Postgres);
+    let cases = [
+        (
+            &file,
+            named(
+                file.directory
+                    .path()
+                    .join("..")
+                    .join(file.directory.path().file_name().unwrap())
+                    .join("queue.db"),
+            ),
+        ),
+        (&file, named(other_name.join("queue.db"))),
+        (&file, Settings { spool: file.directory.path().join("own"), ..named(link) }),
+        (&database, database.settings.clone()),
+    ];
+    for (place, other) in cases {
+        println!("{} as {}", place.settings.place(), other.place());
+        let service = place.open();
+        place.give_kinds(service.as_ref(), 0..3).await;
+        let before = snapshot(service.as_ref()).await;
+        drop(service);
+        let leaves = place.leave();
+        let takes = queue::open_to_take_in(&other, Arc::new(SystemClock)).unwrap();
+        let refused = all_of(leaves.as_ref(), takes.as_ref()).await;
+        assert!(matches!(refused, Err(HaulError::One | HaulError::Copy)), "{refused:?}");
+        assert!(snapshot(leaves.as_ref()).await == before);
+        drop((leaves, takes));
+        assert_eq!(deliver(place.open().as_ref()).await.len(), 3);
+        drop(fs::remove_file(&place.settings.path)); // the next one is another queue
+    }
+    let (from, to) = (Place::new(Sqlite), Place::new(Sqlite));
+    from.give_kinds(from.open().as_ref(), 0..3).await;
+    fs::copy(&from.settings.path, &to.settings.path).unwrap();
+    let (leaves, takes) = (from.leave(), to.take_in());
+    let refused = all_of(leaves.as_ref(), takes.as_ref()).await;
+    assert!(matches!(refused, Err(HaulError::Copy)), "{refused:?}");
+    assert_eq!((waiting(leaves.as_ref()).await, waiting(takes.as_ref()).await), (3, 3));
+}
+
+/// Q48: the command says which queue is meant where a slip would take all of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_refuses_what_leads_nowhere() {
+    let (place, other) = (Place::new(Sqlite), Place::new(Postgres));
+    place.give_kinds(place.open().as_ref(), 0..3).await;
+    drop(other.open());
+    let url = other._database.as_ref().unwrap().url();
+    let config = place.directory.path().join("c.toml");
+    let (path, spool) = (place.settings.path.display(), place.settings.spool.display());
+    let directory = format!("{}/tests/directory.toml", env!("CARGO_MANIFEST_DIR"));
+    let head = format!(
+        "integration_domains = [\"a.test\"]\n[directory]\npath = \"{directory}\"\n[backend]\nurl = \"http://127.0.0.1:1/\"\n"
+    );
+    let text = head
+        + &format!("[queue]\ntype = \"postgres\"\nurl = \"{url}\"\npath = \"{path}\"\nspool = \"{spool}\"\n");
+    fs::write(&config, text).unwrap();
+    let (file, missing) =
+        (path.to_string(), place.directory.path().join("no/queue.db").display().to_string());
+    let dots = format!("{}/spool/../queue.db", place.directory.path().display());
+    for (words, why) in [
+        (vec!["--local", "--to", &missing], "--local is not for"),
+        (vec!["--from", &file, "--to", &missing], "there is no directory"),
+        (vec!["--from", &file, "--to", &dots], "one queue under two names"),
+    ] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_activity-milter"))
+            .args(["queue", "move", "--config"])
+            .arg(&config)
+            .args(words)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(64) && said.contains(why), "{ended:?}");
+        assert!(!place.directory.path().join("no").exists());
+    }
+    assert_eq!(waiting(place.open().as_ref()).await, 3);
+}
+
+/// All keys of two queues, each once.
+async fn both(one: &dyn Queue, other: &dyn Queue) -> usize {
+    let (mut all, more) = (snapshot(one).await, snapshot(other).await);
+    let count = all.len() + more.len();
+    all.extend(more);
+    assert_eq!(all.len(), count, "in both");
+    count
+}
+
+/// Q48: two moves the other way round, one of them frozen before it lets go, for a moment or for longer than it may: all is in
+/// one of the two queues.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_moves_the_other_way_round_lose_nothing() {
+    for (engine, other) in WAYS {
+        for is_late in [false, true] {
+            println!("from {engine:?} to {other:?}, late: {is_late}");
+            let (a, b) = (Place::new(engine), Place::new(other));
+            let service = a.open();
+            a.give_kinds(service.as_ref(), 0..20).await;
+            let memory = a.letter(30, 10, &["c"]).await;
+            service.put(memory.clone()).await.unwrap();
+            let last = service.list(Filter::default()).await.unwrap().pop().unwrap();
+            service.change(vec![last.id], Change::Drop).await.unwrap();
+            drop(service);
+            let (leaves, takes) = (a.leave(), b.take_in());
+            let keys = leaves.memory(None, 10).await.unwrap();
+            assert_eq!(keys.len(), 1);
+            takes.remember(keys.clone()).await.unwrap();
+            let page = leaves.to_move(false, i64::MIN).await.unwrap();
+            let places = page.transfers.iter().flat_map(queue::Transfer::places).collect::<Vec<_>>();
+            takes.take_in(page.transfers).await.unwrap();
+            if other == Postgres {
+                if is_late && engine == Postgres {
+                    a.sql("UPDATE activity_milter.leaving SET until = 1; UPDATE activity_milter.item SET until = NULL");
+                }
+                let (back, home) = (b.leave(), a.take_in());
+                let moved = all_of(back.as_ref(), home.as_ref()).await;
+                match is_late && engine == Postgres {
+                    false => assert!(matches!(moved, Err(HaulError::To(StorageError::Leaving))), "{moved:?}"),
+                    true => assert!(moved.is_ok(), "{moved:?}"),
+                }
+            } else {
+                let opened = queue::open_to_leave(&b.settings, Arc::new(SystemClock));
+                assert!(matches!(opened, Err(OpenError::InUse(_))), "it is taken into");
+            }
+            let gone = leaves.let_go(places).await;
+            let forgot = leaves.forget(keys).await;
+            match is_late && engine == Postgres && other == Postgres {
+                true => assert!(matches!(gone, Err(StorageError::Busy(_))) && forgot.is_err(), "{gone:?}"),
+                false => assert!(gone.unwrap() > 0 && forgot.is_ok()),
+            }
+            leaves.rest().await;
+            takes.rest().await;
+            // Killed here, it is not known where it was.
+            assert_eq!(both(leaves.as_ref(), takes.as_ref()).await, 20);
+            all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+            assert_eq!(both(leaves.as_ref(), takes.as_ref()).await, 20);
+            drop((leaves, takes));
+            let (back, home) = (b.leave(), a.take_in());
+            assert_eq!(all_of(back.as_ref(), home.as_ref()).await.unwrap().activities, 20);
+            drop((back, home));
+            let service = a.open();
+            assert_eq!(service.put(memory).await.unwrap(), [Put::Known]);
+            let delivered = deliver(service.as_ref()).await;
+            assert!(delivered.len() == 20 && delivered.values().all(|times| *times == 1), "{delivered:?}");
+        }
+    }
+}
+
+/// Q48: who leaves a queue has it for himself: a second move of it waits, and so does what comes to it from others.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_move_at_a_time_leaves_a_queue() {
+    for engine in [Sqlite, Postgres] {
+        let (from, to, third) = (Place::new(engine), Place::new(Postgres), Place::new(Sqlite));
+        from.give_kinds(from.open().as_ref(), 0..40).await;
+        third.give_kinds(third.open().as_ref(), 50..53).await;
+        let (leaves, takes, more) = (from.leave(), to.take_in(), third.leave());
+        let page = leaves.to_move(false, i64::MIN).await.unwrap();
+        if engine == Postgres {
+            let second = from.leave();
+            let refused = second.to_move(false, i64::MIN).await;
+            assert!(matches!(refused, Err(StorageError::Leaving)), "{refused:?}");
+        }
+        let into = from.take_in();
+        let refused = all_of(more.as_ref(), into.as_ref()).await;
+        assert!(matches!(refused, Err(HaulError::To(StorageError::Leaving))), "{refused:?}");
+        // Many may take in at once.
+        let second = to.take_in();
+        let of_third = more.to_move(false, i64::MIN).await.unwrap();
+        second.take_in(of_third.transfers).await.unwrap();
+        takes.take_in(page.transfers).await.unwrap();
+        leaves.rest().await;
+        all_of(more.as_ref(), into.as_ref()).await.unwrap();
+        assert_eq!(waiting(more.as_ref()).await, 0);
+    }
+}
+
+/// Q9, Q48: one tenant's full share keeps nobody else's back, and what stays is nobody's lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_its_share_stays_and_all_others_go() {
+    for (engine, other) in WAYS {
+        println!("from {engine:?} to {other:?}");
+        let (from, mut to) = (Place::new(engine), Place::new(other));
+        to.settings.max_items_per_tenant = Some(5);
+        let service = to.open();
+        for id in 0..5 {
+            service.put(to.letter(id, 10, &["a"]).await).await.unwrap();
+        }
+        drop(service);
+        let service = from.open();
+        for id in 10..13 {
+            service.put(from.letter(id, 10, &["a"]).await).await.unwrap();
+            service.put(from.letter(id + 10, 10, &["b"]).await).await.unwrap();
+        }
+        service.put(from.letter(30, LARGE, &["a", "b"]).await).await.unwrap();
+        drop(service);
+        let (leaves, takes) = (from.leave(), to.take_in());
+        let hauled = all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+        assert!(hauled.activities == 4 && hauled.full.len() == 1, "{hauled:?}");
+        assert!(
+            hauled.full["a"].0 == 4 && hauled.full["a"].1.contains("tenant a has its share"),
+            "{hauled:?}"
+        );
+        assert_eq!(waiting(leaves.as_ref()).await, 4);
+        drop(takes);
+        to.settings.max_items_per_tenant = None;
+        let takes = to.take_in();
+        assert_eq!(all_of(leaves.as_ref(), takes.as_ref()).await.unwrap().activities, 4);
+        drop(takes);
+        assert_eq!(deliver(to.open().as_ref()).await.len(), 13);
+    }
+}
+
+/// Q9, Q47: the same for what was kept here while the database was away, and whoever looks learns whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_its_share_of_the_database_keeps_no_other_here() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let mut place = Place::spooling(database.server());
+    place.settings.max_items_per_tenant = Some(3);
+    let queue = place.open();
+    for id in 0..3 {
+        queue.put(place.letter(id, 10, &["a"]).await).await.unwrap();
+    }
+    cluster.kill();
+    for (id, tenant) in [(10, "a"), (11, "b"), (12, "b")] {
+        queue.put(place.letter(id, 10, &[tenant]).await).await.unwrap();
+    }
+    cluster.run(&[]);
+    let why = soon("given", async || {
+        let here = queue.spooled().await?;
+        (here.counts.waiting == 1).then_some(here.full).flatten()
+    })
+    .await;
+    assert!(why.starts_with("1 of tenant a stay on this machine"), "{why}");
+    assert_eq!(deliver(queue.as_ref()).await.len(), 5);
+    soon("drained", async || {
+        let here = queue.spooled().await?;
+        (here.counts.waiting == 0 && here.full.is_none()).then_some(())
+    })
+    .await;
+    assert_eq!(deliver(queue.as_ref()).await.len(), 1);
+}
+
 /// Q9, Q48: the rest stays where it is, and goes on when there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_takes_no_more_and_the_rest_stays() {
@@ -713,6 +963,61 @@ async fn a_message_that_is_lost_in_the_database_is_mended() {
         }
         assert_eq!(deliver(queue.as_ref()).await.len(), targets.len() + 1);
     }
+}
+
+/// Q7: any piece, the last one too; what is whole is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_which_a_piece_is_lost_is_mended() {
+    for lost in ["1", "2"] {
+        let place = Place::new(Postgres);
+        let queue = place.open();
+        let parcel = place.letter(1, 1_200_000, &["a"]).await;
+        queue.put(parcel.clone()).await.unwrap();
+        assert_eq!(queue.put(parcel.clone()).await.unwrap(), [Put::Known]);
+        place.sql(&format!("DELETE FROM activity_milter.payload WHERE part = {lost}"));
+        assert_eq!(queue.put(parcel.clone()).await.unwrap(), [Put::Mended], "{lost}");
+        assert_eq!(queue.put(parcel.clone()).await.unwrap(), [Put::Known]);
+        let all = snapshot(queue.as_ref()).await;
+        assert!(all.values().all(|whole| whole.7 == bytes_of(&parcel.raw)), "{lost}");
+    }
+}
+
+/// Q7, Q40: what is mended is as safe as what is new: a guarantee that goes while its commit waits is a failed put.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_mended_has_the_guarantee_that_is_asked() {
+    let primary = Cluster::start(&["wal_keep_size=64MB"]).leaked();
+    let _standby = Cluster::standby_of(primary, "second").leaked();
+    let database: &Database = Box::leak(Box::new(primary.database()));
+    let set = |names: &str| {
+        let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
+        primary.psql("postgres", &sql).unwrap();
+        primary.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    };
+    set("second");
+    let mut server = database.server();
+    (server.require_replication, server.patience) = (true, Duration::from_secs(20));
+    let place = Place::of(Some(server));
+    let queue = soon("open", async || queue::open(&place.settings, Arc::new(SystemClock)).ok()).await;
+    let parcel = place.letter(1, 10, &["a"]).await;
+    soon("put", async || queue.put(parcel.clone()).await.ok()).await;
+    database.sql("DELETE FROM activity_milter.payload");
+    let held = tokio::task::spawn_blocking(|| {
+        database.sql("BEGIN; SELECT 1 FROM activity_milter.item FOR UPDATE; SELECT pg_sleep(4); COMMIT")
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (waits, again) = (Arc::clone(&queue), parcel.clone());
+    let put = tokio::spawn(async move { waits.put(again).await });
+    soon("waiting for the row", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        (database.sql(waiting).trim() != "0").then_some(())
+    })
+    .await;
+    set("");
+    let put = put.await.unwrap();
+    assert!(matches!(put, Err(StorageError::Busy(_))), "{put:?}");
+    held.await.unwrap();
+    set("second");
+    soon("safe again", async || queue.put(parcel.clone()).await.ok()).await;
 }
 
 /// The first row.

@@ -43,7 +43,7 @@ impl Check {
 
     /// What waits on this machine for a database that is away; an alarm: mail is taken.
     fn of_spool(spooled: &Spooled, now: SystemTime) -> Option<Self> {
-        let Spooled { counts, away } = spooled;
+        let Spooled { counts, away, full } = spooled;
         let count = counts.waiting + counts.held;
         if count == 0 && away.is_none() {
             return None;
@@ -51,7 +51,7 @@ impl Check {
         let age = counts.oldest.and_then(|oldest| now.duration_since(oldest).ok()).unwrap_or_default();
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
         let since = if counts.waiting > 0 { format!(", the oldest for {age}") } else { String::new() };
-        let why = away.as_ref().map_or("it is being given to it".to_owned(), Clone::clone);
+        let why = away.as_ref().or(full.as_ref()).map_or("it is being given to it".to_owned(), Clone::clone);
         Some(Self::alarm("spool", format!("{count} on this machine wait for the database{since}: {why}")))
     }
 
@@ -175,7 +175,7 @@ mod tests {
         let of = |waiting, away: Option<&str>| {
             let oldest = (waiting > 0).then_some(SystemTime::UNIX_EPOCH);
             let counts = Counts { waiting, held: 0, oldest };
-            Check::of_spool(&Spooled { counts, away: away.map(str::to_owned) }, now)
+            Check::of_spool(&Spooled { counts, away: away.map(str::to_owned), full: None }, now)
         };
         assert!(of(0, None).is_none());
         let check = of(2, Some("no route")).unwrap();

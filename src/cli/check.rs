@@ -228,7 +228,7 @@ async fn spool(config: &Config) -> Option<Line> {
     }
     let open = tokio::task::spawn_blocking(move || queue::beside(&settings, Arc::new(SystemClock)));
     let counts = match open.await {
-        Ok(Ok(queue)) => queue.counts().await.map_err(|error| error.to_string()),
+        Ok(Ok(queue)) => queue.by_tenant().await.map_err(|error| error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     };
@@ -236,10 +236,16 @@ async fn spool(config: &Config) -> Option<Line> {
         Ok(counts) => counts,
         Err(error) => return Some(Line::said("spool", Err(error))),
     };
-    let count = counts.waiting + counts.held;
-    let text = match count {
-        0 => format!("{path}, nothing waits there for the database"),
-        _ => format!("{path}, {count} wait there for the database: the service gives them to it"),
+    let count: u64 = counts.iter().map(|one| one.waiting + one.held).sum();
+    let most = counts.iter().max_by_key(|one| one.waiting + one.held);
+    let text = match most {
+        Some(most) if count > 0 => format!(
+            "{path}, {count} wait there for the database: the service gives them to it as it has room for them; most are of \
+             tenant {} ({})",
+            most.tenant,
+            most.waiting + most.held
+        ),
+        _ => format!("{path}, nothing waits there for the database"),
     };
     Some(Line { warning: count > 0, ..Line::said("spool", Ok(text)) })
 }

@@ -174,7 +174,7 @@ async fn put(
             events::fault(queue_id, "end-of-message", &error);
             let reason = match error {
                 StorageError::Full(_) => Reason::QueueFull,
-                StorageError::Busy(_) => Reason::QueueUnavailable,
+                StorageError::Busy(_) | StorageError::Leaving => Reason::QueueUnavailable,
                 StorageError::Gone(_) | StorageError::Other(_) => Reason::StorageFailing,
             };
             vec![Err((reason, String::new())); count]

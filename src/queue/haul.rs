@@ -6,9 +6,9 @@
 //! bare address of its tenant, and a copy to that, come to the other queue meanwhile, would be recorded beside it.
 //! Fails: [`HaulError`], which says which of the two it was; all that moved before stays moved.
 
-use super::{Queue, StorageError, Transfer};
+use super::{Full, Queue, StorageError, Transfer};
 use crate::activity::Key;
-use std::ops::ControlFlow;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 /// Keys of a page.
 const KEYS: usize = 1000;
@@ -22,6 +22,9 @@ pub struct Hauled {
     pub keys: usize,
     /// Activities that stay, and why: their message is lost or damaged.
     pub stuck: Vec<(Key, String)>,
+    /// Activities that stay because the other queue has no room for more of their tenant: how many of each, and the other
+    /// queue's word.
+    pub full: BTreeMap<String, (usize, String)>,
     /// Somebody stopped it.
     pub is_stopped: bool,
 }
@@ -29,6 +32,15 @@ pub struct Hauled {
 /// Why no more moved.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HaulError {
+    /// Both are the same: what was taken in would be known, and what left would be gone.
+    #[error("both are one queue under two names: nothing was moved. Say which other queue is meant")]
+    One,
+    /// One is a copy: they may have messages in common, and what is known of one counts for the other.
+    #[error(
+        "one of them is a copy of the other, or both are one queue under two names: nothing was moved. To put a copy and its \
+         original together, move the copy to a new queue, and that one to the original"
+    )]
+    Copy,
     /// The queue that is left.
     #[error("{0}")]
     From(StorageError),
@@ -43,19 +55,32 @@ pub enum HaulError {
 pub async fn haul(
     from: &dyn Queue,
     to: &dyn Queue,
+    more: impl FnMut(&Hauled) -> ControlFlow<()> + Send,
+) -> Result<Hauled, HaulError> {
+    are_two(from, to).await?;
+    let hauled = haul_all(from, to, more).await;
+    from.rest().await;
+    to.rest().await;
+    hauled
+}
+
+async fn haul_all(
+    from: &dyn Queue,
+    to: &dyn Queue,
     mut more: impl FnMut(&Hauled) -> ControlFlow<()> + Send,
 ) -> Result<Hauled, HaulError> {
     let mut hauled = Hauled::default();
     loop {
         let before = hauled.activities;
         hauled.stuck.clear();
+        hauled.full.clear();
         haul_keys(from, to, &mut hauled, &mut more).await?;
         for delivered in [false, true] {
             let mut after = i64::MIN;
             while !hauled.is_stopped {
                 let page = from.to_move(delivered, after).await.map_err(HaulError::From)?;
                 hauled.stuck.extend(page.stuck);
-                hauled.activities += hand_over(from, to, page.transfers).await?;
+                hauled.activities += hand_over(from, to, page.transfers, &mut hauled.full).await?;
                 hauled.is_stopped = more(&hauled).is_break();
                 match page.last {
                     Some(last) => after = last,
@@ -67,6 +92,17 @@ pub async fn haul(
         if hauled.activities == before || hauled.is_stopped {
             return Ok(hauled);
         }
+    }
+}
+
+/// Under other names, what is one queue would be taken in by itself, as known, and then leave.
+async fn are_two(from: &dyn Queue, to: &dyn Queue) -> Result<(), HaulError> {
+    let ours = from.identity().await.map_err(HaulError::From)?;
+    let theirs = to.identity().await.map_err(HaulError::To)?;
+    match ours.id == theirs.id {
+        false => Ok(()),
+        true if ours.file.is_some() && ours.file == theirs.file => Err(HaulError::One),
+        true => Err(HaulError::Copy),
     }
 }
 
@@ -91,15 +127,34 @@ async fn haul_keys(
     Ok(())
 }
 
-/// In this order: what is cut off between is done once more.
-async fn hand_over(from: &dyn Queue, to: &dyn Queue, transfers: Vec<Transfer>) -> Result<usize, HaulError> {
-    if transfers.is_empty() {
-        return Ok(0);
+/// In this order: what is cut off between is done once more. What the other queue refuses for its tenant hides nobody else's.
+async fn hand_over(
+    from: &dyn Queue,
+    to: &dyn Queue,
+    transfers: Vec<Transfer>,
+    full: &mut BTreeMap<String, (usize, String)>,
+) -> Result<usize, HaulError> {
+    let mut going = transfers;
+    loop {
+        let mut staying = Vec::new();
+        going = going.into_iter().filter_map(|one| one.without(full, &mut staying)).collect();
+        // What is not said ends by itself.
+        let _ = from.keep(staying).await;
+        if going.is_empty() {
+            return Ok(0);
+        }
+        match to.take_in(going.clone()).await {
+            Ok(_) => break,
+            Err(StorageError::Full(lack @ Full::Tenant { .. })) => {
+                let why = lack.to_string();
+                let Full::Tenant { tenant, .. } = lack else { continue };
+                full.entry(tenant).or_insert((0, why));
+            }
+            Err(error) => {
+                let _ = from.keep(going.iter().flat_map(Transfer::places).collect()).await;
+                return Err(HaulError::To(error));
+            }
+        }
     }
-    let places = transfers.iter().flat_map(Transfer::places).collect();
-    let keys = transfers.iter().flat_map(Transfer::keys).collect();
-    to.take_in(transfers).await.map_err(HaulError::To)?;
-    let gone = from.let_go(places).await.map_err(HaulError::From)?;
-    from.forget(keys).await.map_err(HaulError::From)?;
-    Ok(gone)
+    from.let_go(going.iter().flat_map(Transfer::places).collect()).await.map_err(HaulError::From)
 }

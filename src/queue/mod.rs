@@ -24,7 +24,7 @@ mod written;
 
 pub use clock::{Clock, HandClock, SystemClock};
 pub use haul::{HaulError, Hauled, haul};
-pub use transfer::{Page, Place, Transfer};
+pub use transfer::{Identity, Page, Place, Transfer};
 
 use crate::activity::{Activity, Cut, Key, Parcel, Raw};
 use async_trait::async_trait;
@@ -172,6 +172,11 @@ pub enum StorageError {
     /// What was asked for is not there any more, or cannot be read by anybody: no later time will help.
     #[error("{0}")]
     Gone(String),
+    /// It is being moved to another queue, and takes nothing in meanwhile; later.
+    #[error(
+        "all of it is being moved to another queue: let that end (one that was killed counts for five minutes)"
+    )]
+    Leaving,
     /// The disk or the database failed.
     #[error("queue cannot be used: {0}")]
     Other(String),
@@ -658,6 +663,8 @@ pub struct Spooled {
     pub counts: Counts,
     /// Why the database takes nothing now; none: it does.
     pub away: Option<String>,
+    /// Why it does not take some of it, which stays for now: those tenants have their share of it.
+    pub full: Option<String>,
 }
 
 /// A durable queue. Each promise has a number in docs/promises.md, and the tests that hold it name it.
@@ -788,8 +795,14 @@ pub trait Queue: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Which queue this is, whatever it is called.
+    /// # Errors
+    /// [`StorageError`].
+    async fn identity(&self) -> Result<Identity, StorageError>;
+
     /// A page of what is here and nobody has leased, to be moved to another queue: what waits and what is held, or what is
     /// kept after its delivery; in the order of their numbers, behind `after`. Where others may lease, the page is leased.
+    /// From here until [`Queue::rest`] nobody else moves anything out of this queue, or into it.
     /// # Errors
     /// [`StorageError`].
     async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError>;
@@ -800,11 +813,22 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// As [`Queue::put`]; those before the one that failed may be taken in.
     async fn take_in(&self, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError>;
 
-    /// These are in another queue: their rows go, whose hold is still this one, and their keys stay remembered; how many
-    /// went.
+    /// These are in another queue, which remembers their keys: rows whose hold is still this one go, each with its key, in one
+    /// commit; how many went. A key that stayed without its row would be known to whoever moves it back.
     /// # Errors
-    /// [`StorageError`]; those before the one that failed are gone.
+    /// [`StorageError`]; those before the one that failed are gone. Whoever was stopped for so long that others may have moved
+    /// something meanwhile lets nothing go.
     async fn let_go(&self, places: Vec<Place>) -> Result<usize, StorageError>;
+
+    /// These stay, and whoever wants may lease them.
+    /// # Errors
+    /// [`StorageError`]; then their leases end by themselves.
+    async fn keep(&self, _places: Vec<Place>) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    /// Nothing is moved from here or to here any more.
+    async fn rest(&self);
 
     /// A page of the keys that are remembered and have no row any more, or never had one, in their order, behind `after`.
     /// # Errors

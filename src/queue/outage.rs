@@ -15,9 +15,9 @@
 //! to that address, come elsewhere, would be recorded beside the project. While it drains, what arrives goes to the server.
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, HaulError, Item, Kept, Leased, OpenError,
-    Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, Spooled, StorageError, TenantCounts,
-    Ticket, Transfer, Untold, Upkeep, haul,
+    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, HaulError, Identity, Item, Kept, Leased,
+    OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, Spooled, StorageError,
+    TenantCounts, Ticket, Transfer, Untold, Upkeep, haul,
     postgres::{Node, PostgresQueue, Server},
     sqlite::SqliteQueue,
 };
@@ -40,6 +40,9 @@ use tokio::{
 
 /// How often the server is tried while it is away, and as much again by chance.
 const TRY_EVERY: Duration = Duration::from_millis(500);
+
+/// After so long what the server has no room for is offered again: all of the file is looked at.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How often is looked for what nobody told us of.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -82,6 +85,8 @@ struct Inner {
     local: Option<Arc<SqliteQueue>>,
     /// Why the server takes nothing; none: it does, as far as we know.
     away: Mutex<Option<String>>,
+    /// Why some of the file stays for now, though the server is there; empty: nothing does.
+    full: Mutex<String>,
     /// The file may have something.
     has_some: AtomicBool,
     wake: Notify,
@@ -111,6 +116,7 @@ pub(super) fn open(
         opened: Notify::new(),
         local,
         away: Mutex::new(None),
+        full: Mutex::default(),
         has_some: AtomicBool::new(true),
         wake: Notify::new(),
     });
@@ -171,6 +177,14 @@ impl Inner {
             }
         }
         self.wake.notify_one();
+    }
+
+    fn has_no_room(&self, why: &str) {
+        why.clone_into(&mut self.full.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn full(&self) -> Option<String> {
+        Some(self.full.lock().unwrap_or_else(PoisonError::into_inner).clone()).filter(|why| !why.is_empty())
     }
 
     fn is_back(&self) {
@@ -291,9 +305,23 @@ async fn run(inner: Arc<Inner>) {
                 if hauled.activities > 0 {
                     events::spool_drained(hauled.activities, &inner.server.name());
                 }
+                let full = hauled.full.iter().map(|(tenant, (count, why))| {
+                    format!("{count} of tenant {tenant} stay on this machine for now: {why}")
+                });
+                let full = full.collect::<Vec<_>>().join("; ");
+                inner.has_no_room(&full);
+                if !full.is_empty() {
+                    events::queue_trouble(&full);
+                    inner.has_some.store(true, Ordering::Release);
+                    sleep(AGAIN_AFTER).await;
+                }
                 continue;
             }
             Err(HaulError::To(StorageError::Busy(why))) if inner.spool().is_some() => inner.went_away(&why),
+            Err(HaulError::To(error @ StorageError::Leaving)) => {
+                events::queue_trouble(&format!("the queue's database: {error}"));
+                sleep(AGAIN_AFTER).await;
+            }
             Err(error) => events::queue_trouble(&error),
         }
         inner.has_some.store(true, Ordering::Release);
@@ -390,6 +418,10 @@ impl Queue for OutageQueue {
         }
     }
 
+    async fn identity(&self) -> Result<Identity, StorageError> {
+        self.inner.queue()?.identity().await
+    }
+
     async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {
         self.inner.queue()?.to_move(delivered, after).await
     }
@@ -400,6 +432,16 @@ impl Queue for OutageQueue {
 
     async fn let_go(&self, places: Vec<Place>) -> Result<usize, StorageError> {
         self.inner.queue()?.let_go(places).await
+    }
+
+    async fn keep(&self, places: Vec<Place>) -> Result<(), StorageError> {
+        self.inner.queue()?.keep(places).await
+    }
+
+    async fn rest(&self) {
+        if let Ok(queue) = self.inner.queue() {
+            queue.rest().await;
+        }
     }
 
     async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {
@@ -417,7 +459,7 @@ impl Queue for OutageQueue {
     async fn spooled(&self) -> Option<Spooled> {
         let local = self.inner.local.as_ref()?;
         let counts = local.counts().await.unwrap_or_default();
-        Some(Spooled { counts, away: self.inner.away() })
+        Some(Spooled { counts, away: self.inner.away(), full: self.inner.full() })
     }
 
     async fn arrival(&self) {

@@ -10,12 +10,22 @@
 
 use crate::activity::{Key, Raw};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// Rows of a page.
 pub(super) const PAGE: usize = 32;
 
 /// Bytes of a page's texts and small messages, but for one row that has more by itself.
 pub(super) const PAGE_BYTES: usize = 4 << 20;
+
+/// What tells a queue from every other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Made with the queue; a copy of it has the same.
+    pub(super) id: String,
+    /// Its file, by device and number: the same under every name. None: a server's.
+    pub(super) file: Option<(u64, u64)>,
+}
 
 /// Activities of one message that stand beside each other in a queue.
 #[derive(Clone, Debug)]
@@ -39,9 +49,22 @@ impl Transfer {
         self.rows.iter().map(|row| row.place).collect()
     }
 
-    /// Their keys.
-    pub fn keys(&self) -> Vec<Key> {
-        self.rows.iter().map(|row| row.key.clone()).collect()
+    /// Without the rows of tenants for whom there is no room, which are counted there; none: there is no other.
+    pub(super) fn without(
+        mut self,
+        full: &mut BTreeMap<String, (usize, String)>,
+        staying: &mut Vec<Place>,
+    ) -> Option<Self> {
+        self.rows.retain(|row| match full.get_mut(&row.tenant) {
+            // What is kept after its delivery takes no room that anybody counts.
+            Some((count, _)) if row.past.delivered_at.is_none() => {
+                *count += 1;
+                staying.push(row.place);
+                false
+            }
+            _ => true,
+        });
+        (!self.rows.is_empty()).then_some(self)
     }
 
     /// Bytes that it has in memory.

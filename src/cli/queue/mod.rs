@@ -205,6 +205,13 @@ async fn tell_of_local(config: &Config) {
 
 pub(super) async fn queue(config: &Config, args: Args) -> Result<ExitCode, Failure> {
     if let Command::Move(moved) = &args.command {
+        if args.local {
+            let message = format!(
+                "--local is not for `queue move`: what waits on this machine is --from {}",
+                config.queue.path.display()
+            );
+            return Err(Failure::CommandLine(message));
+        }
         return moving::moved(config, moved).await;
     }
     let is_list = matches!(args.command, Command::List { json: false, .. });

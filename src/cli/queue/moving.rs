@@ -68,6 +68,18 @@ fn settings(config: &Config, word: Option<&str>) -> Result<Settings, Failure> {
     Ok(Settings { path, spool, ..ours.local() })
 }
 
+/// A word with a slip of the pen would take all to where no service looks: a file is made where its directory is.
+fn leads_somewhere(config: &Config, word: &Path, takes: &Settings) -> Result<(), Failure> {
+    let directory = takes.path.parent().unwrap_or(Path::new("/"));
+    if takes.path == config.queue.path || is_configuration(word) || directory.is_dir() {
+        return Ok(());
+    }
+    let directory = directory.display();
+    Err(Failure::CommandLine(format!(
+        "--to: there is no directory {directory}: make it, or say another file"
+    )))
+}
+
 /// What is no database, and is there, or has the name of one.
 fn is_configuration(path: &Path) -> bool {
     let mut head = [0; SQLITE.len()];
@@ -98,6 +110,9 @@ pub(super) async fn moved(config: &Config, args: &Args) -> Result<ExitCode, Fail
         let message = format!("{from_name} is both: say another --from or --to");
         return Err(Failure::CommandLine(message));
     }
+    if let Some(word) = args.to.as_deref().filter(|word| !word.contains("://")) {
+        leads_somewhere(config, Path::new(word), &takes)?;
+    }
     let of_from = |error: &dyn std::fmt::Display| other(format!("--from: {error}"));
     let of_to = |error: &dyn std::fmt::Display| other(format!("--to: {error}"));
     let from = open(leaves, queue::open_to_leave).await.map_err(|error| of_from(&error))?;
@@ -120,18 +135,22 @@ pub(super) async fn moved(config: &Config, args: &Args) -> Result<ExitCode, Fail
     listen.abort();
     show.end();
     let hauled = hauled.map_err(|error| match &error {
+        HaulError::One | HaulError::Copy => {
+            Failure::CommandLine(format!("--from {from_name}, --to {to_name}: {error}"))
+        }
         HaulError::From(_) => of_from(&format!("{error}. What moved is there; say the same again to go on")),
         HaulError::To(_) => of_to(&format!("{error}. What moved is there; say the same again to go on")),
     })?;
     let left = from.counts().await.map_err(|error| of_from(&error))?;
-    let left = (left.waiting + left.held).saturating_sub(hauled.stuck.len() as u64);
+    let full: usize = hauled.full.values().map(|(count, _)| count).sum();
+    let left = (left.waiting + left.held).saturating_sub((hauled.stuck.len() + full) as u64);
     if hauled.activities > 0 {
         observe::start_for_command(&config.log);
         events::queue_moved(identity::caller(), hauled.activities, &from_name, &to_name);
     }
     tell_of(&hauled, left);
     say(&format!("{} activities moved from {from_name} to {to_name}\n", hauled.activities))?;
-    Ok(ExitCode::from(u8::from(hauled.is_stopped || left > 0 || !hauled.stuck.is_empty())))
+    Ok(ExitCode::from(u8::from(hauled.is_stopped || left > 0 || full > 0 || !hauled.stuck.is_empty())))
 }
 
 /// What did not move, and why.
@@ -141,6 +160,9 @@ fn tell_of(hauled: &Hauled, left: u64) {
     }
     if hauled.stuck.len() > NAMED {
         tell(&format!("{} more stay, for like reasons", hauled.stuck.len() - NAMED));
+    }
+    for (tenant, (count, why)) in &hauled.full {
+        tell(&format!("{count} of tenant {tenant} stay: {why}; then say the same again"));
     }
     if hauled.is_stopped {
         tell(&format!("stopped: {left} are left; say the same again to go on"));

@@ -12,7 +12,8 @@ use crate::queue::StorageError;
 use std::collections::HashSet;
 use tokio_postgres::types::Type;
 
-/// Those of these keys whose activity has no words or no message.
+/// Those of these keys whose activity has no words, or no message, or not all of it: a piece is not there, or the last one is
+/// as long as only a piece can be that others follow, and the message that came has another number of them ($2).
 const LOST: &str = "
     SELECT key.key
     FROM unnest($1::bytea[]) AS asked (key) JOIN activity_milter.key ON key.key = asked.key
@@ -22,7 +23,11 @@ const LOST: &str = "
             WHERE payload.day = item.day AND payload.id = item.id AND part = 0 AND activity IS NOT NULL)
         OR NOT EXISTS (
             SELECT FROM activity_milter.payload
-            WHERE payload.day = item.day AND payload.id = item.letter AND part = 0 AND bytes IS NOT NULL)";
+            WHERE payload.day = item.day AND payload.id = item.letter AND part = 0 AND bytes IS NOT NULL)
+        OR EXISTS (
+            SELECT FROM activity_milter.payload WHERE payload.day = item.day AND payload.id = item.letter
+            HAVING count(bytes) <> max(part) + 1
+                OR max(part) + 1 <> $2 AND (array_agg(octet_length(bytes) ORDER BY part DESC))[1] = 524288)";
 
 /// One of them waits anew, with its message beside it from here on.
 const MEND: &str = "
@@ -60,7 +65,8 @@ pub(super) async fn mend(inner: &Inner, mail: &Mail, fresh: &[bool]) -> Result<V
         return Ok(mended);
     }
     let mut line = inner.lines.lend(inner.patience).await?;
-    let rows = line.ask(LOST, &[(&known, Type::BYTEA_ARRAY)]).await?;
+    let pieces = i32::try_from(mail.raw.len().div_ceil(payload::PART as u64).max(1)).unwrap_or(i32::MAX);
+    let rows = line.ask(LOST, &[(&known, Type::BYTEA_ARRAY), (&pieces, Type::INT4)]).await?;
     let lost: HashSet<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
     for (at, key) in columns.keys.iter().enumerate().filter(|(_, key)| lost.contains(*key)) {
         line.begin().await?;
@@ -84,7 +90,7 @@ pub(super) async fn mend(inner: &Inner, mail: &Mail, fresh: &[bool]) -> Result<V
             payload::write_rest(&mut line, (row.get(0), row.get(1)), &mail.raw, inner.patience).await?;
             mended[at] = true;
         }
-        line.commit().await?;
+        line.commit_for_good().await?;
     }
     Ok(mended)
 }

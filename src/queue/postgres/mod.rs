@@ -14,6 +14,7 @@ mod fault;
 mod guarantee;
 mod kept;
 mod lease;
+mod leaving;
 mod line;
 mod look;
 mod mail;
@@ -34,9 +35,9 @@ mod when;
 pub use server::{Server, Tls};
 
 use super::{
-    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Item, Kept, Leased, OpenError, Overview, Page,
-    Place, Put, Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket, Transfer, Untold,
-    Upkeep,
+    Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Identity, Item, Kept, Leased, OpenError,
+    Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket,
+    Transfer, Untold, Upkeep,
     disk::Disk,
     tally::{Room, Tally},
 };
@@ -112,6 +113,8 @@ struct Inner {
     missed_after: Duration,
     /// None for a command.
     node: Option<String>,
+    /// Who moves something away, if we do.
+    mover: String,
     /// Where we run ([`Node::boot`]).
     boot: String,
     /// The name of our directory's process before, if it is gone for sure.
@@ -281,6 +284,7 @@ impl Inner {
             patience: server.patience,
             missed_after: server.missed_after,
             node,
+            mover: format!("{:032x}", fastrand::u128(..)),
             boot: who.map(|who| who.boot.clone()).unwrap_or_default(),
             former,
             lines,
@@ -528,6 +532,10 @@ impl Queue for PostgresQueue {
         Some(looked.await.unwrap_or_else(|error| Err(error.to_string())))
     }
 
+    async fn identity(&self) -> Result<Identity, StorageError> {
+        self.run(|inner| async move { moving::identity(&inner).await }).await
+    }
+
     async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {
         self.run(move |inner| async move { moving::page(&inner, delivered, after).await }).await
     }
@@ -538,6 +546,15 @@ impl Queue for PostgresQueue {
 
     async fn let_go(&self, places: Vec<Place>) -> Result<usize, StorageError> {
         self.run(|inner| async move { moving::let_go(&inner, &places).await }).await
+    }
+
+    async fn keep(&self, places: Vec<Place>) -> Result<(), StorageError> {
+        self.run(|inner| async move { moving::keep(&inner, &places).await }).await
+    }
+
+    async fn rest(&self) {
+        // What fails ends by itself.
+        let _ = self.run(|inner| async move { leaving::rest(&inner).await }).await;
     }
 
     async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {

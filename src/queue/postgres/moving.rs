@@ -8,6 +8,7 @@
 
 use super::{
     Inner, LONG_TIME,
+    leaving::{self, HOLD},
     line::Line,
     look::key_of,
     mail::{Columns, Mail},
@@ -15,19 +16,23 @@ use super::{
 };
 use crate::activity::{Activity, Key, Raw};
 use crate::queue::{
-    KEY_MEMORY, Put, StorageError, tally,
-    transfer::{Moved, PAGE, Page, Past, Place, Transfer},
+    Put, StorageError, tally,
+    transfer::{Identity, Moved, PAGE, Page, Past, Place, Transfer},
     watch::span,
     written,
 };
-use std::time::Duration;
 use tokio_postgres::{Row, types::Type};
-
-/// How long a page may take.
-const HOLD: Duration = Duration::from_secs(300);
 
 /// Who has it.
 const NODE: &str = "queue move";
+
+/// The number that the database was given when its tables were made.
+pub(super) async fn identity(inner: &Inner) -> Result<Identity, StorageError> {
+    let mut line = inner.lookers.lend(LONG_TIME).await?;
+    let rows = line.ask("SELECT id::text FROM activity_milter.meta", &[]).await?;
+    let row = rows.first().ok_or_else(|| written::damaged("activity_milter.meta is empty"))?;
+    Ok(Identity { id: row.get(0), file: None })
+}
 
 /// A page, leased; what is held too.
 const HOLD_PAGE: &str = "
@@ -61,6 +66,7 @@ pub(super) async fn page(inner: &Inner, delivered: bool, after: i64) -> Result<P
     let most = i64::try_from(PAGE).unwrap_or(i64::MAX);
     let given = inner.when.given();
     let mut line = inner.lines.lend(LONG_TIME).await?;
+    leaving::leave(inner, &mut line).await?;
     let rows = match delivered {
         true => line.ask(KEPT_PAGE, &[(&after, Type::INT8), (&most, Type::INT8)]).await?,
         false => {
@@ -121,6 +127,11 @@ async fn transfer(inner: &Inner, line: &mut Line, row: &Row) -> Result<Transfer,
     Ok(Transfer { rows: vec![moved], cuts: cuts.unwrap_or_else(|| "[]".to_owned()), text, raw })
 }
 
+/// They stay.
+pub(super) async fn keep(inner: &Inner, places: &[Place]) -> Result<(), StorageError> {
+    give_back(&mut inner.lines.lend(LONG_TIME).await?, places).await
+}
+
 /// What cannot be moved is as it was.
 async fn give_back(line: &mut Line, places: &[Place]) -> Result<(), StorageError> {
     if places.is_empty() {
@@ -140,17 +151,18 @@ fn columns(places: &[Place]) -> (Vec<i64>, Vec<i64>) {
     places.iter().map(|place| (place.item, place.fence)).unzip()
 }
 
-/// They are in another queue: whoever has them by a later lease keeps them.
+/// They are in another queue, with their keys: whoever has them by a later lease keeps them.
 const LET_GO: &str = "
-    WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
-    gone AS (
-        DELETE FROM activity_milter.item USING unnest($2::int8[], $3::int8[]) AS mine (id, fence)
+    WITH gone AS (
+        DELETE FROM activity_milter.item USING unnest($1::int8[], $2::int8[]) AS mine (id, fence)
         WHERE item.id = mine.id AND item.fence = mine.fence AND mine.fence > 0
         RETURNING item.id, item.tenant, item.state, item.aged, item.key),
     kept AS (
-        DELETE FROM activity_milter.kept USING unnest($2::int8[], $3::int8[]) AS mine (id, fence)
-        WHERE kept.id = mine.id AND mine.fence = 0 RETURNING kept.id),
-    keys AS (UPDATE activity_milter.key SET at = now FROM gone, t WHERE key.key = gone.key AND key.at < now - $4),
+        DELETE FROM activity_milter.kept USING unnest($1::int8[], $2::int8[]) AS mine (id, fence)
+        WHERE kept.id = mine.id AND mine.fence = 0 RETURNING kept.id, kept.key),
+    keys AS (
+        DELETE FROM activity_milter.key USING (SELECT id, key FROM gone UNION ALL SELECT id, key FROM kept) AS mine
+        WHERE key.key = mine.key AND key.item = mine.id),
     counted AS (
         INSERT INTO activity_milter.delta (tenant, waiting, held, aged)
         SELECT tenant, -count(*) FILTER (WHERE state = 0), -count(*) FILTER (WHERE state = 1 AND NOT aged),
@@ -161,20 +173,11 @@ const LET_GO: &str = "
 /// They are in another queue.
 pub(super) async fn let_go(inner: &Inner, places: &[Place]) -> Result<usize, StorageError> {
     let (items, fences) = columns(places);
-    let rows = inner
-        .lines
-        .lend(LONG_TIME)
-        .await?
-        .ask(
-            LET_GO,
-            &[
-                (&inner.when.given(), Type::INT8),
-                (&items, Type::INT8_ARRAY),
-                (&fences, Type::INT8_ARRAY),
-                (&span(KEY_MEMORY), Type::INT8),
-            ],
-        )
-        .await?;
+    let mut line = inner.lines.lend(LONG_TIME).await?;
+    line.begin().await?;
+    leaving::has_left(inner, &mut line).await?;
+    let rows = line.ask(LET_GO, &[(&items, Type::INT8_ARRAY), (&fences, Type::INT8_ARRAY)]).await?;
+    line.commit().await?;
     Ok(rows.len())
 }
 
@@ -259,10 +262,9 @@ pub(super) async fn memory(
 ) -> Result<Vec<Key>, StorageError> {
     let after = after.map(|key| key.bytes().to_vec());
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = inner
-        .lines
-        .lend(LONG_TIME)
-        .await?
+    let mut line = inner.lines.lend(LONG_TIME).await?;
+    leaving::leave(inner, &mut line).await?;
+    let rows = line
         .ask(
             "SELECT key FROM activity_milter.key AS known WHERE ($1::bytea IS NULL OR key > $1)
                  AND NOT EXISTS (SELECT FROM activity_milter.item WHERE item.id = known.item)
@@ -283,32 +285,30 @@ fn bytes_of(keys: &[Key]) -> Vec<Vec<u8>> {
 
 /// Remembers keys.
 pub(super) async fn remember(inner: &Inner, keys: &[Key]) -> Result<(), StorageError> {
-    inner
-        .lines
-        .lend(LONG_TIME)
-        .await?
-        .ask(
-            "INSERT INTO activity_milter.key AS known (key, item, at)
+    let mut line = inner.lines.lend(LONG_TIME).await?;
+    line.begin().await?;
+    leaving::may_take_in(inner, &mut line).await?;
+    line.ask(
+        "INSERT INTO activity_milter.key AS known (key, item, at)
              SELECT key, 0, activity_milter.at($1) FROM unnest($2::bytea[]) AS keys (key) ORDER BY key
              ON CONFLICT (key) DO UPDATE SET at = greatest(known.at, excluded.at)",
-            &[(&inner.when.given(), Type::INT8), (&bytes_of(keys), Type::BYTEA_ARRAY)],
-        )
-        .await?;
-    Ok(())
+        &[(&inner.when.given(), Type::INT8), (&bytes_of(keys), Type::BYTEA_ARRAY)],
+    )
+    .await?;
+    Ok(line.commit_for_good().await?)
 }
 
 /// Forgets keys that have no row.
 pub(super) async fn forget(inner: &Inner, keys: &[Key]) -> Result<(), StorageError> {
-    inner
-        .lines
-        .lend(LONG_TIME)
-        .await?
-        .ask(
-            "DELETE FROM activity_milter.key AS known WHERE key = ANY ($1::bytea[])
+    let mut line = inner.lines.lend(LONG_TIME).await?;
+    line.begin().await?;
+    leaving::has_left(inner, &mut line).await?;
+    line.ask(
+        "DELETE FROM activity_milter.key AS known WHERE key = ANY ($1::bytea[])
                  AND NOT EXISTS (SELECT FROM activity_milter.item WHERE item.id = known.item)
                  AND NOT EXISTS (SELECT FROM activity_milter.kept WHERE kept.id = known.item)",
-            &[(&bytes_of(keys), Type::BYTEA_ARRAY)],
-        )
-        .await?;
-    Ok(())
+        &[(&bytes_of(keys), Type::BYTEA_ARRAY)],
+    )
+    .await?;
+    line.commit().await
 }

@@ -15,6 +15,7 @@
 use super::{
     Inner,
     fault::lacks_partition,
+    leaving,
     line::{Line, Trouble, Value},
     mail::{Columns, Mail},
     mend, past, payload,
@@ -219,6 +220,9 @@ async fn store_on(inner: &Inner, line: &mut Line, mails: &[&Mail]) -> Result<Vec
     let is_in_parts = long.is_some() || is_moved;
     if is_in_parts {
         line.begin().await.map_err(Trouble::Unsure)?;
+    }
+    if is_moved {
+        leaving::may_take_in(inner, line).await.map_err(Trouble::Unsure)?;
     }
     let values: &[Value<'_>] = &[
         (&inner.when.given(), Type::INT8),

@@ -29,6 +29,7 @@ const LOCK: i64 = 0x616d_2d71_7565_7565;
 /// its number and `node` whose it is; none of the three is in an index, so that a lease changes no index. `letter` and
 /// `day` say where the message lies: item and letter have the same number where the message is for one target. `item_due` is of
 /// an expression, so that nobody takes it to find what one tenant has: that would walk over all others. `delta` has what happened and was not added up yet.
+/// `leaving`: all of it is being moved away by `who`, who has it for himself until then.
 const VERSION_1: &str = r#"
     CREATE SEQUENCE activity_milter.number;
     CREATE SEQUENCE activity_milter.fence;
@@ -40,9 +41,16 @@ const VERSION_1: &str = r#"
         reads      int4 NOT NULL,
         newest     int8 NOT NULL DEFAULT 0,
         distrust   int8 NOT NULL DEFAULT 0,
-        kept_since int8 NOT NULL DEFAULT 0
+        kept_since int8 NOT NULL DEFAULT 0,
+        id         uuid NOT NULL DEFAULT gen_random_uuid()
     );
     INSERT INTO activity_milter.meta (one, version, reads) VALUES (1, 0, 1);
+    CREATE TABLE activity_milter.leaving (
+        one   int4 PRIMARY KEY CHECK (one = 1),
+        until int8 NOT NULL DEFAULT 0,
+        who   text NOT NULL DEFAULT ''
+    ) WITH (fillfactor = 50);
+    INSERT INTO activity_milter.leaving (one) VALUES (1);
     CREATE TABLE activity_milter.node (
         id       text PRIMARY KEY,
         arrivals int8 NOT NULL DEFAULT 0,

@@ -29,8 +29,8 @@ mod writer;
 mod proofs;
 
 use super::{
-    Ask, Backup, Change, Clock, Counts, End, Entry, Expired, Filter, Item, KEY_MEMORY, Kept, Leased,
-    OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, State, StorageError,
+    Ask, Backup, Change, Clock, Counts, End, Entry, Expired, Filter, Identity, Item, KEY_MEMORY, Kept,
+    Leased, OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, State, StorageError,
     TenantCounts, Ticket, Transfer, Untold, Upkeep, Verified, disk, make_directory, tally, watch, written,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
@@ -106,6 +106,8 @@ struct Inner {
     upkeep: tokio::sync::Mutex<upkeep::Places>,
     arrived: Arc<Notify>,
     held: Notify,
+    /// While something is moved out of it, or into it.
+    moving: Mutex<moving::Holds>,
     /// Held for as long as the queue is open; the kernel gives them back however we end.
     _locks: Vec<File>,
 }
@@ -239,6 +241,7 @@ impl SqliteQueue {
             upkeep: tokio::sync::Mutex::new(places),
             arrived: Arc::default(),
             held: Notify::new(),
+            moving: Mutex::default(),
             _locks: locks,
         })))
     }
@@ -712,7 +715,13 @@ impl Queue for SqliteQueue {
             .await?
     }
 
+    async fn identity(&self) -> Result<Identity, StorageError> {
+        let path = self.0.path.clone();
+        self.0.lister.look(move |database| moving::identity(database, &path)).await
+    }
+
     async fn to_move(&self, delivered: bool, after: i64) -> Result<Page, StorageError> {
+        moving::leave(&self.0)?;
         let spool = self.0.spool.clone();
         self.0.lister.look(move |database| moving::page(database, &spool, delivered, after)).await
     }
@@ -725,10 +734,18 @@ impl Queue for SqliteQueue {
     }
 
     async fn let_go(&self, places: Vec<Place>) -> Result<usize, StorageError> {
-        self.change(places.iter().map(|place| place.item).collect(), Change::Drop).await
+        // In a task of its own: who stops waiting leaves no file of what is gone.
+        let inner = Arc::clone(&self.0);
+        let gone = tokio::spawn(async move { moving::let_go(&inner, places).await });
+        gone.await.map_err(|error| later(error.into()))?
+    }
+
+    async fn rest(&self) {
+        moving::rest(&self.0);
     }
 
     async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {
+        moving::leave(&self.0)?;
         let after = after.map(|key| key.bytes());
         self.0.lister.look(move |database| moving::memory(database, after, limit)).await
     }

@@ -14,12 +14,67 @@ use super::{
 };
 use crate::activity::{Key, Raw};
 use crate::queue::{
-    Put, StorageError,
-    transfer::{Moved, PAGE, PAGE_BYTES, Page, Past, Place, Transfer, in_memory},
+    Change, Put, StorageError,
+    transfer::{Identity, Moved, PAGE, PAGE_BYTES, Page, Past, Place, Transfer, in_memory},
 };
 use futures_util::future::try_join_all;
 use rusqlite::{Connection, Row, params};
-use std::sync::Arc;
+use std::{
+    fs::{File, TryLockError},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    sync::{Arc, PoisonError},
+};
+
+/// Locks of a move; the kernel gives them back however we end. One who leaves has the file for himself: two moves the other way
+/// round at once would each find the other's rows known, and both would let go of them. Many may take in at the same time.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    leaves: Option<File>,
+    takes: Option<File>,
+}
+
+fn lock_file(queue: &Inner) -> Result<File, StorageError> {
+    // Under whatever name, the same one.
+    let path = std::fs::canonicalize(&queue.path).map_err(later)?;
+    let path = super::beside(&path, ".moving");
+    let open = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    open.map_err(later)
+}
+
+fn locked(lock: Result<(), TryLockError>) -> Result<(), StorageError> {
+    lock.map_err(|error| match error {
+        TryLockError::WouldBlock => StorageError::Leaving,
+        TryLockError::Error(error) => later(error),
+    })
+}
+
+/// From here on nobody else moves anything out of it, or into it.
+pub(super) fn leave(queue: &Inner) -> Result<(), StorageError> {
+    let mut holds = queue.moving.lock().unwrap_or_else(PoisonError::into_inner);
+    if holds.leaves.is_none() {
+        let file = lock_file(queue)?;
+        locked(file.try_lock())?;
+        holds.leaves = Some(file);
+    }
+    Ok(())
+}
+
+/// From here on nobody moves anything out of it.
+fn stay(queue: &Inner) -> Result<(), StorageError> {
+    let mut holds = queue.moving.lock().unwrap_or_else(PoisonError::into_inner);
+    if holds.takes.is_none() {
+        let file = lock_file(queue)?;
+        locked(file.try_lock_shared())?;
+        holds.takes = Some(file);
+    }
+    Ok(())
+}
+
+/// Nothing is moved any more.
+pub(super) fn rest(queue: &Inner) {
+    *queue.moving.lock().unwrap_or_else(PoisonError::into_inner) = Holds::default();
+}
 
 /// A row's past, and whose it is; kept rows below.
 const PAST: &str = "
@@ -29,6 +84,12 @@ const PAST: &str = "
 const PAST_OF_KEPT: &str = "
     SELECT tenant, accepted_at, delivered_at, attempts, 0, NULL, 0, 0, 0, NULL, NULL, delivered_at, key
     FROM kept WHERE id = ?1";
+
+/// The database's own name, and its file.
+pub(super) fn identity(database: &Connection, path: &Path) -> Result<Identity, StorageError> {
+    let file = std::fs::metadata(path).map_err(later)?;
+    Ok(Identity { id: super::folder(database)?, file: Some((file.dev(), file.ino())) })
+}
 
 /// A page of rows behind `after`.
 pub(super) fn page(
@@ -121,6 +182,7 @@ pub(super) fn memory(
 
 /// Takes transfers in: together, so that they share their commits.
 pub(super) async fn take_in(queue: &Arc<Inner>, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError> {
+    stay(queue)?;
     let numbers = numbers(queue).await?;
     let puts = transfers.into_iter().map(|transfer| take_in_one(queue, &numbers, transfer));
     Ok(try_join_all(puts).await?.concat())
@@ -197,22 +259,52 @@ async fn take_in_one(
     Ok(puts)
 }
 
+/// They are in another queue, with their keys.
+pub(super) async fn let_go(queue: &Inner, places: Vec<Place>) -> Result<usize, StorageError> {
+    leave(queue)?;
+    let items: Vec<i64> = places.iter().map(|place| place.item).collect();
+    let write = move |ledger: &mut Ledger| {
+        let mut unused = Vec::new();
+        let keys = keys_of(ledger.database(), &items)?;
+        let gone = ledger.change(&items, &Change::Drop, &mut unused)?.len();
+        forget_in(ledger.database(), &keys)?;
+        Ok((gone, unused))
+    };
+    let (gone, unused) = queue.writer.write(write).await?;
+    queue.remove_files(unused).await;
+    Ok(gone)
+}
+
+fn keys_of(database: &Connection, items: &[i64]) -> rusqlite::Result<Vec<Key>> {
+    let mut keys = database
+        .prepare_cached("SELECT key FROM item WHERE id = ?1 UNION ALL SELECT key FROM kept WHERE id = ?1")?;
+    let mut all = Vec::new();
+    for item in items {
+        let of_item = keys.query_map([item], |row| Ok(super::row::key_of(row.get_ref(0)?)))?;
+        all.extend(of_item.collect::<rusqlite::Result<Vec<_>>>()?);
+    }
+    Ok(all)
+}
+
 /// Remembers keys.
 pub(super) async fn remember(queue: &Inner, keys: Vec<Key>) -> Result<(), StorageError> {
+    stay(queue)?;
     queue.writer.write(move |ledger| keys.iter().try_for_each(|key| ledger.remember(&key.bytes()))).await
 }
 
 /// Forgets keys that have no row.
 pub(super) async fn forget(queue: &Inner, keys: Vec<Key>) -> Result<(), StorageError> {
-    let forget = move |ledger: &mut Ledger| {
-        for table in ["key_0", "key_1"] {
-            let sql = format!(
-                "DELETE FROM {table} WHERE key = ?1 AND item NOT IN (SELECT id FROM item) AND item NOT IN (SELECT id FROM kept)"
-            );
-            let mut forget = ledger.database().prepare_cached(&sql)?;
-            keys.iter().try_for_each(|key| forget.execute([key.bytes()]).map(drop))?;
-        }
-        Ok(())
-    };
-    queue.writer.write(forget).await
+    leave(queue)?;
+    queue.writer.write(move |ledger| forget_in(ledger.database(), &keys)).await
+}
+
+fn forget_in(database: &Connection, keys: &[Key]) -> rusqlite::Result<()> {
+    for table in ["key_0", "key_1"] {
+        let sql = format!(
+            "DELETE FROM {table} WHERE key = ?1 AND item NOT IN (SELECT id FROM item) AND item NOT IN (SELECT id FROM kept)"
+        );
+        let mut forget = database.prepare_cached(&sql)?;
+        keys.iter().try_for_each(|key| forget.execute([key.bytes()]).map(drop))?;
+    }
+    Ok(())
 }
