@@ -41,6 +41,9 @@ const READ_TIME: Duration = Duration::from_secs(10);
 /// Time for the trace to write its last records.
 const TRACE_TIME: Duration = Duration::from_secs(2);
 
+/// Time to hear which word to all services was the last; a queue that is away is asked later.
+const WORD_TIME: Duration = Duration::from_secs(2);
+
 /// How often systemd is told that the queue is still being opened.
 const OPEN_TICK: Duration = Duration::from_secs(10);
 
@@ -373,7 +376,11 @@ impl Running {
             tokio::spawn(upkeep()),
             tokio::spawn(intake::keep(places, live.clone())),
         ];
-        pulse.extend(queue.map(|queue| tokio::spawn(intake::hear_expired(queue, live.clone()))));
+        if let Some(queue) = queue {
+            let said = tokio::time::timeout(WORD_TIME, queue.expired(None)).await;
+            let said = said.ok().and_then(Result::ok).map(|said| said.newest);
+            pulse.push(tokio::spawn(intake::hear_expired(queue, live.clone(), said)));
+        }
         let hang_up = CancellationToken::new();
         let lmtp = lmtp
             .map(|listener| tokio::spawn(lmtp::run(listener, live.clone(), desk.clone(), hang_up.clone())));

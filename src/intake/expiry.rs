@@ -13,17 +13,16 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How often it is asked for.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Until it is dropped.
-pub async fn hear_expired(queue: Arc<dyn Queue>, live: Live) {
+/// Until it is dropped. `after`: the newest word before anything was learnt; none: the queue could not be asked then.
+pub async fn hear_expired(queue: Arc<dyn Queue>, live: Live, mut after: Option<i64>) {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut after = None;
     loop {
         tick.tick().await;
         // Whether the queue answers is for others to say.
         let Ok(Expired { newest, prefixes }) = queue.expired(after).await else { continue };
         if after.replace(newest).is_none() {
-            // What was said until now may be about what was learnt just before.
+            // What was said until now may be about what was learnt meanwhile.
             live.now().directory.expire(&[String::new()]);
         } else if !prefixes.is_empty() {
             live.now().directory.expire(&prefixes);
