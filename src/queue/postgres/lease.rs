@@ -346,13 +346,14 @@ pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<b
 }
 
 /// The backend has them: the rows go, or are kept (`$4`). A key that was written long ago is written again (`$5` is how
-/// long a key is remembered): its memory begins now.
+/// long a key is remembered): its memory begins now. Rows are locked in their order, as by a person who changes some.
 const TAKEN: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     ended AS (SELECT * FROM unnest($2::int8[], $3::int8[], $6::bytea[]) AS ended (id, fence, key)),
+    locked AS MATERIALIZED (SELECT id FROM activity_milter.item WHERE id = ANY ($2) ORDER BY id FOR UPDATE),
     gone AS (
         DELETE FROM activity_milter.item USING ended
-        WHERE item.id = ANY ($2) AND item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key
+        WHERE item.id = ANY (ARRAY(SELECT id FROM locked)) AND item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key
             AND until IS NOT NULL
         RETURNING item.*),
     kept AS (
@@ -370,12 +371,13 @@ const OTHERS: &str = "
     ended AS (
         SELECT * FROM unnest($2::int8[], $3::int8[], $4::int4[], $5::int8[], $6::text[], $7::bool[], $8::bytea[])
             AS ended (id, fence, more, after, why, holds, key)),
+    locked AS MATERIALIZED (SELECT id FROM activity_milter.item WHERE id = ANY ($2) ORDER BY id FOR UPDATE),
     changed AS (
         UPDATE activity_milter.item
         SET until = NULL, attempts = attempts + more, due = coalesce(now + after, due), reason = coalesce(why, reason),
             state = CASE WHEN holds THEN 1 ELSE state END, held_at = CASE WHEN holds THEN now ELSE held_at END
         FROM ended, t
-        WHERE item.id = ANY ($2) AND item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key
+        WHERE item.id = ANY (ARRAY(SELECT id FROM locked)) AND item.id = ended.id AND item.fence = ended.fence AND item.key = ended.key
             AND until IS NOT NULL
         RETURNING item.id, item.fence, tenant, holds),
     counted AS (
