@@ -1707,7 +1707,9 @@ async fn what_was_changed_before_somebody_left_arrives() {
         quiet(&*desk).await;
         let mut change = Box::pin(desk.change(all, Change::Retry));
         while desk.numbers().await.0 == 0 {
-            assert!(futures_util::poll!(&mut change).is_pending());
+            if futures_util::poll!(&mut change).is_ready() {
+                break; // it was quicker than our look
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(change);
