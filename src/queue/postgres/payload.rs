@@ -202,18 +202,18 @@ const MOVED_AFTER: i64 = 3;
 /// Letters copied in one transaction.
 const MOVED_AT_ONCE: i64 = 100;
 
-/// Drops the tables of days that nothing needs; how many, and whether somebody was in the way. It walks over all that there
+/// Drops the tables of days that nothing needs; whether somebody was in the way. It walks over all that there
 /// is, so it is done seldom. A table that cannot be dropped keeps no other.
-pub(super) async fn tidy(inner: &Inner) -> Result<(u64, bool), StorageError> {
+pub(super) async fn tidy(inner: &Inner) -> Result<bool, StorageError> {
     let mut line = inner.lines.lend(super::LONG_TIME).await?;
     let today = today(&mut line, inner).await?;
     let old: Vec<i64> = days(&mut line).await?.into_iter().filter(|day| *day < today - KEPT_DAYS).collect();
     if old.is_empty() {
-        return Ok((0, false));
+        return Ok(false);
     }
     let needed = needed(&mut line).await?;
     drop(line);
-    let (mut dropped, mut is_in_use, mut first) = (0, false, Ok(()));
+    let (mut is_in_use, mut first) = (false, Ok(()));
     for day in old {
         // Time for each.
         let mut line = inner.lines.lend(super::LONG_TIME).await?;
@@ -223,10 +223,7 @@ pub(super) async fn tidy(inner: &Inner) -> Result<(u64, bool), StorageError> {
             }
             Some(_) => Ok(true),
             None => match drop_day(&mut line, day).await {
-                Ok(()) => {
-                    dropped += 1;
-                    Ok(true)
-                }
+                Ok(()) => Ok(true),
                 Err(StorageError::Busy(_)) => Ok(false),
                 Err(error) => Err(error),
             },
@@ -236,7 +233,7 @@ pub(super) async fn tidy(inner: &Inner) -> Result<(u64, bool), StorageError> {
             Err(error) => first = first.and(Err(error)),
         }
     }
-    first.map(|()| (dropped, is_in_use))
+    first.map(|()| is_in_use)
 }
 
 /// Nothing comes to an old day but from another table of the same day, in one commit, so one look is enough. Whoever reads the

@@ -111,7 +111,7 @@ pub(super) async fn run(
     tried(kept::tidy(inner).await.map(|gone| done.kept_gone = gone));
     tried(payload::prepare(inner).await);
     if places.days.is_none_or(|looked| running.saturating_sub(looked) >= DAYS_EVERY) {
-        let step = payload::tidy(inner).await.map(|(_, is_in_use)| {
+        let step = payload::tidy(inner).await.map(|is_in_use| {
             places.days = Some(running).filter(|_| !is_in_use);
         });
         tried(step);
