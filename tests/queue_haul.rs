@@ -12,7 +12,7 @@ use activity_milter::{
     activity::{Key, Parcel},
     queue::{
         self, Ask, Change, End, Filter, Full, HaulError, Hauled, OpenError, Put, Queue, Replay, Settings,
-        State, StorageError, SystemClock, haul, postgres::Server,
+        State, StorageError, SystemClock, Transfer, haul, postgres::Server,
     },
 };
 use database::{Cluster, Database};
@@ -534,6 +534,32 @@ async fn a_tenant_with_its_share_stays_and_all_others_go() {
         assert_eq!(all_of(leaves.as_ref(), takes.as_ref()).await.unwrap().activities, 4);
         drop(takes);
         assert_eq!(deliver(to.open().as_ref()).await.len(), 13);
+    }
+}
+
+/// Q48: a page that was cut off comes again, and needs room for the rest of it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_takes_no_room_again() {
+    for (engine, other) in WAYS {
+        println!("from {engine:?} to {other:?}");
+        let (from, mut to) = (Place::new(engine), Place::new(other));
+        to.settings.max_items_per_tenant = Some(4);
+        drop(to.open());
+        let service = from.open();
+        for id in 0..3 {
+            service.put(from.letter(id, 10, &["a"]).await).await.unwrap();
+        }
+        service.put(from.letter(3, LARGE, &["a"]).await).await.unwrap();
+        drop(service);
+        let (leaves, takes) = (from.leave(), to.take_in());
+        let page = leaves.to_move(false, i64::MIN).await.unwrap().transfers;
+        assert_eq!(page.len(), 4);
+        takes.take_in(page[..3].to_vec()).await.unwrap();
+        leaves.keep(page.iter().flat_map(Transfer::places).collect()).await.unwrap();
+        let hauled = all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+        assert!(hauled.activities == 4 && hauled.full.is_empty(), "{hauled:?}");
+        drop((leaves, takes));
+        assert_eq!(deliver(to.open().as_ref()).await.len(), 4);
     }
 }
 

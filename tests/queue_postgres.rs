@@ -9,7 +9,7 @@ mod database;
 mod letter;
 
 use activity_milter::queue::{
-    self, Ask, Change, Clock, End, Filter, OpenError, Put, Queue, Settings, StorageError, SystemClock,
+    self, Ask, Change, Clock, End, Filter, OpenError, Put, Queue, Settings, State, StorageError, SystemClock,
     Ticket,
     postgres::{Server, Tls},
 };
@@ -322,6 +322,60 @@ async fn a_lease_that_nobody_heard_of_is_given_back() {
     for ticket in again.into_iter().chain([attempted]) {
         assert_eq!(machine.finish(vec![(ticket, End::Taken)]).await.unwrap(), [true]);
     }
+}
+
+/// Q41: the end of a lease is written on the primary alone, which crashes and is back without its standby: that the row is gone
+/// there is not what was asked, and whoever has delivered it says so again to the one that takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_only_a_crashed_primary_has_is_none() {
+    let pair = Pair::new();
+    let machine = Machine::new(pair.server());
+    for id in 0..4 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    let mut tickets = machine.leases(3).await.into_iter();
+    let ends = [vec![End::Taken], vec![End::Taken, End::Held { reason: "422".to_owned() }]];
+    let ends: Vec<Vec<(Ticket, End)>> =
+        ends.into_iter().map(|some| tickets.by_ref().zip(some).collect()).collect();
+    let by_hand = machine.list(Filter::default()).await.unwrap();
+    let by_hand = vec![by_hand.last().unwrap().id];
+    pair.freeze();
+    let all = ends.iter().map(|some| machine.finish(some.clone()));
+    let crash = async {
+        pair.until_waiting(3).await;
+        pair.primary.kill();
+        pair.primary.run(&["wal_keep_size=64MB"]);
+    };
+    let dropped = machine.change_those(by_hand.clone(), Change::Drop);
+    let (done, dropped, ()) = tokio::join!(futures_util::future::join_all(all), dropped, crash);
+    assert!(done.iter().all(is_later) && is_later(&dropped), "{done:?} {dropped:?}");
+    let rows = "SELECT count(*) FROM activity_milter.item WHERE state = 0";
+    assert_eq!(pair.database.sql(rows), "0", "the primary has all of it");
+    for some in &ends {
+        let again = tokio::time::timeout(Duration::from_secs(2), machine.finish(some.clone())).await;
+        assert!(again.as_ref().is_ok_and(is_later) || again.is_err(), "{again:?}");
+    }
+    let again = machine.change_those(by_hand, Change::Drop);
+    let again = tokio::time::timeout(Duration::from_secs(2), again).await;
+    assert!(again.as_ref().is_ok_and(is_later) || again.is_err(), "{again:?}");
+    pair.primary.kill();
+    pair.standby.kill();
+    pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
+    pair.standby.psql("postgres", "SELECT pg_promote()").unwrap();
+    pair.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = ''").unwrap();
+    pair.standby.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    machine
+        .soon("paid", async |machine| {
+            let tickets = machine.lease(Ask { room: 10, ..Ask::default() }).await.ok()?.tickets;
+            assert!(
+                tickets
+                    .iter()
+                    .all(|ticket| ends.iter().flatten().all(|(ended, _)| ended.item != ticket.item))
+            );
+            let list = machine.list(Filter::default()).await.ok()?;
+            (list.iter().filter(|entry| entry.state == State::Held).count() == 1).then_some(())
+        })
+        .await;
 }
 
 /// Q41: two machines share it: what comes in at one is delivered by the other, soon; each lease is one's own; the end of one is not

@@ -81,7 +81,11 @@ pub(super) async fn change(inner: &Inner, items: &[i64], change: &Change) -> Res
                 DROP
             }
         };
-        let rows = inner.lines.lend(LONG_TIME).await?.ask(sql, &values).await?;
+        let mut line = inner.lines.lend(LONG_TIME).await?;
+        let rows = line.ask(sql, &values).await?;
+        if rows.len() < some.len() {
+            line.confirm().await?;
+        }
         changed.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
         if !rows.is_empty() {
             inner.ring();

@@ -162,7 +162,13 @@ pub(super) async fn redeliver(inner: &Inner, replay: Replay) -> Result<Replayed,
                 ],
             )
             .await?;
-        let Some(last) = page.last() else { return Ok(all) };
+        let Some(last) = page.last() else {
+            if !replay.dry {
+                // What waits already may do so here alone.
+                line.confirm().await?;
+            }
+            return Ok(all);
+        };
         place = (last.get(0), last.get(1));
         if replay.dry {
             all.again += page.len();

@@ -473,6 +473,10 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
     if is_both {
         line.commit().await?;
     }
+    if done.len() < taken.len() + others.len() {
+        // Perhaps it was done before, by a statement that was not answered.
+        line.confirm().await?;
+    }
     Ok(ends
         .iter()
         .zip(first)

@@ -491,6 +491,14 @@ impl Line {
         Ok(self.judge(answer)?)
     }
 
+    /// Whatever was committed here before holds when this returns. Who finds that there is nothing to do any more may see
+    /// what this server alone has done: a statement that changes nothing waits for no standby, and this one does.
+    pub(super) async fn confirm(&mut self) -> Result<(), StorageError> {
+        let mark = "SELECT pg_catalog.pg_logical_emit_message(true, 'activity_milter', '')";
+        self.ask(mark, &[]).await?;
+        Ok(())
+    }
+
     /// What follows has so long from now.
     pub(super) fn has_time(&mut self, time: Duration) {
         self.until = Instant::now() + time;

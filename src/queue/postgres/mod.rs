@@ -475,7 +475,7 @@ impl Queue for PostgresQueue {
     async fn change_those(&self, items: Vec<i64>, change: Change) -> Result<Vec<i64>, StorageError> {
         self.run(|inner| async move {
             let changed = change::change(&inner, &items, &change).await;
-            inner.tell_of_command().await;
+            inner.tell_of_change().await;
             changed
         })
         .await
@@ -484,7 +484,7 @@ impl Queue for PostgresQueue {
     async fn redeliver(&self, replay: Replay) -> Result<Replayed, StorageError> {
         self.run(|inner| async move {
             let replayed = kept::redeliver(&inner, replay).await;
-            inner.tell_of_command().await;
+            inner.tell_of_change().await;
             replayed
         })
         .await
@@ -579,6 +579,15 @@ impl Queue for PostgresQueue {
 }
 
 impl Inner {
+    /// Somebody changed something by hand, and it may take room.
+    async fn tell_of_change(&self) {
+        self.tell_of_command().await;
+        if self.node.is_some() {
+            // Or it is counted within a second.
+            let _ = self.count().await;
+        }
+    }
+
     /// A command has no pulse, and tells of what it did at once.
     async fn tell_of_command(&self) {
         if self.node.is_none() && self.rung.swap(false, Ordering::AcqRel) {

@@ -267,20 +267,24 @@ async fn store_on(inner: &Inner, line: &mut Line, mails: &[&Mail]) -> Result<Vec
     Ok(fresh)
 }
 
-/// Room for what comes from another queue; what is kept after its delivery needs none, and what is known neither.
+/// Room for what comes from another queue; what is kept after its delivery needs none, and what is known neither: a page of
+/// which a part is here already comes again.
 pub(super) async fn room_for(inner: &Inner, mails: &[&Mail]) -> Result<Option<Room>, StorageError> {
-    let (mut tenants, mut keys) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for mail in mails {
-        for (past, (tenant, key)) in
-            mail.pasts.iter().zip(mail.columns.tenants.iter().zip(&mail.columns.keys))
-        {
+        let columns = mail.columns.tenants.iter().zip(&mail.columns.keys);
+        for (past, (tenant, key)) in mail.pasts.iter().zip(columns) {
+            let key = <[u8; 32]>::try_from(key.as_slice()).map(Key::from_bytes);
             if past.delivered_at.is_none() {
-                tenants.push(tenant.clone());
+                rows.extend(key.ok().map(|key| (tenant.clone(), key)));
             }
-            keys.extend(<[u8; 32]>::try_from(key.as_slice()).ok().map(Key::from_bytes));
         }
     }
-    inner.room(&tenants, &keys).await
+    let keys: Vec<Key> = rows.iter().map(|(_, key)| key.clone()).collect();
+    let mut known = known(inner, &keys).await?.into_iter();
+    rows.retain(|_| known.next() != Some(true));
+    let (tenants, keys): (Vec<String>, Vec<Key>) = rows.into_iter().unzip();
+    if tenants.is_empty() { Ok(None) } else { inner.room(&tenants, &keys).await }
 }
 
 /// Whether each of these keys was recorded or covered.

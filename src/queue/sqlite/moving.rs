@@ -17,7 +17,7 @@ use crate::queue::{
     Change, Put, StorageError,
     transfer::{Identity, Moved, PAGE, PAGE_BYTES, Page, Past, Place, Transfer, in_memory},
 };
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use rusqlite::{Connection, Row, params};
 use std::{
     fs::{File, TryLockError},
@@ -184,8 +184,20 @@ pub(super) fn memory(
 pub(super) async fn take_in(queue: &Arc<Inner>, transfers: Vec<Transfer>) -> Result<Vec<Put>, StorageError> {
     stay(queue)?;
     let numbers = numbers(queue).await?;
-    let puts = transfers.into_iter().map(|transfer| take_in_one(queue, &numbers, transfer));
-    Ok(try_join_all(puts).await?.concat())
+    // What is known needs no room: a page of which a part is here already comes again.
+    let keys: Vec<Key> = transfers.iter().flat_map(|one| &one.rows).map(|row| row.key.clone()).collect();
+    let known = queue.opener.look(move |database| look::known(database, &keys)).await?;
+    let mut known = known.into_iter();
+    let puts = transfers.into_iter().map(|transfer| {
+        let mut is_new = |row: &&Moved| known.next() != Some(true) && row.past.delivered_at.is_none();
+        let new = transfer.rows.iter().filter(&mut is_new).map(|row| row.tenant.clone()).collect();
+        take_in_one(queue, &numbers, transfer, new)
+    });
+    // All of them, also where one cannot be: nothing is on its way when this returns.
+    join_all(puts.collect::<Vec<_>>()).await.into_iter().try_fold(Vec::new(), |mut all, puts| {
+        all.extend(puts?);
+        Ok(all)
+    })
 }
 
 /// The service's; a command's are of a start of its own.
@@ -203,15 +215,14 @@ async fn numbers(queue: &Arc<Inner>) -> Result<Arc<Numbers>, StorageError> {
     Ok(Arc::clone(queue.own_numbers.get_or_init(|| numbers)))
 }
 
+/// `tenants`: whose rows of it take room; what is kept after its delivery takes none that anybody counts.
 async fn take_in_one(
     queue: &Arc<Inner>,
     numbers: &Arc<Numbers>,
     transfer: Transfer,
+    tenants: Vec<String>,
 ) -> Result<Vec<Put>, StorageError> {
     let Transfer { rows, cuts, text, raw } = transfer;
-    // What is kept takes no room that anybody counts.
-    let tenants = rows.iter().filter(|row| row.past.delivered_at.is_none()).map(|row| row.tenant.clone());
-    let tenants: Vec<String> = tenants.collect();
     let room = match queue.tally.reserve(tenants.clone()) {
         Ok(room) => room,
         Err(_) => {
