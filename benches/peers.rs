@@ -2,12 +2,18 @@
 //! and the numbers do not. Prints a table, JSON (`target/bench.json`), and with `WRITE=1` also `docs/benchmarks.md`.
 //!
 //! A peer that cannot be built here is reported as missing. `RUNS` (3): runs of which the median counts. `ONLY=courier,…`:
-//! only these parts (`BACKLOGS=10000,30000` for other sizes of the courier's): `protocol`, `large`, `memory`, `hostile`, `courier`, `enqueue`, `postfix`, `directory`, `log`.
+//! only these parts (`BACKLOGS=10000,30000` for other sizes of the courier's): `protocol`, `large`, `memory`, `hostile`, `courier`, `enqueue`, `postfix`, `directory`, `log`,
+//! `shared`.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a panic is this program's way to fail
 
+#[path = "../tests/support/database.rs"]
+mod database;
 mod hostile;
 mod load;
+#[allow(dead_code)] // the other programs need the rest
+#[path = "scale/pair.rs"]
+mod pair;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -615,6 +621,83 @@ fn log(report: &mut Report) {
     report.reach("integration mail, with the trace / without", rate_beside(2), "x", None, None);
 }
 
+/// The service with a queue that several machines share, beside one with a file of its own: from its door to the backend, and the
+/// same behind a Postfix.
+fn shared(report: &mut Report) {
+    const MESSAGES: u64 = 10_000;
+    report.line(
+        "\n## A queue in PostgreSQL with a synchronous standby, beside a file; deliveries going on, 4 KB\n",
+    );
+    let pair = pair::Pair::new();
+    let lines = [("queue", "type = \"postgres\""), ("queue", "require_replication = true")];
+    let url = format!("url = \"{}\"", pair.url());
+    let of_pair: Vec<(&'static str, &str)> = lines.into_iter().chain([("queue", url.as_str())]).collect();
+    let service = |name, more: &[(&'static str, &str)]| {
+        let (port, taken) = start_backend();
+        let backend = format!("url = \"http://127.0.0.1:{port}/\"");
+        let filter = Filter { name, ..start_ours(&[&[("backend", backend.as_str())], more].concat()) };
+        (filter, taken)
+    };
+    let all = [service("sqlite", &[]), service("postgres", &of_pair)];
+    report.line(&format!("{:<28} {:>12} {:>16}", "", "accepted/s", "delivered/s"));
+    for connections in [16, 64] {
+        let mut seen = [const { (Vec::new(), Vec::new()) }; 2];
+        for _ in 0..runs() {
+            for ((filter, taken), (accepted, delivered)) in all.iter().zip(&mut seen) {
+                let (before, began) = (taken.load(Ordering::Relaxed), Instant::now());
+                accepted.push(run_all(&load_for(filter, MY, connections, MESSAGES, 4096), 'd').per_second);
+                wait_for("the deliveries", || {
+                    (taken.load(Ordering::Relaxed) == before + MESSAGES).then_some(())
+                });
+                delivered.push(MESSAGES as f64 / began.elapsed().as_secs_f64());
+            }
+        }
+        for ((filter, _), (accepted, delivered)) in all.iter().zip(&seen) {
+            let middle = |all: &Vec<f64>| median(all.clone(), |rate| *rate);
+            let name = format!("{}, {connections} connections", filter.name);
+            report.line(&format!("{name:<28} {:>12.0} {:>16.0}", middle(accepted), middle(delivered)));
+        }
+        let [sqlite, postgres] = seen;
+        let ratio = |ours: Vec<f64>, theirs: Vec<f64>| {
+            median(ours.into_iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect(), |ratio| *ratio)
+        };
+        let what = format!("postgres / sqlite, {connections} connections");
+        report.reach(&format!("{what}, accepted"), ratio(postgres.0, sqlite.0), "x", Some(0.5), None);
+        report.reach(&format!("{what}, delivered"), ratio(postgres.1, sqlite.1), "x", Some(0.5), None);
+    }
+    drop(all);
+    let behind = |name, more: &[(&'static str, &str)]| {
+        let (port, _) = start_backend();
+        let mut config = vec![
+            ("backend", format!("url = \"http://127.0.0.1:{port}/\"")),
+            ("log", "level = \"info\"".to_owned()),
+        ];
+        config.extend(more.iter().map(|(table, line)| (*table, (*line).to_owned())));
+        let postfix = ["default_transport = discard:", "relay_transport = discard:"];
+        let postfix =
+            postfix.into_iter().chain(["smtpd_client_connection_count_limit = 0"]).map(str::to_owned);
+        let options =
+            Options { without_sink: true, config, postfix: postfix.collect(), ..Options::default() };
+        let mut world = World::with(options);
+        let pid = Some(world.milter().id());
+        Through { name, world, to: MY, messages: THROUGH, _peer: None, pid }
+    };
+    let all = [behind("behind Postfix, sqlite", &[]), behind("behind Postfix, postgres", &of_pair)];
+    let mut seen = [const { Vec::new() }; 2];
+    for _ in 0..runs() {
+        for (case, seen) in all.iter().zip(&mut seen) {
+            seen.push(case.measure(false).0);
+        }
+    }
+    for (case, seen) in all.iter().zip(&seen) {
+        report.line(&format!("{:<28} {:>12.0}", case.name, median(seen.clone(), |rate| *rate)));
+    }
+    let [sqlite, postgres] = seen;
+    let ratios = postgres.into_iter().zip(sqlite).map(|(ours, theirs)| ours / theirs);
+    let ratio = median(ratios.collect(), |ratio| *ratio);
+    report.reach("behind Postfix: postgres / sqlite", ratio, "x", Some(0.5), None);
+}
+
 /// Messages of a run through Postfix.
 const THROUGH: usize = 4000;
 
@@ -897,6 +980,9 @@ fn main() {
     }
     if wanted("log") {
         log(&mut report);
+    }
+    if wanted("shared") {
+        shared(&mut report);
     }
     if wanted("directory") {
         directory(&mut report);

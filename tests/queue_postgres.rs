@@ -681,6 +681,55 @@ async fn a_server_over_tls_with_a_password() {
     assert!(refused(&elsewhere).contains("not valid for name"), "{}", refused(&elsewhere));
 }
 
+/// Q45: what is done all the time is a function of the database; one that somebody dropped is not missed, and who may make none
+/// works without.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_are_made_and_not_needed() {
+    const COUNT: &str = "SELECT count(*) FROM pg_proc WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql') AND pronamespace = 'activity_milter'::regnamespace";
+    let cluster = Cluster::start(&[]).leaked();
+    let work = async |machine: &Machine, first: usize| {
+        machine.give(first, &["a", "b"]).await.unwrap();
+        let large = letter(machine.directory.path(), first + 1, 2 * LARGE, &["a"]).await;
+        assert_eq!(machine.put(large).await.unwrap(), [Put::New]);
+        let tickets = machine.leases(3).await;
+        assert_eq!(tickets.len(), 3);
+        for ticket in &tickets {
+            machine.open(ticket.item).await.unwrap();
+        }
+        let mut ends: Vec<(Ticket, End)> = tickets.into_iter().map(|ticket| (ticket, End::Taken)).collect();
+        ends[0].1 = End::Held { reason: "422".to_owned() };
+        assert_eq!(machine.finish(ends).await.unwrap(), [true; 3]);
+    };
+    let database = cluster.database();
+    let mut machine = Machine::new(database.server());
+    let made = database.sql(COUNT);
+    assert!(made.parse::<u32>().unwrap() >= 5, "{made}");
+    let used = "SELECT count(*) FROM pg_stat_user_functions WHERE calls > 0 AND funcname <> 'at'";
+    cluster.psql("postgres", "ALTER SYSTEM SET track_functions = 'pl'").unwrap();
+    cluster.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    work(&machine, 10).await;
+    machine.soon("used", async |_| (database.sql(used) == made).then_some(())).await;
+    // In the midst of its work, before a message in parts too.
+    let drop_all = "DO $$ DECLARE one record; BEGIN
+        FOR one IN SELECT pg_proc.oid::regprocedure AS f FROM pg_proc JOIN pg_language ON pg_language.oid = prolang
+            WHERE lanname = 'plpgsql' AND pronamespace = 'activity_milter'::regnamespace
+        LOOP EXECUTE 'DROP FUNCTION ' || one.f; END LOOP; END $$";
+    database.sql(drop_all);
+    assert_eq!(database.sql(COUNT), "0");
+    let large = letter(machine.directory.path(), 19, 2 * LARGE, &["a"]).await;
+    assert_eq!(machine.put(large).await.unwrap(), [Put::New]);
+    let ticket = machine.leases(1).await.remove(0);
+    assert_eq!(machine.finish(vec![(ticket, End::Taken)]).await.unwrap(), [true]);
+    work(&machine, 20).await;
+    machine.crash();
+    assert_eq!(database.sql(COUNT), made);
+    let poor = cluster.database();
+    cluster.psql(&poor.name, "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC").unwrap();
+    let machine = Machine::new(poor.server());
+    assert_eq!(poor.sql(COUNT), "0");
+    work(&machine, 10).await;
+}
+
 /// Q46: PgBouncer in transaction mode, with fewer connections than we have: nothing of ours needs a session.
 #[tokio::test(flavor = "multi_thread")]
 async fn through_a_pooler() {
@@ -718,7 +767,9 @@ async fn through_a_pooler() {
     assert_eq!(machine.put(large).await.unwrap(), [Put::Known]);
     machine.upkeep(DAY).await.unwrap();
     machine.crash();
-    let (mine, others) = tokio::join!(machine.leases(60), other.leases(200));
+    let (mine, mut others) = tokio::join!(machine.leases(60), other.leases(200));
+    // At the same moment, each steps over what the other one looks at.
+    others.extend(other.leases(200).await);
     assert_eq!(mine.len() + others.len(), 121);
     let large = mine.iter().chain(&others).find(|ticket| &*ticket.tenant == "c").unwrap();
     assert!(bytes_of(&machine.open(large.item).await.unwrap().raw) == bytes);

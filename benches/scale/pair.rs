@@ -35,9 +35,14 @@ impl Pair {
         pair
     }
 
+    /// The database.
+    pub fn url(&self) -> String {
+        self.database.url()
+    }
+
     /// How a node reaches it: nothing is taken without the standby.
     pub fn server(&self) -> Server {
-        let mut server = Server::new(&self.database.url()).unwrap();
+        let mut server = Server::new(&self.url()).unwrap();
         server.require_replication = true;
         server
     }

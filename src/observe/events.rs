@@ -649,6 +649,11 @@ pub fn queue_trouble(error: &dyn Display) {
     limited!(error, QUEUE_TROUBLE, %error, "queue trouble");
 }
 
+/// No functions can be made in the queue's database.
+pub fn queue_plain(error: &dyn Display) {
+    event!(warn, QUEUE_PLAIN, %error, "queue without functions: each statement is planned anew");
+}
+
 /// The queue's database does not answer, or not as it should: mail is deferred until it does, or kept on this machine
 /// (`spools`).
 pub fn queue_away(database: &str, error: &dyn Display, spools: bool) {

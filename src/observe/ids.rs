@@ -94,6 +94,8 @@ ids! {
     NOTICE_SENT = "0e674066911fd99e6dd8ce9a1637a97d";
     /// A notice could not be sent.
     NOTICE_NOT_SENT = "d326fd365aa6d18dd2fbf0b272381034";
+    /// No functions can be made in the queue's database.
+    QUEUE_PLAIN = "1ec90338f9ac42cfa0243e7f44e22969";
     /// The queue's disk or database failed.
     QUEUE_TROUBLE = "c31ee51d3713b02584cacbe0549be0f6";
     /// The queue's database server does not answer.

@@ -389,6 +389,11 @@ const CASES: &[Case] = &[
         "ERROR queue trouble error=\"disk I/O error\"",
     ),
     (
+        "QUEUE_PLAIN",
+        || events::queue_plain(&"permission denied for language plpgsql"),
+        " WARN queue without functions: each statement is planned anew error=\"permission denied for language plpgsql\"",
+    ),
+    (
         "QUEUE_AWAY",
         || events::queue_away("postgres://db/mail", &"queue is busy: no route", false),
         "ERROR queue away: mail is deferred database=postgres://db/mail error=\"queue is busy: no route\"",

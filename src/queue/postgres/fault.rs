@@ -39,6 +39,11 @@ pub(super) fn lacks_partition(error: &Error) -> bool {
     error.code() == Some(&SqlState::CHECK_VIOLATION)
 }
 
+/// Whether a function is not there.
+pub(super) fn lacks_function(error: &Error) -> bool {
+    error.code() == Some(&SqlState::UNDEFINED_FUNCTION)
+}
+
 /// An error with its causes.
 pub(super) fn whole(error: &Error) -> String {
     let mut text = error.to_string();

@@ -14,6 +14,11 @@ pub(super) const ASK: &str = "
            (SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL),
            current_setting('fsync'), current_setting('client_min_messages')";
 
+/// The same behind a commit: it has returned, so whoever had to confirm it was there.
+pub(super) const ASK_BEHIND: &str = "
+    SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'), NULL::int8, NULL::int8,
+           current_setting('fsync'), current_setting('client_min_messages')";
+
 /// What is promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Guarantee {
@@ -30,8 +35,8 @@ pub(super) struct Guarantee {
 
 impl Guarantee {
     pub(super) fn of(row: &Row) -> Self {
-        let (sure, unseen): (i64, i64) = (row.get(2), row.get(3));
-        let standbys = (unseen == 0).then_some(sure);
+        let (sure, unseen): (Option<i64>, Option<i64>) = (row.get(2), row.get(3));
+        let standbys = sure.filter(|_| unseen == Some(0));
         Self { names: row.get(0), commit: row.get(1), standbys, fsync: row.get(4), messages: row.get(5) }
     }
 

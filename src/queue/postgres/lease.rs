@@ -19,11 +19,15 @@
 //! committed long after it was due is found by the next walk from the beginning. For the same reason rows are named (`id = ANY`)
 //! wherever they are changed: the server believes a table of so few rows to be small, and would read all of its index.
 
-use super::{Inner, LOOK_TIME, line::Line};
+use super::{
+    Inner, LOOK_TIME,
+    line::Line,
+    routine::{Made, Routine},
+};
 use crate::queue::{Ask, End, LEASE, Leased, Probe, StorageError, Ticket, watch::span};
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -92,7 +96,33 @@ const HEADS: &str = "$5 + 1";
 const FRESH_HEADS: &str = "500";
 
 /// What is due, by turns: `$5` at most, leased by `$6` for `$7` milliseconds.
-const CHOOSE: &str = "
+pub(super) static CHOOSE: Routine = LazyLock::new(|| {
+    let number = Type::INT8;
+    let takes = [
+        number.clone(),
+        Type::TEXT,
+        Type::TEXT_ARRAY,
+        Type::TEXT,
+        number.clone(),
+        Type::TEXT,
+        number.clone(),
+        number.clone(),
+        number.clone(),
+    ];
+    let gives = [
+        number.clone(),
+        number.clone(),
+        Type::TEXT,
+        number.clone(),
+        number.clone(),
+        number.clone(),
+        Type::BYTEA,
+        number,
+    ];
+    Made::new("lease", &takes, &gives, with_ring(BY_TURNS, HEADS))
+});
+
+const BY_TURNS: &str = "
     come AS MATERIALIZED (SELECT tenant, turn FROM heads ORDER BY turn LIMIT $5),
     each AS MATERIALIZED (SELECT CASE WHEN count(*) >= $5 THEN 1 ELSE $5 END AS rows FROM come),
     taken AS MATERIALIZED (
@@ -200,7 +230,7 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
         let began = Instant::now();
         let mut values = shared.values(&room, Type::INT8);
         values.push((&COMMITTED, Type::INT8));
-        rows = line.ask(&with_ring(CHOOSE, HEADS), &values).await?;
+        rows = line.call(&CHOOSE, &values).await?;
         if floor == i64::MIN
             && ask.only.is_none()
             && let Some(row) = rows.first()
@@ -347,7 +377,13 @@ pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<b
 
 /// The backend has them: the rows go, or are kept (`$4`). A key that was written long ago is written again (`$5` is how
 /// long a key is remembered): its memory begins now. Rows are locked in their order, as by a person who changes some.
-const TAKEN: &str = "
+pub(super) static TAKEN: Routine = LazyLock::new(|| {
+    let numbers = Type::INT8_ARRAY;
+    let takes = [Type::INT8, numbers.clone(), numbers, Type::BOOL, Type::INT8, Type::BYTEA_ARRAY];
+    Made::new("taken", &takes, &[Type::INT8, Type::INT8], END_TAKEN)
+});
+
+const END_TAKEN: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     ended AS (SELECT * FROM unnest($2::int8[], $3::int8[], $6::bytea[]) AS ended (id, fence, key)),
     locked AS MATERIALIZED (SELECT id FROM activity_milter.item WHERE id = ANY ($2) ORDER BY id FOR UPDATE),
@@ -366,7 +402,22 @@ const TAKEN: &str = "
     SELECT id, fence FROM gone";
 
 /// All other ends: `$4` is what is added to the attempts, `$5` when it is due again if that changes, `$7` whether it is held.
-const OTHERS: &str = "
+pub(super) static OTHERS: Routine = LazyLock::new(|| {
+    let numbers = Type::INT8_ARRAY;
+    let takes = [
+        Type::INT8,
+        numbers.clone(),
+        numbers.clone(),
+        Type::INT4_ARRAY,
+        numbers,
+        Type::TEXT_ARRAY,
+        Type::BOOL_ARRAY,
+        Type::BYTEA_ARRAY,
+    ];
+    Made::new("ended", &takes, &[Type::INT8, Type::INT8], END_OTHERS)
+});
+
+const END_OTHERS: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     ended AS (
         SELECT * FROM unnest($2::int8[], $3::int8[], $4::int4[], $5::int8[], $6::text[], $7::bool[], $8::bytea[])
@@ -503,8 +554,8 @@ async fn end_taken(
     let (items, fences, keys) = places(ends);
     let keeps = !inner.settings.keep_delivered.is_zero();
     let rows = line
-        .ask(
-            TAKEN,
+        .call(
+            &TAKEN,
             &[
                 (&inner.when.given(), Type::INT8),
                 (&items, Type::INT8_ARRAY),
@@ -539,8 +590,8 @@ async fn end_others(
         holds.push(held);
     }
     let rows = line
-        .ask(
-            OTHERS,
+        .call(
+            &OTHERS,
             &[
                 (&inner.when.given(), Type::INT8),
                 (&items, Type::INT8_ARRAY),

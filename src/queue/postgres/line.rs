@@ -10,11 +10,13 @@
 //!
 //! Why not deadpool-postgres: its connector gives a client and a task, and a notice has no way from the one to the other;
 //! and what it keeps for each connection, prepared statements, is what PgBouncer does not know. So this is deadpool's
-//! pool with connections of our own. All statements are unnamed (`query_typed`), and no session is set to anything.
+//! pool with connections of our own. All statements are unnamed (`query_typed`), and no session is set to anything; what is done
+//! all the time is a function's (`routine`).
 
 use super::{
-    fault::{spoils, storage_error, whole},
+    fault::{lacks_function, spoils, storage_error, whole},
     guarantee::{self, Guarantee},
+    routine::Made,
     server::{Server, Tls},
     tls,
 };
@@ -137,20 +139,29 @@ impl Limbo {
     }
 }
 
-/// The hosts, by their places in the URL; all who connect share what they learn.
+/// What all who connect share with each other.
 #[derive(Debug, Default)]
-pub(super) struct Hosts {
-    /// Who is asked first.
+pub(super) struct Learnt {
+    /// The host that is asked first, by its place in the URL.
     next: AtomicUsize,
     /// Which one could be written to last.
     good: AtomicUsize,
+    /// The functions of `routine` are there.
+    routines: AtomicBool,
+}
+
+impl Learnt {
+    /// The functions are there.
+    pub(super) fn has_routines(&self) {
+        self.routines.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Makes connections.
 pub(super) struct Connector {
     server: Server,
     limbo: Arc<Limbo>,
-    hosts: Arc<Hosts>,
+    learnt: Arc<Learnt>,
     tls: MakeRustlsConnect,
     silence: Mutex<Silence>,
 }
@@ -167,18 +178,18 @@ impl Connector {
         configs: &[Config],
         tls: MakeRustlsConnect,
     ) -> Result<(usize, Connected), String> {
-        let first = self.hosts.next.load(Ordering::Relaxed) % configs.len().max(1);
+        let first = self.learnt.next.load(Ordering::Relaxed) % configs.len().max(1);
         let mut why = Vec::new();
         for at in (0..configs.len()).map(|step| (first + step) % configs.len()) {
             // The next time it begins behind this one, should nobody wait for its end.
-            self.hosts.next.store((at + 1) % configs.len(), Ordering::Relaxed);
+            self.learnt.next.store((at + 1) % configs.len(), Ordering::Relaxed);
             let Some(config) = configs.get(at) else { continue };
             let time =
                 config.get_connect_timeout().copied().unwrap_or(HOST_TIME) * addresses_of(config).await;
             match timeout(time, config.connect(tls.clone())).await {
                 Ok(Ok(connected)) => {
-                    self.hosts.next.store(at, Ordering::Relaxed);
-                    self.hosts.good.store(at, Ordering::Relaxed);
+                    self.learnt.next.store(at, Ordering::Relaxed);
+                    self.learnt.good.store(at, Ordering::Relaxed);
                     return Ok((at, connected));
                 }
                 Ok(Err(error)) => why.push(whole(&error)),
@@ -247,7 +258,7 @@ impl managed::Manager for Connector {
                 *self.silence() = Silence::default();
                 // Perhaps there is another one that can be written to, and is as safe as is asked.
                 if connection.guarantee.lacks(self.server.require_replication).is_some() {
-                    self.hosts.next.fetch_add(1, Ordering::Relaxed);
+                    self.learnt.next.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(connection)
             }
@@ -266,7 +277,7 @@ impl managed::Manager for Connector {
             return Err(RecycleError::message("of no use any more"));
         }
         // The other one may hang, and say nothing for long.
-        if connection.at != self.hosts.good.load(Ordering::Relaxed) {
+        if connection.at != self.learnt.good.load(Ordering::Relaxed) {
             return Err(RecycleError::message("another host has taken over"));
         }
         // A session's settings are those it began with; whoever put them right wants to see it.
@@ -292,12 +303,12 @@ impl fmt::Debug for Lines {
 
 impl Lines {
     /// At most so many; connects to nobody yet.
-    pub(super) fn new(server: &Server, most: usize, hosts: &Arc<Hosts>) -> Result<Self, String> {
+    pub(super) fn new(server: &Server, most: usize, learnt: &Arc<Learnt>) -> Result<Self, String> {
         let connector = Connector {
             tls: tls::connector(&server.tls)?,
             server: server.clone(),
             limbo: Arc::default(),
-            hosts: Arc::clone(hosts),
+            learnt: Arc::clone(learnt),
             silence: Mutex::default(),
         };
         let pool = Pool::builder(connector).max_size(most.max(1)).build();
@@ -414,6 +425,32 @@ impl Line {
         self.judge(answer)
     }
 
+    /// The same by the function of a statement, where that is there.
+    pub(super) async fn call(&mut self, made: &Made, values: &[Value<'_>]) -> Result<Vec<Row>, Trouble> {
+        let told = self.tell(self.words(made), values).await;
+        match self.lacks_function(&told) {
+            true => self.tell(&made.sql, values).await,
+            false => told,
+        }
+    }
+
+    fn words<'a>(&self, made: &'a Made) -> &'a str {
+        let pool = self.object.as_ref().and_then(Object::pool);
+        match pool.is_some_and(|pool| pool.manager().learnt.routines.load(Ordering::Relaxed)) {
+            true => &made.call,
+            false => &made.sql,
+        }
+    }
+
+    /// Whether a function is gone, and the statement can be sent instead: somebody dropped it, or put an older copy back.
+    fn lacks_function(&self, told: &Result<Vec<Row>, Trouble>) -> bool {
+        let lacks = matches!(told, Err(Trouble::Said(error)) if lacks_function(error));
+        if lacks && let Some(pool) = self.object.as_ref().and_then(Object::pool) {
+            pool.manager().learnt.routines.store(false, Ordering::Relaxed);
+        }
+        lacks && !self.is_open
+    }
+
     /// What this connection promises, as it was read last.
     pub(super) fn guarantee(&self) -> Guarantee {
         self.object.as_ref().map(|object| object.guarantee.clone()).unwrap_or_default()
@@ -426,19 +463,28 @@ impl Line {
         object.guarantee.lacks(is_asked)
     }
 
-    /// A statement whose commit must hold: what is promised is read right behind it, on its way together with it.
-    pub(super) async fn tell_for_good(
+    /// A statement whose commit must hold, by its function where that is there.
+    pub(super) async fn call_for_good(
         &mut self,
-        sql: &str,
+        made: &Made,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, Trouble> {
+        let told = self.tell_for_good(self.words(made), values).await;
+        match self.lacks_function(&told) {
+            true => self.tell_for_good(&made.sql, values).await,
+            false => told,
+        }
+    }
+
+    /// A statement whose commit must hold: what is promised is read right behind it, on its way together with it.
+    async fn tell_for_good(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Trouble> {
         let Some(object) = &self.object else { return Err(lost()) };
         self.is_sound = false;
         let both = async {
             // They are sent in this order.
             tokio::join!(
                 object.client.query_typed(sql, values),
-                object.client.query_typed(guarantee::ASK, &[])
+                object.client.query_typed(guarantee::ASK_BEHIND, &[])
             )
         };
         let both = timeout_at(self.until, both).await;
@@ -455,7 +501,7 @@ impl Line {
         let both = async {
             tokio::join!(
                 object.client.batch_execute("COMMIT"),
-                object.client.query_typed(guarantee::ASK, &[])
+                object.client.query_typed(guarantee::ASK_BEHIND, &[])
             )
         };
         let both = timeout_at(self.until, both).await;

@@ -3,14 +3,19 @@
 //! In: filters. Out: rows and numbers, each answer of one moment.
 //! Promise: a look holds no lock that anybody waits for, and a long one is made in pages by who asks ([`Filter::after`]).
 
-use super::{Inner, LONG_TIME, LOOK_TIME, line::Value, payload};
+use super::{
+    Inner, LONG_TIME, LOOK_TIME,
+    line::Value,
+    payload,
+    routine::{Made, Routine},
+};
 use crate::activity::{Key, Raw};
 use crate::queue::{
     Counts, Entry, Filter, HeldFor, Item, Overview, State, StorageError, TenantCounts, Untold,
     watch::{millis, time},
     written,
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::LazyLock};
 use tokio_postgres::{Row, types::Type};
 
 /// The columns of an entry; the activity's own words last.
@@ -165,7 +170,26 @@ async fn list_of(
 const OPENED_AT_ONCE: usize = 32;
 
 /// Rows of these numbers, and the first pieces of their messages.
-const OPEN: &str = "
+pub(super) static OPEN: Routine = LazyLock::new(|| {
+    let (number, text) = (Type::INT8, Type::TEXT);
+    let gives = [
+        number.clone(),
+        Type::BYTEA,
+        Type::INT4,
+        number.clone(),
+        text.clone(),
+        Type::BOOL,
+        Type::INT4,
+        number,
+        text.clone(),
+        text.clone(),
+        text,
+        Type::BYTEA,
+    ];
+    Made::new("open", &[Type::INT8_ARRAY], &gives, READ)
+});
+
+const READ: &str = "
     SELECT rows.id, rows.key, rows.attempts, rows.accepted_at, rows.note, rows.replay, rows.day, rows.letter,
         own.activity, letter.cuts, letter.text, letter.bytes
     FROM (SELECT id, key, attempts, accepted_at, note, replay, day, letter FROM activity_milter.item WHERE id = ANY ($1)
@@ -177,7 +201,11 @@ const OPEN: &str = "
 
 /// Reads rows, for each of which somebody waits.
 async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Stored, StorageError>> {
-    let rows = async { inner.lines.lend(LONG_TIME).await?.ask(OPEN, &[(&items, Type::INT8_ARRAY)]).await };
+    let rows = async {
+        Ok::<_, StorageError>(
+            inner.lines.lend(LONG_TIME).await?.call(&OPEN, &[(&items, Type::INT8_ARRAY)]).await?,
+        )
+    };
     let rows = match rows.await {
         Ok(rows) => rows,
         Err(error) => return items.iter().map(|_| Err(error.clone())).collect(),

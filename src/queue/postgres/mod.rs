@@ -25,6 +25,7 @@ mod past;
 mod payload;
 mod pulse;
 mod put;
+mod routine;
 mod schema;
 mod server;
 mod tls;
@@ -44,7 +45,7 @@ use super::{
 use crate::activity::{Key, Parcel};
 use async_trait::async_trait;
 use guarantee::Guarantee;
-use line::Lines;
+use line::{Learnt, Lines};
 pub(super) use node::Node;
 use std::{
     collections::HashMap,
@@ -243,14 +244,19 @@ impl Inner {
         let wrong = |error: StorageError| schema::unusable(&name, &error);
         let text = |message: String| OpenError::Unusable { path: name.clone().into(), message };
         let most = if node.is_some() { server.connections } else { 1 };
-        let hosts = Arc::default();
-        let lines = Lines::new(&server, most, &hosts).map_err(text)?;
-        let lookers = Lines::new(&server, LOOKERS.min(most), &hosts).map_err(text)?;
+        let learnt = Arc::<Learnt>::default();
+        let lines = Lines::new(&server, most, &learnt).map_err(text)?;
+        let lookers = Lines::new(&server, LOOKERS.min(most), &learnt).map_err(text)?;
         let mut line = lines.lend(LONG_TIME).await.map_err(wrong)?;
         if makes {
             schema::prepare(&mut line, &name).await?;
             line.discard();
             line = lines.lend(LONG_TIME).await.map_err(wrong)?;
+            if routine::prepare(&mut line).await {
+                learnt.has_routines();
+            } else {
+                line = lines.lend(LONG_TIME).await.map_err(wrong)?;
+            }
         } else {
             schema::look(&mut line, &name).await?;
         }

@@ -240,16 +240,17 @@ pub(super) async fn tidy(inner: &Inner) -> Result<bool, StorageError> {
 /// table for long makes this fail, and nobody waits for him: the next time.
 async fn drop_day(line: &mut Line, day: i64) -> Result<(), StorageError> {
     line.begin().await?;
-    line.batch(&format!(
-        "SET LOCAL lock_timeout = '200ms';
-         DO $$ BEGIN
-             IF NOT EXISTS (SELECT FROM activity_milter.item WHERE day = {day})
-                 AND NOT EXISTS (SELECT FROM activity_milter.kept WHERE day = {day}) THEN
-                 DROP TABLE activity_milter.payload_{day};
-             END IF;
-         END $$"
-    ))
-    .await?;
+    line.batch("SET LOCAL lock_timeout = '200ms'").await?;
+    let is_needed = line
+        .ask(
+            "SELECT EXISTS (SELECT FROM activity_milter.item WHERE day = $1)
+                 OR EXISTS (SELECT FROM activity_milter.kept WHERE day = $1)",
+            &[(&i32::try_from(day).unwrap_or(0), Type::INT4)],
+        )
+        .await?;
+    if is_needed.first().is_some_and(|row| !row.get::<_, bool>(0)) {
+        line.batch(&format!("DROP TABLE activity_milter.payload_{day}")).await?;
+    }
     line.commit().await
 }
 

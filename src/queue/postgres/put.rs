@@ -14,11 +14,12 @@
 
 use super::{
     Inner,
-    fault::lacks_partition,
+    fault::{lacks_function, lacks_partition},
     leaving,
     line::{Line, Trouble, Value},
     mail::{Columns, Mail},
     mend, past, payload,
+    routine::{Made, Routine},
 };
 use crate::activity::{Key, Parcel, Raw};
 use crate::queue::{
@@ -26,7 +27,10 @@ use crate::queue::{
     tally::{self, Room},
     written,
 };
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, LazyLock},
+};
 use tokio_postgres::types::Type;
 
 /// Bytes of JSON and small messages that may be on their way, over all messages; more wait in their callers.
@@ -36,7 +40,27 @@ pub(super) const ON_THE_WAY: usize = 64 << 20;
 const WORDED_AT_ONCE: u64 = 64 * 1024;
 
 /// Several messages. `mail` is the number of a message among them, and `ord` that of an activity among all.
-const PUT: &str = "
+pub(super) static PUT: Routine = LazyLock::new(|| {
+    let (texts, numbers, bytes) = (Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BYTEA_ARRAY);
+    let takes = [
+        Type::INT8,
+        numbers.clone(),
+        bytes.clone(),
+        texts.clone(),
+        texts.clone(),
+        texts.clone(),
+        texts.clone(),
+        numbers,
+        bytes.clone(),
+        texts.clone(),
+        texts,
+        bytes,
+    ];
+    let gives = [Type::INT8, Type::BOOL, Type::INT8, Type::INT8, Type::INT8];
+    Made::new("put", &takes, &gives, STORE)
+});
+
+const STORE: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     given AS MATERIALIZED (
         SELECT ord, mail, key, tenant, prefix, brief, activity, size, nextval('activity_milter.number'::regclass) AS id
@@ -180,6 +204,8 @@ pub(super) async fn store_on_a_day(inner: &Inner, mails: &[&Mail]) -> Result<Vec
             Err(Trouble::Said(error)) if lacks_partition(&error) && tries < MOST_TRIES => {
                 payload::prepare(inner).await.map_err(Trouble::Unsure)?;
             }
+            // Within a transaction: the next one does without.
+            Err(Trouble::Said(error)) if lacks_function(&error) && tries < MOST_TRIES => {}
             // A connection that somebody between cut while it rested. Perhaps it was done: then it is known.
             Err(Trouble::Said(error)) if error.as_db_error().is_none() && tries < MOST_TRIES => inner.ring(),
             stored => return stored,
@@ -239,8 +265,8 @@ async fn store_on(inner: &Inner, line: &mut Line, mails: &[&Mail]) -> Result<Vec
         (&pieces, Type::BYTEA_ARRAY),
     ];
     let rows = match is_in_parts {
-        true => line.tell(PUT, values).await?,
-        false => line.tell_for_good(PUT, values).await?,
+        true => line.call(&PUT, values).await?,
+        false => line.call_for_good(&PUT, values).await?,
     };
     let mut fresh: Vec<Vec<bool>> = mails.iter().map(|_| Vec::new()).collect();
     for row in &rows {

@@ -146,12 +146,12 @@ const VERSION_1: &str = r#"
 /// every tenant seems to cost much. And a function that somebody else has made in `public` must not be taken for the
 /// server's own of that name. What others mean to set for all their users (an isolation that makes us try again, warnings that
 /// are not told) is not for us. A user may say all of that of himself; it counts from the next connection on.
-const SETTINGS: &str = "DO $$ BEGIN
-    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET jit = off', current_database());
-    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET search_path = pg_catalog', current_database());
-    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET default_transaction_isolation = ''read committed''', current_database());
-    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET client_min_messages = warning', current_database());
-END $$";
+const SETTINGS: &[&str] = &[
+    "jit = off",
+    "search_path = pg_catalog",
+    "default_transaction_isolation = 'read committed'",
+    "client_min_messages = warning",
+];
 
 /// Makes the tables, or brings them to our version. `name`: the database, for people.
 pub(super) async fn prepare(line: &mut Line, name: &str) -> Result<(), OpenError> {
@@ -179,7 +179,12 @@ pub(super) async fn prepare(line: &mut Line, name: &str) -> Result<(), OpenError
     // Also where the tables came out of a back-up, which has no settings of users.
     let is_set = "SELECT current_setting('search_path') = 'pg_catalog' AND current_setting('jit') = 'off'";
     if !line.ask(is_set, &[]).await.map_err(wrong)?.first().is_some_and(|row| row.get(0)) {
-        line.batch(SETTINGS).await.map_err(wrong)?;
+        let name = line.ask("SELECT quote_ident(current_database())", &[]).await.map_err(wrong)?;
+        let name: String = name.first().map(|row| row.get(0)).unwrap_or_default();
+        for setting in SETTINGS {
+            let set = format!("ALTER ROLE CURRENT_USER IN DATABASE {name} SET {setting}");
+            line.batch(&set).await.map_err(wrong)?;
+        }
     }
     line.commit().await.map_err(wrong)
 }
