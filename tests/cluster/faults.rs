@@ -149,7 +149,7 @@ fn wait_cancelled(scene: &mut Scene) {
     while since.elapsed() < Duration::from_secs(4) || cancelled < 3 {
         let done = scene.servers.sql(
             "SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM pg_stat_activity
-             WHERE wait_event = 'SyncRep' AND query LIKE '%INTO activity_milter.key%'",
+             WHERE wait_event = 'SyncRep' AND query LIKE '%activity_milter.put%'",
         );
         cancelled += done.parse::<u32>().unwrap();
         sleep(Duration::from_millis(100));
