@@ -23,7 +23,7 @@ test: deps check
 	tests/contract/run
 
 # Three database servers, two Postfix, two services that take mail, two that deliver it, and 26 faults over 20,000 messages: the
-# table of docs/cluster.md, in twenty minutes; then what a long report and a million held activities cost. ONLY=killed,disk for some faults, MESSAGES=500 for fewer. `make test` has five.
+# table of docs/cluster.md, in a quarter of an hour; then what a long report and a million held activities cost. ONLY=killed,disk for some faults, MESSAGES=500 for fewer. `make test` has five.
 cluster: deps
 	ONLY=$(ONLY) MESSAGES=$(or $(MESSAGES),20000) $(CARGO) test --test e2e cluster::whole -- --ignored --nocapture
 	$(CARGO) test --test queue_postgres a_ -- --ignored --nocapture --test-threads 1
