@@ -6,15 +6,16 @@
 //! is locked, and no transaction open, while an attempt runs.
 //! Fails: [`StorageError`]; nothing is leased then, or what is comes back soon ([`settle`]).
 //!
-//! The essay: while little is due, an index by time says all of it, and whose it is. Else the statement walks over tenants, one
-//! step each in the index by tenant (`ring`), until it has found as many as are asked for. Of those whose turn it is
+//! The essay: while little is due, an index by time says all of it, and whose it is. Else the statement goes through the tenants
+//! that have something by their numbers (`names`), with one look into the index by tenant for each, until it has found as many as are
+//! asked for. From tenant to tenant in that index it would step over all that each of them was delivered. Of those whose turn it is
 //! (`come`), rows are locked and leased. A lease changes no index, so taking and giving back costs the row alone; what is leased
 //! still stands in the index and is stepped over, which is cheap, for only so much is leased as attempts are under way. Where
 //! a lease's time is over, nothing need be given back: it is as if there were none.
 //!
 //! What is delivered stays in the indexes until vacuum takes it away, and vacuum may not while somebody reads for long, on a
 //! standby too (`hot_standby_feedback`): after a quarter of an hour a walk from the beginning steps over all that was delivered
-//! meanwhile. So a walk begins where the last one from the beginning found the first that waits (`floor`), and walks from the
+//! meanwhile. So a walk begins where the last one found the first that waits (`floor`), and walks from the
 //! beginning take a share of the time at most. Whatever begins to wait is due at that moment, so it lies behind; what was
 //! committed long after it was due is found by the next walk from the beginning. For the same reason rows are named (`id = ANY`)
 //! wherever they are changed: the server believes a table of so few rows to be small, and would read all of its index.
@@ -49,27 +50,20 @@ const LONGEST_WALK_PAUSE: Duration = Duration::from_secs(60);
 const COMMITTED: i64 = 5000;
 
 /// Tenants that have something due that nobody has, in their order, behind `$2` first: `$4` alone if it is given, without
-/// those of `$3`, none that was due before `$8`; at most `HEADS`. While little is due (`few`) it says itself whose it is.
+/// those of `$3`, none that was due before `$8`; at most `HEADS`. While little is due (`few`) it says itself whose it is; else the
+/// numbers of tenants say who may have something, and what is due first is looked at in any case.
 const RING: &str = "
     t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     few AS MATERIALIZED (
         SELECT tenant, due, until FROM activity_milter.item
-        WHERE $4::text IS NULL AND state = 0 AND due + 0 >= $8 AND due + 0 <= (SELECT now FROM t)
+        WHERE $4::text IS NULL AND state + 0 = 0 AND due + 0 >= $8 AND due + 0 <= (SELECT now FROM t)
         ORDER BY due + 0 LIMIT 1000),
-    ring AS (
-        SELECT $2::text COLLATE \"C\" AS tenant, -1 AS lap WHERE $4 IS NULL AND (SELECT count(*) FROM few) = 1000
-        UNION ALL
-        SELECT coalesce(behind.tenant, front.tenant), CASE WHEN behind.tenant IS NULL THEN 1 ELSE greatest(lap, 0) END
-        FROM ring
-        LEFT JOIN LATERAL (
-            SELECT next.tenant FROM activity_milter.item AS next
-            WHERE next.state = 0 AND next.due >= $8 AND next.tenant > ring.tenant AND (lap < 1 OR next.tenant <= $2)
-            ORDER BY next.tenant LIMIT 1) AS behind ON true
-        LEFT JOIN LATERAL (
-            SELECT next.tenant FROM activity_milter.item AS next
-            WHERE next.state = 0 AND next.due >= $8 AND lap < 1 AND behind.tenant IS NULL AND next.tenant <= $2
-            ORDER BY next.tenant LIMIT 1) AS front ON true
-        WHERE coalesce(behind.tenant, front.tenant) IS NOT NULL),
+    names AS MATERIALIZED (
+        SELECT tenant FROM few WHERE (SELECT count(*) FROM few) = 1000
+        UNION
+        SELECT id FROM (SELECT id, waiting FROM activity_milter.tenant
+                        UNION ALL SELECT tenant, waiting FROM activity_milter.delta) AS numbers
+        WHERE (SELECT count(*) FROM few) = 1000 GROUP BY id HAVING sum(waiting) > 0),
     heads AS MATERIALIZED (
         SELECT tenant, row_number() OVER (ORDER BY tenant <= $2 COLLATE \"C\", tenant) AS turn FROM (
             SELECT DISTINCT tenant FROM few, t
@@ -77,16 +71,18 @@ const RING: &str = "
             UNION ALL
             SELECT $4 COLLATE \"C\" WHERE $4 IS NOT NULL AND $4 <> ALL ($3)
             UNION ALL
-            (SELECT ring.tenant FROM ring CROSS JOIN LATERAL (
+            (SELECT ring.tenant
+             FROM (SELECT tenant FROM names WHERE tenant <> ALL ($3) ORDER BY tenant <= $2 COLLATE \"C\", tenant) AS ring
+             CROSS JOIN LATERAL (
                  SELECT FROM activity_milter.item
                  WHERE state = 0 AND tenant = ring.tenant AND due >= $8 AND due <= (SELECT now FROM t)
                      AND (until IS NULL OR until <= (SELECT now FROM t))
                  ORDER BY due, id LIMIT 1) AS first
-             WHERE lap >= 0 AND ring.tenant <> ALL ($3) LIMIT HEADS)) AS those)";
+             LIMIT HEADS)) AS those)";
 
 /// The statement that begins with the ring.
 fn with_ring(rest: &str, heads: &str) -> String {
-    format!("WITH RECURSIVE {}, {rest}", RING.replace("HEADS", heads))
+    format!("WITH {}, {rest}", RING.replace("HEADS", heads))
 }
 
 /// One tenant more than there is room for says that there is more.
@@ -157,7 +153,7 @@ const BY_TURNS: &str = "
                     max(due) FILTER (WHERE place = 1000))
                 FROM (SELECT tenant, due, until, row_number() OVER (ORDER BY due) AS place FROM (
                           SELECT tenant, due, until FROM activity_milter.item
-                          WHERE state = 0 AND due + 0 > (SELECT now FROM t) ORDER BY due + 0 LIMIT 1000) AS next_ones) AS later)
+                          WHERE state + 0 = 0 AND due + 0 > (SELECT now FROM t) ORDER BY due + 0 LIMIT 1000) AS next_ones) AS later)
             END AS due
         FROM t)
     SELECT id, fence, tenant, size, next.due, now, key, least((SELECT min(due) FROM few), now - $9)
@@ -231,11 +227,13 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
         let mut values = shared.values(&room, Type::INT8);
         values.push((&COMMITTED, Type::INT8));
         rows = line.call(&CHOOSE, &values).await?;
-        if floor == i64::MIN
-            && ask.only.is_none()
+        if ask.only.is_none()
             && let Some(row) = rows.first()
         {
-            inner.walked(row.get(5), row.get(7), began.elapsed());
+            match floor == i64::MIN {
+                true => inner.walked(row.get(5), row.get(7), began.elapsed()),
+                false => inner.raise_floor(row.get(7)),
+            }
         }
     }
     // Nothing is due: what was tried shows how the backend is as well.
@@ -327,6 +325,13 @@ impl Inner {
     fn walked(&self, now: i64, due: i64, took: Duration) {
         let until = Instant::now() + (took * WALK_SHARE).min(LONGEST_WALK_PAUSE);
         *self.floor.lock().unwrap_or_else(PoisonError::into_inner) = Some(Floor { due, now, until });
+    }
+
+    /// A walk from the floor found nothing before.
+    fn raise_floor(&self, due: i64) {
+        if let Some(floor) = &mut *self.floor.lock().unwrap_or_else(PoisonError::into_inner) {
+            floor.due = floor.due.max(due);
+        }
     }
 
     fn leased(&self, rows: &[Row]) -> Leased {

@@ -296,7 +296,7 @@ pub(super) async fn counts(inner: &Inner) -> Result<Counts, StorageError> {
     let rows = line
         .ask(
             "SELECT coalesce(sum(waiting), 0)::int8, coalesce(sum(held + aged), 0)::int8,
-                 (SELECT accepted_at FROM activity_milter.item WHERE state = 0 ORDER BY accepted_at, id LIMIT 1)
+                 (SELECT accepted_at FROM activity_milter.item WHERE state + 0 = 0 ORDER BY accepted_at, id LIMIT 1)
              FROM activity_milter.number_of",
             &[],
         )
@@ -355,7 +355,7 @@ pub(super) async fn overview(inner: &Inner, most: usize, few: usize) -> Result<O
         "SELECT {COLUMNS} FROM (
              SELECT few.*, activity_milter.at($1) AS now FROM (
                  SELECT * FROM activity_milter.item
-                 WHERE id >= (SELECT id FROM activity_milter.item WHERE state = 0 ORDER BY accepted_at, id LIMIT 1)
+                 WHERE id >= (SELECT id FROM activity_milter.item WHERE state + 0 = 0 ORDER BY accepted_at, id LIMIT 1)
                  ORDER BY id LIMIT $2) AS few
              WHERE state = 0 ORDER BY id LIMIT $3) AS rows
          {WORDS} ORDER BY rows.id"

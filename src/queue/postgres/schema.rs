@@ -27,8 +27,9 @@ const LOCK: i64 = 0x616d_2d71_7565_7565;
 
 /// Version 1. `item.state`: 0 waiting, 1 held. Times are milliseconds since 1970. `until`: a lease that ends then, `fence`
 /// its number and `node` whose it is; none of the three is in an index, so that a lease changes no index. `letter` and
-/// `day` say where the message lies: item and letter have the same number where the message is for one target. `item_due` is of
-/// an expression, so that nobody takes it to find what one tenant has: that would walk over all others. `delta` has what happened and was not added up yet.
+/// `day` say where the message lies: item and letter have the same number where the message is for one target. `item_due` and
+/// `item_age` are of what else is asked nowhere (`state + 0`), so that nobody takes them to find what one tenant has: a server that
+/// believes a table to be empty takes any index, and would walk over all of it. `delta` has what happened and was not added up yet.
 /// `leaving`: all of it is being moved away by `who`, who has it for himself until then.
 const VERSION_1: &str = r#"
     CREATE SEQUENCE activity_milter.number;
@@ -108,8 +109,8 @@ const VERSION_1: &str = r#"
     ) WITH (fillfactor = 60, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0.02,
             autovacuum_vacuum_cost_delay = 0);
     CREATE INDEX item_turn ON activity_milter.item (tenant, due, id) WHERE state = 0;
-    CREATE INDEX item_due ON activity_milter.item ((due + 0)) WHERE state = 0;
-    CREATE INDEX item_age ON activity_milter.item (accepted_at, id) WHERE state = 0;
+    CREATE INDEX item_due ON activity_milter.item ((due + 0)) WHERE state + 0 = 0;
+    CREATE INDEX item_age ON activity_milter.item (accepted_at, id) WHERE state + 0 = 0;
     CREATE INDEX item_held ON activity_milter.item (told, id) WHERE state = 1;
     CREATE TABLE activity_milter.kept (
         id           int8 PRIMARY KEY,

@@ -55,7 +55,7 @@ impl Places {
                  SELECT EXISTS (SELECT FROM (SELECT accepted_at FROM activity_milter.item ORDER BY id DESC LIMIT 100) AS newest, t
                                 WHERE accepted_at > now)
                      OR EXISTS (SELECT FROM activity_milter.key, t WHERE at > now)
-                     OR EXISTS (SELECT FROM activity_milter.item, t WHERE state = 0 AND due + 0 > now + $2)",
+                     OR EXISTS (SELECT FROM activity_milter.item, t WHERE state + 0 = 0 AND due + 0 > now + $2)",
                 &[(&given, Type::INT8), (&span(LATEST), Type::INT8)],
             )
             .await?;
@@ -186,7 +186,7 @@ async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> R
                 "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
                  old AS MATERIALIZED (
                      SELECT id FROM activity_milter.item, t
-                     WHERE state = 0 AND accepted_at < now - $2 AND (until IS NULL OR until <= now)
+                     WHERE state + 0 = 0 AND accepted_at < now - $2 AND (until IS NULL OR until <= now)
                      ORDER BY accepted_at, id LIMIT $4 FOR UPDATE OF item SKIP LOCKED),
                  changed AS (
                      UPDATE activity_milter.item SET state = 1, reason = $3, held_at = now, until = NULL
