@@ -537,6 +537,46 @@ async fn a_tenant_with_its_share_stays_and_all_others_go() {
     }
 }
 
+/// Q48: a tenant's share that is full in the midst of a page: each activity is in one of both queues, and the numbers say in which.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_is_full_in_the_midst_of_a_page() {
+    for (engine, other) in WAYS {
+        println!("from {engine:?} to {other:?}");
+        let (from, mut to) = (Place::new(engine), Place::new(other));
+        to.settings.max_items_per_tenant = Some(4);
+        drop(to.open());
+        let service = from.open();
+        for id in 0..10 {
+            let size = if id % 2 == 0 { 10 } else { 5 * LARGE };
+            service.put(from.letter(id, size, &["a"]).await).await.unwrap();
+        }
+        drop(service);
+        let (leaves, takes) = (from.leave(), to.take_in());
+        let hauled = all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+        let (gone, stay) = (hauled.activities, hauled.full["a"].0);
+        assert!(gone == 4 && stay == 6, "{hauled:?}");
+        assert_eq!(waiting(leaves.as_ref()).await, 6);
+        drop((leaves, takes));
+        assert_eq!(deliver(to.open().as_ref()).await.len(), gone);
+        assert_eq!(deliver(from.open().as_ref()).await.len(), stay);
+    }
+}
+
+/// Q48: what goes to a server takes nothing of this machine's disk, so a full one can be emptied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_emptied_into_a_database() {
+    let (from, mut to) = (Place::new(Engine::Sqlite), Place::new(Engine::Postgres));
+    drop(to.open());
+    let service = from.open();
+    for id in 0..3 {
+        service.put(from.letter(id, [10, LARGE][id % 2], &["a"]).await).await.unwrap();
+    }
+    drop(service);
+    to.settings.min_free = u64::MAX;
+    let (leaves, takes) = (from.leave(), to.take_in());
+    assert_eq!(all_of(leaves.as_ref(), takes.as_ref()).await.unwrap().activities, 3);
+}
+
 /// Q48: a page that was cut off comes again, and needs room for the rest of it alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_before_takes_no_room_again() {

@@ -191,6 +191,9 @@ async fn what_is_not_on_a_standby_is_not_taken_and_not_known() {
     pair.primary.kill();
     pair.primary.run(&["wal_keep_size=64MB"]);
     assert!(is_later(&machine.give(3, &["a"]).await));
+    // Nor to who only asks: by LMTP that would be a 250.
+    let key = letter(machine.directory.path(), 3, 10, &["a"]).await.activities[0].key.clone();
+    assert!(is_later(&machine.known(vec![key]).await));
     // Its disk is lost, and the standby takes over: what it never had comes again, and what it had is there once.
     pair.primary.kill();
     pair.standby.kill();
@@ -223,7 +226,10 @@ async fn without_its_guarantee_nothing_is_taken() {
     pair.primary.psql("postgres", &format!("GRANT pg_read_all_stats TO {}", pair.database.name)).unwrap();
     let safety = machine.safety().await.unwrap().unwrap();
     assert!(safety.contains("(second), and 1 are there;"), "{safety}");
-    machine.give(1, &["a"]).await.unwrap();
+    for id in 400..402 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    let attempted = machine.leases(1).await.remove(0);
     pair.set("synchronous_standby_names", "");
     let mut id = 1;
     let refused = machine
@@ -235,14 +241,18 @@ async fn without_its_guarantee_nothing_is_taken() {
     assert!(refused.to_string().contains("synchronous_standby_names is empty"), "{refused}");
     assert!(is_later(&machine.check().await), "/readyz");
     assert!(machine.safety().await.unwrap().is_err());
-    // Deliveries go on.
-    let tickets = machine.leases(1).await;
-    assert_eq!(machine.finish(vec![(tickets[0].clone(), End::Taken)]).await.unwrap(), [true]);
+    // Nothing is leased: who takes over would give it to somebody else. What was attempted meanwhile is owed.
+    assert!(is_later(&machine.lease(Ask { room: 1, ..Ask::default() }).await));
+    assert!(is_later(&machine.finish(vec![(attempted.clone(), End::Taken)]).await));
+    assert!(is_later(&machine.note(&attempted, "{}".to_owned()).await));
     // A new connection sees it before it takes anything.
     let other = Machine::new(pair.server());
     assert!(is_later(&other.give(100, &["a"]).await));
     pair.set("synchronous_standby_names", "second");
     machine.soon("taken again", async |machine| machine.give(200, &["a"]).await.ok()).await;
+    let gone = format!("SELECT count(*) FROM activity_milter.item WHERE id = {}", attempted.item);
+    machine.soon("paid", async |_| (pair.database.sql(&gone) == "0").then_some(())).await;
+    machine.soon("leased", async |machine| machine.lease(Ask { room: 1, ..Ask::default() }).await.ok()).await;
     // On no disk at all is worse, whatever is asked.
     pair.primary
         .psql("postgres", &format!("ALTER ROLE {} SET synchronous_commit = off", pair.database.name))
@@ -362,7 +372,8 @@ async fn an_end_that_only_a_crashed_primary_has_is_none() {
     pair.standby.kill();
     pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
     pair.standby.psql("postgres", "SELECT pg_promote()").unwrap();
-    pair.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = ''").unwrap();
+    let _third = Cluster::standby_of(pair.standby, "third").leaked();
+    pair.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'third'").unwrap();
     pair.standby.psql("postgres", "SELECT pg_reload_conf()").unwrap();
     machine
         .soon("paid", async |machine| {
@@ -942,6 +953,46 @@ async fn a_name_that_is_taken_away_while_a_put_waits() {
     }
 }
 
+/// Q41: the same for the end of a lease: it is owed until another server, or this one with its standby, has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_away_while_an_end_waits() {
+    let pair = Pair::new();
+    let machine = Machine::new(pair.server());
+    for id in 0..4 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    let tickets = machine.leases(4).await;
+    pair.freeze();
+    let held = End::Held { reason: "422".to_owned() };
+    let both = vec![(tickets[0].clone(), End::Taken), (tickets[1].clone(), held.clone())];
+    let taken_away = async {
+        pair.until_waiting(2).await;
+        pair.set("synchronous_standby_names", "");
+    };
+    let (one, both, ()) = tokio::join!(
+        machine.finish(vec![(tickets[2].clone(), End::Taken)]),
+        machine.finish(both),
+        taken_away
+    );
+    for done in [one, both] {
+        assert!(matches!(&done, Err(StorageError::Busy(why)) if why.contains("names is empty")), "{done:?}");
+    }
+    // Somebody else takes over.
+    pair.primary.kill();
+    pair.standby.kill();
+    pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
+    pair.standby.psql("postgres", "SELECT pg_promote()").unwrap();
+    let _third = Cluster::standby_of(pair.standby, "third").leaked();
+    pair.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'third'").unwrap();
+    pair.standby.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    let rows = "SELECT count(*), count(*) FILTER (WHERE state = 1) FROM activity_milter.item";
+    machine
+        .soon("paid", async |_| {
+            (pair.standby.psql(&pair.database.name, rows).unwrap() == "2|1").then_some(())
+        })
+        .await;
+}
+
 /// Q40: a session has settings of its own: one that hears no warnings takes nothing, and whoever puts that right need not start us
 /// again.
 #[tokio::test(flavor = "multi_thread")]
@@ -1034,6 +1085,30 @@ async fn a_machine_that_is_gone_is_missed() {
         copy.leases(1).await.pop()
     })
     .await;
+}
+
+/// Q41: whoever was away for so long that what he had was given back begins none of it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_back_is_not_opened() {
+    let database = Cluster::shared().database();
+    let machine = Machine::new(database.server());
+    for id in 0..3 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    let tickets = machine.leases(3).await;
+    database.sql(&format!("UPDATE activity_milter.item SET until = NULL WHERE id = {}", tickets[0].item));
+    database.sql(&format!(
+        "UPDATE activity_milter.item SET fence = fence + 100, node = 'other' WHERE id = {}",
+        tickets[1].item
+    ));
+    for ticket in &tickets[..2] {
+        let opened = machine.open(ticket.item).await;
+        assert!(is_later(&opened), "{opened:?}");
+    }
+    machine.open(tickets[2].item).await.unwrap();
+    // Who only looks may.
+    let other = Machine::new(database.server());
+    other.open(tickets[1].item).await.unwrap();
 }
 
 /// Q42: a host that accepts and says nothing does not stand before the one that can be written to.

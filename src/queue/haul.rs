@@ -6,9 +6,12 @@
 //! bare address of its tenant, and a copy to that, come to the other queue meanwhile, would be recorded beside it.
 //! Fails: [`HaulError`], which says which of the two it was; all that moved before stays moved.
 
-use super::{Full, Queue, StorageError, Transfer};
+use super::{Full, Place, Queue, StorageError, Transfer};
 use crate::activity::Key;
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::ControlFlow,
+};
 
 /// Keys of a page.
 const KEYS: usize = 1000;
@@ -127,6 +130,24 @@ async fn haul_keys(
     Ok(())
 }
 
+/// Why no more moved, where the other queue does not say what it has.
+const UNSAID: &str = "the other queue does not say what it has";
+
+/// The keys that are in the other queue already; none: it does not say.
+async fn known_of(to: &dyn Queue, going: &[Transfer]) -> Option<HashSet<Key>> {
+    let keys: Vec<Key> = going.iter().flat_map(Transfer::keys).collect();
+    let known = to.known(keys.clone()).await.ok()?;
+    Some(keys.into_iter().zip(known).filter(|(_, known)| *known).map(|(key, _)| key).collect())
+}
+
+/// The places of what is there already, and of what is not.
+fn parted(going: &[Transfer], known: &HashSet<Key>) -> (Vec<Place>, Vec<Place>) {
+    let rows = going.iter().flat_map(|one| one.keys().zip(one.places()));
+    let (there, here): (Vec<_>, Vec<_>) = rows.partition(|(key, _)| known.contains(key));
+    let places = |rows: Vec<(Key, Place)>| rows.into_iter().map(|(_, place)| place).collect();
+    (places(there), places(here))
+}
+
 /// In this order: what is cut off between is done once more. What the other queue refuses for its tenant hides nobody else's.
 async fn hand_over(
     from: &dyn Queue,
@@ -136,8 +157,11 @@ async fn hand_over(
 ) -> Result<usize, HaulError> {
     let mut going = transfers;
     loop {
+        // What is there already goes, whoever has no room: a part of these may have been taken in before.
+        let known = if full.is_empty() { Some(HashSet::new()) } else { known_of(to, &going).await };
+        let Some(known) = known else { return Err(HaulError::To(StorageError::Busy(UNSAID.to_owned()))) };
         let mut staying = Vec::new();
-        going = going.into_iter().filter_map(|one| one.without(full, &mut staying)).collect();
+        going = going.into_iter().filter_map(|one| one.without(full, &known, &mut staying)).collect();
         // What is not said ends by itself.
         let _ = from.keep(staying).await;
         if going.is_empty() {
@@ -151,7 +175,12 @@ async fn hand_over(
                 full.entry(tenant).or_insert((0, why));
             }
             Err(error) => {
-                let _ = from.keep(going.iter().flat_map(Transfer::places).collect()).await;
+                // Of what nobody says whether it is there, the hold ends by itself, and not at once.
+                if let Some(known) = known_of(to, &going).await {
+                    let (there, here) = parted(&going, &known);
+                    let _ = from.keep(here).await;
+                    let _ = from.let_go(there).await;
+                }
                 return Err(HaulError::To(error));
             }
         }

@@ -10,7 +10,7 @@
 
 use crate::activity::{Key, Raw};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Rows of a page.
 pub(super) const PAGE: usize = 32;
@@ -49,15 +49,21 @@ impl Transfer {
         self.rows.iter().map(|row| row.place).collect()
     }
 
+    /// Their keys.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.rows.iter().map(|row| row.key.clone())
+    }
+
     /// Without the rows of tenants for whom there is no room, which are counted there; none: there is no other.
     pub(super) fn without(
         mut self,
         full: &mut BTreeMap<String, (usize, String)>,
+        known: &HashSet<Key>,
         staying: &mut Vec<Place>,
     ) -> Option<Self> {
         self.rows.retain(|row| match full.get_mut(&row.tenant) {
-            // What is kept after its delivery takes no room that anybody counts.
-            Some((count, _)) if row.past.delivered_at.is_none() => {
+            // What is kept after its delivery takes no room that anybody counts, and what is there already none at all.
+            Some((count, _)) if row.past.delivered_at.is_none() && !known.contains(&row.key) => {
                 *count += 1;
                 staying.push(row.place);
                 false

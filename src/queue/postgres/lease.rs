@@ -201,6 +201,8 @@ pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageErro
 async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
     let node = inner.is_service()?;
     let mut line = inner.lines.lend(LOOK_TIME).await?;
+    // Who takes over would have it leased to nobody, and somebody would deliver it once more.
+    inner.may_commit(&line)?;
     let (given, lasts) = (inner.when.given(), span(LEASE));
     let room = i64::try_from(ask.room).unwrap_or(i64::MAX);
     let floor = inner.floor();
@@ -214,19 +216,19 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
             Probe::Fresh(besides) => (None, besides),
         };
         if let Some(tried) = tried {
-            rows = line.ask(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
+            rows = line.tell_for_good(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
         }
         if rows.is_empty() {
             let mut values = shared.values(besides, Type::INT8_ARRAY);
             values.push((&FRESH_LOOKS, Type::INT8));
-            rows = line.ask(&with_ring(FRESH, FRESH_HEADS), &values).await?;
+            rows = line.tell_for_good(&with_ring(FRESH, FRESH_HEADS), &values).await?;
         }
     }
     if rows.is_empty() {
         let began = Instant::now();
         let mut values = shared.values(&room, Type::INT8);
         values.push((&COMMITTED, Type::INT8));
-        rows = line.call(&CHOOSE, &values).await?;
+        rows = line.call_for_good(&CHOOSE, &values).await?;
         if ask.only.is_none()
             && let Some(row) = rows.first()
         {
@@ -240,7 +242,7 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
     if let Some(Probe::Fresh(tried)) = &ask.probe
         && rows.iter().all(|row| row.get::<_, Option<i64>>(0).is_none())
     {
-        let found = line.ask(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
+        let found = line.tell_for_good(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
         if !found.is_empty() {
             rows = found;
         }
@@ -284,6 +286,11 @@ pub(super) struct Given {
 }
 
 impl Given {
+    /// Whether the row is leased by this number still.
+    pub(super) fn is_here(&self, fence: Option<i64>) -> bool {
+        fence == Some(self.fence)
+    }
+
     fn is(&self, ticket: &Ticket) -> bool {
         self.fence == ticket.fence && self.token == ticket.token
     }
@@ -359,8 +366,9 @@ impl Inner {
 /// Stores the backend's progress, and prolongs the lease.
 pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<bool, StorageError> {
     let mut line = inner.lines.lend(LOOK_TIME).await?;
+    inner.may_commit(&line)?;
     let rows = line
-        .ask(
+        .tell_for_good(
             "UPDATE activity_milter.item SET note = $4, until = activity_milter.at($1) + $5
              WHERE id = $2 AND fence = $3 AND key = $6 AND until IS NOT NULL RETURNING until",
             &[
@@ -516,6 +524,7 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
         return Ok(vec![false; ends.len()]);
     }
     let mut line = inner.lines.lend(LOOK_TIME).await?;
+    inner.may_commit(&line)?;
     let is_both = !taken.is_empty() && !others.is_empty();
     if is_both {
         line.begin().await?;
@@ -527,7 +536,7 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
         done.extend(end_others(inner, &mut line, &others).await?);
     }
     if is_both {
-        line.commit().await?;
+        line.commit_for_good().await?;
     }
     if done.len() < taken.len() + others.len() {
         // Perhaps it was done before, by a statement that was not answered.
@@ -559,7 +568,7 @@ async fn end_taken(
     let (items, fences, keys) = places(ends);
     let keeps = !inner.settings.keep_delivered.is_zero();
     let rows = line
-        .call(
+        .call_durably(
             &TAKEN,
             &[
                 (&inner.when.given(), Type::INT8),
@@ -595,7 +604,7 @@ async fn end_others(
         holds.push(held);
     }
     let rows = line
-        .call(
+        .call_durably(
             &OTHERS,
             &[
                 (&inner.when.given(), Type::INT8),

@@ -25,6 +25,7 @@ use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, Re
 use futures_util::future::poll_fn;
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
@@ -184,16 +185,13 @@ impl Connector {
             // The next time it begins behind this one, should nobody wait for its end.
             self.learnt.next.store((at + 1) % configs.len(), Ordering::Relaxed);
             let Some(config) = configs.get(at) else { continue };
-            let time =
-                config.get_connect_timeout().copied().unwrap_or(HOST_TIME) * addresses_of(config).await;
-            match timeout(time, config.connect(tls.clone())).await {
-                Ok(Ok(connected)) => {
+            match connect_to_addresses(config, &tls).await {
+                Ok(connected) => {
                     self.learnt.next.store(at, Ordering::Relaxed);
                     self.learnt.good.store(at, Ordering::Relaxed);
                     return Ok((at, connected));
                 }
-                Ok(Err(error)) => why.push(whole(&error)),
-                Err(_) => why.push(format!("no answer within {time:?}")),
+                Err(error) => why.push(error),
             }
         }
         if let [only] = &mut why[..] {
@@ -434,6 +432,15 @@ impl Line {
         }
     }
 
+    /// The same, and its commit holds, be that its own or one that follows.
+    pub(super) async fn call_durably(
+        &mut self,
+        made: &Made,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, Trouble> {
+        if self.is_open { self.call(made, values).await } else { self.call_for_good(made, values).await }
+    }
+
     fn words<'a>(&self, made: &'a Made) -> &'a str {
         let pool = self.object.as_ref().and_then(Object::pool);
         match pool.is_some_and(|pool| pool.manager().learnt.routines.load(Ordering::Relaxed)) {
@@ -477,7 +484,11 @@ impl Line {
     }
 
     /// A statement whose commit must hold: what is promised is read right behind it, on its way together with it.
-    async fn tell_for_good(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Trouble> {
+    pub(super) async fn tell_for_good(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, Trouble> {
         let Some(object) = &self.object else { return Err(lost()) };
         self.is_sound = false;
         let both = async {
@@ -537,11 +548,12 @@ impl Line {
         Ok(self.judge(answer)?)
     }
 
-    /// Whatever was committed here before holds when this returns. Who finds that there is nothing to do any more may see
-    /// what this server alone has done: a statement that changes nothing waits for no standby, and this one does.
+    /// Whatever was committed here before holds when this returns, as [`Line::tell_for_good`] says. Who finds that there is
+    /// nothing to do any more may see what this server alone has done: a statement that changes nothing waits for no standby, and
+    /// this one does.
     pub(super) async fn confirm(&mut self) -> Result<(), StorageError> {
         let mark = "SELECT pg_catalog.pg_logical_emit_message(true, 'activity_milter', '')";
-        self.ask(mark, &[]).await?;
+        self.tell_for_good(mark, &[]).await?;
         Ok(())
     }
 
@@ -597,15 +609,46 @@ impl Line {
     }
 }
 
-/// How many addresses the name of a host has: each is tried, for as long.
-async fn addresses_of(config: &Config) -> u32 {
+/// The addresses of a host, each for so long: the first may accept and say nothing. What is looked up is looked up here, for the
+/// library waits for an answer of one address for as long as it comes.
+async fn connect_to_addresses(config: &Config, tls: &MakeRustlsConnect) -> Result<Connected, String> {
+    let time = config.get_connect_timeout().copied().unwrap_or(HOST_TIME);
+    let mut why = Vec::new();
+    for config in addresses_of(config, time).await? {
+        match timeout(time, config.connect(tls.clone())).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => why.push(whole(&error)),
+            Err(_) => why.push(format!("no answer within {time:?}")),
+        }
+    }
+    why.dedup();
+    Err(why.join("; "))
+}
+
+/// Most addresses of one name that are tried.
+const MOST_ADDRESSES: usize = 8;
+
+/// The same host by each of its addresses.
+async fn addresses_of(config: &Config, time: Duration) -> Result<Vec<Config>, String> {
     let (Some(Host::Tcp(name)), true) = (config.get_hosts().first(), config.get_hostaddrs().is_empty())
     else {
-        return 1;
+        return Ok(vec![config.clone()]);
     };
     let port = config.get_ports().first().copied().unwrap_or(5432);
-    let found = tokio::net::lookup_host((name.as_str(), port)).await;
-    found.map_or(1, |addresses| u32::try_from(addresses.count()).unwrap_or(1).clamp(1, 8))
+    let found = timeout(time, tokio::net::lookup_host((name.as_str(), port))).await;
+    let found = found.map_err(|_| format!("{name} is not found within {time:?}"))?;
+    let mut all: Vec<IpAddr> = Vec::new();
+    for address in found.map_err(|error| format!("{name} is not found: {error}"))? {
+        if !all.contains(&address.ip()) {
+            all.push(address.ip());
+        }
+    }
+    let by = |address: IpAddr| {
+        let mut one = config.clone();
+        one.hostaddr(address);
+        one
+    };
+    Ok(all.into_iter().take(MOST_ADDRESSES).map(by).collect())
 }
 
 fn lost() -> Trouble {

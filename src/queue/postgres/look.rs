@@ -180,24 +180,28 @@ pub(super) static OPEN: Routine = LazyLock::new(|| {
         text.clone(),
         Type::BOOL,
         Type::INT4,
-        number,
+        number.clone(),
         text.clone(),
         text.clone(),
         text,
         Type::BYTEA,
+        number.clone(),
+        number,
     ];
     Made::new("open", &[Type::INT8_ARRAY], &gives, READ)
 });
 
 const READ: &str = "
     SELECT rows.id, rows.key, rows.attempts, rows.accepted_at, rows.note, rows.replay, rows.day, rows.letter,
-        own.activity, letter.cuts, letter.text, letter.bytes
-    FROM (SELECT id, key, attempts, accepted_at, note, replay, day, letter FROM activity_milter.item WHERE id = ANY ($1)
+        own.activity, letter.cuts, letter.text, letter.bytes, rows.fence, rows.until
+    FROM (SELECT id, key, attempts, accepted_at, note, replay, day, letter, fence, until FROM activity_milter.item WHERE id = ANY ($1)
           UNION ALL
-          SELECT id, key, attempts, accepted_at, NULL, false, day, letter FROM activity_milter.kept WHERE id = ANY ($1)) AS rows
-    LEFT JOIN activity_milter.payload AS own ON own.day = rows.day AND own.id = rows.id AND own.part = 0
-    LEFT JOIN activity_milter.payload AS letter
-        ON letter.day = rows.day AND letter.id = rows.letter AND letter.part = 0";
+          SELECT id, key, attempts, accepted_at, NULL, false, day, letter, NULL, NULL FROM activity_milter.kept WHERE id = ANY ($1)) AS rows
+    LEFT JOIN LATERAL (
+        SELECT activity FROM activity_milter.payload WHERE day = rows.day AND id = rows.id AND part = 0 LIMIT 1) AS own ON true
+    LEFT JOIN LATERAL (
+        SELECT cuts, text, bytes FROM activity_milter.payload
+        WHERE day = rows.day AND id = rows.letter AND part = 0 LIMIT 1) AS letter ON true";
 
 /// Reads rows, for each of which somebody waits.
 async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Stored, StorageError>> {
@@ -213,6 +217,11 @@ async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Stored, StorageErr
     let gone = || StorageError::Gone("the activity is not in the queue any more".to_owned());
     let of = |item: &i64| {
         let row = rows.iter().find(|row| row.get::<_, i64>(0) == *item).ok_or_else(gone)?;
+        // Who was away for long may have it on his list still, and another one has it meanwhile.
+        let (fence, until): (Option<i64>, Option<i64>) = (row.get(12), row.get(13));
+        if inner.given().get(item).is_some_and(|lease| !lease.is_here(fence.filter(|_| until.is_some()))) {
+            return Err(StorageError::Busy("it is leased to us no more".to_owned()));
+        }
         Stored::of(row, inner)
     };
     items.iter().map(of).collect()

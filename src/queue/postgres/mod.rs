@@ -11,6 +11,7 @@
 mod change;
 mod expired;
 mod fault;
+mod functions;
 mod guarantee;
 mod kept;
 mod lease;
@@ -252,7 +253,7 @@ impl Inner {
             schema::prepare(&mut line, &name).await?;
             line.discard();
             line = lines.lend(LONG_TIME).await.map_err(wrong)?;
-            if routine::prepare(&mut line).await {
+            if functions::prepare(&mut line).await {
                 learnt.has_routines();
             } else {
                 line = lines.lend(LONG_TIME).await.map_err(wrong)?;
@@ -339,6 +340,17 @@ impl Inner {
         self.guarantee.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether what is committed on this connection will hold as is asked.
+    fn may_commit(&self, line: &line::Line) -> Result<(), StorageError> {
+        match line.lacks().or_else(|| self.guarantee().lacks(self.require_replication)) {
+            Some(lack) => {
+                self.finds(line);
+                Err(StorageError::Busy(lack))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// A connection lacks what is asked: whoever looks hears it now.
     fn finds(&self, line: &line::Line) {
         if line.lacks().is_some() {
@@ -386,16 +398,21 @@ impl Inner {
         Ok(disk.room(self.when.watch.running())?)
     }
 
-    /// Room for an activity of each of these tenants; none is needed where all of the message is known.
-    async fn room(&self, tenants: &[String], keys: &[Key]) -> Result<Option<Room>, StorageError> {
-        let room = match self.tally.reserve(tenants.to_vec()) {
+    /// Room in the queue for an activity of each of these tenants.
+    async fn share(&self, tenants: &[String]) -> Result<Room, StorageError> {
+        match self.tally.reserve(tenants.to_vec()) {
             Ok(room) => Ok(room),
             // Perhaps something was delivered since, or a person made room.
             Err(_) => {
                 self.count().await?;
                 self.tally.reserve(tenants.to_vec())
             }
-        };
+        }
+    }
+
+    /// Room for an activity of each of these tenants; none is needed where all of the message is known.
+    async fn room(&self, tenants: &[String], keys: &[Key]) -> Result<Option<Room>, StorageError> {
+        let room = self.share(tenants).await;
         let lack = match (room, self.has_disk()) {
             (Ok(room), Ok(())) => return Ok(Some(room)),
             (Err(lack), _) | (_, Err(lack)) => lack,

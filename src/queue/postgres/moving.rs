@@ -177,7 +177,7 @@ pub(super) async fn let_go(inner: &Inner, places: &[Place]) -> Result<usize, Sto
     line.begin().await?;
     leaving::has_left(inner, &mut line).await?;
     let rows = line.ask(LET_GO, &[(&items, Type::INT8_ARRAY), (&fences, Type::INT8_ARRAY)]).await?;
-    line.commit().await?;
+    line.commit_for_good().await?;
     Ok(rows.len())
 }
 
@@ -310,5 +310,5 @@ pub(super) async fn forget(inner: &Inner, keys: &[Key]) -> Result<(), StorageErr
         &[(&bytes_of(keys), Type::BYTEA_ARRAY)],
     )
     .await?;
-    line.commit().await
+    Ok(line.commit_for_good().await?)
 }

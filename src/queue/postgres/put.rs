@@ -217,10 +217,7 @@ pub(super) async fn store_on_a_day(inner: &Inner, mails: &[&Mail]) -> Result<Vec
 async fn store(inner: &Inner, mails: &[&Mail]) -> Result<Vec<Vec<bool>>, Trouble> {
     let mut line = inner.lines.lend(inner.patience).await.map_err(Trouble::Unsure)?;
     // Now, and not before: the connection may be a new one, to another server.
-    if let Some(lack) = line.lacks().or_else(|| inner.guarantee().lacks(inner.require_replication)) {
-        inner.finds(&line);
-        return Err(Trouble::Unsure(StorageError::Busy(lack)));
-    }
+    inner.may_commit(&line).map_err(Trouble::Unsure)?;
     let stored = store_on(inner, &mut line, mails).await;
     inner.finds(&line);
     stored
@@ -307,16 +304,18 @@ pub(super) async fn room_for(inner: &Inner, mails: &[&Mail]) -> Result<Option<Ro
         }
     }
     let keys: Vec<Key> = rows.iter().map(|(_, key)| key.clone()).collect();
-    let mut known = known(inner, &keys).await?.into_iter();
+    let mut line = inner.lookers.lend(super::LOOK_TIME).await?;
+    let mut known = known_here(&mut line, &keys).await?.into_iter();
+    drop(line);
     rows.retain(|_| known.next() != Some(true));
-    let (tenants, keys): (Vec<String>, Vec<Key>) = rows.into_iter().unzip();
-    if tenants.is_empty() { Ok(None) } else { inner.room(&tenants, &keys).await }
+    let tenants: Vec<String> = rows.into_iter().map(|(tenant, _)| tenant).collect();
+    // This machine's disk is none of it.
+    if tenants.is_empty() { Ok(None) } else { inner.share(&tenants).await.map(Some) }
 }
 
-/// Whether each of these keys was recorded or covered.
-pub(super) async fn known(inner: &Inner, keys: &[Key]) -> Result<Vec<bool>, StorageError> {
+/// Whether each of these keys was recorded or covered, here at least: for who says nobody 250 for it.
+async fn known_here(line: &mut Line, keys: &[Key]) -> Result<Vec<bool>, StorageError> {
     let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.bytes().to_vec()).collect();
-    let mut line = inner.lookers.lend(super::LOOK_TIME).await?;
     let rows = line
         .ask(
             "SELECT EXISTS (SELECT FROM activity_milter.key WHERE key.key = asked.key)
@@ -325,4 +324,17 @@ pub(super) async fn known(inner: &Inner, keys: &[Key]) -> Result<Vec<bool>, Stor
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Whether each of these keys was recorded or covered, with the guarantee that is asked: what this server alone has is known to
+/// nobody.
+pub(super) async fn known(inner: &Inner, keys: &[Key]) -> Result<Vec<bool>, StorageError> {
+    let mut line = inner.lines.lend(inner.patience).await?;
+    let known = known_here(&mut line, keys).await?;
+    if known.contains(&true) {
+        let confirmed = line.confirm().await;
+        inner.finds(&line);
+        confirmed?;
+    }
+    Ok(known)
 }

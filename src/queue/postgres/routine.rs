@@ -3,7 +3,7 @@
 //! In: a statement, the types of what it takes and gives. Out: the call of a function that does it.
 //! Promise: a function does what the statement says and nothing else. Its name has the hash of all that it is, so what is there is
 //! never changed, and several versions of this program work beside each other.
-//! Fails: never. Who may not make functions, or has none any more, is told so once, and sends the statements themselves.
+//! Fails: never; who makes them is `functions`.
 //!
 //! The essay: parsing and planning one of these costs the server several times what doing it costs, and a plan that is kept in a
 //! session, a prepared statement, is what PgBouncer in transaction mode knows nothing of. A function in PL/pgSQL keeps the
@@ -11,27 +11,18 @@
 //! between. Such a plan is for all values, and made when there may be little or nothing in the tables, so it is told to read no
 //! table from its beginning to its end: indexes are right at all sizes.
 
-use super::{lease, line::Line, look, put};
-use crate::observe::events;
-use crate::queue::StorageError;
 use std::{fmt::Write as _, sync::LazyLock};
 use tokio_postgres::types::Type;
 
 /// A statement of which there is a function.
 pub(super) type Routine = LazyLock<Made>;
 
-/// All of them.
-static ALL: [&Routine; 5] = [&put::PUT, &lease::CHOOSE, &lease::TAKEN, &lease::OTHERS, &look::OPEN];
-
-/// Who makes functions has this lock.
-const LOCK: i64 = 0x616d_2d72_6f75_7469;
-
 /// A statement, the function that does it, and how that is called.
 pub(super) struct Made {
     pub(super) sql: String,
     pub(super) call: String,
-    name: String,
-    create: String,
+    pub(super) name: String,
+    pub(super) create: String,
 }
 
 impl Made {
@@ -64,40 +55,4 @@ impl Made {
         let create = format!("CREATE FUNCTION activity_milter.{name}{rest}");
         Self { sql, call, name, create }
     }
-}
-
-/// Makes those that are not there; whether all are.
-pub(super) async fn prepare(line: &mut Line) -> bool {
-    match make(line).await {
-        Ok(()) => true,
-        Err(error) => {
-            events::queue_plain(&error);
-            false
-        }
-    }
-}
-
-async fn make(line: &mut Line) -> Result<(), StorageError> {
-    if lacking(line).await?.is_empty() {
-        return Ok(());
-    }
-    line.begin().await?;
-    line.ask("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
-    for one in lacking(line).await? {
-        line.batch(&one.create).await?;
-    }
-    line.commit().await
-}
-
-async fn lacking(line: &mut Line) -> Result<Vec<&'static Made>, StorageError> {
-    let names: Vec<&str> = ALL.iter().map(|one| one.name.as_str()).collect();
-    let rows = line
-        .ask(
-            "SELECT proname::text FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-             WHERE nspname = 'activity_milter' AND proname = ANY ($1::text[])",
-            &[(&names, Type::TEXT_ARRAY)],
-        )
-        .await?;
-    let there: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(ALL.iter().map(|one| &***one).filter(|one| !there.contains(&one.name.as_str())).collect())
 }

@@ -185,8 +185,9 @@ async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> R
             .ask(
                 "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
                  old AS MATERIALIZED (
-                     SELECT id FROM activity_milter.item, t
-                     WHERE state + 0 = 0 AND accepted_at < now - $2 AND (until IS NULL OR until <= now)
+                     SELECT id FROM activity_milter.item
+                     WHERE state + 0 = 0 AND accepted_at < (SELECT now FROM t) - $2
+                         AND (until IS NULL OR until <= (SELECT now FROM t))
                      ORDER BY accepted_at, id LIMIT $4 FOR UPDATE OF item SKIP LOCKED),
                  changed AS (
                      UPDATE activity_milter.item SET state = 1, reason = $3, held_at = now, until = NULL
@@ -265,7 +266,8 @@ async fn forget_keys(inner: &Inner) -> Result<(), StorageError> {
                 "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
                  old AS MATERIALIZED (
                      SELECT key.key, EXISTS (SELECT FROM activity_milter.item WHERE item.id = key.item) AS stays
-                     FROM activity_milter.key, t WHERE at < now - 2 * $2 ORDER BY at LIMIT $3 FOR UPDATE OF key SKIP LOCKED),
+                     FROM activity_milter.key WHERE at < (SELECT now FROM t) - 2 * $2
+                     ORDER BY at LIMIT $3 FOR UPDATE OF key SKIP LOCKED),
                  again AS (UPDATE activity_milter.key SET at = now FROM old, t WHERE key.key = old.key AND stays),
                  gone AS (DELETE FROM activity_milter.key USING old WHERE key.key = old.key AND NOT stays)
                  SELECT count(*) FROM old",
