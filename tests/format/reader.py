@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import sys
 
@@ -39,7 +40,8 @@ class Queue:
         if holder["text"] is not None:
             cut = json.loads(holder["text"])
             text = raw[cut["offset"] : cut["offset"] + cut["length"]].decode()
-            activity["text"] = text.replace("\r\n", "\n")
+            text = re.sub("\r+\n", "\n", text).replace("\r", "\n")
+            activity["text"] = re.sub("[\x00-\x08\x0b-\x1f\x7f]", "", text)
         return activity
 
     def entry(self, row, state, leased):
