@@ -6,7 +6,7 @@
 //! bare address of its tenant, and a copy to that, come to the other queue meanwhile, would be recorded beside it.
 //! Fails: [`HaulError`], which says which of the two it was; all that moved before stays moved.
 
-use super::{Full, Place, Queue, StorageError, Transfer};
+use super::{Full, Queue, StorageError, Transfer};
 use crate::activity::Key;
 use std::{
     collections::{BTreeMap, HashSet},
@@ -140,14 +140,6 @@ async fn known_of(to: &dyn Queue, going: &[Transfer]) -> Option<HashSet<Key>> {
     Some(keys.into_iter().zip(known).filter(|(_, known)| *known).map(|(key, _)| key).collect())
 }
 
-/// The places of what is there already, and of what is not.
-fn parted(going: &[Transfer], known: &HashSet<Key>) -> (Vec<Place>, Vec<Place>) {
-    let rows = going.iter().flat_map(|one| one.keys().zip(one.places()));
-    let (there, here): (Vec<_>, Vec<_>) = rows.partition(|(key, _)| known.contains(key));
-    let places = |rows: Vec<(Key, Place)>| rows.into_iter().map(|(_, place)| place).collect();
-    (places(there), places(here))
-}
-
 /// In this order: what is cut off between is done once more. What the other queue refuses for its tenant hides nobody else's.
 async fn hand_over(
     from: &dyn Queue,
@@ -175,11 +167,12 @@ async fn hand_over(
                 full.entry(tenant).or_insert((0, why));
             }
             Err(error) => {
-                // Of what nobody says whether it is there, the hold ends by itself, and not at once.
+                // A part may be there already, and then it must not be attempted here at once: the hold on that ends by itself.
+                // Nor may it leave: nobody says that it stays there.
                 if let Some(known) = known_of(to, &going).await {
-                    let (there, here) = parted(&going, &known);
-                    let _ = from.keep(here).await;
-                    let _ = from.let_go(there).await;
+                    let rows = going.iter().flat_map(|one| one.keys().zip(one.places()));
+                    let here = rows.filter(|(key, _)| !known.contains(key)).map(|(_, place)| place);
+                    let _ = from.keep(here.collect()).await;
                 }
                 return Err(HaulError::To(error));
             }
