@@ -219,7 +219,8 @@ async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Stored, StorageErr
         let row = rows.iter().find(|row| row.get::<_, i64>(0) == *item).ok_or_else(gone)?;
         // Who was away for long may have it on his list still, and another one has it meanwhile.
         let (fence, until): (Option<i64>, Option<i64>) = (row.get(12), row.get(13));
-        if inner.given().get(item).is_some_and(|lease| !lease.is_here(fence.filter(|_| until.is_some()))) {
+        let (here, now) = (fence.filter(|_| until.is_some()), inner.when.watch.now());
+        if inner.given().get(item).is_some_and(|lease| lease.until > now && !lease.is_here(here)) {
             return Err(StorageError::Busy("it is leased to us no more".to_owned()));
         }
         Stored::of(row, inner)
