@@ -234,7 +234,7 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
         {
             match floor == i64::MIN {
                 true => inner.walked(row.get(5), row.get(7), began.elapsed()),
-                false => inner.raise_floor(row.get(7)),
+                false => inner.raise_floor(row.get(5), row.get(7)),
             }
         }
     }
@@ -335,9 +335,9 @@ impl Inner {
     }
 
     /// A walk from the floor found nothing before.
-    fn raise_floor(&self, due: i64) {
+    fn raise_floor(&self, now: i64, due: i64) {
         if let Some(floor) = &mut *self.floor.lock().unwrap_or_else(PoisonError::into_inner) {
-            floor.due = floor.due.max(due);
+            (floor.due, floor.now) = (floor.due.max(due), floor.now.max(now));
         }
     }
 

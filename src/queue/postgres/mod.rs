@@ -387,6 +387,11 @@ impl Inner {
         Ok(())
     }
 
+    /// The same before something is changed by hand, which a service does by its clock too.
+    async fn note_leaps_of_ours(&self) -> Result<(), StorageError> {
+        if self.node.is_some() { self.note_leaps().await } else { Ok(()) }
+    }
+
     /// Our leases end then at the latest: the clock was wrong when they were given.
     fn leases_end_by(&self, latest: i64) {
         self.given().values_mut().for_each(|lease| lease.until = latest.min(lease.until));
@@ -497,6 +502,7 @@ impl Queue for PostgresQueue {
 
     async fn change_those(&self, items: Vec<i64>, change: Change) -> Result<Vec<i64>, StorageError> {
         self.run(|inner| async move {
+            inner.note_leaps_of_ours().await?;
             let changed = change::change(&inner, &items, &change).await;
             inner.tell_of_change().await;
             changed
@@ -506,6 +512,7 @@ impl Queue for PostgresQueue {
 
     async fn redeliver(&self, replay: Replay) -> Result<Replayed, StorageError> {
         self.run(|inner| async move {
+            inner.note_leaps_of_ours().await?;
             let replayed = kept::redeliver(&inner, replay).await;
             inner.tell_of_change().await;
             replayed
