@@ -136,6 +136,17 @@ impl Pair {
         assert!(std::process::Command::new("kill").args(["-STOP", &receiver]).status().unwrap().success());
     }
 
+    /// The primary is lost, and the standby takes over, with another one behind it.
+    fn take_over(&self) {
+        self.primary.kill();
+        self.standby.kill();
+        self.standby.run(&["cluster_name=second", "hot_standby=on"]);
+        self.standby.psql("postgres", "SELECT pg_promote()").unwrap();
+        Cluster::standby_of(self.standby, "third").leaked();
+        self.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'third'").unwrap();
+        self.standby.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    }
+
     /// So many commits wait for the standby.
     async fn until_waiting(&self, count: u32) {
         let began = Instant::now();
@@ -368,13 +379,7 @@ async fn an_end_that_only_a_crashed_primary_has_is_none() {
     let again = machine.change_those(by_hand, Change::Drop);
     let again = tokio::time::timeout(Duration::from_secs(2), again).await;
     assert!(again.as_ref().is_ok_and(is_later) || again.is_err(), "{again:?}");
-    pair.primary.kill();
-    pair.standby.kill();
-    pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
-    pair.standby.psql("postgres", "SELECT pg_promote()").unwrap();
-    let _third = Cluster::standby_of(pair.standby, "third").leaked();
-    pair.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'third'").unwrap();
-    pair.standby.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    pair.take_over();
     machine
         .soon("paid", async |machine| {
             let tickets = machine.lease(Ask { room: 10, ..Ask::default() }).await.ok()?.tickets;
@@ -978,13 +983,7 @@ async fn a_name_that_is_taken_away_while_an_end_waits() {
         assert!(matches!(&done, Err(StorageError::Busy(why)) if why.contains("names is empty")), "{done:?}");
     }
     // Somebody else takes over.
-    pair.primary.kill();
-    pair.standby.kill();
-    pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
-    pair.standby.psql("postgres", "SELECT pg_promote()").unwrap();
-    let _third = Cluster::standby_of(pair.standby, "third").leaked();
-    pair.standby.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'third'").unwrap();
-    pair.standby.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    pair.take_over();
     let rows = "SELECT count(*), count(*) FILTER (WHERE state = 1) FROM activity_milter.item";
     machine
         .soon("paid", async |_| {
