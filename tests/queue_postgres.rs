@@ -1104,23 +1104,83 @@ async fn a_machine_that_is_gone_is_missed() {
 async fn what_was_given_back_is_not_opened() {
     let database = Cluster::shared().database();
     let machine = Machine::new(database.server());
-    for id in 0..3 {
+    for id in 0..5 {
         machine.give(id, &["a"]).await.unwrap();
     }
-    let tickets = machine.leases(3).await;
+    let tickets = machine.leases(5).await;
     database.sql(&format!("UPDATE activity_milter.item SET until = NULL WHERE id = {}", tickets[0].item));
     database.sql(&format!(
         "UPDATE activity_milter.item SET fence = fence + 100, node = 'other' WHERE id = {}",
         tickets[1].item
     ));
-    for ticket in &tickets[..2] {
-        let opened = machine.open(ticket.item).await;
+    database.sql(&format!("DELETE FROM activity_milter.item WHERE id = {}", tickets[2].item));
+    // Or whose time is over: it may be given back at any moment.
+    let over = format!("UPDATE activity_milter.item SET until = 1 WHERE id = {}", tickets[3].item);
+    database.sql(&over);
+    for ticket in &tickets[..4] {
+        let opened = machine.begin(ticket).await;
         assert!(is_later(&opened), "{opened:?}");
     }
-    machine.open(tickets[2].item).await.unwrap();
+    machine.begin(&tickets[4]).await.unwrap();
     // Who only looks may.
     let other = Machine::new(database.server());
     other.open(tickets[1].item).await.unwrap();
+}
+
+/// Q41: the database was away for longer than a lease lasts, or its clock leapt: what a machine that lives has is its own, which
+/// may have delivered it; it says so itself, or gives it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_machine_that_lives_has_is_no_other_s_whatever_the_clock_says() {
+    let database = Cluster::shared().database();
+    let (one, other) = (Machine::new(database.server()), Machine::new(database.server()));
+    for id in 0..3 {
+        one.give(id, &["a"]).await.unwrap();
+    }
+    let tickets = one.leases(3).await;
+    database.sql("UPDATE activity_milter.item SET until = until - 2 * 3600000, accepted_at = 0");
+    assert!(other.leases(3).await.is_empty(), "it may be delivered");
+    other.upkeep(30 * DAY).await.unwrap();
+    assert!(other.leases(3).await.is_empty(), "and is not too old meanwhile");
+    assert_eq!(one.finish(vec![(tickets[0].clone(), End::Taken)]).await.unwrap(), [true]);
+    // Its own are due by their time.
+    assert_eq!(one.leases(1).await.len(), 1);
+    drop(one);
+}
+
+/// Q41: what was delivered while commits are less safe than is asked is written down nevertheless: who stops meanwhile in order
+/// need not do it again. Who only does it by hand hears that it may not last.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_not_safe_is_written_and_owed() {
+    let pair = Pair::new();
+    let mut machine = Machine::new(pair.server());
+    for id in 0..4 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    let tickets = machine.leases(2).await;
+    let free = machine.list(Filter { state: Some(State::Waiting), ..Filter::default() }).await.unwrap();
+    pair.set("synchronous_standby_names", "");
+    machine
+        .soon("unsafe", async |machine| is_later(&machine.lease(Ask::default()).await).then_some(()))
+        .await;
+    let begun = machine.begin(&tickets[1]).await;
+    assert!(is_later(&begun), "nothing is begun: {begun:?}");
+    let end = machine.finish(vec![(tickets[0].clone(), End::Taken)]).await;
+    assert!(is_later(&end), "{end:?}");
+    assert_eq!(machine.owed().await, 1);
+    for (entry, change) in free.iter().zip([Change::Drop, Change::Hold { reason: "wait".to_owned() }]) {
+        let changed = machine.change_those(vec![entry.id], change).await;
+        assert!(is_later(&changed), "{changed:?}");
+    }
+    machine.crash();
+    pair.set("synchronous_standby_names", "second");
+    let again = machine
+        .soon("leased again", async |machine| {
+            machine.upkeep(DAY).await.ok()?;
+            machine.lease(Ask { room: 4, ..Ask::default() }).await.ok()?.tickets.pop()
+        })
+        .await;
+    assert_eq!(again.item, tickets[1].item, "what was delivered is not");
+    assert_eq!(machine.owed().await, 0);
 }
 
 /// Q42: a host that accepts and says nothing does not stand before the one that can be written to.

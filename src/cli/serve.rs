@@ -284,6 +284,7 @@ struct Doors {
 /// What works on the queue.
 struct Carriers {
     stop: CancellationToken,
+    queue: Option<Arc<dyn Queue>>,
     courier: Option<JoinHandle<()>>,
     notices: Option<JoinHandle<()>>,
 }
@@ -323,6 +324,7 @@ impl Running {
                 .clone()
                 .zip(config.notify.filter(|_| part.delivers()))
                 .map(|(queue, settings)| tokio::spawn(notify::run(queue, settings, stop.clone()))),
+            queue: queue.clone(),
             stop,
         };
         let verifier = verify::start(config.verify.as_ref()).map_err(other)?;
@@ -459,6 +461,12 @@ impl Carriers {
         self.stop.cancel();
         for task in [self.courier, self.notices].into_iter().flatten() {
             let _ = task.await;
+        }
+        if let Some(queue) = self.queue {
+            match queue.owed().await {
+                0 => {}
+                activities => events::ends_owed(activities),
+            }
         }
     }
 }

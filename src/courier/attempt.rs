@@ -80,7 +80,7 @@ pub(super) async fn attempt(
     ticket: Ticket,
 ) -> Lesson {
     let item_id = ticket.item;
-    let item = match queue.open(item_id).await {
+    let item = match queue.begin(&ticket).await {
         Ok(item) => item,
         Err(error) => return unreadable(queue.as_ref(), ticket, &error).await,
     };

@@ -649,6 +649,11 @@ pub fn queue_trouble(error: &dyn Display) {
     limited!(error, QUEUE_TROUBLE, %error, "queue trouble");
 }
 
+/// We stop, and of so many activities is not written down, or not as safely as the settings ask, what became of them.
+pub fn ends_owed(activities: usize) {
+    event!(error, ENDS_OWED, activities, "stopped before the queue took all that was delivered");
+}
+
 /// No functions can be made in the queue's database.
 pub fn queue_plain(error: &dyn Display) {
     event!(warn, QUEUE_PLAIN, %error, "queue without functions: each statement is planned anew");

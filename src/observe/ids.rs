@@ -96,6 +96,8 @@ ids! {
     NOTICE_NOT_SENT = "d326fd365aa6d18dd2fbf0b272381034";
     /// No functions can be made in the queue's database.
     QUEUE_PLAIN = "1ec90338f9ac42cfa0243e7f44e22969";
+    /// We stop, and what was delivered is not written down as safely as is asked.
+    ENDS_OWED = "d54b1690d6674067bfe43a3d8513c8a9";
     /// The queue's disk or database failed.
     QUEUE_TROUBLE = "c31ee51d3713b02584cacbe0549be0f6";
     /// The queue's database server does not answer.

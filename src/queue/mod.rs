@@ -696,6 +696,16 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// all others are "later".
     async fn open(&self, item: i64) -> Result<Item, StorageError>;
 
+    /// The same for who begins an attempt by this lease.
+    /// # Errors
+    /// The same; "later" also if the lease is over, or not ours any more: another attempt may be under way.
+    async fn begin(&self, ticket: &Ticket) -> Result<Item, StorageError>;
+
+    /// Ends of leases that nobody but this process knows for sure, after one more try to write them.
+    async fn owed(&self) -> usize {
+        0
+    }
+
     /// Stores the backend's progress with the activity, durably, and prolongs the lease to [`LEASE`] from now. False if
     /// the lease is not ours any more: the attempt must end.
     /// # Errors

@@ -347,6 +347,17 @@ impl Queue for OutageQueue {
         self.inner.queue()?.open(item).await
     }
 
+    async fn begin(&self, ticket: &Ticket) -> Result<Item, StorageError> {
+        self.inner.queue()?.begin(ticket).await
+    }
+
+    async fn owed(&self) -> usize {
+        match self.inner.queue() {
+            Ok(queue) => queue.owed().await,
+            Err(_) => 0,
+        }
+    }
+
     async fn note(&self, ticket: &Ticket, note: String) -> Result<bool, StorageError> {
         self.inner.queue()?.note(ticket, note).await
     }

@@ -44,6 +44,16 @@ pub(super) fn damaged(error: impl std::fmt::Display) -> StorageError {
     StorageError::Gone(format!("the queue's row is damaged: {error}"))
 }
 
+/// There is no such row.
+pub(super) fn no_more_there() -> StorageError {
+    StorageError::Gone("the activity is not in the queue any more".to_owned())
+}
+
+/// Another attempt may be under way.
+pub(super) fn no_more_ours() -> StorageError {
+    StorageError::Busy("it is leased to us no more".to_owned())
+}
+
 /// About as many bytes as an activity's JSON will have.
 pub(super) fn size_of(activity: &Activity) -> u64 {
     let text = [&activity.text, &activity.html].into_iter().flatten().map(|text| text.len()).sum::<usize>();

@@ -389,6 +389,11 @@ const CASES: &[Case] = &[
         "ERROR queue trouble error=\"disk I/O error\"",
     ),
     (
+        "ENDS_OWED",
+        || events::ends_owed(6),
+        "ERROR stopped before the queue took all that was delivered activities=6",
+    ),
+    (
         "QUEUE_PLAIN",
         || events::queue_plain(&"permission denied for language plpgsql"),
         " WARN queue without functions: each statement is planned anew error=\"permission denied for language plpgsql\"",

@@ -19,7 +19,7 @@ macro_rules! free_rows {
             "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
             free AS MATERIALIZED (
                 SELECT id, key, tenant, state, aged FROM activity_milter.item, t
-                WHERE id = ANY ($2::int8[]) AND (until IS NULL OR until <= now) ORDER BY id FOR UPDATE OF item), ",
+                WHERE id = ANY ($2::int8[]) AND (until IS NULL OR until <= (SELECT now FROM t)) ORDER BY id FOR UPDATE), ",
             $rest
         )
     };
@@ -82,7 +82,7 @@ pub(super) async fn change(inner: &Inner, items: &[i64], change: &Change) -> Res
             }
         };
         let mut line = inner.lines.lend(LONG_TIME).await?;
-        let rows = line.ask(sql, &values).await?;
+        let rows = line.tell_for_good(sql, &values).await?;
         if rows.len() < some.len() {
             line.confirm().await?;
         }

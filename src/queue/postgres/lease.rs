@@ -55,7 +55,7 @@ const COMMITTED: i64 = 5000;
 const RING: &str = "
     t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     few AS MATERIALIZED (
-        SELECT tenant, due, until FROM activity_milter.item
+        SELECT tenant, due, until, node FROM activity_milter.item
         WHERE $4::text IS NULL AND state + 0 = 0 AND due + 0 >= $8 AND due + 0 <= (SELECT now FROM t)
         ORDER BY due + 0 LIMIT 1000),
     names AS MATERIALIZED (
@@ -66,8 +66,8 @@ const RING: &str = "
         WHERE (SELECT count(*) FROM few) = 1000 GROUP BY id HAVING sum(waiting) > 0),
     heads AS MATERIALIZED (
         SELECT tenant, row_number() OVER (ORDER BY tenant <= $2 COLLATE \"C\", tenant) AS turn FROM (
-            SELECT DISTINCT tenant FROM few, t
-            WHERE (SELECT count(*) FROM few) < 1000 AND (until IS NULL OR until <= now) AND tenant <> ALL ($3::text[])
+            SELECT DISTINCT tenant FROM few
+            WHERE (SELECT count(*) FROM few) < 1000 AND IS_FREE AND tenant <> ALL ($3::text[])
             UNION ALL
             SELECT $4 COLLATE \"C\" WHERE $4 IS NOT NULL AND $4 <> ALL ($3)
             UNION ALL
@@ -76,13 +76,25 @@ const RING: &str = "
              CROSS JOIN LATERAL (
                  SELECT FROM activity_milter.item
                  WHERE state = 0 AND tenant = ring.tenant AND due >= $8 AND due <= (SELECT now FROM t)
-                     AND (until IS NULL OR until <= (SELECT now FROM t))
+                     AND IS_FREE
                  ORDER BY due, id LIMIT 1) AS first
              LIMIT HEADS)) AS those)";
 
 /// The statement that begins with the ring.
 fn with_ring(rest: &str, heads: &str) -> String {
-    format!("WITH {}, {rest}", RING.replace("HEADS", heads))
+    with_free(&format!("WITH {}, {rest}", RING.replace("HEADS", heads)), 6)
+}
+
+/// A statement in which `IS_FREE` says that nobody has a row: neither by a lease that runs, nor by one whose time is over and that
+/// another node has, of which is not known that it is gone. That one may have delivered it, and owe us the word; its leases end when
+/// it says so, or when nothing is heard of it (`bury`). A clock does not say it: the server was away for hours, or the time of one that
+/// takes over leaps. `me`: which value has the name of our node, whose own leases end by their time.
+pub(super) fn with_free(sql: &str, me: u8) -> String {
+    let free = format!(
+        "(until IS NULL OR until <= (SELECT now FROM t)
+            AND coalesce(node, '') NOT IN (SELECT living.id FROM activity_milter.node AS living WHERE living.id <> ${me}))"
+    );
+    sql.replace("IS_FREE", &free)
 }
 
 /// One tenant more than there is room for says that there is more.
@@ -126,7 +138,7 @@ const BY_TURNS: &str = "
         FROM come CROSS JOIN LATERAL (
             SELECT id, due FROM activity_milter.item
             WHERE state = 0 AND tenant = come.tenant AND due >= $8 AND due <= (SELECT now FROM t)
-                AND (until IS NULL OR until <= (SELECT now FROM t))
+                AND IS_FREE
             ORDER BY due, id LIMIT (SELECT rows FROM each) FOR UPDATE SKIP LOCKED) AS mine),
     chosen AS MATERIALIZED (
         SELECT id, nextval('activity_milter.fence'::regclass) AS number
@@ -141,18 +153,18 @@ const BY_TURNS: &str = "
                 SELECT FROM come CROSS JOIN LATERAL (
                     SELECT FROM activity_milter.item
                     WHERE state = 0 AND tenant = come.tenant AND due >= $8 AND due <= (SELECT now FROM t)
-                        AND (until IS NULL OR until <= (SELECT now FROM t)) AND id NOT IN (SELECT id FROM chosen)
+                        AND IS_FREE AND id NOT IN (SELECT id FROM chosen)
                     ORDER BY due, id LIMIT 1) AS rest) THEN t.now
             WHEN $4 IS NOT NULL THEN (
                 SELECT due FROM activity_milter.item
                 WHERE state = 0 AND tenant = $4 AND due > (SELECT now FROM t)
-                    AND (until IS NULL OR until <= (SELECT now FROM t)) ORDER BY due, id LIMIT 1)
+                    AND IS_FREE ORDER BY due, id LIMIT 1)
             ELSE (
                 SELECT coalesce(
-                    min(due) FILTER (WHERE tenant <> ALL ($3) AND (until IS NULL OR until <= t.now)),
+                    min(due) FILTER (WHERE tenant <> ALL ($3) AND IS_FREE),
                     max(due) FILTER (WHERE place = 1000))
-                FROM (SELECT tenant, due, until, row_number() OVER (ORDER BY due) AS place FROM (
-                          SELECT tenant, due, until FROM activity_milter.item
+                FROM (SELECT tenant, due, until, node, row_number() OVER (ORDER BY due) AS place FROM (
+                          SELECT tenant, due, until, node FROM activity_milter.item
                           WHERE state + 0 = 0 AND due + 0 > (SELECT now FROM t) ORDER BY due + 0 LIMIT 1000) AS next_ones) AS later)
             END AS due
         FROM t)
@@ -160,12 +172,14 @@ const BY_TURNS: &str = "
     FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY fence";
 
 /// The first of `$5` that waits, due or not, and that nobody has.
-const TRIED: &str = "
+static TRIED: LazyLock<String> = LazyLock::new(|| with_free(FIRST_TRIED, 6));
+
+const FIRST_TRIED: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     chosen AS MATERIALIZED (
         SELECT item.id FROM unnest($5::int8[]) WITH ORDINALITY AS tried (id, ord)
         JOIN activity_milter.item ON item.id = tried.id CROSS JOIN t
-        WHERE state = 0 AND (until IS NULL OR until <= now) AND ($4::text IS NULL OR tenant = $4) AND tenant <> ALL ($3::text[])
+        WHERE state = 0 AND IS_FREE AND ($4::text IS NULL OR tenant = $4) AND tenant <> ALL ($3::text[])
             AND $2::text IS NOT NULL AND $8::int8 IS NOT NULL
         ORDER BY ord LIMIT 1 FOR UPDATE OF item SKIP LOCKED)
     UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'::regclass), node = $6
@@ -177,10 +191,10 @@ const FRESH: &str = "
     chosen AS MATERIALIZED (
         SELECT item.id
         FROM (SELECT newest.id FROM heads CROSS JOIN t CROSS JOIN LATERAL (
-                  SELECT id, due, attempts, until FROM activity_milter.item
+                  SELECT id, due, attempts, until, node FROM activity_milter.item
                   WHERE state = 0 AND tenant = heads.tenant AND due >= $8 AND due <= t.now
                   ORDER BY due DESC, id DESC LIMIT $9) AS newest
-              WHERE newest.attempts = 0 AND (newest.until IS NULL OR newest.until <= t.now) AND newest.id <> ALL ($5::int8[])
+              WHERE newest.attempts = 0 AND IS_FREE AND newest.id <> ALL ($5::int8[])
               ORDER BY turn, newest.due DESC, newest.id DESC LIMIT 1) AS first
         JOIN activity_milter.item ON item.id = first.id FOR UPDATE OF item SKIP LOCKED)
     UPDATE activity_milter.item SET until = now + $7, fence = nextval('activity_milter.fence'::regclass), node = $6
@@ -199,10 +213,18 @@ pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageErro
 }
 
 async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
-    let node = inner.is_service()?;
     let mut line = inner.lines.lend(LOOK_TIME).await?;
     // Who takes over would have it leased to nobody, and somebody would deliver it once more.
     inner.may_commit(&line)?;
+    let leased = lease_on(inner, &mut line, ask).await;
+    if leased.is_err() {
+        inner.finds(&line);
+    }
+    leased
+}
+
+async fn lease_on(inner: &Inner, line: &mut Line, ask: Ask) -> Result<Leased, StorageError> {
+    let node = inner.is_service()?;
     let (given, lasts) = (inner.when.given(), span(LEASE));
     let room = i64::try_from(ask.room).unwrap_or(i64::MAX);
     let floor = inner.floor();
@@ -216,7 +238,7 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
             Probe::Fresh(besides) => (None, besides),
         };
         if let Some(tried) = tried {
-            rows = line.tell_for_good(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
+            rows = line.tell_for_good(&TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
         }
         if rows.is_empty() {
             let mut values = shared.values(besides, Type::INT8_ARRAY);
@@ -242,7 +264,7 @@ async fn lease_now(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
     if let Some(Probe::Fresh(tried)) = &ask.probe
         && rows.iter().all(|row| row.get::<_, Option<i64>>(0).is_none())
     {
-        let found = line.tell_for_good(TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
+        let found = line.tell_for_good(&TRIED, &shared.values(tried, Type::INT8_ARRAY)).await?;
         if !found.is_empty() {
             rows = found;
         }
@@ -286,11 +308,6 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// Whether the row is leased by this number still.
-    pub(super) fn is_here(&self, fence: Option<i64>) -> bool {
-        fence == Some(self.fence)
-    }
-
     fn is(&self, ticket: &Ticket) -> bool {
         self.fence == ticket.fence && self.token == ticket.token
     }
@@ -518,22 +535,40 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
     let firsts = || ends.iter().zip(&first).filter(|(_, first)| **first).map(|(end, _)| end);
     let taken: Vec<_> = firsts().filter(|(_, end)| *end == End::Taken).collect();
     let others: Vec<_> = firsts().filter(|(_, end)| *end != End::Taken).collect();
-    // By both: an earlier lease of the same item may be among them.
-    let mut done: HashSet<(i64, i64)> = HashSet::new();
     if taken.is_empty() && others.is_empty() {
         return Ok(vec![false; ends.len()]);
     }
     let mut line = inner.lines.lend(LOOK_TIME).await?;
-    inner.may_commit(&line)?;
+    let done = write_on(inner, &mut line, &taken, &others).await;
+    if done.is_err() {
+        inner.finds(&line);
+    }
+    let done = done?;
+    Ok(ends
+        .iter()
+        .zip(first)
+        .map(|((ticket, _), first)| first && done.contains(&(ticket.item, ticket.fence)))
+        .collect())
+}
+
+/// The leases that were ended. By both: an earlier lease of the same item may be among them. Also while commits are less safe than
+/// is asked: it is an error then, and owed, but who stops meanwhile finds it when he is back.
+async fn write_on(
+    inner: &Inner,
+    line: &mut Line,
+    taken: &[&(Ticket, End)],
+    others: &[&(Ticket, End)],
+) -> Result<HashSet<(i64, i64)>, StorageError> {
+    let mut done = HashSet::new();
     let is_both = !taken.is_empty() && !others.is_empty();
     if is_both {
         line.begin().await?;
     }
     if !taken.is_empty() {
-        done.extend(end_taken(inner, &mut line, &taken).await?);
+        done.extend(end_taken(inner, line, taken).await?);
     }
     if !others.is_empty() {
-        done.extend(end_others(inner, &mut line, &others).await?);
+        done.extend(end_others(inner, line, others).await?);
     }
     if is_both {
         line.commit_for_good().await?;
@@ -542,11 +577,7 @@ async fn write(inner: &Inner, ends: &[(Ticket, End)]) -> Result<Vec<bool>, Stora
         // Perhaps it was done before, by a statement that was not answered.
         line.confirm().await?;
     }
-    Ok(ends
-        .iter()
-        .zip(first)
-        .map(|((ticket, _), first)| first && done.contains(&(ticket.item, ticket.fence)))
-        .collect())
+    Ok(done)
 }
 
 /// The columns that say which leases end. A number alone does not: a database that has lost its last moments, because a

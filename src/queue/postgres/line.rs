@@ -22,7 +22,7 @@ use super::{
 };
 use crate::queue::StorageError;
 use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
-use futures_util::future::poll_fn;
+use futures_util::{StreamExt, future::poll_fn, stream::FuturesUnordered};
 use std::{
     fmt,
     net::IpAddr,
@@ -609,21 +609,51 @@ impl Line {
     }
 }
 
-/// The addresses of a host, each for so long: the first may accept and say nothing. What is looked up is looked up here, for the
-/// library waits for an answer of one address for as long as it comes.
+/// One of the addresses of a host. What is looked up is looked up here, for the library waits for an answer of one address for as
+/// long as it comes.
 async fn connect_to_addresses(config: &Config, tls: &MakeRustlsConnect) -> Result<Connected, String> {
     let time = config.get_connect_timeout().copied().unwrap_or(HOST_TIME);
-    let mut why = Vec::new();
-    for config in addresses_of(config, time).await? {
-        match timeout(time, config.connect(tls.clone())).await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) => why.push(whole(&error)),
-            Err(_) => why.push(format!("no answer within {time:?}")),
+    first_that_answers(addresses_of(config, time).await?, time, tls).await
+}
+
+/// Each is asked for so long, and the next one at once where one fails, or after [`HEAD_START`] beside those that are silent: they may
+/// accept and say nothing, and all are asked before whoever waits gives up (RFC 8305 does the same with two families).
+async fn first_that_answers(
+    all: Vec<Config>,
+    time: Duration,
+    tls: &MakeRustlsConnect,
+) -> Result<Connected, String> {
+    let (mut all, mut asked, mut why) = (all.into_iter(), FuturesUnordered::new(), Vec::new());
+    let mut is_next = true;
+    loop {
+        if is_next && let Some(config) = all.next() {
+            let tls = tls.clone();
+            asked.push(async move {
+                match timeout(time, config.connect(tls)).await {
+                    Ok(connected) => connected.map_err(|error| whole(&error)),
+                    Err(_) => Err(format!("no answer within {time:?}")),
+                }
+            });
         }
+        is_next = tokio::select! {
+            biased;
+            Some(answer) = asked.next() => match answer {
+                Ok(connected) => return Ok(connected),
+                Err(error) => {
+                    why.push(error);
+                    true
+                }
+            },
+            () = sleep(HEAD_START), if all.len() > 0 => true,
+            else => break,
+        };
     }
     why.dedup();
     Err(why.join("; "))
 }
+
+/// How long an address has before the next one is asked too.
+const HEAD_START: Duration = Duration::from_secs(1);
 
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
@@ -653,4 +683,39 @@ async fn addresses_of(config: &Config, time: Duration) -> Result<Vec<Config>, St
 
 fn lost() -> Trouble {
     Trouble::Unsure(StorageError::Busy("the connection to the database is gone".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use tokio::net::TcpListener;
+
+    /// Q42: the last address of a name is asked before whoever waits gives up, though all before it accept and say nothing; one
+    /// that refuses costs no time.
+    #[tokio::test]
+    async fn addresses_that_hang_hide_no_other() {
+        let mut listeners = Vec::new();
+        let mut all = Vec::new();
+        let mut port = 0;
+        for last in 1..=MOST_ADDRESSES as u8 {
+            let address = Ipv4Addr::new(127, 0, 17, last);
+            let listener = TcpListener::bind((address, port)).await.unwrap();
+            port = listener.local_addr().unwrap().port();
+            let mut config = Config::new();
+            config.host("db").hostaddr(address.into()).port(port).user("mail");
+            all.push(config);
+            // The second one refuses.
+            if last != 2 {
+                listeners.push(listener);
+            }
+        }
+        let tls = tls::connector(&Tls::Off).unwrap();
+        let asked = tokio::spawn(async move { first_that_answers(all, HOST_TIME, &tls).await.map(|_| ()) });
+        let last = listeners.last().unwrap();
+        let patience = Duration::from_secs(15);
+        timeout(patience, last.accept()).await.expect("the last one is never asked").unwrap();
+        let why = timeout(patience, asked).await.unwrap().unwrap().unwrap_err();
+        assert!(why.contains("refused") && why.contains("no answer"), "{why}");
+    }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::activity::{Key, Raw};
 use crate::queue::{
-    Counts, Entry, Filter, HeldFor, Item, Overview, State, StorageError, TenantCounts, Untold,
+    Counts, Entry, Filter, HeldFor, Item, Overview, State, StorageError, TenantCounts, Ticket, Untold,
     watch::{millis, time},
     written,
 };
@@ -203,8 +203,8 @@ const READ: &str = "
         SELECT cuts, text, bytes FROM activity_milter.payload
         WHERE day = rows.day AND id = rows.letter AND part = 0 LIMIT 1) AS letter ON true";
 
-/// Reads rows, for each of which somebody waits.
-async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Stored, StorageError>> {
+/// Reads rows, for each of which somebody waits; none where there is no row.
+async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Option<Stored>, StorageError>> {
     let rows = async {
         Ok::<_, StorageError>(
             inner.lines.lend(LONG_TIME).await?.call(&OPEN, &[(&items, Type::INT8_ARRAY)]).await?,
@@ -214,26 +214,36 @@ async fn stored(inner: &Inner, items: Vec<i64>) -> Vec<Result<Stored, StorageErr
         Ok(rows) => rows,
         Err(error) => return items.iter().map(|_| Err(error.clone())).collect(),
     };
-    let gone = || StorageError::Gone("the activity is not in the queue any more".to_owned());
     let of = |item: &i64| {
-        let row = rows.iter().find(|row| row.get::<_, i64>(0) == *item).ok_or_else(gone)?;
-        // Who was away for long may have it on his list still, and another one has it meanwhile.
-        let (fence, until): (Option<i64>, Option<i64>) = (row.get(12), row.get(13));
-        let (here, now) = (fence.filter(|_| until.is_some()), inner.when.watch.now());
-        if inner.given().get(item).is_some_and(|lease| lease.until > now && !lease.is_here(here)) {
-            return Err(StorageError::Busy("it is leased to us no more".to_owned()));
-        }
-        Stored::of(row, inner)
+        rows.iter().find(|row| row.get::<_, i64>(0) == *item).map(|row| Stored::of(row, inner)).transpose()
     };
     items.iter().map(of).collect()
 }
 
 /// Everything of a row.
 pub(super) async fn open(inner: &Inner, item: i64) -> Result<Item, StorageError> {
+    read(inner, item, None).await
+}
+
+/// The same for who begins an attempt. Who was away for long may have it on his list still, and another one has it meanwhile; and
+/// while commits are less safe than is asked, a server that takes over would not know that it was sent.
+pub(super) async fn begin(inner: &Inner, ticket: &Ticket) -> Result<Item, StorageError> {
+    if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
+        return Err(StorageError::Busy(lack));
+    }
+    read(inner, ticket.item, Some(ticket)).await
+}
+
+async fn read(inner: &Inner, item: i64, by: Option<&Ticket>) -> Result<Item, StorageError> {
     // What was accepted is moved to another day now and then: all of it is read of one day, or once more.
     for _ in 0..3 {
         let few = |items: &[i64], _: &i64| items.len() < OPENED_AT_ONCE;
-        let mut stored = inner.opens.bring(item, few, |items| stored(inner, items)).await?;
+        let stored = inner.opens.bring(item, few, |items| stored(inner, items)).await?;
+        let is_leased = |ticket| stored.as_ref().is_some_and(|stored| stored.is_leased(ticket, inner));
+        if by.is_some_and(|ticket| !is_leased(ticket)) {
+            return Err(written::no_more_ours());
+        }
+        let mut stored = stored.ok_or_else(written::no_more_there)?;
         let first = std::mem::take(&mut stored.first);
         let raw = if first.len() < payload::PART && first.len() <= payload::IN_MEMORY {
             Raw::from(first)
@@ -264,6 +274,8 @@ pub(super) struct Stored {
     age: std::time::Duration,
     note: Option<String>,
     replay: bool,
+    /// Number and end of its lease, if it has one.
+    lease: Option<(i64, i64)>,
     /// Day and letter.
     place: (i32, i64),
     json: String,
@@ -283,12 +295,19 @@ impl Stored {
             age: inner.when.watch.age(row.get(3)),
             note: row.get(4),
             replay: row.get(5),
+            lease: row.get::<_, Option<i64>>(12).zip(row.get(13)),
             place: (row.get(6), row.get(7)),
             json,
             cuts: row.get(9),
             text: row.get(10),
             first,
         })
+    }
+
+    /// Whether it is leased by this ticket still.
+    fn is_leased(&self, ticket: &Ticket, inner: &Inner) -> bool {
+        let runs = |(fence, until)| fence == ticket.fence && until > inner.when.watch.now();
+        self.lease.is_some_and(runs) && self.key.bytes()[..] == ticket.token[..]
     }
 
     fn whole(self, raw: Raw) -> Result<Item, StorageError> {

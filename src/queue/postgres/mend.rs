@@ -7,9 +7,9 @@
 //!
 //! A server loses no row by itself: this is for whoever dropped a day's table, or restored a copy without it.
 
-use super::{Inner, mail::Mail, payload};
+use super::{Inner, lease::with_free, mail::Mail, payload};
 use crate::queue::StorageError;
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::LazyLock};
 use tokio_postgres::types::Type;
 
 /// Those of these keys whose activity has no words, or no message, or not all of it: a piece is not there, or the last one is
@@ -30,11 +30,13 @@ const LOST: &str = "
                 OR max(part) + 1 <> $2 AND (array_agg(octet_length(bytes) ORDER BY part DESC))[1] = 524288)";
 
 /// One of them waits anew, with its message beside it from here on.
-const MEND: &str = "
+static MEND: LazyLock<String> = LazyLock::new(|| with_free(MEND_ONE, 9));
+
+const MEND_ONE: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     lost AS MATERIALIZED (
         SELECT item.id, state, aged FROM activity_milter.key JOIN activity_milter.item ON item.id = key.item CROSS JOIN t
-        WHERE key.key = $2 AND (until IS NULL OR until <= now) FOR UPDATE OF item),
+        WHERE key.key = $2 AND IS_FREE FOR UPDATE OF item),
     old AS (
         DELETE FROM activity_milter.payload USING lost, t
         WHERE payload.id = lost.id AND payload.day = now / 86400000 AND part > 0),
@@ -73,7 +75,7 @@ pub(super) async fn mend(inner: &Inner, mail: &Mail, fresh: &[bool]) -> Result<V
         let first = payload::part(&mail.raw, 0).await?;
         let rows = line
             .ask(
-                MEND,
+                &MEND,
                 &[
                     (&inner.when.given(), Type::INT8),
                     (key, Type::BYTEA),
@@ -83,6 +85,7 @@ pub(super) async fn mend(inner: &Inner, mail: &Mail, fresh: &[bool]) -> Result<V
                     (&mail.text, Type::TEXT),
                     (&&first[..], Type::BYTEA),
                     (&columns.sizes[at], Type::INT8),
+                    (&inner.me(), Type::TEXT),
                 ],
             )
             .await?;

@@ -132,7 +132,7 @@ struct Inner {
     words: Semaphore,
     puts: Together<mail::Mail, put::Stored>,
     ends: Together<Vec<(Ticket, End)>, Vec<bool>>,
-    opens: Together<i64, look::Stored>,
+    opens: Together<i64, Option<look::Stored>>,
     /// Ends that the database did not take yet, by the items.
     owed: Mutex<HashMap<i64, (Ticket, End)>>,
     /// Our leases, by the items.
@@ -330,6 +330,11 @@ impl Inner {
         Ok(inner)
     }
 
+    /// Our name; a command's is nobody's.
+    fn me(&self) -> &str {
+        self.node.as_deref().unwrap_or_default()
+    }
+
     /// Our name; commands have none, and neither put nor lease.
     fn is_service(&self) -> Result<&str, StorageError> {
         let node = self.node.as_deref();
@@ -455,6 +460,20 @@ impl Queue for PostgresQueue {
 
     async fn open(&self, item: i64) -> Result<Item, StorageError> {
         self.run(move |inner| async move { look::open(&inner, item).await }).await
+    }
+
+    async fn begin(&self, ticket: &Ticket) -> Result<Item, StorageError> {
+        let ticket = ticket.clone();
+        self.run(move |inner| async move { look::begin(&inner, &ticket).await }).await
+    }
+
+    async fn owed(&self) -> usize {
+        self.run(|inner| async move {
+            lease::pay(&inner).await;
+            Ok(inner.owed.lock().unwrap_or_else(PoisonError::into_inner).len())
+        })
+        .await
+        .unwrap_or_default()
     }
 
     async fn note(&self, ticket: &Ticket, note: String) -> Result<bool, StorageError> {

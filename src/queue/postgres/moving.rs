@@ -2,12 +2,14 @@
 //!
 //! In: pages asked for; transfers. Out: transfers; what became of each activity.
 //! Promise: what is on its way is leased meanwhile, so that no courier delivers what another queue has too, and who ends in
-//! the midst of it leaves it as a courier would: after [`HOLD`] it is due again. What comes is stored by the statement that
-//! stores what arrives, and gets its past in the same transaction.
+//! the midst of it leaves it as a courier would: after twice [`HOLD`] it is due again. After once that the same may be said again,
+//! which takes it up: what the other queue has is delivered there, and must not be due here before that. What comes is stored
+//! by the statement that stores what arrives, and gets its past in the same transaction.
 //! Fails: [`StorageError`]; a row that nobody can read stays where it is, and hides no other.
 
 use super::{
     Inner, LONG_TIME,
+    lease::with_free,
     leaving::{self, HOLD},
     line::Line,
     look::key_of,
@@ -21,6 +23,7 @@ use crate::queue::{
     watch::span,
     written,
 };
+use std::sync::LazyLock;
 use tokio_postgres::{Row, types::Type};
 
 /// Who has it.
@@ -34,14 +37,16 @@ pub(super) async fn identity(inner: &Inner) -> Result<Identity, StorageError> {
     Ok(Identity { id: row.get(0), file: None })
 }
 
-/// A page, leased; what is held too.
-const HOLD_PAGE: &str = "
+/// A page, leased; what is held too, and what a move had that ended in the midst of it: now we are the one who moves.
+static HOLD_PAGE: LazyLock<String> = LazyLock::new(|| with_free(HOLD_ROWS, 6));
+
+const HOLD_ROWS: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
     few AS MATERIALIZED (
-        SELECT id FROM activity_milter.item, t WHERE id > $2 AND (until IS NULL OR until <= now)
+        SELECT id FROM activity_milter.item WHERE id > $2 AND (IS_FREE OR node = $5)
         ORDER BY id LIMIT $3 FOR UPDATE OF item SKIP LOCKED),
     mine AS (
-        UPDATE activity_milter.item SET until = now + $4, fence = nextval('activity_milter.fence'), node = $5
+        UPDATE activity_milter.item SET until = now + 2 * $4, fence = nextval('activity_milter.fence'), node = $5
         FROM few, t WHERE item.id = few.id
         RETURNING item.id, key, tenant, letter, day, fence, accepted_at, due, attempts, state = 1 AS is_held, held_at, told,
             aged, replay, reason, note, NULL::int8 AS delivered_at)
@@ -64,7 +69,7 @@ const WORDS: &str = "
 /// A page of rows behind `after`.
 pub(super) async fn page(inner: &Inner, delivered: bool, after: i64) -> Result<Page, StorageError> {
     let most = i64::try_from(PAGE).unwrap_or(i64::MAX);
-    let given = inner.when.given();
+    let (given, me) = (inner.when.given(), inner.me());
     let mut line = inner.lines.lend(LONG_TIME).await?;
     leaving::leave(inner, &mut line).await?;
     let rows = match delivered {
@@ -76,8 +81,9 @@ pub(super) async fn page(inner: &Inner, delivered: bool, after: i64) -> Result<P
                 (&most as _, Type::INT8),
                 (&span(HOLD) as _, Type::INT8),
                 (&NODE as _, Type::TEXT),
+                (&me as _, Type::TEXT),
             ];
-            line.ask(HOLD_PAGE, &values).await?
+            line.ask(&HOLD_PAGE, &values).await?
         }
     };
     let mut page = Page { last: rows.last().map(|row| row.get("id")), ..Page::default() };

@@ -6,7 +6,7 @@
 
 use super::{Inner, LONG_TIME, kept, lease, line::Line, look::key_of, payload};
 use crate::queue::{KEY_MEMORY, LEASE, StorageError, TooOld, Upkeep, watch::span};
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 use tokio_postgres::types::Type;
 
 /// Rows of one slice.
@@ -176,6 +176,27 @@ async fn mend(inner: &Inner, latest: Duration) -> Result<u64, StorageError> {
     Ok(mended.unsigned_abs())
 }
 
+/// A slice of what waits for too long.
+static HOLD: LazyLock<String> = LazyLock::new(|| {
+    let sql = "
+        WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
+        old AS MATERIALIZED (
+            SELECT id FROM activity_milter.item
+            WHERE state + 0 = 0 AND accepted_at < (SELECT now FROM t) - $2 AND IS_FREE
+            ORDER BY accepted_at, id LIMIT $4 FOR UPDATE OF item SKIP LOCKED),
+        changed AS (
+            UPDATE activity_milter.item SET state = 1, reason = $3, held_at = now, until = NULL
+            FROM old, t WHERE item.id = old.id RETURNING item.id, item.key, item.tenant, item.day),
+        counted AS (
+            INSERT INTO activity_milter.delta (tenant, waiting, held)
+            SELECT tenant, -count(*), count(*) FROM changed GROUP BY tenant)
+        SELECT changed.key, changed.tenant, payload.brief FROM changed
+        LEFT JOIN activity_milter.payload
+            ON payload.day = changed.day AND payload.id = changed.id AND payload.part = 0
+        ORDER BY changed.id";
+    lease::with_free(sql, 5)
+});
+
 /// Holds what waits for too long, a slice at a time.
 async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> Result<(), StorageError> {
     let reason = format!("not taken within {}: no attempt was answered", humantime::format_duration(max_age));
@@ -183,27 +204,13 @@ async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> R
         let mut line = inner.lines.lend(LONG_TIME).await?;
         let rows = line
             .ask(
-                "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
-                 old AS MATERIALIZED (
-                     SELECT id FROM activity_milter.item
-                     WHERE state + 0 = 0 AND accepted_at < (SELECT now FROM t) - $2
-                         AND (until IS NULL OR until <= (SELECT now FROM t))
-                     ORDER BY accepted_at, id LIMIT $4 FOR UPDATE OF item SKIP LOCKED),
-                 changed AS (
-                     UPDATE activity_milter.item SET state = 1, reason = $3, held_at = now, until = NULL
-                     FROM old, t WHERE item.id = old.id RETURNING item.id, item.key, item.tenant, item.day),
-                 counted AS (
-                     INSERT INTO activity_milter.delta (tenant, waiting, held)
-                     SELECT tenant, -count(*), count(*) FROM changed GROUP BY tenant)
-                 SELECT changed.key, changed.tenant, payload.brief FROM changed
-                 LEFT JOIN activity_milter.payload
-                     ON payload.day = changed.day AND payload.id = changed.id AND payload.part = 0
-                 ORDER BY changed.id",
+                &HOLD,
                 &[
                     (&inner.when.given(), Type::INT8),
                     (&span(max_age), Type::INT8),
                     (&reason, Type::TEXT),
                     (&AT_ONCE, Type::INT8),
+                    (&inner.me(), Type::TEXT),
                 ],
             )
             .await?;

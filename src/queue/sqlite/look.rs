@@ -9,7 +9,7 @@ use super::{
     watch::{Watch, time},
 };
 use crate::activity::{Key, Raw};
-use crate::queue::{Entry, Filter, HeldFor, Item, Overview, State, StorageError, Untold};
+use crate::queue::{Entry, Filter, HeldFor, Item, Overview, State, StorageError, Ticket, Untold};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::{
     collections::HashSet,
@@ -278,6 +278,14 @@ pub(super) struct Stored {
     replay: bool,
 }
 
+/// Whether a row is leased by this number, and for longer than until now.
+pub(super) fn is_leased(database: &Connection, ticket: &Ticket, now: i64) -> Result<bool, StorageError> {
+    let mut leased = database.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM lease WHERE item = ?1 AND fence = ?2 AND until > ?3)",
+    )?;
+    Ok(leased.query_row(params![ticket.item, ticket.fence, now], |row| row.get(0))?)
+}
+
 /// A row, and its message.
 pub(super) fn stored(database: &Connection, spool: &Spool, item: i64) -> Result<(Stored, Raw), StorageError> {
     let read = |row: &Row<'_>| {
@@ -304,7 +312,7 @@ pub(super) fn stored(database: &Connection, spool: &Spool, item: i64) -> Result<
         )?
         .query_row([item], read)
         .optional()?
-        .ok_or_else(|| StorageError::Gone("the activity is not in the queue any more".to_owned()))?;
+        .ok_or_else(super::written::no_more_there)?;
     let mut number = item;
     if stored.message != 0 {
         number = stored.message;

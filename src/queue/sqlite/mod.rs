@@ -435,6 +435,23 @@ impl Inner {
         Ok(puts)
     }
 
+    /// Everything of a row; by a lease, if it is that one's still.
+    async fn open(&self, item: i64, by: Option<Ticket>) -> Result<Item, StorageError> {
+        let (spool, watch) = (self.spool.clone(), Arc::clone(&self.watch));
+        let now = self.watch.now();
+        let look = move |database: &mut Connection| match by {
+            Some(ticket) if !look::is_leased(database, &ticket, now)? => Err(written::no_more_ours()),
+            _ => look::stored(database, &spool, item),
+        };
+        let (stored, raw) = self.opener.look(look).await?;
+        if stored.size() <= READ_AT_ONCE {
+            return stored.item(raw, &watch);
+        }
+        tokio::task::spawn_blocking(move || stored.item(raw, &watch))
+            .await
+            .map_err(|error| later(error.into()))?
+    }
+
     /// Ends leases; what fails is owed.
     async fn finish(&self, ends: Vec<(Ticket, End)>) -> Result<Vec<bool>, StorageError> {
         self.is_owner()?;
@@ -606,14 +623,11 @@ impl Queue for SqliteQueue {
     }
 
     async fn open(&self, item: i64) -> Result<Item, StorageError> {
-        let (spool, watch) = (self.0.spool.clone(), Arc::clone(&self.0.watch));
-        let (stored, raw) = self.0.opener.look(move |database| look::stored(database, &spool, item)).await?;
-        if stored.size() <= READ_AT_ONCE {
-            return stored.item(raw, &watch);
-        }
-        tokio::task::spawn_blocking(move || stored.item(raw, &watch))
-            .await
-            .map_err(|error| later(error.into()))?
+        self.0.open(item, None).await
+    }
+
+    async fn begin(&self, ticket: &Ticket) -> Result<Item, StorageError> {
+        self.0.open(ticket.item, Some(ticket.clone())).await
     }
 
     async fn note(&self, ticket: &Ticket, note: String) -> Result<bool, StorageError> {
