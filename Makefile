@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: build demo test cluster torture-queue torture-crash torture-doors contract check advisories bench deb rpm package-test booted-test dist install deps
+.PHONY: build demo test cluster torture-queue torture-crash torture-doors torture-model contract check advisories bench deb rpm package-test booted-test dist install deps
 
 build:
 	ACTIVITY_MILTER_COMMIT=$$(git rev-parse --short=10 HEAD 2>/dev/null || sed -n '/^[0-9a-f]*$$/p' packaging/commit) \
@@ -41,6 +41,10 @@ torture-crash:
 # what honest mail hears; half an hour, and 30 GB of disk. ONLY=25-MiB:lmtp,silent for some, LASTS=60 seconds of each.
 torture-doors: deps
 	ulimit -n 20000; ONLY=$(ONLY) LASTS=$(or $(LASTS),60) $(CARGO) test --release --test e2e overload::torture -- --ignored --nocapture
+
+# Every state of two mails, two hosts, two crashes, two lost answers and a frozen process: nine million; `make test` has a part.
+torture-model:
+	$(CARGO) test --release --test model -- --nocapture --test-threads 1
 
 # The reference backend against docs/backend-api.yaml alone.
 contract: deps
