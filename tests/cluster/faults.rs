@@ -6,11 +6,11 @@
 //! answer.
 
 use super::{
-    clients::Word,
     lab::{Node, run},
     scene::Scene,
     servers::{CONNECTIONS, STANDBYS},
 };
+use crate::history::clients::Word;
 use crate::support::{http::http_get, wait_for, world::Process};
 use std::{
     path::{Path, PathBuf},

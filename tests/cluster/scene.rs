@@ -6,12 +6,14 @@
 //! nothing waits, and what the database has agrees with what the backend wrote down.
 
 use super::{
-    backend::{self, Backend},
-    clients::{Clients, Door},
     faults::Fault,
     lab::Lab,
     servers::Servers,
     services::{Exchanger, Service, courier},
+};
+use crate::history::{
+    backend::{self, Backend},
+    clients::{Clients, Door},
     tally::{Tally, Window},
 };
 use std::{

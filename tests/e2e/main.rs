@@ -19,6 +19,8 @@ mod directory;
 mod faults;
 mod filters;
 mod frames;
+#[path = "../history/mod.rs"]
+mod history;
 mod identity;
 mod journal;
 mod levers;

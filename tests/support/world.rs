@@ -155,6 +155,15 @@ pub fn program() -> PathBuf {
     }
 }
 
+/// libfaketime: a clock for a program of its own.
+pub fn faketime() -> PathBuf {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faketime/usr/lib");
+    // A directory for each kind of machine.
+    let of_machines = std::fs::read_dir(unpacked).expect("libfaketime is unpacked by packaging/install-deps");
+    let library = of_machines.map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"));
+    library.into_iter().find(|path| path.exists()).expect("libfaketime is there")
+}
+
 impl World {
     /// Starts everything with the defaults.
     pub fn start() -> Self {
@@ -374,7 +383,6 @@ impl World {
         (code, report["findings"].as_array().unwrap().clone())
     }
 
-    /// Ends the service and waits until it is gone.
     /// Messages that lie in files.
     pub fn spooled(&self) -> usize {
         let folders = fs::read_dir(self.root.join("queue/spool")).unwrap().flatten();
@@ -382,6 +390,7 @@ impl World {
         files.filter(|file| file.path().extension().is_some_and(|extension| extension == "eml")).count()
     }
 
+    /// Ends the service and waits until it is gone.
     pub fn stop_milter(&mut self) {
         self.milter().signal("TERM");
         assert_eq!(self.milter().wait(), Some(0));

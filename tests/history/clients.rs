@@ -5,7 +5,7 @@
 //! is. No client has two messages at a time, so who hears nothing sends nothing.
 //! Fails: a 5xx is noted, and nothing is made of it here.
 
-use super::lab::Node;
+use crate::cluster::lab::Node;
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,

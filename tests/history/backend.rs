@@ -5,7 +5,8 @@
 //! written down. That what came is what was sent is looked at here: text and files are those of the message of that number.
 //! Fails: what is not as it was sent is written down as such ([`Backend::damaged`]).
 
-use super::{clients, lab::Node};
+use super::clients;
+use crate::cluster::lab::Node;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Multipart, State},
