@@ -7,7 +7,7 @@
 //! docs/cluster.md.
 
 mod faults;
-pub mod lab;
+mod lab;
 mod scene;
 mod servers;
 mod services;

@@ -45,5 +45,7 @@ mod settings;
 mod severa;
 mod shadow;
 mod shared;
+#[path = "../torture/mod.rs"]
+mod torture;
 mod trace;
 mod ways;

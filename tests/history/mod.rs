@@ -1,7 +1,8 @@
 //! A history and its judgement: who sends, who receives, and what became of every message.
 //!
-//! `clients` send and write down each word they hear; `backend` takes everything as often as it comes and
-//! writes down each time; `tally` compares the two. So "every 250 once" can mean the same wherever it is asked.
+//! `clients` send by whatever door and write down each word they hear; `backend` takes everything as often as it comes and
+//! writes down each time; `tally` compares the two. The cluster (`tests/cluster`) and the torture (`tests/torture`) share it,
+//! so that "every 250 once" means the same in both.
 
 pub mod backend;
 pub mod clients;

@@ -59,6 +59,10 @@ impl Process {
         assert!(status.success());
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Panics with its log if it has ended.
     #[track_caller]
     pub fn assert_running(&mut self) {
