@@ -1099,6 +1099,24 @@ async fn a_machine_that_is_gone_is_missed() {
     .await;
 }
 
+/// Q41: what a process had comes back with the next one that reaches the database, though one in between did not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_had_comes_back_though_one_between_reached_nobody() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let mut machine = Machine::new(database.server());
+    machine.give(1, &["a"]).await.unwrap();
+    assert_eq!(machine.leases(1).await.len(), 1);
+    machine.queue = None;
+    cluster.kill();
+    // It starts, and is killed.
+    machine.crash();
+    machine.queue = None;
+    cluster.run(&[]);
+    machine.crash();
+    machine.soon("the lease", async |machine| machine.leases(1).await.pop()).await;
+}
+
 /// Q41: whoever was away for so long that what he had was given back begins none of it any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_given_back_is_not_opened() {

@@ -6,11 +6,11 @@
 //! answer.
 
 use super::{
-    clients::Word,
     lab::{Node, run},
     scene::Scene,
     servers::{CONNECTIONS, STANDBYS},
 };
+use crate::history::{backend::Mood, clients::Word};
 use crate::support::{http::http_get, wait_for, world::Process};
 use std::{
     path::{Path, PathBuf},
@@ -195,11 +195,11 @@ fn cut_from_database(scene: &mut Scene) {
 }
 
 fn services_killed(scene: &mut Scene) {
-    scene.backend.delay(Duration::from_millis(150));
+    scene.backend.behave(Mood::Slow(Duration::from_millis(150)));
     sleep(Duration::from_secs(1));
     scene.exchangers[0].service.kill();
     scene.couriers[0].kill();
-    scene.backend.delay(Duration::ZERO);
+    scene.backend.behave(Mood::Well);
     sleep(Duration::from_secs(1));
     scene.exchangers[0].service.start();
     scene.couriers[0].start();
@@ -301,24 +301,24 @@ fn disk_full(scene: &mut Scene) {
 }
 
 fn backend_cut(scene: &mut Scene) {
-    scene.lab.unplug(&[&scene.backend.node]);
+    scene.lab.unplug(&[&scene.sink]);
     sleep(EFFECT);
     let before = scene.backend.count();
     for _ in 0..5 {
         mail_is_taken(scene, Duration::from_secs(1));
     }
     assert_eq!(scene.backend.count(), before);
-    scene.lab.plug(&[&scene.backend.node]);
+    scene.lab.plug(&[&scene.sink]);
 }
 
 fn courier_cut_from_backend(scene: &mut Scene) {
     let node = scene.couriers[0].node.clone();
-    node.lose(&[&scene.backend.node]);
+    node.lose(&[&scene.sink]);
     sleep(EFFECT);
     let before = scene.backend.count();
     sleep(Duration::from_secs(5));
     assert!(scene.backend.count() > before, "the other delivers");
-    node.find(&[&scene.backend.node]);
+    node.find(&[&scene.sink]);
 }
 
 fn machines_cut(scene: &mut Scene) {
@@ -341,7 +341,7 @@ fn intake_killed(scene: &mut Scene) {
 }
 
 fn courier_killed(scene: &mut Scene) {
-    scene.backend.delay(Duration::from_millis(200));
+    scene.backend.behave(Mood::Slow(Duration::from_millis(200)));
     for _ in 0..3 {
         sleep(Duration::from_secs(1));
         scene.couriers[1].kill();
@@ -350,11 +350,11 @@ fn courier_killed(scene: &mut Scene) {
         assert!(scene.backend.count() > before, "the other delivers");
         scene.couriers[1].start();
     }
-    scene.backend.delay(Duration::ZERO);
+    scene.backend.behave(Mood::Well);
 }
 
 fn courier_frozen(scene: &mut Scene) {
-    scene.backend.delay(Duration::from_millis(300));
+    scene.backend.behave(Mood::Slow(Duration::from_millis(300)));
     sleep(Duration::from_secs(1));
     let frozen = &scene.couriers[0];
     frozen.signal("STOP");
@@ -368,7 +368,7 @@ fn courier_frozen(scene: &mut Scene) {
         "UPDATE activity_milter.item SET until = activity_milter.at(NULL) - 1 WHERE id IN (SELECT id {of})"
     ));
     scene.until("the other to take over", |scene| scene.servers.sql(&format!("SELECT count(*) {of}")) == "0");
-    scene.backend.delay(Duration::ZERO);
+    scene.backend.behave(Mood::Well);
     scene.couriers[0].signal("CONT");
 }
 

@@ -6,14 +6,11 @@
 //! `short` is part of `make test`; `make cluster` runs all faults over 20,000 messages and prints the table of
 //! docs/cluster.md.
 
-mod backend;
-mod clients;
 mod faults;
 mod lab;
 mod scene;
 mod servers;
 mod services;
-mod tally;
 
 use faults::FAULTS;
 use scene::Scene;

@@ -6,16 +6,20 @@
 //! nothing waits, and what the database has agrees with what the backend wrote down.
 
 use super::{
-    backend::{self, Backend},
-    clients::{Clients, Door},
     faults::Fault,
-    lab::Lab,
+    lab::{Lab, Node},
     servers::Servers,
     services::{Exchanger, Service, courier},
+};
+use crate::history::{
+    backend::Backend,
+    clients::{Clients, Door, Way},
     tally::{Tally, Window},
 };
 use std::{
+    net::{TcpListener, TcpStream},
     path::PathBuf,
+    sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -26,12 +30,23 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Activities that are on their way where all is well.
 const ON_THE_WAY: u32 = 60;
 
+/// The backend's port.
+const PORT: u16 = 8080;
+
+/// To a mail server. One begins on the machine itself; what is cut off there is what we look at.
+fn door(node: Node, port: u16) -> Door {
+    let connect = move || node.inside(move || TcpStream::connect(("127.0.0.1", port)).ok());
+    Door { way: Way::Smtp, connect: Arc::new(connect) }
+}
+
 /// Fields are dropped in order.
 pub struct Scene {
     pub clients: Clients,
     pub exchangers: Vec<Exchanger>,
     pub couriers: Vec<Service>,
     pub backend: Backend,
+    /// The backend's machine.
+    pub sink: Node,
     pub servers: Servers,
     pub lab: Lab,
     pub root: PathBuf,
@@ -46,7 +61,10 @@ impl Scene {
         let directory = tempfile::Builder::new().prefix("am-cluster-").tempdir_in("/tmp").unwrap();
         let root = directory.path().to_owned();
         super::lab::run("chmod", &["755", root.to_str().unwrap()]);
-        let backend = Backend::start(lab.node("sink", 41), &root.join("deliveries.log"));
+        let sink = lab.node("sink", 41);
+        let address = (sink.address, PORT);
+        let listener = sink.inside(move || TcpListener::bind(address).unwrap());
+        let backend = Backend::start(listener, &root.join("deliveries.log"));
         let servers = Servers::start(&lab, &root);
         let hosts: Vec<String> = servers.nodes().iter().map(|node| node.address.to_string()).collect();
         let queue = [
@@ -56,7 +74,7 @@ impl Scene {
             "require_replication = true".to_owned(),
             "connections = 8".to_owned(),
         ];
-        let url = format!("http://{}:{}/", backend.node.address, backend::PORT);
+        let url = format!("http://{}:{PORT}/", sink.address);
         let doors = [lab.node("mx1", 21), lab.node("mx2", 22)];
         let exchangers: Vec<Exchanger> =
             doors.iter().map(|node| Exchanger::start(node, &queue, &url)).collect();
@@ -64,14 +82,14 @@ impl Scene {
         let couriers = couriers
             .map(|(name, number)| courier(&lab.node(name, number), &exchangers[0].world, &root))
             .into();
-        let doors =
-            exchangers.iter().zip(doors).map(|(one, node)| Door { node, port: one.postfix().port }).collect();
+        let doors = exchangers.iter().zip(doors).map(|(one, node)| door(node, one.postfix().port)).collect();
         let clients = Clients::start(doors, rate);
         let mut scene = Self {
             clients,
             exchangers,
             couriers,
             backend,
+            sink,
             servers,
             lab,
             root,
@@ -142,7 +160,7 @@ impl Scene {
         (fault.happens)(self);
         self.settle();
         let Fault { name, holds, again, .. } = *fault;
-        self.windows.push(Window { name, holds, again, began, ended: Instant::now() });
+        self.windows.push(Window { name, holds, again, sender: None, began, ended: Instant::now() });
         sleep(Duration::from_millis(500));
     }
 

@@ -7,7 +7,7 @@ use super::lab::Node;
 use crate::support::{
     PATIENCE,
     postfix::Postfix,
-    world::{Options, Process, World, program},
+    world::{Options, Process, World, faketime, program},
 };
 use std::{
     path::{Path, PathBuf},
@@ -109,14 +109,6 @@ impl Service {
         self.begin();
         self.wait();
     }
-}
-
-fn faketime() -> PathBuf {
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faketime/usr/lib");
-    // A directory for each kind of machine.
-    let of_machines = std::fs::read_dir(unpacked).expect("libfaketime is unpacked by packaging/install-deps");
-    let library = of_machines.map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"));
-    library.into_iter().find(|path| path.exists()).expect("libfaketime is there")
 }
 
 /// A machine that takes mail.

@@ -19,6 +19,8 @@ mod directory;
 mod faults;
 mod filters;
 mod frames;
+#[path = "../history/mod.rs"]
+mod history;
 mod identity;
 mod journal;
 mod levers;
@@ -43,5 +45,7 @@ mod settings;
 mod severa;
 mod shadow;
 mod shared;
+#[path = "../torture/mod.rs"]
+mod torture;
 mod trace;
 mod ways;

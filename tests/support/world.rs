@@ -59,6 +59,10 @@ impl Process {
         assert!(status.success());
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Panics with its log if it has ended.
     #[track_caller]
     pub fn assert_running(&mut self) {
@@ -153,6 +157,15 @@ pub fn program() -> PathBuf {
         // An example has no such variable; the program lies beside its directory.
         None => std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("activity-milter"),
     }
+}
+
+/// libfaketime: a clock for a program of its own.
+pub fn faketime() -> PathBuf {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faketime/usr/lib");
+    // A directory for each kind of machine.
+    let of_machines = std::fs::read_dir(unpacked).expect("libfaketime is unpacked by packaging/install-deps");
+    let library = of_machines.map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"));
+    library.into_iter().find(|path| path.exists()).expect("libfaketime is there")
 }
 
 impl World {
@@ -374,7 +387,6 @@ impl World {
         (code, report["findings"].as_array().unwrap().clone())
     }
 
-    /// Ends the service and waits until it is gone.
     /// Messages that lie in files.
     pub fn spooled(&self) -> usize {
         let folders = fs::read_dir(self.root.join("queue/spool")).unwrap().flatten();
@@ -382,6 +394,7 @@ impl World {
         files.filter(|file| file.path().extension().is_some_and(|extension| extension == "eml")).count()
     }
 
+    /// Ends the service and waits until it is gone.
     pub fn stop_milter(&mut self) {
         self.milter().signal("TERM");
         assert_eq!(self.milter().wait(), Some(0));

@@ -719,7 +719,7 @@ pub(super) async fn settle(inner: &Inner) -> Result<(), StorageError> {
         let owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
         inner.given().keys().chain(owed.keys()).copied().collect()
     };
-    let names: Vec<&str> = std::iter::once(node).chain(inner.former.as_deref()).collect();
+    let names: Vec<&str> = std::iter::once(node).chain(inner.former.iter().map(String::as_str)).collect();
     let rows = line
         .ask(
             "UPDATE activity_milter.item SET until = NULL

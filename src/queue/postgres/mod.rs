@@ -119,8 +119,8 @@ struct Inner {
     mover: String,
     /// Where we run ([`Node::boot`]).
     boot: String,
-    /// The name of our directory's process before, if it is gone for sure.
-    former: Option<String>,
+    /// The names of our directory's processes before, which are gone for sure.
+    former: Vec<String>,
     lines: Lines,
     lookers: Lines,
     when: When,
@@ -275,7 +275,7 @@ impl Inner {
             [row.get(0), row.get(1), row.get(2), row.get::<_, Option<i64>>(3).unwrap_or(0)]
         });
         let when = When::new(clock, now);
-        let (mut places, mut former) = (upkeep::Places::default(), None);
+        let (mut places, mut former) = (upkeep::Places::default(), Vec::new());
         if node.is_some() {
             when.watch.begin(latest, distrust);
             former = node::former(&mut line, who.as_deref()).await.map_err(wrong)?;

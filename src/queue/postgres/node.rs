@@ -1,10 +1,11 @@
 //! Who we are among those who have the same queue.
 //!
-//! In: the directory for messages, which no two of us share. Out: a name that no other process has or had, and that of the
-//! process that had the directory before.
-//! Promise: one process has the directory, and the kernel gives it back however we end. The process before is gone for sure
-//! if it had this very file on this machine, since it was started; what it had leased is given back at once then. A copy of the
-//! directory, of a machine or an image tells of a process that may live: what that had comes back when it is not seen any
+//! In: the directory for messages, which no two of us share. Out: a name that no other process has or had, and those of the
+//! processes that had the directory before.
+//! Promise: one process has the directory, and the kernel gives it back however we end. A process is gone for sure
+//! if it had this very file on this machine, since it was started; what it had leased is given back at once then. The database
+//! says which those are, not the file: one that ended before it reached the database would be the only one that the file
+//! tells of. What a copy of the directory, of a machine or an image had comes back when it is not seen any
 //! more (`lease::bury`), and two that began with the same copy do not meet.
 //! Fails: [`OpenError::SpoolInUse`] while another process has it.
 
@@ -12,7 +13,7 @@ use super::line::Line;
 use crate::queue::{OpenError, StorageError, make_directory};
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     time::Duration,
@@ -29,9 +30,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(in crate::queue) struct Node {
     pub(in crate::queue) name: String,
-    /// The name before.
-    before: String,
-    /// This machine since it was started, and this file: no other process has both.
+    /// This machine since it was started, and this file: no other process has both. Nothing if that is not known.
     pub(super) boot: String,
     /// Held for as long as we run.
     _lock: File,
@@ -55,33 +54,29 @@ impl Node {
             }
             std::thread::sleep(PAUSE);
         }
-        let mut before = Vec::new();
-        file.read_to_end(&mut before).map_err(directory)?;
-        // A power cut may have left anything there: then it is the name of nobody.
-        let before = String::from_utf8(before)
-            .ok()
-            .filter(|name| !name.contains(char::is_control))
-            .unwrap_or_default();
         let place = file.metadata().map_err(directory)?;
-        let started = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = format!("{} {}:{}", started.trim(), place.dev(), place.ino());
-        // The machine's name is for people; the number is what no other has.
+        let started = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = started.map_or_else(
+            |_| String::new(),
+            |started| format!("{} {}:{}", started.trim(), place.dev(), place.ino()),
+        );
+        // The machine's name is for people, as is the file's content; the number is what no other has.
         let host =
             nix::sys::utsname::uname().ok().map(|names| names.nodename().to_string_lossy().into_owned());
         let name = format!("{}-{:016x}", host.unwrap_or_default(), fastrand::u64(..));
         let written = file.set_len(0).and_then(|()| file.write_all(name.as_bytes()));
         written.and_then(|()| file.sync_all()).map_err(directory)?;
-        Ok(Self { name, before: before.trim().to_owned(), boot, _lock: file })
+        Ok(Self { name, boot, _lock: file })
     }
 }
 
-/// The process that had our directory before, if it is gone for sure.
-pub(super) async fn former(line: &mut Line, node: Option<&Node>) -> Result<Option<String>, StorageError> {
-    let Some(node) = node.filter(|node| !node.before.is_empty()) else { return Ok(None) };
-    // What it kept is for us to say.
-    let asked = "UPDATE activity_milter.node SET keeps = false WHERE id = $1 AND boot = $2 RETURNING id";
-    let rows = line.ask(asked, &[(&node.before, Type::TEXT), (&node.boot, Type::TEXT)]).await?;
-    Ok((!rows.is_empty()).then(|| node.before.clone()))
+/// The processes that had our directory before and that the database knows: they are gone for sure.
+pub(super) async fn former(line: &mut Line, node: Option<&Node>) -> Result<Vec<String>, StorageError> {
+    let Some(node) = node.filter(|node| !node.boot.is_empty()) else { return Ok(Vec::new()) };
+    // What they kept is for us to say.
+    let asked = "UPDATE activity_milter.node SET keeps = false WHERE id <> $1 AND boot = $2 RETURNING id";
+    let rows = line.ask(asked, &[(&node.name, Type::TEXT), (&node.boot, Type::TEXT)]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 #[cfg(test)]
@@ -89,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_one_process_s_and_tells_of_the_one_before() {
+    fn a_directory_is_one_process_s_and_a_copy_of_it_is_another_place() {
         let directory = tempfile::tempdir().unwrap();
         let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
         let first = Node::take(&one).unwrap();
@@ -97,20 +92,18 @@ mod tests {
         assert!(matches!(Node::take(&one), Err(OpenError::SpoolInUse(_))));
         let (name, boot) = (first.name.clone(), first.boot.clone());
         drop(first);
-        // A copy tells of the same one, and not of this place.
         std::fs::create_dir(directory.path().join("copy")).unwrap();
         std::fs::copy(one.join("node"), directory.path().join("copy/node")).unwrap();
         let copy = Node::take(&directory.path().join("copy")).unwrap();
         let next = Node::take(&one).unwrap();
-        assert_eq!((&next.before, &next.boot), (&name, &boot));
-        assert_eq!(copy.before, name);
+        assert_eq!(next.boot, boot);
         assert_ne!(copy.boot, boot);
         assert!(next.name != name && copy.name != next.name);
+        // A power cut may have left anything there.
         for left in [&b"\0\0\0"[..], b"\xff\xfe", b"", b"a\nb"] {
             let place = tempfile::tempdir().unwrap();
             std::fs::write(place.path().join("node"), left).unwrap();
             let node = Node::take(place.path()).unwrap();
-            assert_eq!(node.before, "", "{left:?}");
             assert_eq!(std::fs::read_to_string(place.path().join("node")).unwrap(), node.name);
         }
     }

@@ -3,6 +3,11 @@
 //! In: what clients heard, and what the backend wrote down. Out: a [`Tally`], and for each fault a row of it.
 //! Promise: a message that was accepted and of which an activity is nowhere is lost, whatever else is there; an activity that
 //! nobody sent, or one more than a message has, is a stranger; what came twice is counted, and it is said in which fault.
+//!
+//! Why some may come twice: who sent an activity and heard no answer cannot know whether it came, and who is killed before
+//! the answer is on its own disk has not heard it. So an activity may come again if the time before was not answered 201, or
+//! if a fault that says so was there between that request and its answer, or within [`WRITTEN`] of it. That a fault was there
+//! at some later time is no excuse: what was written down as delivered stays so.
 
 use super::{
     backend::Delivery,
@@ -14,6 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// From an answer to the disk of who asked, at most.
+pub const WRITTEN: Duration = Duration::from_secs(2);
+
 /// A time in which a fault was there, until all was well again.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
@@ -21,8 +29,20 @@ pub struct Window {
     pub holds: &'static str,
     /// Activities may come twice: who sends them could not know that they had come.
     pub again: bool,
+    /// Whom alone it befell, where those who send say who they are.
+    pub sender: Option<usize>,
     pub began: Instant,
     pub ended: Instant,
+}
+
+impl Window {
+    /// True if it was there between the request and the end of its answer's way. What a busy backend reads after its sender
+    /// was killed was sent before.
+    fn is_between(&self, first: &Delivery) -> bool {
+        let ended = first.answered.unwrap_or(first.at) + WRITTEN;
+        let is_theirs = self.sender.map_or(first.at <= self.ended, |sender| first.sender == Some(sender));
+        is_theirs && ended >= self.began
+    }
 }
 
 /// A row of the table.
@@ -52,7 +72,9 @@ pub struct Tally {
     pub strangers: Vec<usize>,
     /// Messages that were refused for good.
     pub refused: Vec<String>,
-    /// Activities that came again in a fault in which that may be.
+    /// Activities that came again after a time that was not answered.
+    pub unanswered: usize,
+    /// Activities that came again after a fault in which that may be.
     pub again: usize,
     /// The others that came again.
     pub twice: Vec<String>,
@@ -80,20 +102,19 @@ impl Tally {
             ..Self::default()
         };
         // When each came again, and since when it had been there.
-        let again: Vec<(Instant, Instant, &str)> = by_key
+        let again: Vec<(&Delivery, Instant, &str)> = by_key
             .iter()
-            .flat_map(|(key, all)| all.windows(2).map(|two| (two[0].at, two[1].at, *key)))
+            .flat_map(|(key, all)| all.windows(2).map(|two| (two[0], two[1].at, *key)))
             .collect();
         let is_within = |at: Instant, window: &Window| at >= window.began && at <= window.ended;
         for (first, then, key) in &again {
-            // The fault was between the two.
-            let of =
-                windows.iter().find(|window| window.again && *first <= window.ended && *then >= window.began);
+            let of = windows.iter().find(|window| window.again && window.is_between(first));
             match of {
+                _ if first.answered.is_none() => tally.unanswered += 1,
                 Some(_) => tally.again += 1,
                 None => {
                     let of = windows.iter().find(|window| is_within(*then, window)).map(|window| window.name);
-                    tally.twice.push(format!("{key} after {:?}, in {of:?}", *then - *first));
+                    tally.twice.push(format!("{key} after {:?}, in {of:?}", *then - first.at));
                 }
             }
         }
@@ -115,7 +136,7 @@ impl Tally {
                 lost: tally.lost.iter().filter(|number| is_within(accepted[number], window)).count(),
                 twice: again
                     .iter()
-                    .filter(|(first, then, _)| *first <= window.ended && *then >= window.began)
+                    .filter(|(first, then, _)| window.is_between(first) && *then >= window.began)
                     .count(),
             });
         }
@@ -127,6 +148,49 @@ impl Tally {
             Word::Never(answer) => Some(format!("{}: {answer}", heard.number)),
             _ => None,
         }
+    }
+
+    /// The same with a row for each name, for what happened more than once.
+    pub fn by_name(&self) -> String {
+        let mut text =
+            "| What happened | Times | Lasted | Accepted | 4xx | Broken off | Lost | Sent again |\n"
+                .to_owned();
+        text += "| --- | --: | --: | --: | --: | --: | --: | --: |\n";
+        let names: BTreeSet<&str> = self.rows.iter().map(|row| row.window.name).collect();
+        for name in names {
+            let rows: Vec<&Row> = self.rows.iter().filter(|row| row.window.name == name).collect();
+            let sum = |of: fn(&Row) -> usize| rows.iter().map(|row| of(row)).sum::<usize>();
+            let lasted: Duration = rows.iter().map(|row| row.window.ended - row.window.began).sum();
+            text += &format!(
+                "| {name} | {} | {:.1} s | {} | {} | {} | {} | {}{} |\n",
+                rows.len(),
+                lasted.as_secs_f64(),
+                sum(|row| row.accepted),
+                sum(|row| row.later),
+                sum(|row| row.broken),
+                sum(|row| row.lost),
+                sum(|row| row.twice),
+                if rows[0].window.again { " (may be)" } else { "" },
+            );
+        }
+        text + &self.sentence()
+    }
+
+    /// All of it in one.
+    fn sentence(&self) -> String {
+        format!(
+            "\n{} messages were accepted, of which {} activities came; lost {}, sent again {} for no answer was heard, {} where that \
+             may be and {} where it may not, too many {}, of nobody {}, refused for good {}.\n",
+            self.accepted,
+            self.activities,
+            self.lost.len(),
+            self.unanswered,
+            self.again,
+            self.twice.len(),
+            self.more.len(),
+            self.strangers.len(),
+            self.refused.len(),
+        )
     }
 
     /// What must never be.
@@ -168,19 +232,7 @@ impl fmt::Display for Tally {
                 if row.window.again { " (may be)" } else { "" },
             )?;
         }
-        writeln!(
-            f,
-            "\n{} messages were accepted, of which {} activities came; lost {}, sent again {} where that may be and {} where it \
-             may not, too many {}, of nobody {}, refused for good {}.",
-            self.accepted,
-            self.activities,
-            self.lost.len(),
-            self.again,
-            self.twice.len(),
-            self.more.len(),
-            self.strangers.len(),
-            self.refused.len(),
-        )
+        f.write_str(&self.sentence())
     }
 }
 
@@ -196,9 +248,18 @@ fn what_must_not_be_is_seen() {
         at: at(seconds),
         word,
     };
-    let came =
-        |key: &str, number: usize, seconds: u64| Delivery { key: key.to_owned(), number, at: at(seconds) };
-    let window = |name, again, from, to| Window { name, holds: "", again, began: at(from), ended: at(to) };
+    let came = |key: &str, number: usize, seconds: u64| {
+        let (at, key) = (at(seconds), key.to_owned());
+        Delivery { key, number, sender: Some(1), at, answered: Some(at) }
+    };
+    let window = |name, again, from, to| Window {
+        name,
+        holds: "",
+        again,
+        sender: None,
+        began: at(from),
+        ended: at(to),
+    };
     let windows = [window("one", false, 10, 20), window("two", true, 20, 30)];
     let said = [1, 2, 3, 5].map(|number| heard(number, 10 + number as u64, Word::Accepted));
     let well = [came("a", 1, 11), came("b", 2, 12), came("c", 3, 13), came("d", 5, 15), came("e", 5, 15)];
@@ -214,12 +275,23 @@ fn what_must_not_be_is_seen() {
         let found = judge(&said, &deliveries);
         assert!(found.len() == 1 && found[0].starts_with(expected), "{case}: {found:?}");
     }
-    // Where it may be.
+    // Where it may be: not because there was a fault later.
     let again = [&well[..], &[came("a", 1, 25)]].concat();
+    assert!(judge(&said, &again)[0].starts_with("1 came again"));
+    let unanswered = [&[Delivery { answered: None, ..came("a", 1, 11) }], &again[1..]].concat();
+    assert_eq!(judge(&said, &unanswered), Vec::<String>::new());
+    assert_eq!(Tally::of(&said, &unanswered, &windows).unanswered, 1);
+    let again = [&[came("a", 1, 19)], &again[1..]].concat();
     assert_eq!(judge(&said, &again), Vec::<String>::new());
     let tally = Tally::of(&said, &again, &windows);
     assert_eq!((tally.again, tally.rows[1].twice, tally.rows[0].accepted), (1, 1, 4));
     assert_eq!(tally.rows[0].gap, Duration::from_secs(5));
+    // Where it befell one who sends: what was read later was his, and another's was not.
+    let judge_killed = |sender: usize| {
+        let killed = Window { sender: Some(sender), ..window("killed", true, 17, 17) };
+        Tally::of(&said, &again, &[killed]).faults().len()
+    };
+    assert_eq!((judge_killed(1), judge_killed(2)), (0, 1));
     let never = [&said[..], &[heard(7, 11, Word::Never("550 no".to_owned()))]].concat();
     assert!(judge(&never, &well)[0].starts_with("1 refused for good"));
 }

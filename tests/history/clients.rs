@@ -1,13 +1,14 @@
 //! Who sends: SMTP clients that try again until they hear 250, as mail servers do.
 //!
-//! In: two mail servers, and how many messages a second. Out: what was heard, each word with its time ([`Clients::heard`]).
-//! Promise: a message is the same bytes at each try, is tried at either server by turns, and is given up only when the test
-//! is. No client has two messages at a time, so who hears nothing sends nothing.
+//! In: doors, and how many messages a second. Out: what was heard, each word with its time ([`Clients::heard`]).
+//! Promise: a message is the same bytes at each try, is tried at each door by turns, and is given up only when the test
+//! is. No client has two messages at a time, so who hears nothing sends nothing. A message for several recipients is accepted
+//! where each of them was; else all of it is tried again.
 //! Fails: a 5xx is noted, and nothing is made of it here.
 
-use super::lab::Node;
+use crate::support::crowd::{frame, negotiation};
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     sync::{
         Arc, Mutex,
@@ -17,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Clients that begin at each server.
+/// Clients that begin at each door.
 const AT_EACH: usize = 6;
 
 /// Longer than our patience with a put. RFC 5321, section 4.5.3.2.6, has 10 minutes.
@@ -52,7 +53,7 @@ pub enum Word {
 #[derive(Clone, Debug)]
 pub struct Heard {
     pub number: usize,
-    /// The server: 0 or 1.
+    /// The door, by its number.
     pub server: usize,
     /// When the try began.
     pub began: Instant,
@@ -67,39 +68,61 @@ pub fn activities_of(number: usize) -> usize {
 
 /// The line by which a message is known.
 pub fn body(number: usize) -> String {
-    format!("This is message {number} of the cluster.")
+    format!("This is message {number} of many.")
 }
 
 /// The number of a message, by its subject.
 pub fn number_of(subject: &str) -> Option<usize> {
-    subject.strip_prefix("Cluster ")?.parse().ok()
+    subject.strip_prefix("Message ")?.parse().ok()
 }
 
-fn message(number: usize) -> Vec<u8> {
-    let head = format!(
-        "From: Anna Aalto <anna@mycompany.test>\r\nTo: Bo Berg <bo@acme.test>\r\nSubject: Cluster {number}\r\n\
-         Date: Mon, 23 Nov 2026 20:00:00 +0200\r\nMessage-ID: <cluster-{number}@mycompany.test>\r\nMIME-Version: 1.0\r\n"
-    );
+/// Its file, if it has one.
+pub fn file(number: usize) -> Option<String> {
+    let lines = || (0..20_000).map(|line| format!("{number} {line} {:060}", number * line));
+    number.is_multiple_of(LARGE_EVERY).then(|| lines().collect::<Vec<_>>().join("\r\n"))
+}
+
+/// Its header fields.
+fn head(number: usize) -> Vec<(&'static str, String)> {
+    let mut head = vec![
+        ("From", "Anna Aalto <anna@mycompany.test>".to_owned()),
+        ("To", "Bo Berg <bo@acme.test>".to_owned()),
+        ("Subject", format!("Message {number}")),
+        ("Date", "Mon, 23 Nov 2026 20:00:00 +0200".to_owned()),
+        ("Message-ID", format!("<many-{number}@mycompany.test>")),
+        ("MIME-Version", "1.0".to_owned()),
+    ];
+    let cut = number.is_multiple_of(LARGE_EVERY);
+    head.extend(cut.then(|| ("Content-Type", "multipart/mixed; boundary=cut".to_owned())));
+    head
+}
+
+/// What comes after them.
+fn content(number: usize) -> String {
     let text = body(number);
-    if !number.is_multiple_of(LARGE_EVERY) {
-        return format!("{head}\r\n{text}\r\n").into_bytes();
-    }
-    let mut whole = format!(
-        "{head}Content-Type: multipart/mixed; boundary=cut\r\n\r\n--cut\r\n\r\n{text}\r\n--cut\r\n\
-         Content-Type: application/octet-stream\r\nContent-Disposition: attachment; filename=large.bin\r\n\r\n"
-    );
-    for line in 0..20_000 {
-        whole.push_str(&format!("{number} {line} {:060}\r\n", number * line));
-    }
-    whole.push_str("--cut--\r\n");
-    whole.into_bytes()
+    let Some(file) = file(number) else { return format!("{text}\r\n") };
+    format!(
+        "--cut\r\n\r\n{text}\r\n--cut\r\nContent-Type: application/octet-stream\r\n\
+         Content-Disposition: attachment; filename=large.bin\r\n\r\n{file}\r\n--cut--\r\n"
+    )
 }
 
-/// A mail server.
+/// How one speaks at a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// With a mail server.
+    Smtp,
+    /// As a mail server that delivers.
+    Lmtp,
+    /// As a mail server that asks.
+    Milter,
+}
+
+/// A door, and how one comes to it.
 #[derive(Clone)]
 pub struct Door {
-    pub node: Node,
-    pub port: u16,
+    pub way: Way,
+    pub connect: Arc<dyn Fn() -> Option<TcpStream> + Send + Sync>,
 }
 
 struct Shared {
@@ -195,7 +218,6 @@ fn client(shared: &Shared, home: usize) {
                 return;
             }
         }
-        let bytes = message(number);
         for attempt in 0.. {
             if shared.is_over.load(Ordering::SeqCst) {
                 return;
@@ -203,7 +225,11 @@ fn client(shared: &Shared, home: usize) {
             let server = (home + attempt) % shared.doors.len();
             let began = Instant::now();
             let mut there = connection.take().filter(|(at, _)| *at == server).map(|(_, there)| there);
-            let answer = say(&mut there, &shared.doors[server], number, &bytes);
+            let door = &shared.doors[server];
+            let answer = match door.way {
+                Way::Smtp | Way::Lmtp => say(&mut there, door, number),
+                Way::Milter => (door.connect)().and_then(|stream| ask(stream, number)),
+            };
             let word = match answer {
                 None => Word::Broken,
                 Some(answer) if answer.starts_with("250") => Word::Accepted,
@@ -223,14 +249,18 @@ fn client(shared: &Shared, home: usize) {
     }
 }
 
-/// One try; the last answer, or none if the connection is gone.
-fn say(there: &mut Option<Connection>, door: &Door, number: usize, bytes: &[u8]) -> Option<String> {
+/// To whom a message is.
+fn recipients(number: usize) -> &'static [&'static str] {
+    &[MINE, SECOND][..activities_of(number)]
+}
+
+/// One try; the first answer that is no 250, or the last one; none if the connection is gone.
+fn say(there: &mut Option<Connection>, door: &Door, number: usize) -> Option<String> {
     if there.is_none() {
         *there = Some(Connection::open(door)?);
     }
     let connection = there.as_mut()?;
-    let mut to = vec![MINE];
-    to.extend((activities_of(number) > 1).then_some(SECOND));
+    let to = recipients(number);
     let mut lines = vec!["MAIL FROM:<anna@mycompany.test>".to_owned()];
     lines.extend(to.iter().map(|to| format!("RCPT TO:<{to}>")));
     for line in lines {
@@ -243,8 +273,70 @@ fn say(there: &mut Option<Connection>, door: &Door, number: usize, bytes: &[u8])
     if !go.starts_with("354") {
         return Some(go);
     }
-    connection.stream.get_mut().write_all(bytes).ok()?;
-    connection.command(".")
+    let head: String = head(number).iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let message = format!("{head}\r\n{}", content(number));
+    connection.stream.get_mut().write_all(message.as_bytes()).ok()?;
+    let mut answers = vec![connection.command(".")?];
+    if door.way == Way::Lmtp {
+        for _ in &to[1..] {
+            answers.push(connection.reply()?);
+        }
+    }
+    let refused = answers.iter().position(|answer| !answer.starts_with("250")).unwrap_or_default();
+    Some(answers.swap_remove(refused))
+}
+
+/// One try as Postfix asks a milter; what Postfix would tell its client.
+fn ask(mut stream: TcpStream, number: usize) -> Option<String> {
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(&negotiation()).ok()?;
+    if answer_of(&mut stream)?.0 != b'O' {
+        return None;
+    }
+    stream.write_all(&frame(b'M', b"<anna@mycompany.test>\0")).ok()?;
+    let mut asked: Vec<Vec<u8>> =
+        recipients(number).iter().map(|to| frame(b'R', format!("<{to}>\0").as_bytes())).collect();
+    asked.push(frame(b'T', b""));
+    let fields =
+        head(number).into_iter().map(|(name, value)| frame(b'L', format!("{name}\0 {value}\0").as_bytes()));
+    asked.push(fields.chain([frame(b'N', b"")]).collect::<Vec<_>>().concat());
+    for frames in asked {
+        stream.write_all(&frames).ok()?;
+        let answer = answer_of(&mut stream)?;
+        if answer.0 != b'c' {
+            return Some(told(answer));
+        }
+    }
+    for piece in content(number).as_bytes().chunks(65_535) {
+        stream.write_all(&frame(b'B', piece)).ok()?;
+    }
+    stream.write_all(&frame(b'E', b"")).ok()?;
+    Some(told(answer_of(&mut stream)?))
+}
+
+/// The next answer that decides something; none if the connection is gone.
+fn answer_of(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    loop {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).ok()?;
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut answer).ok()?;
+        // One that asks for patience, or that body may be left out.
+        if !matches!(answer.first()?, b'p' | b's') {
+            return Some((answer[0], answer[1..].to_vec()));
+        }
+    }
+}
+
+/// An answer of a milter as the client of Postfix hears it.
+fn told((command, text): (u8, Vec<u8>)) -> String {
+    match command {
+        b'd' => "250 discarded".to_owned(),
+        b'y' => String::from_utf8(text).unwrap().trim_end_matches('\0').to_owned(),
+        b't' => "451 later".to_owned(),
+        // All recipients are ours: whatever lets it pass loses it.
+        other => format!("550 answered {:?}", char::from(other)),
+    }
 }
 
 struct Connection {
@@ -253,15 +345,14 @@ struct Connection {
 
 impl Connection {
     fn open(door: &Door) -> Option<Self> {
-        let port = door.port;
-        // It begins on the machine itself; what is cut off there is what we look at.
-        let stream = door.node.inside(move || TcpStream::connect(("127.0.0.1", port)).ok())?;
+        let stream = (door.connect)()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let mut connection = Self { stream: BufReader::new(stream) };
         if !connection.reply()?.starts_with("220") {
             return None;
         }
-        connection.command("EHLO client.test")?.starts_with("250").then_some(connection)
+        let hello = if door.way == Way::Lmtp { "LHLO" } else { "EHLO" };
+        connection.command(&format!("{hello} client.test"))?.starts_with("250").then_some(connection)
     }
 
     fn command(&mut self, line: &str) -> Option<String> {
