@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
 
+use activity_milter::observe::metrics;
 use std::{
     collections::BTreeSet,
     fs,
@@ -251,9 +252,9 @@ fn the_manual_of_replies_has_a_heading_for_each_reason() {
 /// A promise: the letter of its kind, and its number.
 type Promise = (char, u32);
 
-/// Letters of promises: the queue's, who sent it, those of deliveries to Severa, of the trace, of attaching to a Postfix, and
+/// Letters of promises: the queue's, what an activity is, who sent it, those of deliveries to Severa, of the trace, of attaching to a Postfix, and
 /// the doors'.
-const LETTERS: [char; 6] = ['Q', 'W', 'S', 'T', 'A', 'D'];
+const LETTERS: [char; 7] = ['Q', 'R', 'W', 'S', 'T', 'A', 'D'];
 
 fn promise(word: &str) -> Option<Promise> {
     let letter = word.chars().next().filter(|letter| LETTERS.contains(letter))?;
@@ -289,6 +290,33 @@ fn promises_named(text: &str) -> Vec<(Promise, String)> {
         }
     }
     found
+}
+
+/// What a running service can see broken stands on the page, and the other way round.
+#[test]
+fn what_is_seen_broken_is_on_the_page() {
+    use activity_milter::observe::Promise;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/promises.md")).unwrap();
+    let line = |number: &str| format!("Seen broken: `{}{{promise=\"{number}\"}}`", metrics::VIOLATED);
+    let mut said = BTreeSet::new();
+    for section in page.split("\n## ").skip(1) {
+        let number = section.lines().next().unwrap();
+        if section.contains("Seen broken: ") {
+            assert!(section.contains(&line(number)), "{number} has another one's counter");
+            said.insert(number);
+        }
+    }
+    assert_eq!(said, Promise::ALL.iter().map(|promise| promise.number()).collect());
+    // Each is looked at somewhere.
+    let code: String = files(&root.join("src"))
+        .iter()
+        .filter(|path| !path.starts_with(root.join("src/observe")))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    for promise in Promise::ALL {
+        assert!(code.contains(&format!("broken(Promise::{promise:?},")), "nobody looks at {promise:?}");
+    }
 }
 
 /// The page of promises, and the tests that name them, say the same.

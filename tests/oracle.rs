@@ -395,6 +395,7 @@ fn who_stands_where() -> Vec<Message> {
     messages
 }
 
+// R1.
 #[test]
 fn whoever_stands_wherever() {
     let began = Instant::now();
@@ -413,6 +414,7 @@ fn whoever_stands_wherever() {
 }
 
 /// Each policy with each, and each reply with each.
+// R1.
 #[test]
 fn whatever_policies_say() {
     let began = Instant::now();

@@ -6,13 +6,14 @@ use super::{
     too_old,
 };
 use crate::backend::{Backend, Delivery, Journal, NotNoted, Outcome, Trouble};
-use crate::observe::events;
+use crate::observe::{Promise, events};
 use crate::queue::{End, Entry, Filter, Item, LEASE, Queue, StorageError, Ticket};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use std::{
+    collections::HashSet,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -72,11 +73,38 @@ impl Journal for InQueue {
     }
 }
 
+/// What attempts carry, so that two leases of one activity are seen.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<HashSet<i64>>);
+
+/// An attempt that carries this activity.
+struct Alone<'a>(&'a UnderWay, i64);
+
+impl UnderWay {
+    fn items(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, item: i64, key: &str) -> Alone<'_> {
+        if !self.items().insert(item) {
+            events::broken(Promise::Lease, key, &"leased while another attempt carries it");
+        }
+        Alone(self, item)
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.items().remove(&self.1);
+    }
+}
+
 /// Makes an attempt.
 pub(super) async fn attempt(
     queue: Arc<dyn Queue>,
     backend: &dyn Backend,
     settings: &Settings,
+    under_way: &UnderWay,
     ticket: Ticket,
 ) -> Lesson {
     let item_id = ticket.item;
@@ -84,6 +112,7 @@ pub(super) async fn attempt(
         Ok(item) => item,
         Err(error) => return unreadable(queue.as_ref(), ticket, &error).await,
     };
+    let alone = under_way.enter(item_id, item.key.as_str());
     let (attempts, age, key) = (item.attempts, item.age, item.key.to_string());
     let tenant = Arc::clone(&ticket.tenant);
     let started = Instant::now();
@@ -155,6 +184,7 @@ pub(super) async fn attempt(
         }
         (end, _) => end,
     };
+    drop(alone); // from here on it may be leased anew
     if let Err(error) = queue.finish(vec![(ticket, end)]).await {
         events::queue_trouble(&error); // the queue tries again by itself
     }
@@ -176,6 +206,7 @@ async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> 
             let entry = entry(queue, item_id).await;
             let queue_id = entry.as_ref().and_then(|entry| entry.queue_id.as_deref()).unwrap_or_default();
             let key = entry.as_ref().map(|entry| entry.key.as_str()).unwrap_or_default();
+            events::broken(Promise::Stored, key, &reason);
             events::held(&events::Which { queue_id, key, tenant: &ticket.tenant }, 0, &reason);
             End::Held { reason }
         }
@@ -188,4 +219,28 @@ async fn unreadable(queue: &dyn Queue, ticket: Ticket, error: &StorageError) -> 
         events::queue_trouble(&error);
     }
     Lesson::of(item_id, Sign::Nothing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics;
+
+    fn seen() -> bool {
+        metrics::render().contains("violated_total{promise=\"Q14\"} 1")
+    }
+
+    /// Q14: one after the other is as it should be; two at a time are seen.
+    #[test]
+    fn two_attempts_at_one_activity_are_seen() {
+        metrics::start();
+        let under_way = UnderWay::default();
+        drop(under_way.enter(1, "key"));
+        let (first, other) = (under_way.enter(1, "key"), under_way.enter(2, "key"));
+        assert!(!seen());
+        let second = under_way.enter(1, "key");
+        assert!(seen());
+        drop((first, other, second));
+        assert!(under_way.items().is_empty());
+    }
 }

@@ -25,7 +25,7 @@ use crate::backend::Backend;
 use crate::observe::events;
 use crate::queue::{Ask, End, Queue, StorageError, Ticket};
 use arc_swap::ArcSwap;
-use attempt::attempt;
+use attempt::{UnderWay, attempt};
 use breaker::{Cause, Change, Lesson, Sign, Timing};
 use lanes::{Changed, Lanes, Rounds};
 use std::{
@@ -135,6 +135,7 @@ pub async fn run(
         controls,
         attempts: JoinSet::new(),
         open: Arc::new(Semaphore::new(permits(OPEN_AT_A_TIME) as usize)),
+        under_way: Arc::default(),
         flights: HashMap::new(),
         running: HashMap::new(),
         ready: VecDeque::new(),
@@ -185,6 +186,7 @@ struct Courier {
     attempts: JoinSet<Lesson>,
     /// KiB that attempts may still hold.
     open: Arc<Semaphore>,
+    under_way: Arc<UnderWay>,
     flights: HashMap<Id, Flight>,
     /// How many attempts carry activities of each tenant.
     running: HashMap<Arc<str>, usize>,
@@ -372,9 +374,10 @@ impl Courier {
         };
         let (queue, backend) = (Arc::clone(&self.queue), Arc::clone(&self.backend));
         let (settings, open) = (Arc::clone(&self.settings), Arc::clone(&self.open));
+        let under_way = Arc::clone(&self.under_way);
         let begun = self.attempts.spawn(async move {
             let _open = open.acquire_many(permits(ticket.size.saturating_mul(TIMES_OPEN))).await;
-            attempt(queue, backend.as_ref(), &settings, ticket).await
+            attempt(queue, backend.as_ref(), &settings, &under_way, ticket).await
         });
         *self.running.entry(Arc::clone(&flight.tenant)).or_default() += 1;
         self.flights.insert(begun.id(), flight);

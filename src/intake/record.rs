@@ -5,13 +5,13 @@
 //! Fails: what cannot be stored is a reply of 4xx, and a log line with the queue id.
 
 use super::{Service, fate::Then};
-use crate::activity::{Activity, Key, Parcel};
+use crate::activity::{Activity, Key, Kind, Parcel};
 use crate::courier::{Desk, Given};
-use crate::mail::{Address, Intake, Reservation};
-use crate::observe::{events, metrics};
+use crate::mail::{Address, Intake, Reservation, is_blank};
+use crate::observe::{Promise, events, metrics};
 use crate::queue::{Put, Queue, StorageError};
 use crate::rules::{Addressing, Mixed, Reason, Reply};
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// What a message came to.
@@ -103,6 +103,11 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
     let started = Instant::now();
     let summaries: Vec<Summary> =
         parcel.activities.iter().map(|activity| Summary::of(activity, &service.addressing)).collect();
+    for activity in &parcel.activities {
+        if let Some(seen) = contradiction(activity, &service.addressing) {
+            events::broken(Promise::Parties, activity.key.as_str(), &seen);
+        }
+    }
     let outcomes = match desk {
         Desk::Queue(queue) => put(queue.as_ref(), parcel, summaries.len(), &queue_id).await,
         Desk::Direct(direct) => {
@@ -149,6 +154,26 @@ pub async fn record(service: &Service, desk: &Desk, end: End) -> Concluded {
     Concluded { answer, refused }
 }
 
+/// What the rules never let an activity be; no address is in it.
+fn contradiction(activity: &Activity, addressing: &Addressing) -> Option<&'static str> {
+    let Activity { owner, participants, .. } = activity;
+    if is_blank(&activity.subject) || owner.user_id.is_empty() {
+        return Some("no subject, or no owner");
+    }
+    let (mut ids, mut addresses) = (HashSet::from([(Kind::User, owner.user_id.as_str())]), HashSet::new());
+    for person in participants.iter() {
+        let address = Address::parse(&person.address).ok();
+        if address.as_ref().is_some_and(|address| addressing.covers(address)) {
+            return Some("an integration address is a participant");
+        }
+        let is_new = address.is_none_or(|address| addresses.insert(address));
+        if !is_new || !person.id.as_deref().is_none_or(|id| ids.insert((person.kind, id))) {
+            return Some("somebody is in it twice");
+        }
+    }
+    None
+}
+
 /// What is told of a message that is private for another of its tenants.
 fn without_people<'a>(who: &events::Who<'a>) -> events::Who<'a> {
     let &events::Who { queue_id, tenant, transaction, door, key, .. } = who;
@@ -169,7 +194,13 @@ async fn put(
     queue_id: &str,
 ) -> Vec<Result<Put, (Reason, String)>> {
     match queue.put(parcel).await {
-        Ok(puts) => puts.into_iter().map(Ok).collect(),
+        Ok(puts) => {
+            if puts.len() != count {
+                let seen = format_args!("{} of {count} activities were stored", puts.len());
+                events::broken(Promise::AllOrNone, "", &seen);
+            }
+            puts.into_iter().map(Ok).collect()
+        }
         Err(error) => {
             events::fault(queue_id, "end-of-message", &error);
             let reason = match error {
@@ -192,4 +223,50 @@ fn outcome(given: Given) -> Result<Put, (Reason, String)> {
         Given::Misconfigured => Reason::BackendMisconfigured,
     };
     Err((reason, String::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activity::{Field, Owner, Participant};
+    use crate::mail::Domain;
+
+    fn person(kind: Kind, id: Option<&str>, address: &str) -> Participant {
+        let (id, address) = (id.map(str::to_owned), address.to_owned());
+        Participant { kind, id, customer_id: None, address, name: None, field: Field::To }
+    }
+
+    // R1.
+    #[test]
+    fn a_contradiction_is_seen() {
+        let explained: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/messages/plain.json")).unwrap();
+        let good = explained["explanation"]["activities"][0]["activity"].clone();
+        let good: Activity = serde_json::from_value(good).unwrap();
+        let addressing = Addressing {
+            domains: vec![Domain::parse("severamail.test").unwrap()],
+            recipient_delimiter: String::new(),
+        };
+        let seen = |activity: &Activity| contradiction(activity, &addressing);
+        let owner = Owner { user_id: "u-anna".into(), address: "anna@mycompany.test".into(), name: None };
+        let good = Activity { owner, participants: [].into(), ..good };
+        let with = |people: Vec<Participant>| Activity { participants: people.into(), ..good.clone() };
+        let user = |id, address| person(Kind::User, Some(id), address);
+        let other = |address| person(Kind::External, None, address);
+        assert_eq!(seen(&good), None);
+        assert_eq!(seen(&with(vec![user("u-esa", "e@y.test"), other("x@y.test"), other("z@y.test")])), None);
+        assert_eq!(seen(&with(vec![person(Kind::Contact, Some("u-anna"), "c@y.test")])), None);
+        for (what, wrong) in [
+            ("no subject, or no owner", Activity { subject: " ".into(), ..good.clone() }),
+            (
+                "no subject, or no owner",
+                Activity { owner: Owner { user_id: String::new(), ..good.owner.clone() }, ..good.clone() },
+            ),
+            ("an integration address is a participant", with(vec![other("a@SEVERAMAIL.test")])),
+            ("somebody is in it twice", with(vec![user("u-anna", "anna@home.test")])),
+            ("somebody is in it twice", with(vec![other("x@y.test"), other("X@Y.test")])),
+        ] {
+            assert_eq!(seen(&wrong), Some(what));
+        }
+    }
 }

@@ -7,7 +7,7 @@
 //! attempt, the rest, and last the text of an error.
 
 use super::{
-    ids,
+    Promise, ids,
     limit::{Limiter, unsaid},
     log::shown,
     metrics, recent, traced, versions,
@@ -652,6 +652,13 @@ pub fn queue_trouble(error: &dyn Display) {
 /// We stop, and of so many activities is not written down, or not as safely as the settings ask, what became of them.
 pub fn ends_owed(activities: usize) {
     event!(error, ENDS_OWED, activities, "stopped before the queue took all that was delivered");
+}
+
+/// A promise of `docs/promises.md` was seen broken. `key`: of the activity, if it is about one.
+pub fn broken(promise: Promise, key: &str, seen: &dyn Display) {
+    metrics::violated(promise);
+    let (key, promise) = ((!key.is_empty()).then_some(key), promise.number());
+    limited!(error, INVARIANT_VIOLATED, key, promise, %seen, "a promise is broken: please report it");
 }
 
 /// No functions can be made in the queue's database.

@@ -98,6 +98,8 @@ ids! {
     QUEUE_PLAIN = "1ec90338f9ac42cfa0243e7f44e22969";
     /// We stop, and what was delivered is not written down as safely as is asked.
     ENDS_OWED = "d54b1690d6674067bfe43a3d8513c8a9";
+    /// A promise was seen broken.
+    INVARIANT_VIOLATED = "f0b7c2a95d1e48a6b3d86e1c74f92a05";
     /// The queue's disk or database failed.
     QUEUE_TROUBLE = "c31ee51d3713b02584cacbe0549be0f6";
     /// The queue's database server does not answer.

@@ -2,7 +2,7 @@
 //!
 //! Promise: labels have few values (verdicts, reasons, outcomes, states): never a tenant, an address or a queue id.
 
-use super::versions;
+use super::{Promise, versions};
 use crate::rules::{Discard, Reason};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -82,6 +82,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Seconds since the last good poll of the company whose copy of Severa is the oldest",
     ),
     (FAULTS, Kind::Counter, "Faults of our own by stage"),
+    (
+        VIOLATED,
+        Kind::Counter,
+        "Promises that were seen broken, by their number in docs/promises.md; anything but zero is a fault of ours",
+    ),
     (RESTART_NEEDED, Kind::Gauge, "1 while settings that were read count only after a restart"),
     (
         LAST_RELOAD,
@@ -116,6 +121,8 @@ const QUEUE_SPOOLED_OLDEST: &str = "activity_milter_queue_spooled_oldest_seconds
 const SEVERA_CALLS: &str = "activity_milter_severa_calls_total";
 const SEVERA_COPY_AGE: &str = "activity_milter_severa_copy_age_seconds";
 const FAULTS: &str = "activity_milter_faults_total";
+/// Promises that were seen broken.
+pub const VIOLATED: &str = "activity_milter_invariant_violated_total";
 const RESTART_NEEDED: &str = "activity_milter_restart_needed";
 const LAST_RELOAD: &str = "activity_milter_last_reload_successful";
 const LOG_LINES_LOST: &str = "activity_milter_log_lines_lost_total";
@@ -202,6 +209,9 @@ fn begin_at_zero() {
     }
     for stage in STAGES {
         counter!(FAULTS, "stage" => *stage).absolute(0);
+    }
+    for promise in Promise::ALL {
+        counter!(VIOLATED, "promise" => promise.number()).absolute(0);
     }
     // A histogram is there once it is looked up.
     let _ = (histogram!(DELIVERY_SECONDS), histogram!(END_SECONDS));
@@ -318,6 +328,11 @@ pub(super) fn restart_needed(is: bool) {
 pub(super) fn fault(stage: &'static str) {
     debug_assert!(STAGES.contains(&stage), "{stage} begins at zero");
     counter!(FAULTS, "stage" => stage).increment(1);
+}
+
+/// A promise was seen broken.
+pub(super) fn violated(promise: Promise) {
+    counter!(VIOLATED, "promise" => promise.number()).increment(1);
 }
 
 /// Lines of the log are lost.

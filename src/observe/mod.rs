@@ -9,6 +9,7 @@ pub mod ids;
 mod limit;
 mod log;
 pub mod metrics;
+mod promise;
 pub mod recent;
 mod traced;
 pub mod versions;
@@ -16,4 +17,5 @@ pub mod versions;
 pub use log::{
     Addresses, Format, Settings, addresses, apply, flush, start, start_for_command, takes_lines_only,
 };
+pub use promise::Promise;
 pub use traced::{start as start_trace, transaction};

@@ -4,6 +4,7 @@
 //! Promise: what is committed and what is reserved is never more than the limits; a room is given back when what it was
 //! for is committed or failed, whoever waits for it.
 
+use crate::observe::{Promise, events};
 use crate::queue::{Full, Settings, StorageError, TenantCounts};
 use std::{
     collections::HashMap,
@@ -43,6 +44,14 @@ struct Counted {
 }
 
 impl Counted {
+    /// Nobody has fewer than none.
+    fn look(&self, tenant: &str) {
+        let Some((numbers, _)) = self.tenants.get(tenant) else { return };
+        if numbers.waiting.min(numbers.held).min(numbers.aged) < 0 {
+            events::broken(Promise::Numbers, "", &format_args!("tenant {tenant}: {numbers:?}"));
+        }
+    }
+
     /// There was another tenant than this one.
     fn has_others(&self, tenant: &str) -> bool {
         self.tenants.len() > usize::from(self.tenants.contains_key(tenant))
@@ -91,6 +100,7 @@ impl Tally {
         all.waiting += numbers.waiting - before.waiting;
         all.held += numbers.held - before.held;
         all.aged += numbers.aged - before.aged;
+        counted.look(tenant);
     }
 
     /// These changes were committed.
@@ -101,7 +111,8 @@ impl Tally {
             if let Some(since) = &mut counted.since {
                 since.entry(tenant.clone()).or_default().add(change);
             }
-            counted.tenants.entry(tenant).or_default().0.add(change);
+            counted.tenants.entry(tenant.clone()).or_default().0.add(change);
+            counted.look(&tenant);
         }
     }
 
@@ -187,11 +198,47 @@ pub(super) struct Room {
 impl Drop for Room {
     fn drop(&mut self) {
         let mut counted = self.tally.counted();
-        counted.reserved -= self.tenants.len() as u64;
+        let mut is_right = true;
+        let mut give_back = |reserved: &mut u64, many: u64| {
+            is_right &= *reserved >= many;
+            *reserved = reserved.saturating_sub(many);
+        };
+        give_back(&mut counted.reserved, self.tenants.len() as u64);
         for tenant in &self.tenants {
             if let Some((_, reserved)) = counted.tenants.get_mut(tenant) {
-                *reserved -= 1;
+                give_back(reserved, 1);
             }
         }
+        if !is_right {
+            events::broken(Promise::Room, "", &"more room was given back than was reserved");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics;
+
+    fn seen(promise: &str) -> bool {
+        metrics::render().contains(&format!("violated_total{{promise=\"{promise}\"}} 1"))
+    }
+
+    /// Q24, Q11: what cannot be is seen, and does no more harm.
+    #[test]
+    fn fewer_than_none_and_more_than_was_reserved_are_seen() {
+        metrics::start();
+        let tally = Tally::new(&Settings::new("queue.db".into(), "spool".into()));
+        let one = |waiting| [("a".to_owned(), Numbers { waiting, ..Numbers::default() })];
+        let room = tally.reserve(vec!["a".to_owned()]).unwrap();
+        tally.commit(one(1));
+        tally.commit(one(-1));
+        assert!(!seen("Q24") && !seen("Q11"));
+        tally.commit(one(-1));
+        assert!(seen("Q24"));
+        tally.counted().reserved = 0;
+        drop(room);
+        assert!(seen("Q11"));
+        assert_eq!(tally.counted().reserved, 0);
     }
 }

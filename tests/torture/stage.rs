@@ -217,8 +217,18 @@ impl Stage {
         assert_eq!(self.backend.damaged(), Vec::<String>::new());
         assert_eq!(self.crashed, Vec::<String>::new(), "it ended, though nobody ended it");
         assert_eq!(held, Some(0), "held");
+        assert_eq!(self.broken(), Vec::<String>::new(), "the service saw itself break a promise");
         assert!(tally.accepted >= messages);
         tally
+    }
+
+    /// What the logs of all its processes say of promises.
+    fn broken(&self) -> Vec<String> {
+        let logs = (0..=self.starts).map(|start| self.world.root.join(format!("service-{start}.log")));
+        let logs: Vec<String> = logs.filter_map(|path| fs::read_to_string(path).ok()).collect();
+        assert!(!logs.is_empty());
+        let is_so = |line: &&str| line.contains("a promise is broken");
+        logs.iter().flat_map(|log| log.lines().filter(is_so)).map(str::to_owned).collect()
     }
 
     /// For who looks why.

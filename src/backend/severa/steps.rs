@@ -12,7 +12,7 @@ use super::{
     text,
 };
 use crate::activity::{FileRef, Kind};
-use crate::observe::events;
+use crate::observe::{Promise, events};
 use crate::severa::{
     Activity, Failed, Pages, Paging, Participant, Project, ProjectFile, Reference, Refusal, Request, SITS_OUT,
 };
@@ -137,6 +137,11 @@ impl Steps<'_> {
         };
         let frame = posting.frame.clone();
         let body = self.body(&kind, &frame, place.as_ref().map(|place| place.phase.as_str()));
+        let notes = body["notes"].as_str().unwrap_or_default();
+        if !text::is_whole(notes, &self.marker(), self.company.settings.notes_limit) {
+            let seen = "notes without their marker, or longer than notes_limit";
+            events::broken(Promise::Notes, self.delivery.activity.key.as_str(), &seen);
+        }
         self.note(Note::Posting(posting)).await?;
         let call = self.call();
         let request = Request::post(&["v1", "activities"]);

@@ -25,6 +25,11 @@ pub(super) fn ends_in(notes: &str, marker: &str) -> bool {
     notes.trim_end().lines().next_back().is_some_and(|line| line.trim() == marker)
 }
 
+/// True if notes are no longer than they may be, and would be found by their marker.
+pub(super) fn is_whole(notes: &str, marker: &str, limit: usize) -> bool {
+    ends_in(notes, marker) && count(notes) <= limit.max(LEAST_NOTES)
+}
+
 /// Description of a file, by which it is found again: the marker, and the file's number in the activity.
 pub(super) fn description(marker: &str, number: usize) -> String {
     format!("{marker} {number}")

@@ -9,7 +9,7 @@ use crate::intake::{
     record,
 };
 use crate::mail::{Address, Intake, parse_path};
-use crate::observe::{events, metrics::OpenSession};
+use crate::observe::{Promise, events, metrics::OpenSession};
 use crate::rules::{Discard, Reason, Reply, Target};
 use smtp_proto::{Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo, Request};
 use std::{borrow::Cow, ffi::CString, sync::Arc};
@@ -295,6 +295,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
         self.place.has_done_something();
         let bare = message.bare;
         let answers = self.conclude(message, &targets).await;
+        if answers.len() != self.recipients {
+            let seen = format_args!("{} answers for {} recipients", answers.len(), self.recipients);
+            events::broken(Promise::Answers, "", &seen);
+        }
         for answer in answers {
             match answer {
                 Ok(Taken::Recorded(key)) => {

@@ -7,6 +7,7 @@
 use super::{Addresses, Form, Journal, Lines, Settings, Stream, Writer, shown};
 use crate::mail::{Address, Automatic};
 use crate::observe::{
+    Promise,
     events::{self, Times, Which, Who},
     ids,
 };
@@ -392,6 +393,11 @@ const CASES: &[Case] = &[
         "ENDS_OWED",
         || events::ends_owed(6),
         "ERROR stopped before the queue took all that was delivered activities=6",
+    ),
+    (
+        "INVARIANT_VIOLATED",
+        || events::broken(Promise::Answers, "", &"1 answer"),
+        "ERROR a promise is broken: please report it promise=D2 seen=\"1 answer\"",
     ),
     (
         "QUEUE_PLAIN",
