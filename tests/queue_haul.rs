@@ -458,8 +458,8 @@ async fn two_moves_the_other_way_round_lose_nothing() {
                 true => assert!(matches!(gone, Err(StorageError::Busy(_))) && forgot.is_err(), "{gone:?}"),
                 false => assert!(gone.unwrap() > 0 && forgot.is_ok()),
             }
-            leaves.rest().await;
-            takes.rest().await;
+            leaves.rest(true).await;
+            takes.rest(true).await;
             // Killed here, it is not known where it was.
             assert_eq!(both(leaves.as_ref(), takes.as_ref()).await, 20);
             all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
@@ -474,6 +474,106 @@ async fn two_moves_the_other_way_round_lose_nothing() {
             assert!(delivered.len() == 20 && delivered.values().all(|times| *times == 1), "{delivered:?}");
         }
     }
+}
+
+/// Q48: a move that is cut off, and not said again: the other queue may have what it was about to let go, and deliver it. So
+/// nothing of that is delivered from here by itself, whoever is at work; the same move takes it up, and a person may say otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_move_that_was_cut_off_had_is_not_delivered_by_itself() {
+    for (engine, says) in [(Sqlite, "again"), (Postgres, "again"), (Postgres, "retry")] {
+        let (from, to) = (Place::new(engine), Place::new(Postgres));
+        let service = from.open();
+        from.give_kinds(service.as_ref(), 0..10).await;
+        let held = service.lease(Ask { room: 1, ..Ask::default() }).await.unwrap().tickets.remove(0);
+        service.finish(vec![(held, End::Held { reason: "422".to_owned() })]).await.unwrap();
+        let service = Some(service).filter(|_| engine == Postgres);
+        let (leaves, takes) = (from.leave(), to.take_in());
+        let page = leaves.to_move(false, i64::MIN).await.unwrap();
+        takes.take_in(page.transfers).await.unwrap();
+        drop((leaves, takes)); // killed
+        let target = to.open();
+        assert_eq!(deliver(target.as_ref()).await.len(), 9);
+        match &service {
+            None => {
+                let refused = queue::open(&from.settings, Arc::new(SystemClock));
+                assert!(matches!(refused, Err(OpenError::CutOff { .. })), "{refused:?}");
+                assert!(matches!(queue::look(&from.settings), Err(OpenError::CutOff { .. })));
+            }
+            Some(service) => {
+                assert!(deliver(service.as_ref()).await.is_empty());
+                from.sql("UPDATE activity_milter.item SET until = 1 WHERE until IS NOT NULL; UPDATE activity_milter.leaving SET until = 1");
+                assert!(deliver(service.as_ref()).await.is_empty());
+                assert_eq!(service.upkeep(DAY).await.unwrap().cut_off.len(), 9);
+                assert!(deliver(service.as_ref()).await.is_empty());
+                let entries = service.list(Filter::default()).await.unwrap();
+                let why = entries.iter().filter(|entry| entry.reason.as_deref() == Some(queue::CUT_OFF));
+                assert!(
+                    entries.len() == 10 && why.count() == 9 && entries.iter().all(|e| e.state == State::Held)
+                );
+                assert_eq!(service.upkeep(DAY).await.unwrap().cut_off, []);
+                assert_eq!(
+                    (service.counts().await.unwrap().waiting, service.counts().await.unwrap().held),
+                    (0, 10)
+                );
+                if says == "retry" {
+                    let all = entries.iter().map(|entry| entry.id).collect();
+                    service.change(all, Change::Retry).await.unwrap();
+                    assert_eq!(deliver(service.as_ref()).await.len(), 10);
+                    continue;
+                }
+            }
+        }
+        // What came into the other queue waits there as it did here.
+        let third = Place::new(Sqlite);
+        if engine == Postgres {
+            let (leaves, takes) = (from.leave(), third.take_in());
+            all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+            drop((leaves, takes));
+            let moved = third.open();
+            let states: Vec<State> =
+                moved.list(Filter::default()).await.unwrap().iter().map(|e| e.state).collect();
+            assert_eq!(states.iter().filter(|state| **state == State::Waiting).count(), 9);
+            continue;
+        }
+        let (leaves, takes) = (from.leave(), to.take_in());
+        all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
+        drop((leaves, takes));
+        assert!(deliver(target.as_ref()).await.is_empty(), "each was there");
+        let service = from.open();
+        from.give_kinds(service.as_ref(), 20..21).await;
+        drop(service);
+        from.open();
+    }
+}
+
+/// Q47: mail that was kept for a database is not delivered by whoever says that there is none any more: the database may have some
+/// of it. Once it was moved there, or nothing is left, the file is a queue as any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_for_a_database_is_not_delivered_without_it() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let mut machine = Place::spooling(database.server());
+    let queue = machine.open();
+    cluster.kill();
+    machine.give_kinds(queue.as_ref(), 0..3).await;
+    drop(queue);
+    let server = machine.settings.server.take();
+    machine.settings.spool_on_outage = false;
+    for _ in 0..2 {
+        let refused = queue::open(&machine.settings, Arc::new(SystemClock));
+        let Err(error @ OpenError::CutOff { .. }) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains("queue.db.moving"), "{error}");
+        assert!(queue::look(&machine.settings).is_err());
+    }
+    cluster.run(&[]);
+    let there = Place { settings: Settings { server, ..machine.settings.clone() }, ..Place::new(Sqlite) };
+    let (leaves, takes) = (machine.leave(), there.take_in());
+    assert_eq!(all_of(leaves.as_ref(), takes.as_ref()).await.unwrap().activities, 3);
+    drop((leaves, takes));
+    let queue = machine.open();
+    machine.give_kinds(queue.as_ref(), 10..11).await;
+    drop(queue);
+    assert_eq!(deliver(machine.open().as_ref()).await.len(), 1);
 }
 
 /// Q48: who leaves a queue has it for himself: a second move of it waits, and so does what comes to it from others.
@@ -498,7 +598,7 @@ async fn one_move_at_a_time_leaves_a_queue() {
         let of_third = more.to_move(false, i64::MIN).await.unwrap();
         second.take_in(of_third.transfers).await.unwrap();
         takes.take_in(page.transfers).await.unwrap();
-        leaves.rest().await;
+        leaves.rest(true).await;
         all_of(more.as_ref(), into.as_ref()).await.unwrap();
         assert_eq!(waiting(more.as_ref()).await, 0);
     }

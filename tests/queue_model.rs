@@ -2,8 +2,7 @@
 //!
 //! The model is a map of keys and a list of tickets. It knows less than an engine: where an engine may do either (what it
 //! still remembers of a key after its time, when a wrong time is mended), the model follows it. `make torture-queue` runs
-//! ten thousand cases. PostgreSQL's leases end by the clock of the database, which is the only one that several machines
-//! have; and a message that is known needs no room there. It names no promise of its own; it holds Q1, Q3, Q4, Q14 to Q21, Q24, Q27 to Q30 and Q34 to Q37
+//! ten thousand cases. A message that is known needs no room in a database. It names no promise of its own; it holds Q1, Q3, Q4, Q14 to Q21, Q24, Q27 to Q30 and Q34 to Q37
 //! together.
 
 #![allow(clippy::unwrap_used)] // a panic is the answer of a test
@@ -223,11 +222,6 @@ impl World {
         self.settings.server.is_some()
     }
 
-    /// Somebody has it: where nothing need be given back, until its time is over.
-    fn is_leased(&self, row: &Row) -> bool {
-        row.lease.is_some_and(|lease| !self.is_shared() || lease.until > self.clock.running())
-    }
-
     fn new(settings: Settings) -> Self {
         let clock = Arc::new(HandClock::at(noon()));
         let queue = queue::open(&settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
@@ -367,9 +361,7 @@ impl World {
     }
 
     async fn lease(&mut self, room: usize, after: usize, without: u8) {
-        if !self.is_shared() {
-            self.end_leases();
-        }
+        self.end_leases();
         let after = ["", "a", "b", "bb", "c"][after];
         let without: Vec<&str> = (0..3).filter(|at| without & 1 << at != 0).map(|at| TENANTS[at]).collect();
         let ask = Ask {
@@ -391,7 +383,7 @@ impl World {
             let mut of_tenant = Vec::new();
             for entry in entries.iter().filter(|entry| entry.tenant == tenant) {
                 let row = &self.rows[&entry.key];
-                if row.held_at.is_none() && !self.is_leased(row) {
+                if row.held_at.is_none() && row.lease.is_none() {
                     if row.due <= now {
                         of_tenant.push((row.due, entry.id, entry.key.clone()));
                     } else {
@@ -434,9 +426,7 @@ impl World {
 
     /// `named`: tickets, counted from the newest; the tried ones, or those that are not fresh.
     async fn probe(&mut self, only: Option<&'static str>, tried: bool, named: &[usize]) {
-        if !self.is_shared() {
-            self.end_leases();
-        }
+        self.end_leases();
         let named: Vec<i64> = named.iter().filter_map(|back| Some(self.ticket(*back)?.1.item)).collect();
         let probe = if tried { Probe::Tried(named.clone()) } else { Probe::Fresh(named.clone()) };
         let ask = Ask { room: 1, only: only.map(str::to_owned), probe: Some(probe), ..Ask::default() };
@@ -446,7 +436,7 @@ impl World {
         let mut may = Vec::new();
         for entry in entries.iter().filter(|entry| only.is_none_or(|only| entry.tenant == only)) {
             let row = &self.rows[&entry.key];
-            if row.held_at.is_none() && !self.is_leased(row) {
+            if row.held_at.is_none() && row.lease.is_none() {
                 may.push((row.tenant, row.due, entry));
             }
         }
@@ -551,7 +541,7 @@ impl World {
         }
         let (now, mut expected) = (self.clock.wall(), 0);
         for entry in some {
-            if self.is_leased(&self.rows[&entry.key]) {
+            if self.rows[&entry.key].lease.is_some() {
                 continue;
             }
             let row = self.rows.get_mut(&entry.key).unwrap();
@@ -666,13 +656,6 @@ impl World {
         let (now, running) = (self.clock.wall(), self.clock.running());
         let is_trusted = self.distrust <= running;
         let done = self.queue().upkeep(max_age).await.unwrap();
-        if self.is_shared() && self.set_back {
-            for lease in self.rows.values_mut().filter_map(|row| row.lease.as_mut()) {
-                if lease.until > running + LEASE + SLACK {
-                    lease.until = running + LEASE;
-                }
-            }
-        }
         self.end_leases();
         let entries = self.queue().list(Filter::default()).await.unwrap();
         for entry in &entries {
@@ -719,11 +702,6 @@ impl World {
         let by = Duration::from_secs(seconds.unsigned_abs());
         let (wall, running) = (self.clock.wall(), self.clock.running());
         self.exact = false;
-        if self.is_shared() {
-            for lease in self.rows.values_mut().filter_map(|row| row.lease.as_mut()) {
-                lease.until = if seconds > 0 { lease.until.saturating_sub(by) } else { lease.until + by };
-            }
-        }
         if seconds > 0 {
             self.clock.set(wall + by);
             if by > Duration::from_secs(HOUR) {
@@ -746,7 +724,7 @@ impl World {
         assert_eq!(entries.len(), self.rows.len());
         for entry in &entries {
             let row = &self.rows[&entry.key];
-            let (state, due) = match (row.held_at, self.is_leased(row)) {
+            let (state, due) = match (row.held_at, row.lease.is_some()) {
                 (Some(held_at), _) => (State::Held, held_at),
                 (None, true) => (State::InFlight, entry.due),
                 (None, false) => (State::Waiting, row.due),
@@ -802,7 +780,12 @@ fn run(
 ) {
     let case = tempfile::tempdir_in(place).unwrap();
     let settings = Settings {
-        server: database.map(Database::server),
+        server: database.map(|database| {
+            let mut server = database.server();
+            // A command asks whether the service is heard of.
+            server.missed_after = Duration::from_secs(8);
+            server
+        }),
         max_items: MAX_ITEMS,
         max_items_per_tenant: Some(MAX_OF_TENANT),
         held_counts: Duration::from_secs(100_000 * DAY),

@@ -26,11 +26,18 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::{JoinError, JoinHandle},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 /// How long messages in flight may take after the signal; below systemd's 90 s.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+/// How long what was delivered may take to be written down: a pool may have no place, a server may be restarted.
+const OWED_TIME: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const OWED_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long attempts at the backend may take after that. What does not finish is attempted again after the start.
 const COURIER_TIME: Duration = Duration::from_secs(10);
@@ -463,9 +470,16 @@ impl Carriers {
             let _ = task.await;
         }
         if let Some(queue) = self.queue {
-            match queue.owed().await {
-                0 => {}
-                activities => events::ends_owed(activities),
+            let tried_until = Instant::now() + OWED_TIME;
+            loop {
+                match queue.owed().await {
+                    0 => break,
+                    activities if Instant::now() >= tried_until => {
+                        events::ends_owed(activities);
+                        break;
+                    }
+                    _ => tokio::time::sleep(OWED_PAUSE).await,
+                }
             }
         }
     }

@@ -23,7 +23,7 @@ pub use lanes::Paused;
 
 use crate::backend::Backend;
 use crate::observe::events;
-use crate::queue::{Ask, End, Queue, StorageError, Ticket};
+use crate::queue::{Ask, CUT_OFF, End, Queue, StorageError, Ticket};
 use arc_swap::ArcSwap;
 use attempt::{UnderWay, attempt};
 use breaker::{Cause, Change, Lesson, Sign, Timing};
@@ -490,10 +490,11 @@ async fn tidy(queue: Arc<dyn Queue>, controls: Arc<Controls>) {
 async fn tidy_once(queue: &dyn Queue, settings: &Settings) -> Result<(), StorageError> {
     let found = queue.upkeep(settings.max_age).await?;
     let reason = too_old(settings, "no attempt was answered");
-    for held in &found.too_old {
-        let queue_id = held.queue_id.as_deref().unwrap_or_default();
-        let which = events::Which { queue_id, key: held.key.as_str(), tenant: &held.tenant };
-        events::held(&which, 0, &reason);
+    for (held, reason) in [(&found.too_old, reason.as_str()), (&found.cut_off, CUT_OFF)] {
+        for one in held {
+            let queue_id = one.queue_id.as_deref().unwrap_or_default();
+            events::held(&events::Which { queue_id, key: one.key.as_str(), tenant: &one.tenant }, 0, reason);
+        }
     }
     events::upkeep(found.jumped, found.mended, found.aside, found.long_log);
     if found.kept_gone > 0 {

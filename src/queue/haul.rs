@@ -62,8 +62,8 @@ pub async fn haul(
 ) -> Result<Hauled, HaulError> {
     are_two(from, to).await?;
     let hauled = haul_all(from, to, more).await;
-    from.rest().await;
-    to.rest().await;
+    from.rest(hauled.is_ok()).await;
+    to.rest(true).await;
     hauled
 }
 

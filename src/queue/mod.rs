@@ -24,9 +24,10 @@ mod written;
 
 pub use clock::{Clock, HandClock, SystemClock};
 pub use haul::{HaulError, Hauled, haul};
-pub use transfer::{Identity, Page, Place, Transfer};
+pub use transfer::{CUT_OFF, Identity, Page, Place, Transfer};
 
 use crate::activity::{Activity, Cut, Key, Parcel, Raw};
+use crate::observe::events;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
@@ -236,6 +237,17 @@ pub enum OpenError {
         found: i64,
         /// What we can read.
         known: i64,
+    },
+    /// A move from it was cut off, or it was kept for a database server.
+    #[error(
+        "queue {path}: a move to another queue was cut off, or what is here was kept for a database: that one may have some of it too, and \
+         both would deliver it. Say `activity-milter queue move` to it first; if it is gone for good, remove {mark} and start again"
+    )]
+    CutOff {
+        /// The file.
+        path: PathBuf,
+        /// What says so.
+        mark: PathBuf,
     },
     /// A damaged database.
     #[error(
@@ -611,7 +623,9 @@ pub struct Overview {
 #[derive(Debug, Default)]
 pub struct Upkeep {
     /// Held now, because they waited too long.
-    pub too_old: Vec<TooOld>,
+    pub too_old: Vec<NewlyHeld>,
+    /// Held now, because a move to another queue was cut off that had them ([`CUT_OFF`]).
+    pub cut_off: Vec<NewlyHeld>,
     /// The clock was set forward by so much: for a day nothing is held as too old, and no key forgotten.
     pub jumped: Option<Duration>,
     /// Activities whose times lay ahead, mended: the clock was set back.
@@ -624,9 +638,9 @@ pub struct Upkeep {
     pub kept_gone: u64,
 }
 
-/// An activity that was held, because it waited too long.
+/// An activity that was held by upkeep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TooOld {
+pub struct NewlyHeld {
     /// Its key.
     pub key: Key,
     /// The tenant's id.
@@ -837,8 +851,8 @@ pub trait Queue: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Nothing is moved from here or to here any more.
-    async fn rest(&self);
+    /// Nothing is moved from here or to here any more. `is_done`: whatever the other queue took in has left, too.
+    async fn rest(&self, is_done: bool);
 
     /// A page of the keys that are remembered and have no row any more, or never had one, in their order, behind `after`.
     /// # Errors
@@ -874,7 +888,14 @@ pub trait Queue: fmt::Debug + Send + Sync {
 pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
     Ok(match &settings.server {
         Some(server) => outage::open(settings, server, clock)?,
-        None => Arc::new(sqlite::SqliteQueue::open(settings, clock)?),
+        None => {
+            sqlite::SqliteQueue::look_for_others(settings)?;
+            let queue = sqlite::SqliteQueue::open(settings, clock)?;
+            if let Err(error) = queue.alone() {
+                events::queue_trouble(&error); // an empty queue that is said to be left is left the next time
+            }
+            Arc::new(queue)
+        }
     })
 }
 
@@ -885,7 +906,7 @@ pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>
 pub fn open_to_leave(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
     match &settings.server {
         Some(_) => beside(settings, clock),
-        None if settings.path.exists() => open(settings, clock),
+        None if settings.path.exists() => Ok(Arc::new(sqlite::SqliteQueue::open(settings, clock)?)),
         None => Err(OpenError::Missing(settings.path.clone())),
     }
 }
@@ -896,9 +917,9 @@ pub fn open_to_leave(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<d
 pub fn open_to_take_in(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>, OpenError> {
     match &settings.server {
         Some(server) => Ok(Arc::new(postgres::PostgresQueue::made_beside(settings, server, clock)?)),
-        None => match open(settings, Arc::clone(&clock)) {
+        None => match sqlite::SqliteQueue::open(settings, Arc::clone(&clock)) {
             Err(OpenError::InUse(_)) => beside(settings, clock),
-            opened => opened,
+            opened => Ok(Arc::new(opened?)),
         },
     }
 }
@@ -913,7 +934,10 @@ pub fn look(settings: &Settings) -> Result<(), OpenError> {
             lasting::look(settings)
         }
         Some(_) => Ok(()),
-        None => sqlite::SqliteQueue::look(settings),
+        None => {
+            sqlite::SqliteQueue::look(settings)?;
+            sqlite::SqliteQueue::look_for_others(settings)
+        }
     }
 }
 

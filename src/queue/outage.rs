@@ -137,6 +137,11 @@ pub(super) fn open(
 fn local(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc<SqliteQueue>>, OpenError> {
     if settings.spool_on_outage {
         let local = SqliteQueue::open(&settings.local(), Arc::clone(clock))?;
+        // A put of which nobody knows whether the server has it goes there too.
+        local.spools().map_err(|error| OpenError::Unusable {
+            path: settings.path.clone(),
+            message: error.to_string(),
+        })?;
         return Ok(Some(Arc::new(local)));
     }
     if !settings.path.exists() {
@@ -283,7 +288,7 @@ async fn run(inner: Arc<Inner>) {
         }
         let Ok(queue) = inner.queue() else { continue };
         if inner.away().is_some() {
-            match queue.check().await {
+            match queue.can_write().await {
                 Err(StorageError::Busy(why)) => {
                     inner.went_away(&why);
                     continue;
@@ -449,9 +454,9 @@ impl Queue for OutageQueue {
         self.inner.queue()?.keep(places).await
     }
 
-    async fn rest(&self) {
+    async fn rest(&self, is_done: bool) {
         if let Ok(queue) = self.inner.queue() {
-            queue.rest().await;
+            queue.rest(is_done).await;
         }
     }
 

@@ -18,6 +18,10 @@ pub(super) const PAGE: usize = 32;
 /// Bytes of a page's texts and small messages, but for one row that has more by itself.
 pub(super) const PAGE_BYTES: usize = 4 << 20;
 
+/// Why that is held which a move had that was cut off, until the next one has it.
+pub const CUT_OFF: &str = "a move to another queue was cut off, and that one may have it: say the same `queue move` again, or \
+     `queue retry` it, if it is to be delivered from here";
+
 /// What tells a queue from every other one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {

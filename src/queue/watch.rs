@@ -11,7 +11,7 @@ use std::{
 };
 
 /// A leap forward that is not believed at once.
-const FORWARD: Duration = Duration::from_secs(3600);
+pub(super) const FORWARD: Duration = Duration::from_secs(3600);
 
 /// A leap back after which times that lie ahead are looked for.
 const BACK: Duration = Duration::from_secs(60);

@@ -22,6 +22,7 @@
 
 use super::{
     Inner, LOOK_TIME,
+    free::with_free,
     line::Line,
     routine::{Made, Routine},
 };
@@ -82,19 +83,7 @@ const RING: &str = "
 
 /// The statement that begins with the ring.
 fn with_ring(rest: &str, heads: &str) -> String {
-    with_free(&format!("WITH {}, {rest}", RING.replace("HEADS", heads)), 6)
-}
-
-/// A statement in which `IS_FREE` says that nobody has a row: neither by a lease that runs, nor by one whose time is over and that
-/// another node has, of which is not known that it is gone. That one may have delivered it, and owe us the word; its leases end when
-/// it says so, or when nothing is heard of it (`bury`). A clock does not say it: the server was away for hours, or the time of one that
-/// takes over leaps. `me`: which value has the name of our node, whose own leases end by their time.
-pub(super) fn with_free(sql: &str, me: u8) -> String {
-    let free = format!(
-        "(until IS NULL OR until <= (SELECT now FROM t)
-            AND coalesce(node, '') NOT IN (SELECT living.id FROM activity_milter.node AS living WHERE living.id <> ${me}))"
-    );
-    sql.replace("IS_FREE", &free)
+    with_free(&format!("WITH {}, {rest}", RING.replace("HEADS", heads)))
 }
 
 /// One tenant more than there is room for says that there is more.
@@ -172,7 +161,7 @@ const BY_TURNS: &str = "
     FROM next CROSS JOIN t LEFT JOIN leased ON true ORDER BY fence";
 
 /// The first of `$5` that waits, due or not, and that nobody has.
-static TRIED: LazyLock<String> = LazyLock::new(|| with_free(FIRST_TRIED, 6));
+static TRIED: LazyLock<String> = LazyLock::new(|| with_free(FIRST_TRIED));
 
 const FIRST_TRIED: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
@@ -203,6 +192,9 @@ const FRESH: &str = "
 
 /// Leases what is asked for.
 pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
+    if inner.has_over() {
+        end_leases(inner).await?;
+    }
     let _turn = inner.leasing.read().await;
     let leased = lease_now(inner, ask).await;
     if leased.is_err() {
@@ -302,7 +294,8 @@ impl Shared<'_> {
 #[derive(Debug)]
 pub(super) struct Given {
     fence: i64,
-    pub(super) until: i64,
+    /// When its time is over, by a clock that nobody sets.
+    over: Duration,
     /// The key of its item.
     token: Arc<[u8]>,
 }
@@ -338,6 +331,33 @@ impl Inner {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// When what is leased now is over.
+    fn over(&self) -> Duration {
+        self.when.watch.running() + LEASE
+    }
+
+    fn owed(&self) -> MutexGuard<'_, HashMap<i64, (Ticket, End)>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Our own leases whose time is over, but for those of which we owe the queue the end.
+    fn over_now(&self) -> Vec<(i64, i64)> {
+        let (now, owed) = (self.when.watch.running(), self.owed());
+        let given = self.given();
+        let over = given.iter().filter(|(item, lease)| lease.over <= now && !owed.contains_key(*item));
+        over.map(|(item, lease)| (*item, lease.fence)).collect()
+    }
+
+    /// Whether a lease is ours, as far as we know, and will not be given back at any moment.
+    pub(super) fn still_has(&self, ticket: &Ticket) -> bool {
+        let now = self.when.watch.running();
+        self.given().get(&ticket.item).is_some_and(|lease| lease.is(ticket) && lease.over > now)
+    }
+
+    fn has_over(&self) -> bool {
+        !self.over_now().is_empty()
+    }
+
     /// Where a walk begins.
     fn floor(&self) -> i64 {
         let floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -363,13 +383,13 @@ impl Inner {
             return Leased { alone: self.tally.is_alone(), ..Leased::default() };
         };
         let (due, now): (Option<i64>, i64) = (first.get(4), first.get(5));
+        let over = self.over();
         let mut given = self.given();
         let tickets = rows.iter().filter_map(|row| {
             let (item, size): (Option<i64>, Option<i64>) = (row.get(0), row.get(3));
             let (item, fence) = (item?, row.get(1));
             let token: Arc<[u8]> = row.get::<_, &[u8]>(6).into();
-            let until = now.saturating_add(span(LEASE));
-            given.insert(item, Given { fence, until, token: Arc::clone(&token) });
+            given.insert(item, Given { fence, over, token: Arc::clone(&token) });
             let tenant: &str = row.get(2);
             let size = size.unwrap_or(0).unsigned_abs();
             Some(Ticket { item, fence, tenant: tenant.into(), size, token })
@@ -398,9 +418,9 @@ pub(super) async fn note(inner: &Inner, ticket: &Ticket, note: &str) -> Result<b
             ],
         )
         .await?;
-    if let Some(row) = rows.first() {
-        let (fence, until) = (ticket.fence, row.get(0));
-        inner.given().insert(ticket.item, Given { fence, until, token: Arc::clone(&ticket.token) });
+    if !rows.is_empty() {
+        let (fence, over) = (ticket.fence, inner.over());
+        inner.given().insert(ticket.item, Given { fence, over, token: Arc::clone(&ticket.token) });
     }
     Ok(!rows.is_empty())
 }
@@ -668,13 +688,7 @@ pub(super) async fn pay(inner: &Inner) {
 /// Gives back those of our own leases whose time is over; how many. Whoever leases steps over them as it is, and nobody
 /// would be woken.
 pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
-    let now = inner.when.watch.now();
-    let over: Vec<(i64, i64)> = {
-        let owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        let given = inner.given();
-        let over = given.iter().filter(|(item, lease)| lease.until <= now && !owed.contains_key(*item));
-        over.map(|(item, lease)| (*item, lease.fence)).collect()
-    };
+    let over = inner.over_now();
     if over.is_empty() {
         return Ok(0);
     }
@@ -682,13 +696,9 @@ pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
     let mut line = inner.lines.lend(LOOK_TIME).await?;
     let rows = line
         .ask(
-            "UPDATE activity_milter.item SET until = NULL FROM unnest($2::int8[], $3::int8[]) AS over (id, fence)
-             WHERE item.id = over.id AND item.fence = over.fence AND until <= activity_milter.at($1) RETURNING item.id",
-            &[
-                (&inner.when.given(), Type::INT8),
-                (&items, Type::INT8_ARRAY),
-                (&fences, Type::INT8_ARRAY),
-            ],
+            "UPDATE activity_milter.item SET until = NULL FROM unnest($1::int8[], $2::int8[]) AS over (id, fence)
+             WHERE item.id = over.id AND item.fence = over.fence AND until IS NOT NULL RETURNING item.id",
+            &[(&items, Type::INT8_ARRAY), (&fences, Type::INT8_ARRAY)],
         )
         .await?;
     inner.given().retain(|item, lease| !over.contains(&(*item, lease.fence)));

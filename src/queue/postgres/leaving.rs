@@ -57,9 +57,24 @@ pub(super) async fn may_take_in(inner: &Inner, line: &mut Line) -> Result<(), St
     if free.is_empty() { Err(StorageError::Leaving) } else { Ok(()) }
 }
 
-/// It is nobody's any more, if it was ours.
-pub(super) async fn rest(inner: &Inner) -> Result<(), StorageError> {
-    let rest = "UPDATE activity_milter.leaving SET until = 0 WHERE who = $1 AND until > 0";
-    inner.lines.lend(super::LOOK_TIME).await?.ask(rest, &[(&inner.mover, Type::TEXT)]).await?;
+/// It is nobody's any more, if it was ours. `is_done`: and nothing has the hold of a move.
+pub(super) async fn rest(inner: &Inner, is_done: bool) -> Result<(), StorageError> {
+    let rest = "UPDATE activity_milter.leaving SET until = CASE WHEN $2 THEN 0 ELSE 1 END WHERE who = $1 AND until > 0";
+    let values = [(&inner.mover as _, Type::TEXT), (&is_done as _, Type::BOOL)];
+    inner.lines.lend(super::LOOK_TIME).await?.ask(rest, &values).await?;
+    Ok(())
+}
+
+/// Something may have the hold of a move that was cut off.
+pub(super) async fn was_cut_off(inner: &Inner, line: &mut Line) -> Result<bool, StorageError> {
+    let asked = "SELECT 1 FROM activity_milter.leaving WHERE until > 0 AND until <= activity_milter.at($1)";
+    Ok(!line.ask(asked, &[(&inner.when.given(), Type::INT8)]).await?.is_empty())
+}
+
+/// Nothing has it any more, if nobody has begun to move meanwhile.
+pub(super) async fn is_over(inner: &Inner, line: &mut Line) -> Result<(), StorageError> {
+    let over =
+        "UPDATE activity_milter.leaving SET until = 0 WHERE until > 0 AND until <= activity_milter.at($1)";
+    line.ask(over, &[(&inner.when.given(), Type::INT8)]).await?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use super::{
     Inner, LONG_TIME, LOOK_TIME,
+    free::IS_FREE,
     line::Value,
     payload,
     routine::{Made, Routine},
@@ -21,15 +22,15 @@ use tokio_postgres::{Row, types::Type};
 /// The columns of an entry; the activity's own words last.
 const COLUMNS: &str =
     "rows.id, rows.key, rows.tenant, rows.state, rows.until, rows.attempts, rows.accepted_at, rows.due, rows.reason,
-     rows.held_at, now, payload.brief";
+     rows.held_at, is_free, payload.brief";
 
 /// The words of a row.
 const WORDS: &str = "LEFT JOIN activity_milter.payload ON payload.day = rows.day AND payload.id = rows.id AND payload.part = 0";
 
 fn entry(row: &Row) -> Entry {
-    let (state, until, now): (i16, Option<i64>, i64) = (row.get(3), row.get(4), row.get(10));
+    let (state, until, is_free): (i16, Option<i64>, bool) = (row.get(3), row.get(4), row.get(10));
     let (due, held_at): (i64, Option<i64>) = (row.get(7), row.get(9));
-    let (state, due) = match (state, until.filter(|until| *until > now)) {
+    let (state, due) = match (state, until.filter(|_| !is_free)) {
         (2, _) => (State::Delivered, due),
         (1, _) => (State::Held, held_at.unwrap_or(due)),
         (_, Some(until)) => (State::InFlight, until),
@@ -143,21 +144,22 @@ async fn list_of(
         ));
     }
     conditions.extend(filter.state.and_then(|state| match state {
-        State::Waiting => Some("state = 0 AND (until IS NULL OR until <= now)".to_owned()),
-        State::InFlight => Some("state = 0 AND until > now".to_owned()),
+        State::Waiting => Some(format!("state = 0 AND {IS_FREE}")),
+        State::InFlight => Some(format!("state = 0 AND NOT {IS_FREE}")),
         State::Held => Some("state = 1".to_owned()),
         State::Delivered => None,
     }));
     let table = match is_delivered {
         true => {
-            "(SELECT id, key, tenant, 2::int2 AS state, NULL::int8 AS until, attempts, accepted_at, delivered_at AS due,
+            "(SELECT id, key, tenant, 2::int2 AS state, NULL::int8 AS until, NULL::text AS node, attempts, accepted_at, delivered_at AS due,
                   NULL::text AS reason, NULL::int8 AS held_at, day FROM activity_milter.kept)"
         }
         false => "activity_milter.item",
     };
     let sql = format!(
-        "SELECT {COLUMNS} FROM (
-             SELECT rows.*, now FROM {table} AS rows CROSS JOIN (SELECT activity_milter.at($1) AS now OFFSET 0) AS t
+        "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now)
+         SELECT {COLUMNS} FROM (
+             SELECT rows.*, {IS_FREE} AS is_free FROM {table} AS rows
              WHERE {} ORDER BY rows.id LIMIT $3) AS rows
          {WORDS} ORDER BY rows.id",
         conditions.join(" AND ")
@@ -231,6 +233,9 @@ pub(super) async fn begin(inner: &Inner, ticket: &Ticket) -> Result<Item, Storag
     if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
         return Err(StorageError::Busy(lack));
     }
+    if !inner.still_has(ticket) {
+        return Err(written::no_more_ours());
+    }
     read(inner, ticket.item, Some(ticket)).await
 }
 
@@ -239,7 +244,7 @@ async fn read(inner: &Inner, item: i64, by: Option<&Ticket>) -> Result<Item, Sto
     for _ in 0..3 {
         let few = |items: &[i64], _: &i64| items.len() < OPENED_AT_ONCE;
         let stored = inner.opens.bring(item, few, |items| stored(inner, items)).await?;
-        let is_leased = |ticket| stored.as_ref().is_some_and(|stored| stored.is_leased(ticket, inner));
+        let is_leased = |ticket| stored.as_ref().is_some_and(|stored| stored.is_leased(ticket));
         if by.is_some_and(|ticket| !is_leased(ticket)) {
             return Err(written::no_more_ours());
         }
@@ -274,8 +279,8 @@ pub(super) struct Stored {
     age: std::time::Duration,
     note: Option<String>,
     replay: bool,
-    /// Number and end of its lease, if it has one.
-    lease: Option<(i64, i64)>,
+    /// Number of its lease, if it has one.
+    lease: Option<i64>,
     /// Day and letter.
     place: (i32, i64),
     json: String,
@@ -295,7 +300,7 @@ impl Stored {
             age: inner.when.watch.age(row.get(3)),
             note: row.get(4),
             replay: row.get(5),
-            lease: row.get::<_, Option<i64>>(12).zip(row.get(13)),
+            lease: row.get::<_, Option<i64>>(13).and(row.get(12)),
             place: (row.get(6), row.get(7)),
             json,
             cuts: row.get(9),
@@ -304,10 +309,9 @@ impl Stored {
         })
     }
 
-    /// Whether it is leased by this ticket still.
-    fn is_leased(&self, ticket: &Ticket, inner: &Inner) -> bool {
-        let runs = |(fence, until)| fence == ticket.fence && until > inner.when.watch.now();
-        self.lease.is_some_and(runs) && self.key.bytes()[..] == ticket.token[..]
+    /// Whether it is leased by this ticket still. No clock says that it is not: whoever gives it back writes that down.
+    fn is_leased(&self, ticket: &Ticket) -> bool {
+        self.lease == Some(ticket.fence) && self.key.bytes()[..] == ticket.token[..]
     }
 
     fn whole(self, raw: Raw) -> Result<Item, StorageError> {
@@ -381,8 +385,9 @@ pub(super) async fn overview(inner: &Inner, most: usize, few: usize) -> Result<O
     let held_for = held_for.collect();
     // Held rows may lie between those that wait: no more than `most` are walked over.
     let sql = format!(
-        "SELECT {COLUMNS} FROM (
-             SELECT few.*, activity_milter.at($1) AS now FROM (
+        "WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now)
+         SELECT {COLUMNS} FROM (
+             SELECT few.*, {IS_FREE} AS is_free FROM (
                  SELECT * FROM activity_milter.item
                  WHERE id >= (SELECT id FROM activity_milter.item WHERE state + 0 = 0 ORDER BY accepted_at, id LIMIT 1)
                  ORDER BY id LIMIT $2) AS few

@@ -7,7 +7,7 @@
 //!
 //! A server loses no row by itself: this is for whoever dropped a day's table, or restored a copy without it.
 
-use super::{Inner, lease::with_free, mail::Mail, payload};
+use super::{Inner, free::with_free, mail::Mail, payload};
 use crate::queue::StorageError;
 use std::{collections::HashSet, sync::LazyLock};
 use tokio_postgres::types::Type;
@@ -30,7 +30,7 @@ const LOST: &str = "
                 OR max(part) + 1 <> $2 AND (array_agg(octet_length(bytes) ORDER BY part DESC))[1] = 524288)";
 
 /// One of them waits anew, with its message beside it from here on.
-static MEND: LazyLock<String> = LazyLock::new(|| with_free(MEND_ONE, 9));
+static MEND: LazyLock<String> = LazyLock::new(|| with_free(MEND_ONE));
 
 const MEND_ONE: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
@@ -85,7 +85,6 @@ pub(super) async fn mend(inner: &Inner, mail: &Mail, fresh: &[bool]) -> Result<V
                     (&mail.text, Type::TEXT),
                     (&&first[..], Type::BYTEA),
                     (&columns.sizes[at], Type::INT8),
-                    (&inner.me(), Type::TEXT),
                 ],
             )
             .await?;

@@ -11,6 +11,7 @@
 mod change;
 mod expired;
 mod fault;
+mod free;
 mod functions;
 mod guarantee;
 mod kept;
@@ -67,6 +68,18 @@ use when::When;
 
 /// Time for what is quick, the wait for a standby included.
 const LOOK_TIME: Duration = Duration::from_secs(15);
+
+/// Who stops and asks what is owed waits no longer than this for it to be written.
+const PAY_TIME: Duration = Duration::from_secs(3);
+
+/// After so many that were not taken it is no matter of one message,
+const REFUSED_IN_A_ROW: u32 = 3;
+
+/// for so long: who sends mail elsewhere because of it hears when that may be over.
+const REFUSED_LATELY: Duration = Duration::from_secs(30);
+
+/// How often the others hear that we are there.
+const SEEN_EVERY: Duration = Duration::from_secs(20);
 
 /// Time for what may take long.
 const LONG_TIME: Duration = Duration::from_secs(60);
@@ -140,6 +153,8 @@ struct Inner {
     /// Held while a lease is asked for; whole, by who looks what we have.
     leasing: RwLock<()>,
     /// When it was last that something may have been leased of which we do not know.
+    /// How many were not taken since one was, and why the last was not.
+    refused: Mutex<(u32, Option<(Instant, String)>)>,
     doubted: Mutex<Option<Instant>>,
     floor: Mutex<Option<lease::Floor>>,
     /// The other nodes, as they were heard of since the database answers without a break.
@@ -154,6 +169,13 @@ struct Inner {
 }
 
 impl PostgresQueue {
+    /// Whether the server can be written to, as far as that is seen by who only looks.
+    /// # Errors
+    /// [`StorageError::Busy`].
+    pub(super) async fn can_write(&self) -> Result<(), StorageError> {
+        self.run(|inner| async move { inner.can_write().await }).await
+    }
+
     /// Opens or makes the queue, migrates an older one, and gives back the leases of the process before. At once, or not:
     /// who waits for a server that is away tries again ([`OpenError::Away`]).
     pub(super) fn open(
@@ -309,6 +331,7 @@ impl Inner {
             owed: Mutex::default(),
             given: Mutex::default(),
             leasing: RwLock::new(()),
+            refused: Mutex::default(),
             doubted: Mutex::new(Some(Instant::now())),
             floor: Mutex::default(),
             seen: Mutex::default(),
@@ -331,8 +354,9 @@ impl Inner {
     }
 
     /// Our name; a command's is nobody's.
-    fn me(&self) -> &str {
-        self.node.as_deref().unwrap_or_default()
+    /// How often whoever runs is heard, at least.
+    fn heard_within(&self) -> Duration {
+        SEEN_EVERY.min(self.missed_after / 4)
     }
 
     /// Our name; commands have none, and neither put nor lease.
@@ -397,9 +421,49 @@ impl Inner {
         if self.node.is_some() { self.note_leaps().await } else { Ok(()) }
     }
 
-    /// Our leases end then at the latest: the clock was wrong when they were given.
-    fn leases_end_by(&self, latest: i64) {
-        self.given().values_mut().for_each(|lease| lease.until = latest.min(lease.until));
+    /// What became of a put.
+    fn note_refusal(&self, puts: &Result<Vec<Put>, StorageError>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match puts {
+            Ok(_) => *refused = (0, None),
+            Err(StorageError::Full(_) | StorageError::Leaving) => {}
+            Err(error) => *refused = (refused.0.saturating_add(1), Some((Instant::now(), error.to_string()))),
+        }
+    }
+
+    /// What nobody sees who only looks: the server's disk is full, or a right is gone. Nothing was taken lately.
+    fn takes(&self) -> Result<(), StorageError> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*refused {
+            (in_a_row, Some((at, why))) if *in_a_row >= REFUSED_IN_A_ROW && at.elapsed() < REFUSED_LATELY => {
+                Err(StorageError::Busy(format!("the last {in_a_row} were not taken: {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the server would be written to. Nothing is written: all nodes would wait for each other, and mail for them.
+    async fn can_write(&self) -> Result<(), StorageError> {
+        if let Some(lack) = self.guarantee().lacks(self.require_replication) {
+            return Err(StorageError::Busy(lack));
+        }
+        let mut line = self.lookers.lend(LOOK_TIME).await?;
+        let rows = line
+            .ask(
+                "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+                     has_table_privilege('activity_milter.item', 'INSERT')
+                         AND has_table_privilege('activity_milter.key', 'INSERT')
+                         AND has_table_privilege('activity_milter.payload', 'INSERT')",
+                &[],
+            )
+            .await?;
+        match rows.first().map(|row| (row.get(0), row.get(1))) {
+            Some((false, true)) => Ok(()),
+            Some((false, false)) => {
+                Err(StorageError::Busy(format!("our user may not INSERT into the tables of {}", self.name)))
+            }
+            _ => Err(StorageError::Busy(format!("{} cannot be written to", self.name))),
+        }
     }
 
     /// Whether the directory for messages that arrive has its reserve.
@@ -442,7 +506,12 @@ fn text(text: &str) -> String {
 #[async_trait]
 impl Queue for PostgresQueue {
     async fn put(&self, parcel: Parcel) -> Result<Vec<Put>, StorageError> {
-        self.run(|inner| put::put(inner, parcel)).await
+        self.run(|inner| async move {
+            let puts = put::put(Arc::clone(&inner), parcel).await;
+            inner.note_refusal(&puts);
+            puts
+        })
+        .await
     }
 
     async fn known(&self, keys: Vec<Key>) -> Result<Vec<bool>, StorageError> {
@@ -469,7 +538,7 @@ impl Queue for PostgresQueue {
 
     async fn owed(&self) -> usize {
         self.run(|inner| async move {
-            lease::pay(&inner).await;
+            let _ = timeout(PAY_TIME, lease::pay(&inner)).await; // what is on its way is written or owed
             Ok(inner.owed.lock().unwrap_or_else(PoisonError::into_inner).len())
         })
         .await
@@ -557,18 +626,9 @@ impl Queue for PostgresQueue {
 
     async fn check(&self) -> Result<(), StorageError> {
         self.run(|inner| async move {
-            if let Some(lack) = inner.guarantee().lacks(inner.require_replication) {
-                return Err(StorageError::Busy(lack));
-            }
-            // Nothing is written: all nodes would wait for each other, and mail for them.
-            let mut line = inner.lookers.lend(LOOK_TIME).await?;
-            let rows = line
-                .ask("SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'", &[])
-                .await?;
-            if rows.first().is_none_or(|row| row.get(0)) {
-                return Err(StorageError::Busy(format!("{} cannot be written to", inner.name)));
-            }
-            inner.has_disk()
+            inner.can_write().await?;
+            inner.has_disk()?;
+            inner.takes()
         })
         .await
     }
@@ -601,9 +661,9 @@ impl Queue for PostgresQueue {
         self.run(|inner| async move { moving::keep(&inner, &places).await }).await
     }
 
-    async fn rest(&self) {
+    async fn rest(&self, is_done: bool) {
         // What fails ends by itself.
-        let _ = self.run(|inner| async move { leaving::rest(&inner).await }).await;
+        let _ = self.run(move |inner| async move { leaving::rest(&inner, is_done).await }).await;
     }
 
     async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {

@@ -2,14 +2,14 @@
 //!
 //! In: pages asked for; transfers. Out: transfers; what became of each activity.
 //! Promise: what is on its way is leased meanwhile, so that no courier delivers what another queue has too, and who ends in
-//! the midst of it leaves it as a courier would: after twice [`HOLD`] it is due again. After once that the same may be said again,
-//! which takes it up: what the other queue has is delivered there, and must not be due here before that. What comes is stored
+//! the midst of it leaves it held: after twice [`HOLD`] a person must say what becomes of it, for the other queue may have it and
+//! deliver it. After once that the same may be said again, which takes it up, held or not. What comes is stored
 //! by the statement that stores what arrives, and gets its past in the same transaction.
 //! Fails: [`StorageError`]; a row that nobody can read stays where it is, and hides no other.
 
 use super::{
     Inner, LONG_TIME,
-    lease::with_free,
+    free::with_free,
     leaving::{self, HOLD},
     line::Line,
     look::key_of,
@@ -18,8 +18,8 @@ use super::{
 };
 use crate::activity::{Activity, Key, Raw};
 use crate::queue::{
-    Put, StorageError, tally,
-    transfer::{Identity, Moved, PAGE, Page, Past, Place, Transfer},
+    NewlyHeld, Put, StorageError, tally,
+    transfer::{CUT_OFF, Identity, Moved, PAGE, Page, Past, Place, Transfer},
     watch::span,
     written,
 };
@@ -38,7 +38,7 @@ pub(super) async fn identity(inner: &Inner) -> Result<Identity, StorageError> {
 }
 
 /// A page, leased; what is held too, and what a move had that ended in the midst of it: now we are the one who moves.
-static HOLD_PAGE: LazyLock<String> = LazyLock::new(|| with_free(HOLD_ROWS, 6));
+static HOLD_PAGE: LazyLock<String> = LazyLock::new(|| with_free(HOLD_ROWS));
 
 const HOLD_ROWS: &str = "
     WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
@@ -69,7 +69,7 @@ const WORDS: &str = "
 /// A page of rows behind `after`.
 pub(super) async fn page(inner: &Inner, delivered: bool, after: i64) -> Result<Page, StorageError> {
     let most = i64::try_from(PAGE).unwrap_or(i64::MAX);
-    let (given, me) = (inner.when.given(), inner.me());
+    let given = inner.when.given();
     let mut line = inner.lines.lend(LONG_TIME).await?;
     leaving::leave(inner, &mut line).await?;
     let rows = match delivered {
@@ -81,7 +81,6 @@ pub(super) async fn page(inner: &Inner, delivered: bool, after: i64) -> Result<P
                 (&most as _, Type::INT8),
                 (&span(HOLD) as _, Type::INT8),
                 (&NODE as _, Type::TEXT),
-                (&me as _, Type::TEXT),
             ];
             line.ask(&HOLD_PAGE, &values).await?
         }
@@ -115,7 +114,7 @@ async fn transfer(inner: &Inner, line: &mut Line, row: &Row) -> Result<Transfer,
     let (cuts, text): (Option<String>, Option<String>) = (words.get(1), words.get(2));
     let raw = payload::read(line, (day, letter), first, &inner.settings.spool).await?;
     let attempts: i32 = row.get("attempts");
-    let past = Past {
+    let mut past = Past {
         accepted_at: row.get("accepted_at"),
         due: row.get("due"),
         attempts: attempts.unsigned_abs(),
@@ -128,9 +127,71 @@ async fn transfer(inner: &Inner, line: &mut Line, row: &Row) -> Result<Transfer,
         note: row.get("note"),
         delivered_at: row.get("delivered_at"),
     };
+    if past.reason.as_deref() == Some(CUT_OFF) {
+        // It waited, until a move was cut off. If it was retried since, it waits again.
+        past = Past { is_held: false, held_at: None, told: false, aged: false, reason: None, ..past };
+    }
     let place = Place { item, fence: row.get("fence") };
     let moved = Moved { place, key: key_of(row.get("key")), tenant: row.get("tenant"), activity, past };
     Ok(Transfer { rows: vec![moved], cuts: cuts.unwrap_or_else(|| "[]".to_owned()), text, raw })
+}
+
+/// Those that a move has that was cut off; `$3` at most.
+const CUT: &str = "
+    WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
+    cut AS MATERIALIZED (
+        SELECT id FROM activity_milter.item
+        WHERE state = 0 AND node = $4 AND until <= (SELECT now FROM t) ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED),
+    changed AS (
+        UPDATE activity_milter.item SET state = 1, reason = $2, held_at = now, until = NULL
+        FROM cut, t WHERE item.id = cut.id RETURNING item.id, item.key, item.tenant, item.day),
+    counted AS (
+        INSERT INTO activity_milter.delta (tenant, waiting, held)
+        SELECT tenant, -count(*), count(*) FROM changed GROUP BY tenant)
+    SELECT changed.key, changed.tenant, payload.brief FROM changed
+    LEFT JOIN activity_milter.payload ON payload.day = changed.day AND payload.id = changed.id AND payload.part = 0
+    ORDER BY changed.id";
+
+/// Holds what a move had that was cut off, once its time is over: it may be in the other queue. `whole`: also where nothing says
+/// that there was one.
+pub(super) async fn hold_cut_off(
+    inner: &Inner,
+    whole: bool,
+    held: &mut Vec<NewlyHeld>,
+) -> Result<(), StorageError> {
+    let mut line = inner.lines.lend(LONG_TIME).await?;
+    let was_cut_off = leaving::was_cut_off(inner, &mut line).await?;
+    if !was_cut_off && !whole {
+        return Ok(());
+    }
+    let most = i64::try_from(PAGE).unwrap_or(i64::MAX);
+    loop {
+        let values = [
+            (&inner.when.given() as _, Type::INT8),
+            (&CUT_OFF as _, Type::TEXT),
+            (&most as _, Type::INT8),
+            (&NODE as _, Type::TEXT),
+        ];
+        let rows = line.tell_for_good(CUT, &values).await?;
+        if rows.is_empty() {
+            break;
+        }
+        inner.held.notify_one();
+        held.extend(rows.iter().map(newly_held));
+    }
+    let left = "SELECT 1 FROM activity_milter.item WHERE node = $1 AND until IS NOT NULL LIMIT 1";
+    if was_cut_off && line.ask(left, &[(&NODE, Type::TEXT)]).await?.is_empty() {
+        leaving::is_over(inner, &mut line).await?;
+    }
+    Ok(())
+}
+
+/// Of a row with key, tenant and the activity's words.
+pub(super) fn newly_held(row: &Row) -> NewlyHeld {
+    let brief: Option<&str> = row.get(2);
+    let brief: Option<serde_json::Value> = brief.and_then(|brief| serde_json::from_str(brief).ok());
+    let queue_id = brief.and_then(|b| b.pointer("/envelope/queue_id")?.as_str().map(str::to_owned));
+    NewlyHeld { key: key_of(row.get(0)), tenant: row.get(1), queue_id }
 }
 
 /// They stay.

@@ -26,9 +26,6 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// At most so much of the time goes into it: what was added up stays in the way while somebody reads for long.
 const COUNT_SHARE: u32 = 20;
 
-/// How often the others hear that we are there.
-const SEEN_EVERY: Duration = Duration::from_secs(20);
-
 /// The first pause between two looks for what was leased without our knowledge, while there may be such; each is twice as long.
 const SETTLE_EVERY: Duration = Duration::from_secs(2);
 
@@ -76,7 +73,7 @@ impl Chores {
             self.count_every = began.elapsed() * COUNT_SHARE;
             self.counted = Some(Instant::now());
         }
-        if is_over(self.seen, SEEN_EVERY.min(inner.missed_after / 4)) {
+        if is_over(self.seen, inner.heard_within()) {
             tried(tell(inner, false).await);
             self.seen = Some(Instant::now());
         }

@@ -41,7 +41,7 @@ impl Made {
         };
         let rest = format!(
             "({}) RETURNS TABLE ({}) LANGUAGE plpgsql VOLATILE
-             SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+             SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off SET search_path = pg_catalog
              AS $routine$
              #variable_conflict use_column
              BEGIN RETURN QUERY {sql}; END $routine$",

@@ -4,8 +4,8 @@
 //! Promise: every step is one that several nodes may do at the same time. What was not done because of an error is done the
 //! next time, and one step that fails stops no other.
 
-use super::{Inner, LONG_TIME, kept, lease, line::Line, look::key_of, payload};
-use crate::queue::{KEY_MEMORY, LEASE, StorageError, TooOld, Upkeep, watch::span};
+use super::{Inner, LONG_TIME, free::with_free, kept, lease, line::Line, moving, payload};
+use crate::queue::{KEY_MEMORY, LEASE, NewlyHeld, StorageError, Upkeep, watch::span};
 use std::{sync::LazyLock, time::Duration};
 use tokio_postgres::types::Type;
 
@@ -101,6 +101,7 @@ pub(super) async fn run(
             inner.ring();
         }
     }));
+    tried(moving::hold_cut_off(inner, whole, &mut done.cut_off).await);
     if inner.when.watch.is_trusted() {
         tried(hold_old(inner, max_age, &mut done.too_old).await);
         if whole {
@@ -169,7 +170,6 @@ async fn mend(inner: &Inner, latest: Duration) -> Result<u64, StorageError> {
     .await?;
     kept::mend(&mut line, given).await?;
     drop(line);
-    inner.leases_end_by(inner.when.watch.now().saturating_add(span(LEASE)));
     if mended > 0 {
         inner.ring();
     }
@@ -194,11 +194,11 @@ static HOLD: LazyLock<String> = LazyLock::new(|| {
         LEFT JOIN activity_milter.payload
             ON payload.day = changed.day AND payload.id = changed.id AND payload.part = 0
         ORDER BY changed.id";
-    lease::with_free(sql, 5)
+    with_free(sql)
 });
 
 /// Holds what waits for too long, a slice at a time.
-async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> Result<(), StorageError> {
+async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<NewlyHeld>) -> Result<(), StorageError> {
     let reason = format!("not taken within {}: no attempt was answered", humantime::format_duration(max_age));
     loop {
         let mut line = inner.lines.lend(LONG_TIME).await?;
@@ -210,7 +210,6 @@ async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> R
                     (&span(max_age), Type::INT8),
                     (&reason, Type::TEXT),
                     (&AT_ONCE, Type::INT8),
-                    (&inner.me(), Type::TEXT),
                 ],
             )
             .await?;
@@ -218,12 +217,7 @@ async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<TooOld>) -> R
             return Ok(());
         }
         inner.held.notify_one();
-        held.extend(rows.iter().map(|row| {
-            let brief: Option<&str> = row.get(2);
-            let brief: Option<serde_json::Value> = brief.and_then(|brief| serde_json::from_str(brief).ok());
-            let queue_id = brief.and_then(|b| b.pointer("/envelope/queue_id")?.as_str().map(str::to_owned));
-            TooOld { key: key_of(row.get(0)), tenant: row.get(1), queue_id }
-        }));
+        held.extend(rows.iter().map(moving::newly_held));
     }
 }
 

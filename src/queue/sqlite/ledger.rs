@@ -15,11 +15,11 @@ use super::{
     tally,
     tally::Tally,
     turns::{Choice, Turns},
-    watch::{Watch, span},
+    watch::{DISTRUST, FORWARD, Watch, span},
 };
 use crate::activity::Key;
 use crate::queue::{
-    Ask, Change, End, LEASE, Leased, Probe, Put, Replayed, StorageError, Ticket, TooOld, transfer::Past,
+    Ask, Change, End, LEASE, Leased, NewlyHeld, Probe, Put, Replayed, StorageError, Ticket, transfer::Past,
 };
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -778,18 +778,18 @@ impl Ledger {
         items: &[i64],
         oldest: i64,
         reason: &str,
-    ) -> rusqlite::Result<Vec<TooOld>> {
+    ) -> rusqlite::Result<Vec<NewlyHeld>> {
         let mut held = Vec::new();
         for &item in items {
             // A row whose activity cannot be read has no queue id.
-            let found: Option<TooOld> = self
+            let found: Option<NewlyHeld> = self
                 .database
                 .prepare_cached(
                     "SELECT key, tenant, CASE WHEN json_valid(activity) THEN json_extract(activity, '$.envelope.queue_id') END
                      FROM item WHERE id = ?1 AND state = 0 AND accepted_at < ?2",
                 )?
                 .query_row(params![item, oldest], |row| {
-                    Ok(TooOld { key: key_of(row.get_ref(0)?), tenant: row.get(1)?, queue_id: row.get(2)? })
+                    Ok(NewlyHeld { key: key_of(row.get_ref(0)?), tenant: row.get(1)?, queue_id: row.get(2)? })
                 })
                 .optional()?;
             if let Some(found) = found.filter(|_| !self.leases.has(item))
@@ -851,6 +851,15 @@ impl Ledger {
         self.database
             .prepare_cached("UPDATE meta SET newest = ?1, distrust = ?2")?
             .execute([self.shared.watch.now(), self.shared.watch.distrust()])?;
+        Ok(())
+    }
+
+    /// A command changes times, and its clock may have leapt without the service having seen it: the next start could not tell.
+    pub(super) fn note_leap_of_others(&mut self) -> rusqlite::Result<()> {
+        let now = self.shared.watch.now();
+        self.database
+            .prepare_cached("UPDATE meta SET distrust = max(distrust, ?1 + ?2) WHERE newest < ?1 - ?3")?
+            .execute([now, span(DISTRUST), span(FORWARD)])?;
         Ok(())
     }
 

@@ -174,6 +174,38 @@ impl SqliteQueue {
         looked.unwrap_or(false)
     }
 
+    /// What is put from here on may be in a database server's queue too. Blocks.
+    pub(super) fn spools(&self) -> Result<(), StorageError> {
+        moving::spools(&self.0)
+    }
+
+    /// What is here is here alone, if nothing is: whoever delivers from here may begin. Blocks.
+    pub(super) fn alone(&self) -> Result<(), StorageError> {
+        match moving::is_marked(&self.0.path).map_err(later)? {
+            true => moving::unmark(&self.0),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether another queue may have some of what is here, and both would deliver it. Blocks.
+    pub(super) fn look_for_others(settings: &Settings) -> Result<(), OpenError> {
+        let path = &settings.path;
+        if !moving::is_marked(path).unwrap_or(false) {
+            return Ok(());
+        }
+        // What cannot be read is said by the start itself.
+        let has_some = existing(path).map(|database| {
+            database.query_row("SELECT EXISTS (SELECT 1 FROM item)", [], |row| row.get(0)).unwrap_or(false)
+        });
+        match has_some {
+            Ok(true) => Err(OpenError::CutOff {
+                path: path.clone(),
+                mark: moving::lock_path(path).unwrap_or_default(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// What a start would say of what is there.
     pub(super) fn look(settings: &Settings) -> Result<(), OpenError> {
         places::look(settings)
@@ -563,12 +595,16 @@ impl Inner {
     async fn change(&self, items: Vec<i64>, change: Change) -> Result<Vec<i64>, StorageError> {
         let (mut changed, mut rest) = (Vec::new(), items.as_slice());
         let mut slice = Slice::of(CHANGED_AT_ONCE);
+        let is_beside = self.numbers.is_none();
         while !rest.is_empty() {
             let (some, change) = (slice.next(&mut rest).to_vec(), change.clone());
             let bell = Bell { arrived: Arc::clone(&self.arrived), oldest: Some(Arc::clone(&self.oldest)) };
             let write = move |ledger: &mut Ledger| {
                 let _ = &bell; // until it is committed
                 let mut unused = Vec::new();
+                if is_beside {
+                    ledger.note_leap_of_others()?;
+                }
                 Ok((ledger.change(&some, &change, &mut unused)?, unused))
             };
             let ((those, unused), took) = self.writer.write_timed(write).await?;
@@ -754,8 +790,8 @@ impl Queue for SqliteQueue {
         gone.await.map_err(|error| later(error.into()))?
     }
 
-    async fn rest(&self) {
-        moving::rest(&self.0);
+    async fn rest(&self, is_done: bool) {
+        moving::rest(&self.0, is_done);
     }
 
     async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {

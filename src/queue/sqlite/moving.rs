@@ -20,9 +20,10 @@ use crate::queue::{
 use futures_util::future::join_all;
 use rusqlite::{Connection, Row, params};
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
+    io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError},
 };
 
@@ -34,12 +35,55 @@ pub(super) struct Holds {
     takes: Option<File>,
 }
 
-fn lock_file(queue: &Inner) -> Result<File, StorageError> {
+/// The file of the locks. What stands in it says that another queue may have some of what is here.
+pub(super) fn lock_path(queue: &Path) -> io::Result<PathBuf> {
     // Under whatever name, the same one.
-    let path = std::fs::canonicalize(&queue.path).map_err(later)?;
-    let path = super::beside(&path, ".moving");
-    let open = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    open.map_err(later)
+    Ok(super::beside(&fs::canonicalize(queue)?, ".moving"))
+}
+
+fn lock_file(queue: &Inner) -> Result<File, StorageError> {
+    let open = |path| fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    lock_path(&queue.path).and_then(open).map_err(later)
+}
+
+/// A move has begun to leave.
+const LEAVES: &[u8] = b"a move leaves\n";
+
+/// What is here is kept for a database server.
+const SPOOLS: &[u8] = b"kept for a database\n";
+
+/// Notes it durably, before anybody else may have a row.
+fn mark(queue: &Inner, file: &File, mark: &[u8]) -> io::Result<()> {
+    let mut file = file;
+    file.write_all(mark)?;
+    file.sync_all()?;
+    let path = lock_path(&queue.path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// From here on what is put may be in a database server's queue too, until this file is empty.
+pub(super) fn spools(queue: &Inner) -> Result<(), StorageError> {
+    let file = lock_file(queue)?;
+    let is_marked = fs::read(lock_path(&queue.path).map_err(later)?).map_err(later)?.starts_with(SPOOLS);
+    if is_marked {
+        return Ok(());
+    }
+    file.set_len(0).and_then(|()| mark(queue, &file, SPOOLS)).map_err(later)
+}
+
+/// Another queue may have some of what is here.
+pub(super) fn is_marked(path: &Path) -> io::Result<bool> {
+    match lock_path(path).and_then(fs::metadata) {
+        Ok(file) => Ok(file.len() > 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// No other queue has anything of what is here: nothing is.
+pub(super) fn unmark(queue: &Inner) -> Result<(), StorageError> {
+    let file = lock_file(queue)?;
+    file.set_len(0).map_err(later)
 }
 
 fn locked(lock: Result<(), TryLockError>) -> Result<(), StorageError> {
@@ -55,6 +99,9 @@ pub(super) fn leave(queue: &Inner) -> Result<(), StorageError> {
     if holds.leaves.is_none() {
         let file = lock_file(queue)?;
         locked(file.try_lock())?;
+        if file.metadata().map_err(later)?.len() == 0 {
+            mark(queue, &file, LEAVES).map_err(later)?;
+        }
         holds.leaves = Some(file);
     }
     Ok(())
@@ -71,9 +118,15 @@ fn stay(queue: &Inner) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Nothing is moved any more.
-pub(super) fn rest(queue: &Inner) {
-    *queue.moving.lock().unwrap_or_else(PoisonError::into_inner) = Holds::default();
+/// Nothing is moved any more. `is_done`: what left is gone from here, so that nothing is in both.
+pub(super) fn rest(queue: &Inner, is_done: bool) {
+    let mut holds = queue.moving.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = holds.leaves.as_ref().filter(|_| is_done)
+        && lock_path(&queue.path).and_then(fs::read).is_ok_and(|mark| mark == LEAVES)
+    {
+        let _ = file.set_len(0); // or the next start says so, and a move of nothing does it
+    }
+    *holds = Holds::default();
 }
 
 /// A row's past, and whose it is; kept rows below.

@@ -8,7 +8,7 @@ use super::{
     Inner, Slice, kept, later, look,
     watch::{Watch, span},
 };
-use crate::queue::{StorageError, TooOld, Upkeep};
+use crate::queue::{NewlyHeld, StorageError, Upkeep};
 use rusqlite::Connection;
 use std::{
     io,
@@ -185,7 +185,7 @@ async fn hold_old(
     queue: &Inner,
     max_age: Duration,
     whole: bool,
-    held: &mut Vec<TooOld>,
+    held: &mut Vec<NewlyHeld>,
 ) -> Result<(), StorageError> {
     let age = i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX);
     let oldest = queue.watch.now().saturating_sub(age);
