@@ -103,9 +103,15 @@ impl Scene {
     /// Until it is so.
     #[track_caller]
     pub fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
+        self.until_after(Duration::ZERO, what, is);
+    }
+
+    /// The same, where it takes so long by itself.
+    #[track_caller]
+    pub fn until_after(&self, takes: Duration, what: &str, is: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !is(self) {
-            assert!(began.elapsed() < PATIENCE, "in vain: {what}\n{}", self.state());
+            assert!(began.elapsed() < takes + PATIENCE, "in vain: {what}\n{}", self.state());
             sleep(Duration::from_millis(50));
         }
     }
