@@ -970,10 +970,23 @@ pub fn verify(copy: &Path) -> Result<Verified, OpenError> {
     sqlite::SqliteQueue::verify(copy)
 }
 
-/// Makes a directory for mail, which is private: only our user reads it.
+/// Makes a directory for mail, which is private: only our user reads it. Its name outlives a power cut, and so do those of
+/// the ones above it that were not there.
 /// # Errors
 /// [`OpenError::Directory`].
 pub fn make_directory(path: &Path) -> Result<(), OpenError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| OpenError::Directory { path: path.to_owned(), error })
+    let make = || -> io::Result<()> {
+        let is_missing = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        // A name is the folder's in which it stands (fsync(2)). ext4 takes it along with whatever is synced in there; POSIX does not.
+        missing.into_iter().try_for_each(sync_name)
+    };
+    make().map_err(|error| OpenError::Directory { path: path.to_owned(), error })
+}
+
+/// Syncs the folder in which something has its name.
+fn sync_name(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
