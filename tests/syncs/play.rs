@@ -2,8 +2,9 @@
 //!
 //! In: how many messages. Out: the [`Record`], and the [`Book`] of the backend: each activity, as it was sent there.
 //! The service is the shipped program with a queue in one file. It is killed when a third of the messages was accepted, ended by
-//! SIGTERM at two thirds, and started again each time, the last time to keep what is delivered; at the end it is killed. Two in ten messages have an attachment that goes
-//! to a file, a fifth is for two companies, an eighth is refused by the backend and held, a ninth is denied at first.
+//! SIGTERM at two thirds, and started again each time, the last time to keep what is delivered; at the end it is killed. Of
+//! twenty messages three have an attachment that goes to a file; a fifth is for two companies, an eighth is refused by the backend
+//! and held, a ninth is denied at first.
 //! Clients try again until they hear 250. Each try comes from an address of its own, by which strace's lines tell whose answer it is.
 
 use super::record::{CALLS, Reading, Record};

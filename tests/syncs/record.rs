@@ -147,7 +147,8 @@ impl Reading {
         let equals = at + rfind(&text[at..], b"= ").expect("a result");
         let result = &text[equals + 2..];
         if result.starts_with(b"?") {
-            self.unfinished.insert(end.to_string().into_bytes(), (begin, text[..equals].to_owned()));
+            // No thread has such a number.
+            self.unfinished.insert(format!("ended {end}").into_bytes(), (begin, text[..equals].to_owned()));
             return;
         }
         let (result, of) = Words(result).descriptor();
@@ -245,8 +246,12 @@ impl Reading {
             "fsync" | "fdatasync" => vec![What::Sync(self.open[&words.descriptor().0].0)],
             "mkdir" => {
                 let path = words.path();
+                let (folder, name) = self.place_of(&path);
+                if self.names[folder].contains_key(&name) {
+                    return Vec::new(); // it was never told so
+                }
                 let inode = self.new_inode(true, &path);
-                vec![self.name(&path, Some(inode))]
+                vec![What::Name { folder, name, inode: Some(inode) }]
             }
             "unlink" => vec![self.name(&words.path(), None)],
             "linkat" => {
@@ -294,6 +299,8 @@ impl Reading {
                     whats.push(What::Name { folder, name, inode: Some(inode) });
                     inode
                 }
+                // It was never told that there is none.
+                None if result.is_none() => return whats,
                 None => panic!("{} was opened and nobody has made it", path.display()),
             }
         };
