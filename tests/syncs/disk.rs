@@ -9,7 +9,7 @@
 //! That is what POSIX promises, and less than ext4, XFS and btrfs give: their journals keep the order of names, and a file's sync
 //! takes its name with it. So what holds here holds there.
 
-use super::record::{Call, Inode, Place, Record, What, write_at};
+use super::record::{Call, Inode, Place, Record, Tree, What, write_at};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
@@ -49,8 +49,8 @@ pub struct Disk<'r> {
     /// What has happened, in the order of places: a call began, or a sync has returned.
     events: Vec<(Place, bool, usize)>,
     next: usize,
-    contents: Vec<Vec<u8>>,
-    names: Vec<BTreeMap<String, Inode>>,
+    /// What is there for sure.
+    last: Tree,
     /// Calls that were not synced, in their order.
     pending: Vec<usize>,
     unsynced: Option<Unsynced>,
@@ -71,12 +71,14 @@ impl<'r> Disk<'r> {
             }
         }
         events.sort_unstable();
+        let mut last = record.base.clone();
+        last.contents.resize(record.inodes.len(), Vec::new());
+        last.names.resize(record.inodes.len(), BTreeMap::new());
         Self {
             record,
             events,
             next: 0,
-            contents: vec![Vec::new(); record.inodes.len()],
-            names: vec![BTreeMap::new(); record.inodes.len()],
+            last,
             pending: Vec::new(),
             unsynced,
             store: store.to_owned(),
@@ -116,7 +118,7 @@ impl<'r> Disk<'r> {
         self.pending = pending;
         let synced: Vec<usize> = synced;
         for at in synced {
-            apply(&record.calls[at].what, &Fate::Whole, &mut self.contents, &mut self.names);
+            self.last.apply(&record.calls[at].what);
             if self.stored.remove(&inode) {
                 fs::remove_file(self.stored_at(inode)).unwrap();
             }
@@ -130,13 +132,13 @@ impl<'r> Disk<'r> {
     /// Lays the files out in a folder that is not there yet.
     pub fn lay(&mut self, variant: Variant, to: &Path) {
         let fates = self.fates(variant);
-        let mut names = self.names.clone();
+        let mut names = self.last.names.clone();
         let mut changed: HashMap<Inode, Vec<u8>> = HashMap::new();
         for (at, fate) in self.pending.iter().zip(&fates) {
             let what = &self.record.calls[*at].what;
             match what {
                 What::Write { inode, .. } | What::Resize { inode, .. } => {
-                    let content = changed.entry(*inode).or_insert_with(|| self.contents[*inode].clone());
+                    let content = changed.entry(*inode).or_insert_with(|| self.last.contents[*inode].clone());
                     change(what, fate, content);
                 }
                 _ => rename(what, fate, &mut names),
@@ -170,11 +172,11 @@ impl<'r> Disk<'r> {
             } else if name.ends_with(".eml") {
                 // Nobody writes into these.
                 if self.stored.insert(*inode) {
-                    fs::write(self.stored_at(*inode), &self.contents[*inode]).unwrap();
+                    fs::write(self.stored_at(*inode), &self.last.contents[*inode]).unwrap();
                 }
                 fs::hard_link(self.stored_at(*inode), path).unwrap();
             } else {
-                fs::write(path, &self.contents[*inode]).unwrap();
+                fs::write(path, &self.last.contents[*inode]).unwrap();
             }
         }
     }
@@ -248,13 +250,6 @@ fn inode_of(what: &What) -> Inode {
     match what {
         What::Write { inode, .. } | What::Resize { inode, .. } | What::Sync(inode) => *inode,
         What::Name { folder, .. } | What::Move { from: (folder, _), .. } => *folder,
-    }
-}
-
-fn apply(what: &What, fate: &Fate, contents: &mut [Vec<u8>], names: &mut [BTreeMap<String, Inode>]) {
-    match what {
-        What::Write { inode, .. } | What::Resize { inode, .. } => change(what, fate, &mut contents[*inode]),
-        _ => rename(what, fate, names),
     }
 }
 

@@ -364,8 +364,8 @@ pub fn play(messages: usize, place: &Path) -> (Record, Book) {
     fs::create_dir(place.join("disk")).unwrap();
     let (book, _runtime) = backend(backend_port);
     let counters = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
-    let mut life = Life::begin(place, 0);
     let mut reading = Reading::of(&place.join("disk"));
+    let mut life = Life::begin(place, 0);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let counters = Arc::clone(&counters);
@@ -389,6 +389,17 @@ pub fn play(messages: usize, place: &Path) -> (Record, Book) {
     reading.read(&life.end("KILL"));
     let book = std::mem::take(&mut *book.lock().unwrap());
     (reading.done(), book)
+}
+
+/// One start with what is in the folder `disk`, while no backend answers; it is killed a moment later.
+pub fn begin(place: &Path) -> Record {
+    configure(place, [free_port(), free_port()], free_port(), true);
+    let mut reading = Reading::of(&place.join("disk"));
+    let life = Life::begin(place, 0);
+    // Its first upkeep.
+    thread::sleep(Duration::from_millis(300));
+    reading.read(&life.end("KILL"));
+    reading.done()
 }
 
 /// With patience for a thousand messages under strace.

@@ -1,6 +1,6 @@
 //! What a service did to its files, as strace wrote it down.
 //!
-//! In: what strace said of each life of the service, and the files as each life left them. Out: a [`Record`]: every call that changes
+//! In: the files as they were before, what strace said of each life of the service, and the files as each life left them. Out: a [`Record`]: every call that changes
 //! or syncs a file, from where to where it lasted, and when which message was said to be accepted.
 //! Promise: a call that had returned before another began did so in truth, for strace holds a thread at both ends of a call. All of
 //! it done in order gives the files byte for byte, which is looked at after each life ([`Reading::settle`]); so no call is overlooked.
@@ -53,6 +53,34 @@ pub struct Record {
     pub times: Vec<i64>,
     /// Where each life began.
     pub lives: Vec<Place>,
+    /// What was there before.
+    pub base: Tree,
+}
+
+/// Bytes of files, and names in folders, by the inodes.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    pub contents: Vec<Vec<u8>>,
+    pub names: Vec<BTreeMap<String, Inode>>,
+}
+
+impl Tree {
+    /// Does what a call did.
+    pub fn apply(&mut self, what: &What) {
+        match what {
+            What::Write { inode, offset, data } => write_at(&mut self.contents[*inode], *offset, data),
+            What::Resize { inode, length } => self.contents[*inode].resize(*length, 0),
+            What::Name { folder, name, inode: Some(inode) } => {
+                self.names[*folder].insert(name.clone(), *inode);
+            }
+            What::Name { folder, name, inode: None } => drop(self.names[*folder].remove(name)),
+            What::Move { from, to, inode } => {
+                self.names[from.0].remove(&from.1);
+                self.names[to.0].insert(to.1.clone(), *inode);
+            }
+            What::Sync(_) => {}
+        }
+    }
 }
 
 /// Calls that strace shows: those that change files, those that sync them, those that answer, and those that the model does not know.
@@ -73,8 +101,7 @@ pub struct Reading {
     root: PathBuf,
     record: Record,
     /// What programs see, with nothing lost.
-    contents: Vec<Vec<u8>>,
-    names: Vec<BTreeMap<String, Inode>>,
+    seen: Tree,
     /// Open ones of this life, and how far `write` has come in them.
     open: HashMap<i64, (Inode, usize)>,
     talks: HashMap<String, Talk>,
@@ -83,18 +110,35 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Of what happens below `root`, which is empty.
+    /// Of what happens below `root`. What is there by now is on the disk.
     pub fn of(root: &Path) -> Self {
-        let record = Record { inodes: vec![(true, String::new())], ..Record::default() };
-        Self {
+        let mut reading = Self {
             root: root.to_owned(),
-            record,
-            contents: vec![Vec::new()],
-            names: vec![BTreeMap::new()],
+            record: Record::default(),
+            seen: Tree::default(),
             open: HashMap::new(),
             talks: HashMap::new(),
             unfinished: HashMap::new(),
+        };
+        reading.find(root, true);
+        reading.record.base = reading.seen.clone();
+        reading
+    }
+
+    fn find(&mut self, path: &Path, is_folder: bool) -> Inode {
+        let inode = self.new_inode(is_folder, path);
+        if !is_folder {
+            self.seen.contents[inode] = fs::read(path).unwrap();
+            return inode;
         }
+        for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
+            let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+            if !name.ends_with("-shm") {
+                let below = self.find(&path, path.is_dir());
+                self.seen.names[inode].insert(name, below);
+            }
+        }
+        inode
     }
 
     /// Reads one life, which is over, and compares.
@@ -162,7 +206,7 @@ impl Reading {
             return;
         }
         for what in self.what(name, Words(&text[open + 1..]), Some(result)) {
-            self.apply(&what);
+            self.seen.apply(&what);
             self.record.calls.push(Call { begin, end, what });
         }
     }
@@ -247,7 +291,7 @@ impl Reading {
             "mkdir" => {
                 let path = words.path();
                 let (folder, name) = self.place_of(&path);
-                if self.names[folder].contains_key(&name) {
+                if self.seen.names[folder].contains_key(&name) {
                     return Vec::new(); // it was never told so
                 }
                 let inode = self.new_inode(true, &path);
@@ -269,7 +313,7 @@ impl Reading {
                 let from = words.path();
                 words.comma();
                 let (from, to) = (self.place_of(&from), self.place_of(&words.path()));
-                let inode = self.names[from.0][&from.1];
+                let inode = self.seen.names[from.0][&from.1];
                 vec![What::Move { from, to, inode }]
             }
             "lseek" | "mmap" => panic!("the model does not know {name} of {:?}", words.0),
@@ -287,7 +331,7 @@ impl Reading {
             0
         } else {
             let (folder, name) = self.place_of(path);
-            let inode = self.names[folder].get(&name).copied();
+            let inode = self.seen.names[folder].get(&name).copied();
             match inode {
                 Some(inode) if has("O_TRUNC") => {
                     whats.push(What::Resize { inode, length: 0 });
@@ -312,8 +356,8 @@ impl Reading {
 
     fn new_inode(&mut self, is_folder: bool, path: &Path) -> Inode {
         self.record.inodes.push((is_folder, path.display().to_string()));
-        self.contents.push(Vec::new());
-        self.names.push(BTreeMap::new());
+        self.seen.contents.push(Vec::new());
+        self.seen.names.push(BTreeMap::new());
         self.record.inodes.len() - 1
     }
 
@@ -328,23 +372,7 @@ impl Reading {
             path.strip_prefix(&self.root).unwrap_or_else(|_| panic!("{} is elsewhere", path.display()));
         let mut names: Vec<&str> = below.iter().map(|name| name.to_str().unwrap()).collect();
         let last = names.pop().expect("a name").to_owned();
-        (names.iter().fold(0, |folder, name| self.names[folder][*name]), last)
-    }
-
-    fn apply(&mut self, what: &What) {
-        match what {
-            What::Write { inode, offset, data } => write_at(&mut self.contents[*inode], *offset, data),
-            What::Resize { inode, length } => self.contents[*inode].resize(*length, 0),
-            What::Name { folder, name, inode: Some(inode) } => {
-                self.names[*folder].insert(name.clone(), *inode);
-            }
-            What::Name { folder, name, inode: None } => drop(self.names[*folder].remove(name)),
-            What::Move { from, to, inode } => {
-                self.names[from.0].remove(&from.1);
-                self.names[to.0].insert(to.1.clone(), *inode);
-            }
-            What::Sync(_) => {}
-        }
+        (names.iter().fold(0, |folder, name| self.seen.names[folder][*name]), last)
     }
 
     /// A life is over. Of calls that never returned the files tell whether they were done; then all must be as it is there.
@@ -360,7 +388,7 @@ impl Reading {
             }
             for what in self.what(&name, Words(&text[open + 1..]), None) {
                 if self.was_done(&what) {
-                    self.apply(&what);
+                    self.seen.apply(&what);
                     self.record.calls.push(Call { begin, end, what });
                 }
             }
@@ -397,7 +425,7 @@ impl Reading {
             names.iter().find(|(_, of)| **of == inode).map(|(name, _)| name.clone())
         };
         let (folder, name) =
-            self.names.iter().enumerate().find_map(|(folder, names)| Some((folder, named(names)?)))?;
+            self.seen.names.iter().enumerate().find_map(|(folder, names)| Some((folder, named(names)?)))?;
         Some(self.path_of(folder)?.join(name))
     }
 
@@ -407,17 +435,17 @@ impl Reading {
         let there: std::collections::BTreeSet<String> =
             there.filter(|name| !name.ends_with("-shm")).collect();
         assert!(
-            there.iter().eq(self.names[folder].keys()),
+            there.iter().eq(self.seen.names[folder].keys()),
             "{}: {there:?}, {:?}",
             path.display(),
-            self.names
+            self.seen.names
         );
-        for (name, inode) in &self.names[folder] {
+        for (name, inode) in &self.seen.names[folder] {
             let path = path.join(name);
             match self.record.inodes[*inode].0 {
                 true => self.compare(*inode, &path),
                 false => assert!(
-                    fs::read(&path).unwrap() == self.contents[*inode],
+                    fs::read(&path).unwrap() == self.seen.contents[*inode],
                     "{}: other bytes",
                     path.display()
                 ),
