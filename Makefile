@@ -48,7 +48,7 @@ torture-doors: deps
 	ulimit -n 20000; ONLY=$(ONLY) LASTS=$(or $(LASTS),60) $(CARGO) test --release --test e2e overload::torture -- --ignored --nocapture
 
 # What a power cut may leave at each sync of 1,000 messages, and 10,000 parts of what was not synced, each opened and looked at: the
-# figures of docs/syncs.md. SEED=7 for the same parts again, MESSAGES=200 and SUBSETS=2000 for less. `make test` has 60 messages.
+# figures of docs/syncs.md; twenty minutes. SEED=7 for the same parts again, MESSAGES=200 and SUBSETS=2000 for less. `make test` has 60 messages.
 torture-syncs: deps
 	SEED=$(SEED) MESSAGES=$(MESSAGES) SUBSETS=$(SUBSETS) $(CARGO) test --test syncs thousand -- --ignored --nocapture
 

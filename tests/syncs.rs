@@ -109,7 +109,7 @@ impl Run {
         for call in &self.record.calls {
             let of = |inode: &usize| {
                 let path = Path::new(&self.record.inodes[*inode].1);
-                let end = path.extension().map_or("folder", |end| end.to_str().unwrap());
+                let end = path.extension().map_or("nameless", |end| end.to_str().unwrap());
                 if self.record.inodes[*inode].0 { "folder".to_owned() } else { end.to_owned() }
             };
             let kind = match &call.what {
@@ -359,7 +359,7 @@ fn each_kind_of_sync_is_needed() {
 
 /// Q1, Q2, Q3, Q4, Q18, Q34, Q36: a thousand messages.
 #[test]
-#[ignore = "a quarter of an hour; make torture-syncs"]
+#[ignore = "twenty minutes; make torture-syncs"]
 fn every_sync_of_a_thousand_messages() {
     every_sync(&Run::of(number("MESSAGES", 1000)), number("SUBSETS", 10_000), 50);
 }

@@ -288,3 +288,64 @@ fn rename(what: &What, fate: &Fate, names: &mut [BTreeMap<String, Inode>]) {
         _ => {}
     }
 }
+
+/// What was synced is there, and of the rest any part.
+#[test]
+fn what_was_synced_is_there_and_of_the_rest_any_part() {
+    let write = |offset, byte, length| What::Write { inode: 1, offset, data: vec![byte; length] };
+    let name = |name: &str| What::Name { folder: 0, name: name.to_owned(), inode: Some(1) };
+    let whats = [
+        name("a"),
+        write(0, b'x', 1024),
+        What::Sync(1),
+        What::Sync(0),
+        write(512, b'y', 1024),
+        What::Name { folder: 0, name: "a".to_owned(), inode: None },
+        name("b"),
+    ];
+    let call = |(at, what)| Call { begin: at, end: at, what };
+    let record = Record {
+        calls: whats.into_iter().enumerate().map(call).collect(),
+        inodes: vec![(true, "/".to_owned()), (false, "a".to_owned())],
+        base: Tree { contents: vec![Vec::new()], names: vec![BTreeMap::new()] },
+        ..Record::default()
+    };
+    let place = tempfile::tempdir().unwrap();
+    let found = |place_of_cut: Place, variant: Variant| -> Vec<(String, String)> {
+        let mut disk = Disk::of(&record, &place.path().join("store"), None);
+        disk.go_to(place_of_cut);
+        let image = place.path().join("image");
+        disk.lay(variant, &image);
+        let entries = fs::read_dir(&image).unwrap().map(Result::unwrap);
+        // A letter a sector.
+        let sectors = |path: PathBuf| {
+            fs::read(path).unwrap().chunks(SECTOR).map(|sector| char::from(sector[0])).collect()
+        };
+        let mut found: Vec<(String, String)> =
+            entries.map(|entry| (entry.file_name().into_string().unwrap(), sectors(entry.path()))).collect();
+        found.sort();
+        fs::remove_dir_all(image).unwrap();
+        found
+    };
+    let is = |names: &[(&str, &str)]| {
+        names.iter().map(|(name, of)| ((*name).to_owned(), (*of).to_owned())).collect::<Vec<_>>()
+    };
+    for (cut, nothing, everything) in [
+        (0, is(&[]), is(&[])),
+        (2, is(&[]), is(&[("a", "xx")])),
+        // The file is synced, and has no name yet.
+        (3, is(&[]), is(&[("a", "xx")])),
+        (4, is(&[("a", "xx")]), is(&[("a", "xx")])),
+        (7, is(&[("a", "xx")]), is(&[("b", "xyy")])),
+    ] {
+        assert_eq!(found(cut, Variant::Nothing), nothing, "{cut}");
+        assert_eq!(found(cut, Variant::Everything), everything, "{cut}");
+    }
+    let drawn: BTreeSet<Vec<(String, String)>> = (0..300).map(|seed| found(7, Variant::Some(seed))).collect();
+    let contents: BTreeSet<&str> = drawn.iter().flatten().map(|(_, content)| content.as_str()).collect();
+    // Half of a write, the later half alone, and a length without its bytes.
+    assert_eq!(contents, BTreeSet::from(["xx", "xx\0", "xxy", "xy", "xyy"]));
+    let names: BTreeSet<Vec<&str>> =
+        drawn.iter().map(|found| found.iter().map(|(name, _)| name.as_str()).collect()).collect();
+    assert_eq!(names, BTreeSet::from([vec![], vec!["a"], vec!["a", "b"], vec!["b"]]));
+}

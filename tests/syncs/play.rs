@@ -294,7 +294,7 @@ fn client(ports: [u16; 2], messages: usize, next: &AtomicUsize, accepted: &Atomi
             if said == Some(true) {
                 break;
             }
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(400));
         }
         accepted.fetch_add(1, Ordering::SeqCst);
     }
