@@ -523,6 +523,31 @@ fn a_kill_while_a_queue_is_made() {
     assert!(sites.keys().any(|(_, call)| call == "pwrite64"), "{sites:?}");
 }
 
+/// Q1: what is synced in a folder is nowhere after a power cut if the folder's name is not on the disk.
+#[test]
+fn folders_that_are_made_are_synced_where_their_names_are() {
+    let temporary = directory();
+    let directory = temporary.path();
+    let trace = directory.join("trace");
+    let arguments = ["-y", "-e", "trace=mkdir,fsync", "-o", trace.to_str().unwrap()];
+    assert_eq!(run("open", directory, 0, None, &arguments), None);
+    let text = fs::read_to_string(&trace).unwrap();
+    let calls: Vec<&str> = text.lines().collect();
+    let made = |call: &&str| call.contains("mkdir(") && call.ends_with(" = 0");
+    let folders: Vec<(usize, &Path)> = calls
+        .iter()
+        .enumerate()
+        .filter(|(_, call)| made(call))
+        .map(|(at, call)| (at, Path::new(call.split('"').nth(1).unwrap())))
+        .collect();
+    assert_eq!(folders.len(), 2, "{text}");
+    for (at, folder) in folders {
+        let synced = format!("<{}>)", folder.parent().unwrap().display());
+        let is_synced = calls[at..].iter().any(|call| call.contains("fsync(") && call.contains(&synced));
+        assert!(is_synced, "{}: {text}", folder.display());
+    }
+}
+
 #[test]
 fn a_kill_while_an_older_queue_is_taken_over() {
     for version in [2, 3, 4] {

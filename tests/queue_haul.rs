@@ -11,8 +11,8 @@ mod letter;
 use activity_milter::{
     activity::{Key, Parcel},
     queue::{
-        self, Ask, Change, End, Filter, Full, HaulError, Hauled, OpenError, Put, Queue, Replay, Settings,
-        State, StorageError, SystemClock, Transfer, haul, postgres::Server,
+        self, Ask, Change, End, Filter, Full, HaulError, Hauled, OpenError, Put, Queue, Replay, Rest,
+        Settings, State, StorageError, SystemClock, Transfer, haul, postgres::Server,
     },
 };
 use database::{Cluster, Database};
@@ -458,8 +458,8 @@ async fn two_moves_the_other_way_round_lose_nothing() {
                 true => assert!(matches!(gone, Err(StorageError::Busy(_))) && forgot.is_err(), "{gone:?}"),
                 false => assert!(gone.unwrap() > 0 && forgot.is_ok()),
             }
-            leaves.rest(true).await;
-            takes.rest(true).await;
+            leaves.rest(Rest::Done).await;
+            takes.rest(Rest::Clear).await;
             // Killed here, it is not known where it was.
             assert_eq!(both(leaves.as_ref(), takes.as_ref()).await, 20);
             all_of(leaves.as_ref(), takes.as_ref()).await.unwrap();
@@ -511,6 +511,7 @@ async fn what_a_move_that_was_cut_off_had_is_not_delivered_by_itself() {
                     entries.len() == 10 && why.count() == 9 && entries.iter().all(|e| e.state == State::Held)
                 );
                 assert_eq!(service.upkeep(DAY).await.unwrap().cut_off, []);
+                from.sql("DO $$ BEGIN ASSERT (SELECT until FROM activity_milter.leaving) = 0; END $$");
                 assert_eq!(
                     (service.counts().await.unwrap().waiting, service.counts().await.unwrap().held),
                     (0, 10)
@@ -546,6 +547,30 @@ async fn what_a_move_that_was_cut_off_had_is_not_delivered_by_itself() {
     }
 }
 
+/// Q48: a move that gave the other queue nothing leaves all as it was: it was refused, or a message could not be read now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_gave_nothing_leaves_all_as_it_was() {
+    let (from, to) = (Place::new(Sqlite), Place::new(Postgres));
+    from.give_kinds(from.open().as_ref(), 0..3).await;
+    to.open();
+    to.sql("UPDATE activity_milter.leaving SET until = 9000000000000, who = 'somebody'");
+    let (leaves, takes) = (from.leave(), to.take_in());
+    let refused = all_of(leaves.as_ref(), takes.as_ref()).await;
+    assert!(matches!(refused, Err(HaulError::To(StorageError::Leaving))), "{refused:?}");
+    drop((leaves, takes));
+    assert_eq!(deliver(from.open().as_ref()).await.len(), 3);
+
+    let (from, to) = (Place::new(Postgres), Place::new(Postgres));
+    let service = from.open();
+    from.give_kinds(service.as_ref(), 0..5).await;
+    let (leaves, takes) = (from.leave(), to.take_in());
+    from.sql("ALTER TABLE activity_milter.payload RENAME COLUMN cuts TO gone");
+    let failed = all_of(leaves.as_ref(), takes.as_ref()).await;
+    assert!(matches!(failed, Err(HaulError::From(_))), "{failed:?}");
+    from.sql("ALTER TABLE activity_milter.payload RENAME COLUMN gone TO cuts");
+    assert_eq!(deliver(service.as_ref()).await.len(), 5);
+}
+
 /// Q47: mail that was kept for a database is not delivered by whoever says that there is none any more: the database may have some
 /// of it. Once it was moved there, or nothing is left, the file is a queue as any other.
 #[tokio::test(flavor = "multi_thread")]
@@ -574,6 +599,12 @@ async fn what_was_kept_for_a_database_is_not_delivered_without_it() {
     machine.give_kinds(queue.as_ref(), 10..11).await;
     drop(queue);
     assert_eq!(deliver(machine.open().as_ref()).await.len(), 1);
+    // All of it came back: the file was empty then.
+    drop(there.open());
+    let (leaves, takes) = (there.leave(), machine.take_in());
+    assert_eq!(all_of(leaves.as_ref(), takes.as_ref()).await.unwrap().activities, 3);
+    drop((leaves, takes));
+    assert_eq!(deliver(machine.open().as_ref()).await.len(), 3);
 }
 
 /// Q48: who leaves a queue has it for himself: a second move of it waits, and so does what comes to it from others.
@@ -598,7 +629,7 @@ async fn one_move_at_a_time_leaves_a_queue() {
         let of_third = more.to_move(false, i64::MIN).await.unwrap();
         second.take_in(of_third.transfers).await.unwrap();
         takes.take_in(page.transfers).await.unwrap();
-        leaves.rest(true).await;
+        leaves.rest(Rest::Done).await;
         all_of(more.as_ref(), into.as_ref()).await.unwrap();
         assert_eq!(waiting(more.as_ref()).await, 0);
     }

@@ -321,10 +321,14 @@ async fn a_server_that_was_away_is_back_by_itself() {
 async fn a_lease_that_nobody_heard_of_is_given_back() {
     let pair = Pair::new();
     let machine = Machine::new(pair.server());
-    for id in 0..3 {
+    for id in 0..4 {
         machine.give(id, &["a"]).await.unwrap();
     }
-    let attempted = machine.leases(1).await.remove(0);
+    let mut tickets = machine.leases(2).await;
+    let (given_back, attempted) = (tickets.remove(1), tickets.remove(0));
+    // And one that was given back by a word whose answer was lost, and leased again without our knowledge.
+    let again = "UPDATE activity_milter.item SET fence = nextval('activity_milter.fence') WHERE id =";
+    pair.database.sql(&format!("{again} {}", given_back.item));
     pair.standby.kill();
     let lost = {
         let lease = machine.lease(Ask { room: 10, ..Ask::default() });
@@ -338,7 +342,7 @@ async fn a_lease_that_nobody_heard_of_is_given_back() {
     };
     assert!(is_later(&lost));
     let leased = "SELECT count(*) FROM activity_milter.item WHERE until IS NOT NULL";
-    assert_eq!(pair.database.sql(leased), "3", "the database has given them");
+    assert_eq!(pair.database.sql(leased), "4", "the database has given them");
     pair.standby.run(&["cluster_name=second", "hot_standby=on"]);
     let again = machine
         .soon("leased again", async |machine| {
@@ -346,7 +350,7 @@ async fn a_lease_that_nobody_heard_of_is_given_back() {
             (!tickets.is_empty()).then_some(tickets)
         })
         .await;
-    assert_eq!(again.len(), 2);
+    assert_eq!(again.len(), 3);
     assert!(again.iter().all(|ticket| ticket.item != attempted.item));
     for ticket in again.into_iter().chain([attempted]) {
         assert_eq!(machine.finish(vec![(ticket, End::Taken)]).await.unwrap(), [true]);
@@ -1152,6 +1156,34 @@ async fn what_was_had_comes_back_though_one_between_reached_nobody() {
     cluster.run(&[]);
     machine.crash();
     machine.soon("the lease", async |machine| machine.leases(1).await.pop()).await;
+}
+
+/// Q41: a server that takes over may not know an end that we heard of; what it has in our name is given back then, though no lease
+/// of ours has failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_that_takes_over_has_in_our_name_is_given_back() {
+    let cluster = Cluster::start(&[]).leaked();
+    let database = cluster.database();
+    let machine = Machine::new(database.server());
+    for id in 0..2 {
+        machine.give(id, &["a"]).await.unwrap();
+    }
+    let mut tickets = machine.leases(2).await;
+    let (forgotten, under_way) = (tickets.remove(1), tickets.remove(0));
+    let after = Duration::ZERO;
+    let again = End::Again { after, counts: true, reason: "503".to_owned() };
+    assert_eq!(machine.finish(vec![(forgotten.clone(), again)]).await.unwrap(), [true]);
+    // No doubt is left of the start.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    database.sql(&format!("UPDATE activity_milter.item SET until = 1 WHERE id = {}", forgotten.item));
+    assert!(machine.leases(2).await.is_empty());
+    cluster.kill();
+    cluster.run(&[]);
+    let back = machine.soon("given back", async |machine| {
+        machine.lease(Ask { room: 2, ..Ask::default() }).await.ok()?.tickets.pop()
+    });
+    assert_eq!(back.await.item, forgotten.item);
+    assert_eq!(machine.finish(vec![(under_way, End::Taken)]).await.unwrap(), [true]);
 }
 
 /// Q41: whoever was away for so long that what he had was given back begins none of it any more.

@@ -6,7 +6,7 @@
 //! bare address of its tenant, and a copy to that, come to the other queue meanwhile, would be recorded beside it.
 //! Fails: [`HaulError`], which says which of the two it was; all that moved before stays moved.
 
-use super::{Full, Queue, StorageError, Transfer};
+use super::{Full, Queue, Rest, StorageError, Transfer};
 use crate::activity::Key;
 use std::{
     collections::{BTreeMap, HashSet},
@@ -61,9 +61,15 @@ pub async fn haul(
     more: impl FnMut(&Hauled) -> ControlFlow<()> + Send,
 ) -> Result<Hauled, HaulError> {
     are_two(from, to).await?;
-    let hauled = haul_all(from, to, more).await;
-    from.rest(hauled.is_ok()).await;
-    to.rest(true).await;
+    let mut doubt = false;
+    let hauled = haul_all(from, to, more, &mut doubt).await;
+    from.rest(match hauled {
+        _ if doubt => Rest::Doubt,
+        Ok(_) => Rest::Done,
+        Err(_) => Rest::Clear,
+    })
+    .await;
+    to.rest(Rest::Clear).await;
     hauled
 }
 
@@ -71,6 +77,7 @@ async fn haul_all(
     from: &dyn Queue,
     to: &dyn Queue,
     mut more: impl FnMut(&Hauled) -> ControlFlow<()> + Send,
+    doubt: &mut bool,
 ) -> Result<Hauled, HaulError> {
     let mut hauled = Hauled::default();
     loop {
@@ -83,7 +90,7 @@ async fn haul_all(
             while !hauled.is_stopped {
                 let page = from.to_move(delivered, after).await.map_err(HaulError::From)?;
                 hauled.stuck.extend(page.stuck);
-                hauled.activities += hand_over(from, to, page.transfers, &mut hauled.full).await?;
+                hauled.activities += hand_over(from, to, page.transfers, &mut hauled.full, doubt).await?;
                 hauled.is_stopped = more(&hauled).is_break();
                 match page.last {
                     Some(last) => after = last,
@@ -146,6 +153,7 @@ async fn hand_over(
     to: &dyn Queue,
     transfers: Vec<Transfer>,
     full: &mut BTreeMap<String, (usize, String)>,
+    doubt: &mut bool,
 ) -> Result<usize, HaulError> {
     let mut going = transfers;
     loop {
@@ -154,8 +162,7 @@ async fn hand_over(
         let Some(known) = known else { return Err(HaulError::To(StorageError::Busy(UNSAID.to_owned()))) };
         let mut staying = Vec::new();
         going = going.into_iter().filter_map(|one| one.without(full, &known, &mut staying)).collect();
-        // What is not said ends by itself.
-        let _ = from.keep(staying).await;
+        *doubt |= from.keep(staying).await.is_err();
         if going.is_empty() {
             return Ok(0);
         }
@@ -169,7 +176,9 @@ async fn hand_over(
             Err(error) => {
                 // A part may be there already, and then it must not be attempted here at once: the hold on that ends by itself.
                 // Nor may it leave: nobody says that it stays there.
-                if let Some(known) = known_of(to, &going).await {
+                let known = known_of(to, &going).await;
+                *doubt |= known.as_ref().is_none_or(|known| !known.is_empty());
+                if let Some(known) = known {
                     let rows = going.iter().flat_map(|one| one.keys().zip(one.places()));
                     let here = rows.filter(|(key, _)| !known.contains(key)).map(|(_, place)| place);
                     let _ = from.keep(here.collect()).await;
@@ -178,5 +187,7 @@ async fn hand_over(
             }
         }
     }
-    from.let_go(going.iter().flat_map(Transfer::places).collect()).await.map_err(HaulError::From)
+    let gone = from.let_go(going.iter().flat_map(Transfer::places).collect()).await;
+    *doubt |= gone.is_err();
+    gone.map_err(HaulError::From)
 }

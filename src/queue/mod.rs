@@ -24,7 +24,7 @@ mod written;
 
 pub use clock::{Clock, HandClock, SystemClock};
 pub use haul::{HaulError, Hauled, haul};
-pub use transfer::{CUT_OFF, Identity, Page, Place, Transfer};
+pub use transfer::{CUT_OFF, Identity, Page, Place, Rest, Transfer};
 
 use crate::activity::{Activity, Cut, Key, Parcel, Raw};
 use crate::observe::events;
@@ -241,7 +241,7 @@ pub enum OpenError {
     /// A move from it was cut off, or it was kept for a database server.
     #[error(
         "queue {path}: a move to another queue was cut off, or what is here was kept for a database: that one may have some of it too, and \
-         both would deliver it. Say `activity-milter queue move` to it first; if it is gone for good, remove {mark} and start again"
+         both would deliver it. Say `activity-milter queue move` to it first; if it is gone for good, or all of it came back, remove {mark} and start again"
     )]
     CutOff {
         /// The file.
@@ -851,8 +851,8 @@ pub trait Queue: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Nothing is moved from here or to here any more. `is_done`: whatever the other queue took in has left, too.
-    async fn rest(&self, is_done: bool);
+    /// Nothing is moved from here or to here any more.
+    async fn rest(&self, how: Rest);
 
     /// A page of the keys that are remembered and have no row any more, or never had one, in their order, behind `after`.
     /// # Errors
@@ -890,13 +890,17 @@ pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Queue>
         Some(server) => outage::open(settings, server, clock)?,
         None => {
             sqlite::SqliteQueue::look_for_others(settings)?;
-            let queue = sqlite::SqliteQueue::open(settings, clock)?;
-            if let Err(error) = queue.alone() {
-                events::queue_trouble(&error); // an empty queue that is said to be left is left the next time
-            }
-            Arc::new(queue)
+            alone_if_empty(sqlite::SqliteQueue::open(settings, clock)?)
         }
     })
+}
+
+/// Where nothing is, nothing is anywhere else too, whatever was moved away before.
+fn alone_if_empty(queue: sqlite::SqliteQueue) -> Arc<dyn Queue> {
+    if let Err(error) = queue.alone() {
+        events::queue_trouble(&error); // the next start says so
+    }
+    Arc::new(queue)
 }
 
 /// Opens a queue from which all shall move to another: a file for us alone, or a server's beside the services that may be
@@ -919,7 +923,7 @@ pub fn open_to_take_in(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc
         Some(server) => Ok(Arc::new(postgres::PostgresQueue::made_beside(settings, server, clock)?)),
         None => match sqlite::SqliteQueue::open(settings, Arc::clone(&clock)) {
             Err(OpenError::InUse(_)) => beside(settings, clock),
-            opened => Ok(Arc::new(opened?)),
+            opened => opened.map(alone_if_empty),
         },
     }
 }
@@ -994,10 +998,23 @@ pub fn verify(copy: &Path) -> Result<Verified, OpenError> {
     sqlite::SqliteQueue::verify(copy)
 }
 
-/// Makes a directory for mail, which is private: only our user reads it.
+/// Makes a directory for mail, which is private: only our user reads it. Its name outlives a power cut, and so do those of
+/// the ones above it that were not there.
 /// # Errors
 /// [`OpenError::Directory`].
 pub fn make_directory(path: &Path) -> Result<(), OpenError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| OpenError::Directory { path: path.to_owned(), error })
+    let make = || -> io::Result<()> {
+        let is_missing = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        // A name is the folder's in which it stands (fsync(2)). ext4 takes it along with whatever is synced in there; POSIX does not.
+        missing.into_iter().try_for_each(sync_name)
+    };
+    make().map_err(|error| OpenError::Directory { path: path.to_owned(), error })
+}
+
+/// Syncs the folder in which something has its name.
+fn sync_name(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -16,7 +16,7 @@
 
 use super::{
     Ask, Change, Clock, Counts, End, Entry, Expired, Filter, HaulError, Identity, Item, Kept, Leased,
-    OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, Spooled, StorageError,
+    OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Rest, Settings, Spooled, StorageError,
     TenantCounts, Ticket, Transfer, Untold, Upkeep, haul,
     postgres::{Node, PostgresQueue, Server},
     sqlite::SqliteQueue,
@@ -454,9 +454,9 @@ impl Queue for OutageQueue {
         self.inner.queue()?.keep(places).await
     }
 
-    async fn rest(&self, is_done: bool) {
+    async fn rest(&self, how: Rest) {
         if let Ok(queue) = self.inner.queue() {
-            queue.rest(is_done).await;
+            queue.rest(how).await;
         }
     }
 

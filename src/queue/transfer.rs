@@ -22,6 +22,17 @@ pub(super) const PAGE_BYTES: usize = 4 << 20;
 pub const CUT_OFF: &str = "a move to another queue was cut off, and that one may have it: say the same `queue move` again, or \
      `queue retry` it, if it is to be delivered from here";
 
+/// How a move ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Whatever the other queue took in has left, what earlier moves had that were cut off included.
+    Done,
+    /// This move gave the other queue nothing that did not leave.
+    Clear,
+    /// The other queue may have something that did not leave.
+    Doubt,
+}
+
 /// What tells a queue from every other one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {

@@ -193,7 +193,7 @@ const FRESH: &str = "
 /// Leases what is asked for.
 pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
     if inner.has_over() {
-        end_leases(inner).await?;
+        let _ = end_leases(inner).await; // upkeep does it too, and says why not
     }
     let _turn = inner.leasing.read().await;
     let leased = lease_now(inner, ask).await;
@@ -710,7 +710,7 @@ pub(super) async fn end_leases(inner: &Inner) -> Result<usize, StorageError> {
 /// done again and again.
 pub(super) async fn settle(inner: &Inner) -> Result<(), StorageError> {
     let node = inner.is_service()?;
-    let Some(since) = inner.doubted() else { return Ok(()) };
+    let since = inner.doubted().unwrap_or_else(Instant::now);
     // None of our statements is on its way, but those that were given up.
     let _alone = inner.leasing.write().await;
     let mut line = inner.lines.lend(LOOK_TIME).await?;
@@ -725,16 +725,20 @@ pub(super) async fn settle(inner: &Inner) -> Result<(), StorageError> {
         )
         .await?;
     let may_run = rows.first().is_none_or(|row| row.get(0));
-    let known: Vec<i64> = {
-        let owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.given().keys().chain(owed.keys()).copied().collect()
+    // By their numbers: of what we had, and gave back by a word whose answer is lost, we may have a lease that we do not know.
+    let (known, fences): (Vec<i64>, Vec<i64>) = {
+        let owed = inner.owed();
+        let given = inner.given();
+        let given = given.iter().map(|(item, lease)| (*item, lease.fence));
+        given.chain(owed.values().map(|(ticket, _)| (ticket.item, ticket.fence))).unzip()
     };
     let names: Vec<&str> = std::iter::once(node).chain(inner.former.iter().map(String::as_str)).collect();
     let rows = line
         .ask(
             "UPDATE activity_milter.item SET until = NULL
-             WHERE state = 0 AND until IS NOT NULL AND node = ANY ($1::text[]) AND id <> ALL ($2::int8[]) RETURNING id",
-            &[(&names, Type::TEXT_ARRAY), (&known, Type::INT8_ARRAY)],
+             WHERE state = 0 AND until IS NOT NULL AND node = ANY ($1::text[])
+                 AND (id, fence) NOT IN (SELECT * FROM unnest($2::int8[], $3::int8[])) RETURNING id",
+            &[(&names, Type::TEXT_ARRAY), (&known, Type::INT8_ARRAY), (&fences, Type::INT8_ARRAY)],
         )
         .await?;
     if !rows.is_empty() {

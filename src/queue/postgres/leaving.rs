@@ -57,7 +57,7 @@ pub(super) async fn may_take_in(inner: &Inner, line: &mut Line) -> Result<(), St
     if free.is_empty() { Err(StorageError::Leaving) } else { Ok(()) }
 }
 
-/// It is nobody's any more, if it was ours. `is_done`: and nothing has the hold of a move.
+/// It is nobody's any more, if it was ours. `is_done`: and nothing has the hold of a move, of one before neither.
 pub(super) async fn rest(inner: &Inner, is_done: bool) -> Result<(), StorageError> {
     let rest = "UPDATE activity_milter.leaving SET until = CASE WHEN $2 THEN 0 ELSE 1 END WHERE who = $1 AND until > 0";
     let values = [(&inner.mover as _, Type::TEXT), (&is_done as _, Type::BOOL)];

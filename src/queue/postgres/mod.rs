@@ -39,7 +39,7 @@ pub use server::{Server, Tls};
 
 use super::{
     Ask, Change, Clock, Counts, End, Entry, Expired, Filter, Identity, Item, Kept, Leased, OpenError,
-    Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, StorageError, TenantCounts, Ticket,
+    Overview, Page, Place, Put, Queue, Replay, Replayed, Rest, Settings, StorageError, TenantCounts, Ticket,
     Transfer, Untold, Upkeep,
     disk::Disk,
     tally::{Room, Tally},
@@ -152,9 +152,9 @@ struct Inner {
     given: Mutex<HashMap<i64, lease::Given>>,
     /// Held while a lease is asked for; whole, by who looks what we have.
     leasing: RwLock<()>,
-    /// When it was last that something may have been leased of which we do not know.
     /// How many were not taken since one was, and why the last was not.
     refused: Mutex<(u32, Option<(Instant, String)>)>,
+    /// When it was last that something may have been leased of which we do not know.
     doubted: Mutex<Option<Instant>>,
     floor: Mutex<Option<lease::Floor>>,
     /// The other nodes, as they were heard of since the database answers without a break.
@@ -353,7 +353,6 @@ impl Inner {
         Ok(inner)
     }
 
-    /// Our name; a command's is nobody's.
     /// How often whoever runs is heard, at least.
     fn heard_within(&self) -> Duration {
         SEEN_EVERY.min(self.missed_after / 4)
@@ -661,9 +660,9 @@ impl Queue for PostgresQueue {
         self.run(|inner| async move { moving::keep(&inner, &places).await }).await
     }
 
-    async fn rest(&self, is_done: bool) {
+    async fn rest(&self, how: Rest) {
         // What fails ends by itself.
-        let _ = self.run(move |inner| async move { leaving::rest(&inner, is_done).await }).await;
+        let _ = self.run(move |inner| async move { leaving::rest(&inner, how == Rest::Done).await }).await;
     }
 
     async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {

@@ -94,7 +94,15 @@ pub(super) async fn page(inner: &Inner, delivered: bool, after: i64) -> Result<P
                 page.stuck.push((key_of(row.get("key")), why));
                 left.push(Place { item: row.get("id"), fence: row.get("fence") });
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                // Nobody was given any of them.
+                if !delivered {
+                    let of = |row: &Row| Place { item: row.get("id"), fence: row.get("fence") };
+                    let all: Vec<Place> = rows.iter().map(of).collect();
+                    let _ = give_back(&mut line, &all).await; // what is not said is held in ten minutes
+                }
+                return Err(error);
+            }
         }
     }
     if !delivered {
@@ -179,6 +187,9 @@ pub(super) async fn hold_cut_off(
         inner.held.notify_one();
         held.extend(rows.iter().map(newly_held));
     }
+    // A person has those already.
+    let had = "UPDATE activity_milter.item SET until = NULL WHERE state = 1 AND node = $2 AND until <= activity_milter.at($1)";
+    line.ask(had, &[(&inner.when.given(), Type::INT8), (&NODE, Type::TEXT)]).await?;
     let left = "SELECT 1 FROM activity_milter.item WHERE node = $1 AND until IS NOT NULL LIMIT 1";
     if was_cut_off && line.ask(left, &[(&NODE, Type::TEXT)]).await?.is_empty() {
         leaving::is_over(inner, &mut line).await?;

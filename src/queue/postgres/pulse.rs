@@ -32,6 +32,9 @@ const SETTLE_EVERY: Duration = Duration::from_secs(2);
 /// The longest: it looks at all that waits.
 const LONGEST_SETTLE: Duration = Duration::from_secs(60);
 
+/// How often it is looked for where nothing says that there is any.
+const SETTLE_ANYWAY: Duration = Duration::from_secs(300);
+
 /// How often the guarantee is read.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
@@ -81,7 +84,10 @@ impl Chores {
         if doubted != self.doubted {
             (self.doubted, self.settle_pause) = (doubted, SETTLE_EVERY);
         }
-        if doubted.is_some() && is_over(self.settled, self.settle_pause) {
+        // Now and then without any doubt: a server that has taken over may have forgotten an end that was written, and a statement of
+        // which we heard nothing may have come late.
+        let pause = if doubted.is_some() { self.settle_pause } else { SETTLE_ANYWAY };
+        if is_over(self.settled, pause) {
             tried(lease::settle(inner).await);
             self.settled = Some(Instant::now());
             self.settle_pause = (self.settle_pause * 2).min(LONGEST_SETTLE);
@@ -120,6 +126,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
         if is_away {
             is_away = false;
             events::queue_back(&inner.name);
+            // It may be another one, which does not know all that we heard.
+            inner.doubt_leases();
             // Others may have put something meanwhile, and who waits here has not heard of it.
             inner.arrived.notify_one();
         }

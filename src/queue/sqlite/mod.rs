@@ -30,8 +30,9 @@ mod proofs;
 
 use super::{
     Ask, Backup, Change, Clock, Counts, End, Entry, Expired, Filter, Identity, Item, KEY_MEMORY, Kept,
-    Leased, OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Settings, State, StorageError,
-    TenantCounts, Ticket, Transfer, Untold, Upkeep, Verified, disk, make_directory, tally, watch, written,
+    Leased, OpenError, Overview, Page, Place, Put, Queue, Replay, Replayed, Rest, Settings, State,
+    StorageError, TenantCounts, Ticket, Transfer, Untold, Upkeep, Verified, disk, make_directory, tally,
+    watch, written,
 };
 use crate::activity::{Activity, Key, Parcel, Raw};
 use crate::observe::events;
@@ -179,9 +180,9 @@ impl SqliteQueue {
         moving::spools(&self.0)
     }
 
-    /// What is here is here alone, if nothing is: whoever delivers from here may begin. Blocks.
+    /// Whatever comes is here alone, if nothing is here. Blocks.
     pub(super) fn alone(&self) -> Result<(), StorageError> {
-        match moving::is_marked(&self.0.path).map_err(later)? {
+        match moving::is_marked(&self.0.path).map_err(later)? && !has_some(&self.0.path)? {
             true => moving::unmark(&self.0),
             false => Ok(()),
         }
@@ -194,10 +195,7 @@ impl SqliteQueue {
             return Ok(());
         }
         // What cannot be read is said by the start itself.
-        let has_some = existing(path).map(|database| {
-            database.query_row("SELECT EXISTS (SELECT 1 FROM item)", [], |row| row.get(0)).unwrap_or(false)
-        });
-        match has_some {
+        match has_some(path) {
             Ok(true) => Err(OpenError::CutOff {
                 path: path.clone(),
                 mark: moving::lock_path(path).unwrap_or_default(),
@@ -618,6 +616,12 @@ impl Inner {
     }
 }
 
+/// Whether there is any activity that is to be delivered. Blocks.
+fn has_some(path: &Path) -> Result<bool, StorageError> {
+    let database = existing(path).map_err(|error| StorageError::Other(error.to_string()))?;
+    Ok(database.query_row("SELECT EXISTS (SELECT 1 FROM item)", [], |row| row.get(0))?)
+}
+
 /// Rings when it is dropped: a piece of work that holds it has been committed then, whether or not anybody has waited for
 /// it. Who sends the same e-mail again learns that it is known, and would wake nobody.
 struct Bell {
@@ -790,8 +794,8 @@ impl Queue for SqliteQueue {
         gone.await.map_err(|error| later(error.into()))?
     }
 
-    async fn rest(&self, is_done: bool) {
-        moving::rest(&self.0, is_done);
+    async fn rest(&self, how: Rest) {
+        moving::rest(&self.0, how);
     }
 
     async fn memory(&self, after: Option<Key>, limit: usize) -> Result<Vec<Key>, StorageError> {

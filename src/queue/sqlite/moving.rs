@@ -14,8 +14,8 @@ use super::{
 };
 use crate::activity::{Key, Raw};
 use crate::queue::{
-    Change, Put, StorageError,
-    transfer::{Identity, Moved, PAGE, PAGE_BYTES, Page, Past, Place, Transfer, in_memory},
+    Change, Put, StorageError, sync_name,
+    transfer::{Identity, Moved, PAGE, PAGE_BYTES, Page, Past, Place, Rest, Transfer, in_memory},
 };
 use futures_util::future::join_all;
 use rusqlite::{Connection, Row, params};
@@ -31,7 +31,8 @@ use std::{
 /// round at once would each find the other's rows known, and both would let go of them. Many may take in at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
-    leaves: Option<File>,
+    /// And whether we have marked it.
+    leaves: Option<(File, bool)>,
     takes: Option<File>,
 }
 
@@ -57,8 +58,7 @@ fn mark(queue: &Inner, file: &File, mark: &[u8]) -> io::Result<()> {
     let mut file = file;
     file.write_all(mark)?;
     file.sync_all()?;
-    let path = lock_path(&queue.path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    sync_name(&lock_path(&queue.path)?)
 }
 
 /// From here on what is put may be in a database server's queue too, until this file is empty.
@@ -99,10 +99,11 @@ pub(super) fn leave(queue: &Inner) -> Result<(), StorageError> {
     if holds.leaves.is_none() {
         let file = lock_file(queue)?;
         locked(file.try_lock())?;
-        if file.metadata().map_err(later)?.len() == 0 {
+        let is_new = file.metadata().map_err(later)?.len() == 0;
+        if is_new {
             mark(queue, &file, LEAVES).map_err(later)?;
         }
-        holds.leaves = Some(file);
+        holds.leaves = Some((file, is_new));
     }
     Ok(())
 }
@@ -118,10 +119,11 @@ fn stay(queue: &Inner) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Nothing is moved any more. `is_done`: what left is gone from here, so that nothing is in both.
-pub(super) fn rest(queue: &Inner, is_done: bool) {
+/// Nothing is moved any more.
+pub(super) fn rest(queue: &Inner, how: Rest) {
     let mut holds = queue.moving.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(file) = holds.leaves.as_ref().filter(|_| is_done)
+    if let Some((file, is_new)) = &holds.leaves
+        && (how == Rest::Done || how == Rest::Clear && *is_new)
         && lock_path(&queue.path).and_then(fs::read).is_ok_and(|mark| mark == LEAVES)
     {
         let _ = file.set_len(0); // or the next start says so, and a move of nothing does it

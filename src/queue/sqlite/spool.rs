@@ -7,7 +7,7 @@
 //! Fails: a file that is not there is [`StorageError::Gone`]; everything else may work later.
 
 use crate::activity::Raw;
-use crate::queue::{OpenError, StorageError, make_directory};
+use crate::queue::{OpenError, StorageError, make_directory, sync_name};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use std::{
     fs::{self, File},
@@ -45,6 +45,8 @@ impl Spool {
     /// Makes the folder and locks it for as long as the answer is kept: a copy of a database has the name of the first.
     pub(super) fn lock(&self) -> Result<File, OpenError> {
         make_directory(&self.folder)?;
+        // Who made it may have been killed before he synced its name.
+        sync_name(&self.folder).map_err(|error| OpenError::Directory { path: self.folder.clone(), error })?;
         lock(&self.folder.join("lock"), &self.folder)
     }
 
