@@ -155,7 +155,7 @@ impl Source {
         let key = self.key(span.start).map(|key| format!("{key}: ")).unwrap_or_default();
         let shown = layer.path.display();
         SourceError {
-            message: format!("{shown}:{line}:{column}: {key}{message}"),
+            message: one_line(&format!("{shown}:{line}:{column}: {key}{message}")),
             text: Some(NamedSource::new(shown.to_string(), layer.text.clone()).into()),
             span: Some((at..at + span.len()).into()),
             passing: false,
@@ -212,6 +212,12 @@ fn line_at(text: &str, at: usize) -> &str {
 /// The last place up to `at` where a character begins.
 fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+/// What a file or its name says may have anything in it, a line break too.
+fn one_line(text: &str) -> String {
+    let is_odd = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    text.chars().map(|c| if is_odd(c) { '?' } else { c }).collect()
 }
 
 /// True for a link to /dev/null.
@@ -433,7 +439,8 @@ impl SourceError {
 
     /// An error about the file as a whole.
     pub fn about(path: &Path, message: impl fmt::Display) -> Self {
-        Self { message: format!("{}: {message}", path.display()), text: None, span: None, passing: false }
+        let message = one_line(&format!("{}: {message}", path.display()));
+        Self { message, text: None, span: None, passing: false }
     }
 }
 
@@ -461,6 +468,21 @@ mod tests {
         assert!(error("").contains("missing field `size`"));
         let missing = Source::read(Path::new("/nonexistent.toml")).unwrap_err().to_string();
         assert!(missing.starts_with("/nonexistent.toml: cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn errors_are_one_line_whatever_the_file_says() {
+        for (text, expected) in [
+            ("\"a\\nb\\u001b[2J\" = 1\n", "unknown field `a?b?[2J`"),
+            ("size = \"a\\nx.toml: all is well\"\n", "\"a?x.toml: all is well\" is text"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(expected) && !error.contains(char::is_control), "{error:?}");
+        }
+        let path = Path::new("a\nb.toml");
+        let error = Source::from_text(path, "size\0 = 1\n").error(8..9, "c\u{2028}d").to_string();
+        assert_eq!(error, "a?b.toml:1:9: size?: c?d");
+        assert_eq!(SourceError::about(path, "c\rd").to_string(), "a?b.toml: c?d");
     }
 
     #[test]
