@@ -3,7 +3,8 @@
 //! In and out: as [`Queue`] says. Who puts, leases and finishes does it with a statement of its own on a connection that is
 //! lent for it (`line`); the server makes one sync of many commits. What a machine remembers is little, and nothing that
 //! another one needs: leases it gave, ends it owes, about how many activities there are.
-//! Promise: several services put and lease at the same time; the clock of the database alone decides. Everything runs in a
+//! Promise: several services put and lease at the same time; the clock of the database alone decides what is due, and
+//! ends no lease of who lives. Everything runs in a
 //! runtime of its own: who stops waiting stops nothing half done, and a busy service delays no heartbeat.
 //! Fails: as [`Queue`] says. While the database is away all is [`StorageError::Busy`], at once or after a deadline, and
 //! goes on by itself when it is back.
