@@ -1052,6 +1052,12 @@ async fn without_its_guarantee_mail_is_kept_here() {
     soon("drained", async || (waiting(queue.as_ref()).await == 10).then_some(())).await;
     // A standby that does not answer: nobody knows whether the database has it, and it is recorded once.
     set("nobody");
+    soon("read by the server", async || {
+        let states = database.sql("SELECT count(*) FROM pg_stat_replication WHERE sync_state <> 'async'");
+        (states == "0").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // and by those who are connected
     place.give_kinds(queue.as_ref(), 10..13).await;
     assert!(queue.spooled().await.unwrap().counts.waiting >= 2);
     set("second");
