@@ -192,9 +192,7 @@ const FRESH: &str = "
 
 /// Leases what is asked for.
 pub(super) async fn lease(inner: &Inner, ask: Ask) -> Result<Leased, StorageError> {
-    if inner.has_over() {
-        let _ = end_leases(inner).await; // upkeep does it too, and says why not
-    }
+    let _ = end_leases(inner).await; // mostly there is none; upkeep does it too, and says why not
     let _turn = inner.leasing.read().await;
     let leased = lease_now(inner, ask).await;
     if leased.is_err() {
@@ -336,7 +334,7 @@ impl Inner {
         self.when.watch.running() + LEASE
     }
 
-    fn owed(&self) -> MutexGuard<'_, HashMap<i64, (Ticket, End)>> {
+    pub(super) fn owed(&self) -> MutexGuard<'_, HashMap<i64, (Ticket, End)>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -352,10 +350,6 @@ impl Inner {
     pub(super) fn still_has(&self, ticket: &Ticket) -> bool {
         let now = self.when.watch.running();
         self.given().get(&ticket.item).is_some_and(|lease| lease.is(ticket) && lease.over > now)
-    }
-
-    fn has_over(&self) -> bool {
-        !self.over_now().is_empty()
     }
 
     /// Where a walk begins.
@@ -492,7 +486,7 @@ pub(super) async fn finish(inner: &Inner, ends: Vec<(Ticket, End)>) -> Result<Ve
     let all = ends.clone();
     let done = inner.ends.bring(all, |calls, one| fits(calls, one), |calls| all_or_each(inner, calls)).await;
     {
-        let mut owed = inner.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = inner.owed();
         let mut given = inner.given();
         for (ticket, end) in &ends {
             match &done {
@@ -674,7 +668,7 @@ async fn end_others(
 
 /// Writes ends that could not be written, each for itself if need be: one of them may never be.
 pub(super) async fn pay(inner: &Inner) {
-    let owed: Vec<_> = inner.owed.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+    let owed: Vec<_> = inner.owed().values().cloned().collect();
     if owed.is_empty() || !matches!(finish(inner, owed.clone()).await, Err(StorageError::Other(_))) {
         return;
     }

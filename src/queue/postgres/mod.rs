@@ -15,6 +15,7 @@ mod fault;
 mod free;
 mod functions;
 mod guarantee;
+mod held;
 mod kept;
 mod lease;
 mod leaving;
@@ -539,7 +540,7 @@ impl Queue for PostgresQueue {
     async fn owed(&self) -> usize {
         self.run(|inner| async move {
             let _ = timeout(PAY_TIME, lease::pay(&inner)).await; // what is on its way is written or owed
-            Ok(inner.owed.lock().unwrap_or_else(PoisonError::into_inner).len())
+            Ok(inner.owed().len())
         })
         .await
         .unwrap_or_default()

@@ -9,7 +9,8 @@
 
 use super::{
     Inner, LONG_TIME,
-    free::with_free,
+    free::{MOVER, with_free},
+    held::{holding, newly_held},
     leaving::{self, HOLD},
     line::Line,
     look::key_of,
@@ -25,9 +26,6 @@ use crate::queue::{
 };
 use std::sync::LazyLock;
 use tokio_postgres::{Row, types::Type};
-
-/// Who has it.
-const NODE: &str = "queue move";
 
 /// The number that the database was given when its tables were made.
 pub(super) async fn identity(inner: &Inner) -> Result<Identity, StorageError> {
@@ -80,7 +78,7 @@ pub(super) async fn page(inner: &Inner, delivered: bool, after: i64) -> Result<P
                 (&after as _, Type::INT8),
                 (&most as _, Type::INT8),
                 (&span(HOLD) as _, Type::INT8),
-                (&NODE as _, Type::TEXT),
+                (&MOVER as _, Type::TEXT),
             ];
             line.ask(&HOLD_PAGE, &values).await?
         }
@@ -144,21 +142,13 @@ async fn transfer(inner: &Inner, line: &mut Line, row: &Row) -> Result<Transfer,
     Ok(Transfer { rows: vec![moved], cuts: cuts.unwrap_or_else(|| "[]".to_owned()), text, raw })
 }
 
-/// Those that a move has that was cut off; `$3` at most.
-const CUT: &str = "
-    WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
-    cut AS MATERIALIZED (
-        SELECT id FROM activity_milter.item
-        WHERE state = 0 AND node = $4 AND until <= (SELECT now FROM t) ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED),
-    changed AS (
-        UPDATE activity_milter.item SET state = 1, reason = $2, held_at = now, until = NULL
-        FROM cut, t WHERE item.id = cut.id RETURNING item.id, item.key, item.tenant, item.day),
-    counted AS (
-        INSERT INTO activity_milter.delta (tenant, waiting, held)
-        SELECT tenant, -count(*), count(*) FROM changed GROUP BY tenant)
-    SELECT changed.key, changed.tenant, payload.brief FROM changed
-    LEFT JOIN activity_milter.payload ON payload.day = changed.day AND payload.id = changed.id AND payload.part = 0
-    ORDER BY changed.id";
+/// Those that a move has that was cut off; `$4` at most.
+static CUT: LazyLock<String> = LazyLock::new(|| {
+    holding(
+        "SELECT id FROM activity_milter.item
+         WHERE state = 0 AND node = $2 AND until <= (SELECT now FROM t) ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED",
+    )
+});
 
 /// Holds what a move had that was cut off, once its time is over: it may be in the other queue. `whole`: also where nothing says
 /// that there was one.
@@ -176,11 +166,11 @@ pub(super) async fn hold_cut_off(
     loop {
         let values = [
             (&inner.when.given() as _, Type::INT8),
+            (&MOVER as _, Type::TEXT),
             (&CUT_OFF as _, Type::TEXT),
             (&most as _, Type::INT8),
-            (&NODE as _, Type::TEXT),
         ];
-        let rows = line.tell_for_good(CUT, &values).await?;
+        let rows = line.tell_for_good(&CUT, &values).await?;
         if rows.is_empty() {
             break;
         }
@@ -189,20 +179,12 @@ pub(super) async fn hold_cut_off(
     }
     // A person has those already.
     let had = "UPDATE activity_milter.item SET until = NULL WHERE state = 1 AND node = $2 AND until <= activity_milter.at($1)";
-    line.ask(had, &[(&inner.when.given(), Type::INT8), (&NODE, Type::TEXT)]).await?;
+    line.ask(had, &[(&inner.when.given(), Type::INT8), (&MOVER, Type::TEXT)]).await?;
     let left = "SELECT 1 FROM activity_milter.item WHERE node = $1 AND until IS NOT NULL LIMIT 1";
-    if was_cut_off && line.ask(left, &[(&NODE, Type::TEXT)]).await?.is_empty() {
+    if was_cut_off && line.ask(left, &[(&MOVER, Type::TEXT)]).await?.is_empty() {
         leaving::is_over(inner, &mut line).await?;
     }
     Ok(())
-}
-
-/// Of a row with key, tenant and the activity's words.
-pub(super) fn newly_held(row: &Row) -> NewlyHeld {
-    let brief: Option<&str> = row.get(2);
-    let brief: Option<serde_json::Value> = brief.and_then(|brief| serde_json::from_str(brief).ok());
-    let queue_id = brief.and_then(|b| b.pointer("/envelope/queue_id")?.as_str().map(str::to_owned));
-    NewlyHeld { key: key_of(row.get(0)), tenant: row.get(1), queue_id }
 }
 
 /// They stay.

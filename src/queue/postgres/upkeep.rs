@@ -4,7 +4,14 @@
 //! Promise: every step is one that several nodes may do at the same time. What was not done because of an error is done the
 //! next time, and one step that fails stops no other.
 
-use super::{Inner, LONG_TIME, free::with_free, kept, lease, line::Line, moving, payload};
+use super::{
+    Inner, LONG_TIME,
+    free::with_free,
+    held::{holding, newly_held},
+    kept, lease,
+    line::Line,
+    moving, payload,
+};
 use crate::queue::{KEY_MEMORY, LEASE, NewlyHeld, StorageError, Upkeep, watch::span};
 use std::{sync::LazyLock, time::Duration};
 use tokio_postgres::types::Type;
@@ -178,23 +185,11 @@ async fn mend(inner: &Inner, latest: Duration) -> Result<u64, StorageError> {
 
 /// A slice of what waits for too long.
 static HOLD: LazyLock<String> = LazyLock::new(|| {
-    let sql = "
-        WITH t AS MATERIALIZED (SELECT activity_milter.at($1) AS now),
-        old AS MATERIALIZED (
-            SELECT id FROM activity_milter.item
-            WHERE state + 0 = 0 AND accepted_at < (SELECT now FROM t) - $2 AND IS_FREE
-            ORDER BY accepted_at, id LIMIT $4 FOR UPDATE OF item SKIP LOCKED),
-        changed AS (
-            UPDATE activity_milter.item SET state = 1, reason = $3, held_at = now, until = NULL
-            FROM old, t WHERE item.id = old.id RETURNING item.id, item.key, item.tenant, item.day),
-        counted AS (
-            INSERT INTO activity_milter.delta (tenant, waiting, held)
-            SELECT tenant, -count(*), count(*) FROM changed GROUP BY tenant)
-        SELECT changed.key, changed.tenant, payload.brief FROM changed
-        LEFT JOIN activity_milter.payload
-            ON payload.day = changed.day AND payload.id = changed.id AND payload.part = 0
-        ORDER BY changed.id";
-    with_free(sql)
+    holding(&with_free(
+        "SELECT id FROM activity_milter.item
+         WHERE state + 0 = 0 AND accepted_at < (SELECT now FROM t) - $2 AND IS_FREE
+         ORDER BY accepted_at, id LIMIT $4 FOR UPDATE OF item SKIP LOCKED",
+    ))
 });
 
 /// Holds what waits for too long, a slice at a time.
@@ -217,7 +212,7 @@ async fn hold_old(inner: &Inner, max_age: Duration, held: &mut Vec<NewlyHeld>) -
             return Ok(());
         }
         inner.held.notify_one();
-        held.extend(rows.iter().map(moving::newly_held));
+        held.extend(rows.iter().map(newly_held));
     }
 }
 
